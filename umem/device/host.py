@@ -24,6 +24,7 @@ NAME = "host"
 granularity = mmap.PAGESIZE
 maps_at_offset = True
 
+_PROT_NONE = 0
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000  # Linux 4.17; older kernels take the address as a hint
@@ -56,7 +57,7 @@ def reserve(address: int, num_bytes: int) -> int:
     _check_range(address, num_bytes)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE
     try:
-        got = _mmap(address, num_bytes, mmap.PROT_NONE, flags, -1, 0)
+        got = _mmap(address, num_bytes, _PROT_NONE, flags, -1, 0)
     except OSError as error:
         if error.errno == errno.EEXIST:
             raise _range_in_use(address, num_bytes) from error
@@ -154,7 +155,7 @@ def unmap_to_reserved(address: int, num_bytes: int) -> None:
     _check_range(address, num_bytes)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
     try:
-        _mmap(address, num_bytes, mmap.PROT_NONE, flags, -1, 0)
+        _mmap(address, num_bytes, _PROT_NONE, flags, -1, 0)
     except OSError as error:
         raise _failed("unmap", address, num_bytes, error) from error
 
@@ -176,7 +177,7 @@ def prefault(address: int, num_bytes: int) -> None:
     if _libc.madvise(address, num_bytes, _MADV_POPULATE_WRITE) == 0:
         return
     error = _last_error()
-    if error.errno != errno.EINVAL:
+    if error.errno != errno.EINVAL or _kernel_populates():
         raise _failed("prefault", address, num_bytes, error)
     # Before Linux 5.14: a read is enough, it allocates the page of a shared mapping and changes nothing.
     for page in range(address, address + num_bytes, granularity):
@@ -218,6 +219,13 @@ def _mmap(address: int, num_bytes: int, protection: int, flags: int, fd: int, of
     if got is None or got == _MAP_FAILED:
         raise _last_error()
     return int(got)
+
+
+def _kernel_populates() -> bool:
+    """Whether this kernel knows MADV_POPULATE_WRITE: EINVAL alone could also mean a range without memory."""
+    with mmap.mmap(-1, granularity) as page:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        return _libc.madvise(start, granularity, _MADV_POPULATE_WRITE) == 0
 
 
 def _last_error() -> OSError:
