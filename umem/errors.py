@@ -94,3 +94,7 @@ class HandlerError(UmemError):
 
 class Interrupted(UmemError):
     """A compiled wait was told to stop because its space is closing."""
+
+
+class Waived(UmemError):
+    """A case or measurement cannot run on this machine; the text is the reason."""
