@@ -1,0 +1,44 @@
+"""umem: one memory across devices in software, messages beside it, and measurements of both.
+
+The public names load on first use, so that `import umem` costs no more than this file: no NumPy,
+Numba, torch, CuPy or UCX.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_HOMES = {
+    "Array": "umem.array",
+    "Space": "umem.space",
+    "WorldSpec": "umem.world",
+    "current_space": "umem.space",
+    "init": "umem.space",
+    "launch": "umem.world",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from .array import Array as Array
+    from .space import Space as Space
+    from .space import current_space as current_space
+    from .space import init as init
+    from .world import WorldSpec as WorldSpec
+    from .world import launch as launch
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'umem' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

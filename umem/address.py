@@ -7,8 +7,12 @@ Three windows stand in a row from BASE, reserved in every process:
     STRIPED  blocks of the members' segments in turn, so that an interleaved array is contiguous
 
 A byte has one address: of each member's device segment the first `linear_bytes` appear only in
-LINEAR and the `striped_bytes` after them only in STRIPED. The same arithmetic, for compiled code,
-stands in kernels/control.py; a test holds the two together.
+LINEAR and the `striped_bytes` after them only in STRIPED. The home itself also maps its striped part
+in one piece behind the windows (`home_view`): transports register and address memory in pieces, and
+a part in thousands of blocks would need as many registrations. That view never leaves the home's
+transport; it is not an address that users see.
+
+The same arithmetic, for compiled code, stands in kernels/control.py; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -120,10 +124,14 @@ class AddressMap:
         """First address after the striped window."""
         return self.striped_base + len(self.members) * self.striped_bytes
 
+    def home_view(self, rank: int) -> int:
+        """Where `rank`, and it alone, maps its own striped part in one piece."""
+        return align_up(self.striped_end, 1 << 30) + rank * self.striped_bytes
+
     @property
     def end(self) -> int:
         """First address after everything that is reserved."""
-        return align_up(self.striped_end, 1 << 30)
+        return align_up(self.home_view(self.num_ranks), 1 << 30)
 
     def meta_address(self, rank: int) -> int:
         """Address of the metadata segment of `rank`; its control page stands at the start."""

@@ -1,0 +1,40 @@
+"""What a fabric does: move bytes to and from a home, and act on its words.
+
+`address` is the number by which the home's transport knows the bytes (Segments.remote_address);
+pointers are this process's own memory. Words are 4 or 8 bytes, naturally aligned, passed and returned
+as unsigned integers.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Fabric(Protocol):
+    """One way to reach a home. All calls return when the effect is complete at the home.
+
+    Raise WaitTimeout past the deadline, RankLost for a home that is confirmed dead, FabricError for a
+    transport's own failure.
+    """
+
+    name: str
+
+    def put(self, rank: int, address: int, src: int, num_bytes: int) -> None:
+        """Copy `num_bytes` from the pointer `src` to `address` at `rank`."""
+        ...
+
+    def get(self, rank: int, address: int, dst: int, num_bytes: int) -> None:
+        """Copy `num_bytes` from `address` at `rank` to the pointer `dst`."""
+        ...
+
+    def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
+        """Add `value` to the word at `address`, atomically; returns what stood there."""
+        ...
+
+    def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
+        """Put `value` into the word at `address`, atomically; returns what stood there."""
+        ...
+
+    def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
+        """Put `desired` into the word at `address` if `expected` stands there; returns what stood there."""
+        ...

@@ -1,0 +1,349 @@
+"""The global address space of one rank: open it, allocate, load and store, synchronise."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import operator
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from . import startup
+from .array import Array
+from .errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName, WorldError
+from .kernels import access, status
+from .switch import Switch
+from .world import World, WorldSpec, join
+
+_current: Space | None = None
+
+
+def init(spec: WorldSpec | None = None) -> Space:
+    """Join the world that this process was started in (`umem run`, `umem.launch`, torchrun, else alone).
+
+    Collective: every rank of the world. Returns an open space; use it as a context manager.
+    """
+    return open_space(join(spec))
+
+
+def open_space(world: World) -> Space:
+    """Make this rank's part of the global address space of `world`. Collective."""
+    global _current
+    if _current is not None:
+        raise WorldError("this process already has an open space; close it first")
+    space = Space(world)
+    _current = space
+    return space
+
+
+def current_space() -> Space:
+    """The open space of this process. Raises WorldError where there is none."""
+    if _current is None:
+        raise WorldError("no space is open in this process; use umem.init() or umem.launch")
+    return _current
+
+
+class Space:
+    """One rank's view of the world's memory.
+
+    Scalar accesses name a dtype (`"float32"`, `numpy.float32`, ...), are naturally aligned, and are
+    ordered: a load acquires, a store releases, read-modify-writes do both. Bulk accesses (`get`, `put`,
+    `copy`, views) are plain: order them by `barrier`, a signal or a scalar access.
+
+    Raises AddressError outside all segments, AlignmentError, RankLost for a home that died,
+    WaitTimeout past `timeout_s`.
+    """
+
+    def __init__(self, world: World):
+        self.world = world
+        self.rank, self.num_ranks = world.rank, world.num_ranks
+        self.timeout_s = world.spec.timeout_s
+        parts = startup.connect(world)
+        self.segments, self.page, self.fabric = parts.segments, parts.page, parts.fabric
+        self.mapped, self.agent, self.heap = parts.mapped, parts.agent, parts.heap
+        self.switch = Switch(self.segments, self.mapped, self.fabric)
+        self.control = self.segments.control
+        self._synchronise = parts.synchronise
+        self._views: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._word = (ctypes.c_uint64 * 1)()
+        self._word_pointer = ctypes.addressof(self._word)
+        self.barrier()
+
+    # --- scalars
+
+    def load(self, address: int, dtype: Any) -> Any:
+        """The element at `address`, with acquire ordering."""
+        element = access.ELEMENTS.get(dtype) or _element(dtype)
+        code, value = element.load(self.control, address)
+        if code == status.OK:
+            return value
+        self._check_scalar(address, element, code)
+        route = self.switch.route(address, "load", element.num_bytes)
+        route.fabric.get(route.rank, route.address, self._word_pointer, element.num_bytes)
+        return element.from_bits(self._word[0])
+
+    def store(self, address: int, value: Any, dtype: Any) -> None:
+        """Put `value` at `address`, with release ordering."""
+        element = access.ELEMENTS.get(dtype) or _element(dtype)
+        code = element.store(self.control, address, value)
+        if code == status.OK:
+            return
+        self._check_scalar(address, element, code)
+        route = self.switch.route(address, "store", element.num_bytes)
+        self._word[0] = element.to_bits(value)
+        route.fabric.put(route.rank, route.address, self._word_pointer, element.num_bytes)
+
+    def fetch_add(self, address: int, value: int, dtype: Any = "int64") -> int:
+        """Add `value` to the integer at `address`, atomically; returns what stood there."""
+        element = self._atomic(dtype)
+        code, old = element.fetch_add(self.control, address, value)
+        if code == status.OK:
+            return old
+        self._check_scalar(address, element, code)
+        route = self.switch.route(address, "fetch_add", element.num_bytes)
+        bits = route.fabric.fetch_add(route.rank, route.address, element.to_bits(value), element.num_bytes)
+        return element.from_bits(bits)
+
+    def exchange(self, address: int, value: int, dtype: Any = "int64") -> int:
+        """Put `value` at `address`, atomically; returns what stood there."""
+        element = self._atomic(dtype)
+        code, old = element.exchange(self.control, address, value)
+        if code == status.OK:
+            return old
+        self._check_scalar(address, element, code)
+        route = self.switch.route(address, "exchange", element.num_bytes)
+        bits = route.fabric.exchange(route.rank, route.address, element.to_bits(value), element.num_bytes)
+        return element.from_bits(bits)
+
+    def compare_swap(self, address: int, expected: int, desired: int, dtype: Any = "int64") -> int:
+        """Put `desired` at `address` if `expected` stands there, atomically; returns what stood there."""
+        element = self._atomic(dtype)
+        code, old = element.compare_swap(self.control, address, expected, desired)
+        if code == status.OK:
+            return old
+        self._check_scalar(address, element, code)
+        route = self.switch.route(address, "compare_swap", element.num_bytes)
+        bits = route.fabric.compare_swap(
+            route.rank, route.address, element.to_bits(expected), element.to_bits(desired), element.num_bytes
+        )
+        return element.from_bits(bits)
+
+    # --- bulk
+
+    def get(self, dst: np.ndarray, address: int) -> None:
+        """Fill the contiguous array `dst` from `address`; complete on return."""
+        pointer = _pointer_to(dst, writable=True)
+        for offset, route in self.switch.routes(address, "get", dst.nbytes):
+            route.fabric.get(route.rank, route.address, pointer + offset, route.num_bytes)
+
+    def put(self, address: int, src: np.ndarray) -> None:
+        """Copy the contiguous array `src` to `address`; complete at the home on return."""
+        pointer = _pointer_to(src, writable=False)
+        for offset, route in self.switch.routes(address, "put", src.nbytes):
+            route.fabric.put(route.rank, route.address, pointer + offset, route.num_bytes)
+
+    def copy(self, dst: int, src: int, num_bytes: int) -> None:
+        """Copy `num_bytes` from address `src` to address `dst`, which must not overlap; complete on return."""
+        if num_bytes < 0 or abs(dst - src) < num_bytes:
+            raise AddressError(f"{num_bytes} bytes from {src:#x} to {dst:#x} overlap or are negative")
+        for start, size in self.segments.map.pieces(dst, num_bytes):
+            source = src + start - dst
+            for offset, route in self.switch.routes(source, "get", size):
+                self._copy_piece(start + offset, source + offset, route.num_bytes)
+
+    def _copy_piece(self, dst: int, src: int, num_bytes: int) -> None:
+        from_route = self.switch.route(src, "get", num_bytes)
+        to_route = self.switch.route(dst, "put", num_bytes)
+        if from_route.fabric is self.mapped:
+            to_route.fabric.put(to_route.rank, to_route.address, self.pointer(src), num_bytes)
+        elif to_route.fabric is self.mapped:
+            from_route.fabric.get(from_route.rank, from_route.address, self.pointer(dst), num_bytes)
+        else:
+            step = min(num_bytes, 1 << 20)
+            bounce = np.empty(step, np.uint8)
+            for offset in range(0, num_bytes, step):
+                size = min(step, num_bytes - offset)
+                pointer = bounce.ctypes.data
+                from_route.fabric.get(from_route.rank, from_route.address + offset, pointer, size)
+                to_route.fabric.put(to_route.rank, to_route.address + offset, pointer, size)
+
+    # --- memory
+
+    def alloc(self, num_bytes: int, home: int | str = "local", align: int = 64) -> int:
+        """Address of `num_bytes` of new memory at `home`, uninitialised.
+
+        `home` is a rank, "local", "striped" (over all ranks, in blocks) or "host" (this rank's host
+        memory). Raises OutOfMemory, which says what is free where.
+        """
+        return self.heap.alloc(_index(num_bytes, "num_bytes"), self._home(home), align)
+
+    def free(self, address: int) -> None:
+        """Give back what `alloc` returned; any rank may. Raises AddressError for anything else."""
+        self.heap.free(address)
+
+    def empty(self, shape: int | Sequence[int], dtype: Any, home: int | str = "local") -> Array:
+        """A new array of this rank's own, uninitialised."""
+        dims, kind = _shape(shape), np.dtype(dtype)
+        address = self.alloc(max(math.prod(dims) * kind.itemsize, 1), home)
+        return Array(self, address, dims, kind)
+
+    def shared(self, name: str, shape: int | Sequence[int], dtype: Any, home: int | str = 0) -> Array:
+        """One array for all ranks, zeroed. Collective: every rank, in the same order, with the same arguments."""
+        dims, kind = _shape(shape), np.dtype(dtype)
+        if self.rank == 0:
+            array = self.empty(dims, kind, home)
+            self._zero(array)
+            self._announce(name, array)
+        self.barrier()
+        array = self.find(name, self.timeout_s)
+        if (array.shape, array.dtype) != (dims, kind):
+            raise ConfigError(
+                f"shared array {name!r} is {array.shape} {array.dtype} at rank 0 and {dims} {kind} at rank {self.rank}"
+            )
+        self.barrier()
+        return array
+
+    def publish(self, name: str, array: Array) -> None:
+        """Let every rank `find` this array by name."""
+        self._announce(name, array)
+
+    def find(self, name: str, timeout_s: float | None = None) -> Array:
+        """The array of this name, once a rank has published it. Raises WaitTimeout."""
+        found = self.world.get(f"array/{name}", self.timeout_s if timeout_s is None else timeout_s)
+        fields = json.loads(found)
+        return Array(self, fields["address"], tuple(fields["shape"]), np.dtype(fields["dtype"]))
+
+    def view(self, address: int, num_bytes: int) -> np.ndarray:
+        """The bytes at `address` as a writable uint8 array, no copy. Raises NotMappable where a home is not mapped."""
+        for start, _ in self.segments.map.pieces(address, num_bytes):
+            home = self.segments.map.home(start)
+            if home not in self.segments.mapped_ranks:
+                raise NotMappable(
+                    f"address {start:#x} lives at rank {home}, whose memory this rank cannot map;"
+                    " use read/write, get/put or the scalar accesses"
+                )
+        memory = (ctypes.c_uint8 * num_bytes).from_address(address)
+        self._views.add(memory)
+        return np.frombuffer(memory, np.uint8)
+
+    def pointer(self, address: int) -> int:
+        """What this process dereferences for `address`: on the host the same number."""
+        self.segments.map.place(address)
+        return address
+
+    def address(self, pointer: int) -> int:
+        """The address of what `pointer` points to. Raises AddressError for memory outside the space."""
+        self.segments.map.place(pointer)
+        return pointer
+
+    # --- ranks
+
+    def barrier(self, timeout_s: float | None = None) -> None:
+        """Wait for every rank; what each stored before is visible to all after. Collective."""
+        self._synchronise(self.timeout_s if timeout_s is None else timeout_s)
+
+    def close(self) -> None:
+        """Leave the world. Collective where all ranks live; the memory goes with the last rank that maps it.
+
+        Where numpy or torch views are still alive, their pages stay mapped until the process ends, so
+        that using one is never a crash; this process can then not open another space.
+        """
+        global _current
+        if _current is not self:
+            return
+        _current = None
+        self.page.stop()
+        self.agent.close()
+        if self.fabric is not None:
+            self.fabric.close()
+        self.world.leave()
+        if not self._views:
+            self.segments.close()
+
+    def __enter__(self) -> Space:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.barrier()
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"umem.Space(rank={self.rank}, num_ranks={self.num_ranks}, world={self.world.spec.kind!r})"
+
+    # --- helpers
+
+    def _home(self, home: int | str) -> int | str:
+        if home == "local":
+            return self.rank
+        if home in ("striped", "host"):
+            return home
+        if isinstance(home, int) and 0 <= home < self.num_ranks:
+            return home
+        raise UnknownName("home", home, (f"a rank from 0 to {self.num_ranks - 1}", "local", "striped", "host"))
+
+    def _atomic(self, dtype: Any) -> access.Element:
+        element = access.ELEMENTS.get(dtype) or _element(dtype)
+        if element.fetch_add is None:
+            raise UnknownName("dtype of an atomic", dtype, access.ATOMIC_NAMES)
+        return element
+
+    def _check_scalar(self, address: int, element: access.Element, code: int) -> None:
+        if code == status.MISALIGNED:
+            raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
+        if code == status.NO_HOME:
+            raise AddressError(f"address {address:#x} lies in no segment of this world")
+        assert code == status.NOT_MAPPED, code
+
+    def _zero(self, array: Array) -> None:
+        step = np.zeros(min(array.nbytes, 1 << 20), np.uint8)
+        for offset in range(0, array.nbytes, 1 << 20):
+            self.put(array.address + offset, step[: array.nbytes - offset])
+
+    def _announce(self, name: str, array: Array) -> None:
+        fields = {"address": array.address, "shape": array.shape, "dtype": array.dtype.str}
+        self.world.set(f"array/{name}", json.dumps(fields).encode())
+
+
+def _element(dtype: Any) -> access.Element:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in access.ELEMENTS:
+        raise UnknownName("dtype", dtype, access.NAMES)
+    element = access.ELEMENTS[dtype] = access.ELEMENTS[name]  # spelled this way once, found at once next time
+    return element
+
+
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    dims = (shape,) if isinstance(shape, int) else tuple(operator.index(extent) for extent in shape)
+    if any(extent < 0 for extent in dims):
+        raise ConfigError(f"shape {dims} has a negative extent")
+    return dims
+
+
+def _index(value: int, name: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={value!r} is not a whole number") from None
+    if number <= 0:
+        raise ConfigError(f"{name}={number} must be above 0")
+    return number
+
+
+def _pointer_to(array: np.ndarray, writable: bool) -> int:
+    if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
+        raise ConfigError("the array must be a C-contiguous numpy array; use numpy.ascontiguousarray")
+    if writable and not array.flags.writeable:
+        raise ConfigError("the destination array is read-only")
+    return array.ctypes.data
+
