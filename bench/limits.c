@@ -55,8 +55,8 @@ void copy_libc(char *dst, const char *src, int64_t num_bytes) { memcpy(dst, src,
 /* Copy with nontemporal stores; `dst` is 64-byte aligned and `num_bytes` a multiple of 256. */
 void copy_stream(char *dst, const char *src, int64_t num_bytes) {
     for (int64_t i = 0; i < num_bytes; i += 4 * VECTOR_BYTES) {
-        vector a = *(const vector *)(src + i), b = *(const vector *)(src + i + VECTOR_BYTES);
-        vector c = *(const vector *)(src + i + 2 * VECTOR_BYTES), d = *(const vector *)(src + i + 3 * VECTOR_BYTES);
+        const vector *from = (const vector *)(src + i);
+        vector a = from[0], b = from[1], c = from[2], d = from[3];
         stream(dst + i, a), stream(dst + i + VECTOR_BYTES, b);
         stream(dst + i + 2 * VECTOR_BYTES, c), stream(dst + i + 3 * VECTOR_BYTES, d);
     }
@@ -104,8 +104,8 @@ void gather_rows(char *dst, const char *table, const int64_t *indices, int64_t n
 
 /* Sum `pooling` rows of float32 into each of `num_bags` rows, in blocks of `num_vectors` registers. */
 static inline __attribute__((always_inline)) void gather_sum_blocks(
-    char *dst, const char *table, const int64_t *indices, int64_t num_bags, int64_t pooling, int64_t row_bytes,
-    int64_t distance, const int num_vectors) {
+    char *dst, const char *table, const int64_t *indices, int64_t num_bags, int64_t pooling,
+    int64_t row_bytes, int64_t distance, const int num_vectors) {
     const int64_t num_indices = num_bags * pooling;
     for (int64_t bag = 0; bag < num_bags; bag++) {
         for (int64_t column = 0; column < row_bytes; column += num_vectors * VECTOR_BYTES) {
@@ -164,7 +164,8 @@ int64_t line_ping_pong(_Atomic int64_t *word, int64_t side, int64_t num_rounds, 
 /* `num_operations` atomic additions of 1; returns the last value. */
 int64_t fetch_add(_Atomic int64_t *word, int64_t num_operations) {
     int64_t old = 0;
-    for (int64_t i = 0; i < num_operations; i++) old = atomic_fetch_add_explicit(word, 1, memory_order_acq_rel);
+    for (int64_t i = 0; i < num_operations; i++)
+        old = atomic_fetch_add_explicit(word, 1, memory_order_acq_rel);
     return old + 1;
 }
 
@@ -194,7 +195,8 @@ int64_t event_ping_pong(int64_t read_fd, int64_t write_fd, int64_t side, int64_t
 
 /* `num_pairs` times: free a random one of `num_live` blocks and allocate another in its place.
  * `live` starts zeroed, `num_live` and `num_sizes` are powers of two; returns the allocations that failed. */
-int64_t malloc_churn(void **live, int64_t num_live, const int64_t *sizes, int64_t num_sizes, int64_t num_pairs) {
+int64_t malloc_churn(void **live, int64_t num_live, const int64_t *sizes, int64_t num_sizes,
+                     int64_t num_pairs) {
     uint64_t random = 88172645463325252u;
     int64_t failed = 0;
     for (int64_t i = 0; i < num_pairs; i++) {

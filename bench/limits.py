@@ -146,7 +146,9 @@ def _compile(compiler: str, library: Path) -> None:
         built = Path(folder) / library.name
         command = [compiler, *FLAGS, "-o", str(built), str(SOURCE)]
         try:
-            result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
+            result = subprocess.run(
+                command, check=False, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
+            )
         except subprocess.TimeoutExpired:
             raise Waived(f"{compiler} did not compile limits.c within {COMPILE_TIMEOUT_S} s") from None
         if result.returncode != 0:
