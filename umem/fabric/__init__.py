@@ -1,0 +1,1 @@
+"""Ways to move bytes between ranks that share no mapping, or that choose not to use it."""
