@@ -1,0 +1,198 @@
+"""Turns undecorated Python functions into compiled kernels, lazily, and keeps them in a cache.
+
+Nothing is compiled at import. A kernel compiles, or loads from the cache, at its first call, or when the
+warm parent calls `load_all` before it forks the ranks. Compiled code runs without the GIL.
+
+    @device_function
+    def next_line(address): ...                   # callable from kernels of every target
+
+    @cpu_kernel("int64(int64, int64)")
+    def count_lines(base, num_bytes): ...         # count_lines(base, n); hot paths: count_lines.compiled
+
+    @c_callback("int64(int64, int64, int64)")
+    def on_read(request, reply, context): ...     # on_read.address, for call_handler and C libraries
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numba
+from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import register_jitable, typeof_impl
+
+from . import cache, faults, register_cpu
+
+assert register_cpu  # imported because it teaches Numba the intrinsics
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+CORE = "core"  # group of the kernels that need no library beyond libc
+# Division by zero gives NumPy's result instead of an exception, without which no loop would vectorise.
+OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+
+DEVICE_FUNCTIONS: list[Callable[..., Any]] = []
+
+
+def device_function(function: Function) -> Function:
+    """Mark `function` as callable from kernels of every target, and return it unchanged."""
+    DEVICE_FUNCTIONS.append(function)
+    register_jitable(**OPTIONS)(function)
+    return function
+
+
+class _Lazy:
+    """A function that is compiled once, when it is first needed, by one thread of one process."""
+
+    def __init__(self, body: Callable[..., Any], signature: Any, group: str):
+        self.body = body
+        self.signature = signature
+        self.group = group
+        self.__name__ = body.__name__
+        self.__qualname__ = body.__qualname__
+        self.__module__ = body.__module__
+        self.__doc__ = body.__doc__
+        self.__wrapped__ = body
+        self._ready: Any = None
+
+    def load(self) -> Any:
+        """Compile, or load from the cache, unless that is done; the compiled object."""
+        if self._ready is None:
+            # Numba's lock first: a compile that comes from within another compile holds it already.
+            with global_compiler_lock:
+                if self._ready is None:
+                    self._ready = self._load()
+        return self._ready
+
+    def _load(self) -> Any:
+        if faults.is_active():
+            faults.install()
+        path = cache.folder(self.body, self.signature)
+        if path is None:
+            return self._compile(use_cache=False)
+        with cache.first_compile(path), _numba_cache(str(path)):
+            return self._compile(use_cache=True)
+
+    def _compile(self, use_cache: bool) -> Any:
+        raise NotImplementedError
+
+    def fingerprint_parts(self) -> tuple[Any, ...]:
+        """What a kernel that refers to this one depends on."""
+        return self.body, str(self.signature)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.__module__}.{self.__qualname__} {self.signature}>"
+
+
+class CpuKernel(_Lazy):
+    """A compiled kernel: call it, or take `.compiled`, the bare Numba dispatcher, where 0.1 us counts.
+
+    `.body` is the undecorated function. Kernels may call each other.
+    """
+
+    @property
+    def compiled(self) -> Any:
+        """The Numba dispatcher, compiled for the signature."""
+        return self.load()
+
+    def __call__(self, *args: Any) -> Any:
+        ready = self._ready
+        if ready is None:
+            ready = self.load()
+        return ready(*args)
+
+    def _compile(self, use_cache: bool) -> Any:
+        dispatcher = numba.njit(nogil=True, cache=use_cache, **OPTIONS)(self.body)
+        if self.signature is not None:
+            dispatcher.compile(self.signature)
+            dispatcher.disable_compile()
+        return dispatcher
+
+
+class CCallback(_Lazy):
+    """A compiled function with C calling convention; it must not raise."""
+
+    @property
+    def address(self) -> int:
+        """Address of the machine code, the same in children forked after it was loaded."""
+        return int(self.load().address)
+
+    @property
+    def ctypes(self) -> Any:
+        """The function as ctypes sees it: for tests and callers from Python."""
+        return self.load().ctypes
+
+    def _compile(self, use_cache: bool) -> Any:
+        return numba.cfunc(self.signature, cache=use_cache, **OPTIONS)(self.body)
+
+
+REGISTRY: list[_Lazy] = []
+_registry_lock = threading.Lock()
+
+
+def cpu_kernel(signature: Any = None, *, group: str = CORE) -> Callable[[Callable[..., Any]], CpuKernel]:
+    """Decorator: compile the body for `signature` (a string in Numba's type names, or a Numba signature).
+
+    Without a signature the kernel is specialised for the types of each call, as by numba.njit. `group` is
+    what `load_all` selects by: "core", or the name of the library that the kernel's symbols come from.
+    Works on functions of modules, scripts, notebooks and on closures; what has no file is not cached.
+    """
+
+    def decorate(body: Callable[..., Any]) -> CpuKernel:
+        return _enter(CpuKernel(body, signature, group))
+
+    return decorate
+
+
+def c_callback(signature: Any, *, group: str = CORE) -> Callable[[Callable[..., Any]], CCallback]:
+    """Decorator: compile the body as a C function, for `call_handler` and for callbacks of C libraries."""
+
+    def decorate(body: Callable[..., Any]) -> CCallback:
+        return _enter(CCallback(body, signature, group))
+
+    return decorate
+
+
+LazyKind = TypeVar("LazyKind", bound=_Lazy)
+
+
+def _enter(lazy: LazyKind) -> LazyKind:
+    with _registry_lock:
+        REGISTRY.append(lazy)
+    return lazy
+
+
+def load_all(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> int:
+    """Load every kernel and callback of `groups` whose module lies under `prefix`; how many those are.
+
+    Only modules that are imported count. The process keeps its number of threads, so it may fork after.
+    """
+    wanted = set(groups)
+    with _registry_lock:
+        chosen = [lazy for lazy in REGISTRY if lazy.group in wanted and lazy.signature is not None]
+    chosen = [lazy for lazy in chosen if f"{lazy.__module__}.".startswith(prefix + ".")]
+    for lazy in chosen:
+        lazy.load()
+    return len(chosen)
+
+
+class _numba_cache:  # noqa: N801 - a context manager, read as a function
+    """Numba's cache folder inside the block; a locator keeps the folder that stood when it was made."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __enter__(self) -> None:
+        self.before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = self.path
+
+    def __exit__(self, *error: object) -> None:
+        numba.config.CACHE_DIR = self.before
+
+
+@typeof_impl.register(CpuKernel)
+def _type_of_kernel(kernel: CpuKernel, context: Any) -> types.Type:
+    return types.Dispatcher(kernel.compiled)

@@ -1,0 +1,68 @@
+"""The table of intrinsics: what each one is called, takes, gives and orders.
+
+An intrinsic is one Python function. Run as plain Python its body asks `machine.current`; compiled, its
+row in TABLE is lowered by `lower_cpu` or `lower_cuda`, which know the operations by name. The rows are
+filled by the modules that define the functions (ops, ops_vector, ops_system).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from .elements import Element
+
+Ordering = Literal["plain", "stream", "relaxed", "acquire", "release", "acq_rel", "seq_cst"]
+"""How an access is ordered, named as in C++. `plain` must not race. `stream` is a plain store that may be
+overtaken by later stores, also by releases, until stream_fence."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+CPU_AND_CUDA = ("cpu", "cuda")
+CPU_ONLY = ("cpu",)
+
+
+@dataclass(frozen=True)
+class Intrinsic:
+    """One row: `operands` and `result` name types: an element (i64), a vector (vec_f32) or void."""
+
+    name: str
+    operation: str
+    operands: tuple[str, ...]
+    result: str
+    function: Callable[..., Any]
+    element: Element | None = None
+    ordering: Ordering | None = None
+    targets: tuple[str, ...] = CPU_AND_CUDA
+
+    @property
+    def is_access(self) -> bool:
+        """True where it reads or writes memory that others may see: the faults build counts it."""
+        return self.ordering is not None and self.operation != "fence"
+
+
+TABLE: dict[str, Intrinsic] = {}
+
+
+def define(
+    function: Function,
+    name: str,
+    operation: str,
+    operands: str,
+    result: str,
+    *,
+    element: Element | None = None,
+    ordering: Ordering | None = None,
+    targets: tuple[str, ...] = CPU_AND_CUDA,
+    doc: str | None = None,
+) -> Function:
+    """Name `function`, enter it into TABLE and return it; `operands` is a list of type names with blanks."""
+    assert name not in TABLE, name
+    function.__name__ = function.__qualname__ = name
+    if doc:
+        function.__doc__ = doc
+    TABLE[name] = Intrinsic(
+        name, operation, tuple(operands.split()), result, function, element, ordering, targets
+    )
+    return function
