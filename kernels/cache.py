@@ -39,7 +39,6 @@ from .intrinsics import TABLE
 LOWERING_SOURCES = (
     "cache compile elements faults intrinsics lower_cpu lower_cpu_vector ops ops_system ops_vector register_cpu"
 ).split()
-_INTRINSICS = {row.function for row in TABLE.values()}
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), range, slice)
 
 
@@ -158,8 +157,9 @@ class _Walk:
             return
         if not isinstance(value, python_types.FunctionType):
             raise NotCacheable(f"{value!r} has no stable value")
-        if value in _INTRINSICS:
-            self.text("intrinsic", value.__name__)
+        row = TABLE.get(value.__name__)
+        if row is not None and row.function is value:
+            self.text("intrinsic", row.name)
         elif id(value) not in self.seen:
             self.seen[id(value)] = value
             self.function(value)
