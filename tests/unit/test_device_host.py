@@ -209,6 +209,14 @@ def test_pointer_and_address_are_the_same_number_on_the_host():
     assert HOST.pointer(BASE) == BASE and HOST.address(BASE) == BASE
 
 
+def test_view_is_the_memory_itself(reserved, memory):
+    host.map(memory, BASE, NUM_BYTES)
+    seen = host.view(BASE + PAGE, 16)
+    seen[8] = 77
+    assert word(BASE + PAGE + 8).value == 77
+    assert (seen.dtype, seen.shape, seen.ctypes.data) == ("uint8", (16,), BASE + PAGE)
+
+
 def test_nothing_is_left_in_dev_shm_by_memory(memory):
     assert not [name for name in os.listdir("/dev/shm") if "umem-test" in name]
     assert resource.getpagesize() == PAGE

@@ -16,6 +16,8 @@ import os
 import resource
 from pathlib import Path
 
+import numpy as np
+
 from ..config import available_memory_bytes
 from ..errors import AddressSpaceFull, AlignmentError, ConfigError, SegmentTooLarge, UmemError, WorldError
 from ..units import format_size
@@ -212,6 +214,26 @@ def pointer(address: int) -> int:
 def address(pointer: int) -> int:
     """The address of what `pointer` points to: the same number."""
     return pointer
+
+
+def view(address: int, num_bytes: int) -> np.ndarray:
+    """The bytes [address, address + num_bytes) as a writable uint8 array, without a copy.
+
+    It does not keep the mapping alive: the caller has mapped the range and unmaps it after the last use.
+    """
+    return np.asarray(_Bytes(address, num_bytes))
+
+
+class _Bytes:
+    """Memory as NumPy's array interface sees it; ctypes would make, and keep, a type for every length."""
+
+    def __init__(self, address: int, num_bytes: int):
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (num_bytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
 
 
 def _mmap(address: int, num_bytes: int, protection: int, flags: int, fd: int, offset: int) -> int:
