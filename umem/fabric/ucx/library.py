@@ -27,6 +27,12 @@ INFINIBAND = Path("/sys/class/infiniband")
 # UCX's own words about a dead peer would stand between the typed errors that umem raises.
 LOAD_ENVIRONMENT = {"UCX_WARN_UNUSED_ENV_VARS": "n", "UCX_LOG_LEVEL": "fatal"}
 
+# UCX rewrites the machine code of mmap and its kin to watch for unmapped memory, which serves its
+# registration cache and its detection of GPU memory. Without RDMA and GPUs neither has work, and the
+# rewriting takes 0.4 s of every process's start (its grace periods of 50 ms).
+NO_MEMORY_HOOKS = {"UCX_MEM_EVENTS": "n"}
+GPU_DRIVER = Path("/dev/nvidiactl")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -93,7 +99,8 @@ def load() -> Library:
     from llvmlite import binding
 
     choice = choose()
-    with config.environment(unset(LOAD_ENVIRONMENT)):
+    needs_hooks = bool(live_rdma_ports()) or GPU_DRIVER.exists()
+    with config.environment(unset(LOAD_ENVIRONMENT | ({} if needs_hooks else NO_MEMORY_HOOKS))):
         ucs, _, ucp = [ctypes.CDLL(str(choice.folder / name)) for name in LOAD_ORDER]
         number = version(ucp)
         if number < abi.API_VERSION:

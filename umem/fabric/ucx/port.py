@@ -1,0 +1,80 @@
+"""What compiled code needs to drive one worker: a block of int64 words, its address handed around.
+
+A port belongs to one thread at a time, like its worker. It holds the operands of the operation in
+progress, so an operation that its caller gave up keeps its port: UCX may still write there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from . import abi
+from .context import Worker
+
+# --- words
+WORKER = 0
+CONTROL = 1  # address of this rank's control page
+SPIN_NS = 2  # a polite wait polls this long, then sleeps
+EVENT_FD = 3
+REQUEST = 4  # of the operation in progress: 0 none, else a ucs_status_ptr_t
+STAGE = 5  # what completing REQUEST means: see operations.py
+ENDPOINT = 6  # of the operation in progress, for the flush that ends a put
+UCX_STATUS = 7  # ucs_status_t of the last failure
+VALUE = 8  # operand of an atomic
+REPLY = 9  # in: what a compare-and-swap writes; out: what stood there
+RECV_TAG = 10  # ucp_tag_recv_info_t: tag and bytes of the last message received
+RECV_BYTES = 11
+NUM_SLEEPS = 12  # counters
+NUM_YIELDS = 13
+POLL_FD = 14  # one struct pollfd
+ROUND = 15  # of a benchmark loop that is to be resumed
+PLAIN = 16  # ucp_request_param_t without options
+RECV = 32  # ... that reports tag and bytes to RECV_TAG
+ATOMIC_U32 = 48  # ... of one u32 whose old value goes to REPLY
+ATOMIC_U64 = 64
+WINDOW = 80  # requests in flight of a benchmark loop
+MAX_WINDOW = 128
+PORT_WORDS = WINDOW + MAX_WINDOW
+
+PARAM_WORDS = ATOMIC_U64 - ATOMIC_U32
+POLL_IN = 1
+assert ctypes.sizeof(abi.RequestParam) <= 8 * PARAM_WORDS
+
+POLLING, POLITE = 0, 1  # how to wait: like ucx_perftest, or asleep on the worker's event fd after SPIN_NS
+DEFAULT_SPIN_NS = 15_000  # longer would burn the time slice that the peer needs on a shared core
+
+
+class Port:
+    """The words of one worker's port; `address` is what compiled code takes."""
+
+    def __init__(self, worker: Worker, control: int, spin_ns: int = DEFAULT_SPIN_NS):
+        self.worker = worker
+        self._memory = np.zeros(PORT_WORDS + 8, np.int64)
+        first = -(self._memory.ctypes.data // 8) % 8  # on a line of its own
+        self.words = self._memory[first : first + PORT_WORDS]
+        self.address = self.words.ctypes.data
+        self.words[WORKER] = worker.handle
+        self.words[CONTROL] = control
+        self.words[SPIN_NS] = spin_ns
+        self.words[EVENT_FD] = worker.event_fd
+        self.words[POLL_FD] = worker.event_fd | POLL_IN << 32
+        self._write_param(PLAIN, abi.RequestParam())
+        self._write_param(RECV, self._param("UCP_OP_ATTR_FIELD_RECV_INFO", recv_info=self._word(RECV_TAG)))
+        for param, element_bytes in ((ATOMIC_U32, 4), (ATOMIC_U64, 8)):
+            fields = {"datatype": abi.contiguous(element_bytes), "reply_buffer": self._word(REPLY)}
+            mask = ("UCP_OP_ATTR_FIELD_DATATYPE", "UCP_OP_ATTR_FIELD_REPLY_BUFFER")
+            self._write_param(param, self._param(*mask, **fields))
+
+    def _word(self, index: int) -> int:
+        return self.address + 8 * index
+
+    @staticmethod
+    def _param(*mask: str, **fields: int) -> abi.RequestParam:
+        bits = sum(abi.CONSTANTS[name] for name in mask)
+        return abi.RequestParam(op_attr_mask=bits, **fields)
+
+    def _write_param(self, index: int, param: abi.RequestParam) -> None:
+        image = bytes(param).ljust(8 * PARAM_WORDS, b"\0")
+        self.words[index : index + PARAM_WORDS] = np.frombuffer(image, np.int64)
