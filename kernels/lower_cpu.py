@@ -112,6 +112,11 @@ def _cycles(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.V
     return builder.call(external(builder, "llvm.readcyclecounter", I64, []), [])
 
 
+def _thread_pointer(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+    pointer = external(builder, "llvm.thread.pointer.p0", BYTES, [])
+    return builder.ptrtoint(builder.call(pointer, []), I64)
+
+
 def _prefetch(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
     hint = external(builder, "llvm.prefetch.p0", VOID, [BYTES, I32, I32, I32])
     read, all_levels, data = I32(0), I32(3), I32(1)
@@ -198,6 +203,7 @@ EMITTERS: dict[str, Emitter] = {
     "yield_cpu": _yield_cpu,
     "now_ns": _now_ns,
     "cycles": _cycles,
+    "thread_pointer": _thread_pointer,
     "lane_index": _constant(0),
     "num_lanes": _constant(1),
     "prefetch": _prefetch,

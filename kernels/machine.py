@@ -74,6 +74,10 @@ class Machine:
         """Lanes that run the kernel together."""
         return 1
 
+    def thread_pointer(self) -> int:
+        """Identity of the running thread."""
+        return 1 + self.lane_index()
+
     def futex_wait(self, address: int, expected: int, timeout_ns: int) -> int:
         """Sleep while the u32 at `address` is `expected`; 0 or a negative errno."""
         return 0
@@ -142,6 +146,9 @@ class DirectMemory(Machine):
 
     def cycles(self) -> int:
         return int(_compiled("cycles")())
+
+    def thread_pointer(self) -> int:
+        return int(_compiled("thread_pointer")())
 
     def futex_wait(self, address: int, expected: int, timeout_ns: int) -> int:
         return int(_compiled("futex_wait")(address, expected, timeout_ns))

@@ -40,6 +40,11 @@ def _num_lanes() -> int:
     return machine.current.num_lanes()
 
 
+def _thread_pointer() -> int:
+    """Identity of the running thread, unique among those that live in this process; one register read. CPU only."""
+    return machine.current.thread_pointer()
+
+
 def _prefetch(address: int) -> None:
     """Hint that the line at `address` will be read soon; any address is allowed."""
     machine.current.prefetch(address)
@@ -110,6 +115,7 @@ now_ns = _enter(_now_ns, "", "i64")
 cycles = _enter(_cycles, "", "i64")
 lane_index = _enter(_lane_index, "", "i64")
 num_lanes = _enter(_num_lanes, "", "i64")
+thread_pointer = _enter(_thread_pointer, "", "i64", CPU_ONLY)
 prefetch = _enter(_prefetch, "i64", "void")
 stream_fence = _enter(_stream_fence, "", "void")
 copy_bytes = _enter(_copy_bytes, "i64 i64 i64", "void", ordering="plain")

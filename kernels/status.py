@@ -23,6 +23,13 @@ FABRIC_FAILED = -10  # the transport reported an error
 POISONED = -11  # the data was lost with a dead rank
 STALE = -12  # a handle whose generation has passed
 BUSY = -13  # refused now, may succeed later
+MISALIGNED = -14  # an address that is not a multiple of what the access needs
+
+# --- of the heap
+NOT_ALLOCATED = -32  # no allocation covers the address
+INTERIOR = -33  # the address is inside an allocation, not at its start
+DOUBLE_FREE = -34  # it was allocated once and has been freed
+NOT_HELD = -35  # this rank holds no reference to the allocation
 
 SLICE_NS = 50_000_000  # longest stay in compiled code before AGAIN
 
