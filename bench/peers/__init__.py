@@ -1,0 +1,35 @@
+"""What umem is measured against. A peer is a module here with `sides(bench, operation, point)`.
+
+| operation | one operation of it |
+|---|---|
+| message | half a round trip of one message of point.num_bytes |
+| stream | one of many messages of point.num_bytes in one direction, with several in flight |
+| get, put | one one-sided access, complete on return |
+| fetch_add | one on a word of the peer's, complete on return |
+| reduce | an all-reduce (sum of float32) over all ranks |
+| exchange | an all-to-all, point.num_bytes for each pair |
+
+Modules load when they are chosen, since what they wrap may not be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..case import Point, Side
+    from ..driver import Bench
+
+MODULES = {"ucx_perftest": "perftest", "gloo": "gloo", "mpi": "mpi", "ucxx": "ucxx"}
+
+
+def sides(bench: Bench, names: Iterable[str], operation: str, point: Point) -> list[Side]:
+    """A side for every peer of `names` that knows `operation`."""
+    found: list[Side] = []
+    for name in names:
+        module = import_module(f"{__name__}.{MODULES[name]}")
+        if operation in module.OPERATIONS:
+            found.append(module.side(bench, operation, point))
+    return found

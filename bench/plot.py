@@ -1,0 +1,105 @@
+"""Results as pictures, by matplotlib without a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from umem.units import format_size
+
+from .rows import Row
+
+matplotlib.use("Agg")
+
+PANEL_INCHES = (6.4, 3.6)
+MEMORY, MESSAGE, OTHER = "#1668b8", "#d1532b", "#8a8a8a"
+COLOURS = {"load_store": MEMORY, "near": "#2a9d8f", "rma": "#6a4c93", "message": MESSAGE, "staged": "#e9a23b"}
+
+
+def sweep_figure(rows: Sequence[Row]) -> Figure:
+    """A panel a case: time, or rate where rows have one, over size; one line a side."""
+    names = list(dict.fromkeys(row.case for row in rows if row.p50_us is not None)) or ["nothing measured"]
+    figure = Figure(figsize=(PANEL_INCHES[0], PANEL_INCHES[1] * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), 1, squeeze=False)
+    for axes, name in zip(panels[:, 0], names, strict=True):
+        draw_case(axes, name, [row for row in rows if row.case == name and row.p50_us is not None])
+    return figure
+
+
+def draw_case(axes: Axes, name: str, rows: Sequence[Row]) -> None:
+    """One case: lines where it sweeps a size, bars where it has one size."""
+    axes.set_title(name, fontsize=10)
+    sizes = sorted({row.bytes for row in rows})
+    if len(sizes) < 2:
+        _draw_bars(axes, rows)
+        return
+    for side in dict.fromkeys((row.semantics, row.peer, row.transport) for row in rows):
+        semantics, peer, _ = side
+        line = sorted(
+            (row.bytes, row.p50_us) for row in rows if (row.semantics, row.peer, row.transport) == side
+        )
+        axes.plot(
+            [size for size, _ in line],
+            [time_us for _, time_us in line],
+            marker="o",
+            markersize=3,
+            linestyle="--" if peer else "-",
+            color=COLOURS.get(semantics, OTHER) if peer is None else None,
+            label=_side_label(semantics, peer),
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [format_size(size) for size in sizes], fontsize=7)
+    axes.set_ylabel("microseconds (p50)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+
+
+def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
+    labels = [_side_label(row.semantics, row.peer) for row in rows]
+    colours = [COLOURS.get(row.semantics, OTHER) if row.peer is None else OTHER for row in rows]
+    axes.barh(range(len(rows)), [row.p50_us or 0.0 for row in rows], color=colours)
+    axes.set_yticks(range(len(rows)), labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("microseconds (p50)")
+
+
+def _side_label(semantics: str, peer: str | None) -> str:
+    if semantics == "none":
+        return peer or "umem"
+    return f"{peer or 'umem'} {semantics}"
+
+
+def steps_figure(steps: Sequence[tuple[str, float]], memory_us: float, title: str) -> Figure:
+    """The steps of the staged path end to end as one bar, above one load/store of the same bytes."""
+    figure = Figure(figsize=(PANEL_INCHES[0], 2.2), layout="constrained")
+    axes = figure.subplots()
+    start = 0.0
+    shades = ("#7a1f06", "#b23a13", "#d1532b", "#e58359", "#f3b598")
+    for (name, time_us), shade in zip(steps, shades, strict=False):
+        axes.barh(0, time_us, left=start, color=shade, label=f"{name} {time_us:.3g} us")
+        start += time_us
+    axes.barh(1, memory_us, color=MEMORY, label=f"load/store {memory_us:.3g} us")
+    axes.set_yticks((0, 1), ("staged", "load/store"))
+    axes.set_xlabel("microseconds (p50)")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=7, ncols=2, loc="lower right")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture; the suffix chooses the format."""
+    figure.savefig(path, dpi=120)
+
+
+def svg(figure: Figure) -> str:
+    """The picture as SVG text to be put inside HTML."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

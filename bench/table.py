@@ -1,0 +1,116 @@
+"""Results as text: nccl-tests' shape, `#` before everything that is not a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from umem.units import format_size
+
+from .case import Case
+from .rows import Results, Row, Status
+
+HEADINGS = (
+    ("size", "right"),
+    ("semantics", "left"),
+    ("by", "left"),
+    ("transport", "left"),
+    ("p50(us)", "right"),
+    ("p99(us)", "right"),
+    ("cv", "right"),
+    ("GB/s", "right"),
+    ("of limit", "right"),
+    ("#wrong", "right"),
+    ("status", "left"),
+)
+
+SAME_DRAM = "peer = memory of another rank on this host, which is the same DRAM as one's own"
+OTHER_HOST = "peer = memory of a rank in another network namespace of this machine, reached by tcp"
+UNMAPPED = "peer = memory of another rank on this host that is not mapped here, the same DRAM as one's own"
+MEANING = {"mapped": SAME_DRAM, "no-peer-access": UNMAPPED, "hosts": OTHER_HOST}
+
+
+def print_header(console: Console, results: Results, world: str, ping_pong_ns: float | None) -> None:
+    """What the reader must know before the first number."""
+    machine = results.machine
+    _comment(console, f"umem {machine['version']} {machine['commit']}".rstrip())
+    _comment(console, f"{machine['host']}, {machine['memory']}, numba {machine['numba']}, world {world}")
+    _comment(console, MEANING[world])
+    if ping_pong_ns is not None:
+        _comment(console, core_distance(ping_pong_ns))
+    _comment(console, "sides of one size run in turns; compare inside a table, not between runs")
+
+
+def core_distance(ping_pong_ns: float) -> str:
+    """What a round trip of one line between two cores says about where they are today."""
+    near = ping_pong_ns < 250
+    where = "cores share a cache" if near else "cores are far apart: another cache complex, or the hypervisor moved them"
+    return f"a line goes to the other core and back in {ping_pong_ns:.0f} ns: {where}"
+
+
+def print_case(console: Console, case: type[Case], results: Results) -> None:
+    """The rows of one case under its sentence."""
+    console.print()
+    _comment(console, f"{case.key}: {case.description}")
+    by_label = groupby(results.rows, key=lambda row: row.case)
+    for label, rows in by_label:
+        if label != case.key:
+            _comment(console, label)
+        console.print(table(list(rows)))
+    for note in results.notes:
+        _comment(console, f"waived: {note}")
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A table of rows, one line each."""
+    drawn = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
+    for name, justify in HEADINGS:
+        drawn.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in rows:
+        drawn.add_row(*cells(row))
+    return drawn
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """What the table shows of a row."""
+    return (
+        format_size(row.bytes) if row.bytes else "-",
+        row.semantics if row.semantics != "none" else "-",
+        row.peer or "umem",
+        row.transport or "-",
+        number(row.p50_us),
+        number(row.p99_us),
+        number(row.cv),
+        number(row.gbps),
+        number(row.fraction_of_limit),
+        str(row.errors),
+        row.status,
+    )
+
+
+def number(value: float | None) -> str:
+    """Four significant digits without an exponent, `-` for none."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) >= 0.001 else f"{value:.2e}"
+
+
+def print_footer(console: Console, rows: Iterable[Row]) -> None:
+    """Wrong data and failures, over all rows."""
+    rows = list(rows)
+    failed = sum(row.status == Status.ERROR for row in rows)
+    waived = sum(row.status == Status.WAIVED for row in rows)
+    console.print()
+    _comment(console, f"rows {len(rows)}, wrong {sum(row.errors for row in rows)}, errors {failed}, waived {waived}")
+
+
+def _comment(console: Console, text: str) -> None:
+    console.print(f"# {text}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,284 @@
+"""Worker processes commanded by the driver: they sleep in read() until it is their turn.
+
+A group is a set of processes that were started together (umem's ranks, the two processes of an MPI
+job). Each connects to the driver's UNIX socket, which stands in a folder that only this user can
+enter, and then obeys: make a part, call a method of it, drop it. A process that is not called burns
+no CPU, so that the others are measured alone. Commands are pickled: both ends are this user's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Client, Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from umem.errors import RankLost, UmemError, WaitTimeout
+
+START_TIMEOUT_S = 120.0  # cold kernels are compiled in here
+CALL_TIMEOUT_S = 120.0
+END_TIMEOUT_S = 10.0
+_POLL_S = 0.2
+_TAIL_BYTES = 2000
+
+
+class WorkerError(UmemError):
+    """A worker raised something that is not one of umem's own errors; carries its traceback."""
+
+
+def serve(path: str, rank: int, context: object) -> None:
+    """Obey the driver that listens at `path` until it hangs up. Runs in the worker.
+
+    A part is made as `Class(context, **arguments)` and lives until it is dropped.
+    """
+    parts: dict[int, Any] = {}
+    with Client(path, family="AF_UNIX") as driver:
+        driver.send((rank, os.getpid()))
+        while True:
+            try:
+                command, key, *rest = driver.recv()
+            except EOFError:
+                break
+            try:
+                driver.send((True, _obey(parts, context, command, key, rest)))
+            except BrokenPipeError:
+                break
+            except Exception as error:  # noqa: BLE001  whatever it was, the driver must hear of it
+                driver.send((False, _sendable(error)))
+    for part in parts.values():
+        part.close()
+
+
+def _obey(parts: dict[int, Any], context: object, command: str, key: int, rest: Sequence[Any]) -> Any:
+    if command == "make":
+        name, arguments = rest
+        module, _, attribute = name.partition(":")
+        parts[key] = getattr(importlib.import_module(module), attribute)(context, **arguments)
+        return None
+    if command == "call":
+        method, arguments = rest
+        return getattr(parts[key], method)(*arguments)
+    assert command == "drop", command
+    if key in parts:
+        parts.pop(key).close()
+    return None
+
+
+def _sendable(error: Exception) -> Exception:
+    """`error` itself where it is umem's and survives pickling by its text, else a WorkerError."""
+    if isinstance(error, UmemError):
+        return _Carried(type(error), str(error), getattr(error, "rank", None))
+    return WorkerError("".join(traceback.format_exception(error)))
+
+
+class _Carried(UmemError):
+    """A typed error on its way to the driver: constructors with other arguments do not unpickle."""
+
+    def __init__(self, kind: type[UmemError], text: str, rank: int | None):
+        super().__init__(kind, text, rank)
+        self.kind, self.text, self.rank = kind, text, rank
+
+    def restored(self) -> UmemError:
+        error = self.kind.__new__(self.kind)
+        error.args = (self.text,)
+        if self.rank is not None:
+            error.rank = self.rank  # type: ignore[attr-defined]
+        return error
+
+
+class Part:
+    """An object that lives in every worker of a group, used by one or more sides."""
+
+    _next_key = 0
+
+    def __init__(self, group: Group, name: str, **arguments: Any):
+        Part._next_key += 1
+        self.key = Part._next_key
+        self.group, self.name, self.arguments = group, name, arguments
+        self._num_users = 0
+
+    def open(self) -> None:
+        """Make the part in every worker, for the first of its users."""
+        if self._num_users == 0:
+            self.group.start()
+            self.group.command("make", self.key, self.name, self.arguments)
+        self._num_users += 1
+
+    def call(self, method: str, *arguments: Any, only: int | None = None) -> list[Any]:
+        """Results of `method(*arguments)` in every worker, or in one; raises what a worker raised."""
+        return self.group.command("call", self.key, method, arguments, only=only)
+
+    def close(self) -> None:
+        """Drop the part once its last user has closed it."""
+        self._num_users -= 1
+        if self._num_users == 0 and self.group.is_alive:
+            self.group.command("drop", self.key)
+
+
+class Group:
+    """Processes that are started by one command and obey this driver.
+
+    `command(path)` gives the argument list that starts them all; every one connects to `path`.
+    A worker that dies ends the group: the caller sees RankLost and may start a new group.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[str], list[str]],
+        num_workers: int,
+        environment: dict[str, str] | None = None,
+    ):
+        self.name, self.num_workers = name, num_workers
+        self._command, self._environment = command, environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connections: list[Connection] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.pids: list[int] = []
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the workers can be called."""
+        return bool(self._connections)
+
+    def start(self) -> None:
+        """Start the workers and wait until all have connected; nothing where they run already."""
+        if self.is_alive:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="umem-bench-")
+        path = str(Path(self._folder.name) / "driver")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(self.num_workers)
+            with open(self._log, "wb") as log:
+                self._process = subprocess.Popen(
+                    self._command(path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment,
+                    start_new_session=True,  # Ctrl-C is the driver's: it closes its groups in order
+                )
+            self._connections, self.pids = self._accept(listener)
+
+    @property
+    def _log(self) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / "log"
+
+    def _accept(self, listener: socket.socket) -> tuple[list[Connection], list[int]]:
+        assert self._process is not None
+        found: dict[int, tuple[Connection, int]] = {}
+        deadline = time.monotonic() + START_TIMEOUT_S
+        listener.settimeout(_POLL_S)
+        while len(found) < self.num_workers:
+            try:
+                connection = Connection(listener.accept()[0].detach())
+            except TimeoutError:
+                if self._process.poll() is not None:
+                    self._fail(f"ended with exit code {self._process.returncode} before it was ready")
+                if time.monotonic() > deadline:
+                    self._fail(f"was not ready after {START_TIMEOUT_S:.0f} s")
+                continue
+            rank, pid = connection.recv()
+            found[rank] = (connection, pid)
+        ordered = [found[rank] for rank in range(self.num_workers)]
+        return [connection for connection, _ in ordered], [pid for _, pid in ordered]
+
+    def _fail(self, what: str) -> None:
+        text = self._tail()
+        self.close()
+        raise WorkerError(f"{self.name} {what}" + (f":\n{text}" if text else ""))
+
+    def _tail(self) -> str:
+        if self._folder is None or not self._log.exists():
+            return ""
+        return self._log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
+
+    def command(self, command: str, key: int, *rest: Any, only: int | None = None) -> list[Any]:
+        """Send one command to every worker (or to `only`) and wait for all answers.
+
+        Raises the first worker's error, RankLost where one died, WaitTimeout after CALL_TIMEOUT_S.
+        """
+        targets = range(self.num_workers) if only is None else [only]
+        for rank in targets:
+            try:
+                self._connections[rank].send((command, key, *rest))
+            except BrokenPipeError:
+                self._lose(rank)
+        answers = self._collect({self._connections[rank]: rank for rank in targets})
+        errors = [answer for ok, answer in answers.values() if not ok]
+        if errors:
+            raise _first(errors)
+        return [answers[rank][1] for rank in targets]
+
+    def _collect(self, waiting: dict[Connection, int]) -> dict[int, tuple[bool, Any]]:
+        answers: dict[int, tuple[bool, Any]] = {}
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while waiting:
+            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                slow = sorted(waiting.values())
+                self.close()
+                raise WaitTimeout(f"{self.name}: ranks {slow} did not answer within {CALL_TIMEOUT_S:.0f} s")
+            for connection in ready:
+                assert isinstance(connection, Connection)
+                rank = waiting.pop(connection)
+                try:
+                    answers[rank] = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    self._lose(rank)
+        return answers
+
+    def _lose(self, rank: int) -> None:
+        text = self._tail()
+        self.close()
+        raise RankLost(rank, f"{self.name} ended in the middle of a case" + (f":\n{text}" if text else ""))
+
+    def close(self) -> None:
+        """Hang up and end the workers; safe to call twice."""
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
+        if self._process is not None:
+            try:
+                self._process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.terminate()
+                self._wait_or_kill()
+            self._process = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _wait_or_kill(self) -> None:
+        assert self._process is not None
+        try:
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Group:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _first(errors: list[Exception]) -> Exception:
+    """The error to show: a timeout of one worker is usually the shadow of another's failure."""
+    restored = [error.restored() if isinstance(error, _Carried) else error for error in errors]
+    causes = [error for error in restored if not isinstance(error, WaitTimeout)]
+    return (causes or restored)[0]

@@ -1,0 +1,89 @@
+"""Litmus tests on raw mapped words: what two ranks can see of each other's stores.
+
+Each test is two lanes over `num_instances` pairs of words. Word i of x and of y stands at i * STRIDE_WORDS, so
+that instances do not share a line. A lane stores what it read as one outcome per instance; the histogram
+over both lanes' outcomes is the evidence. `x` and `y` live in different segments, roles are permuted by
+the caller, and both lanes read every line before the round, so that both start with all of them cached.
+
+| test | lane 0 | lane 1 | forbidden |
+|---|---|---|---|
+| CoRR | x = 1 | r0 = x; r1 = x | r0 = 1, r1 = 0: a line went back to an older value |
+| MP | x = 1; y =release 1 | r0 =acquire y; r1 = x | r0 = 1, r1 = 0: the flag overtook the data |
+| SB | x = 1; fence; r0 = y | y = 1; fence; r1 = x | r0 = 0, r1 = 0: both stores came late |
+
+Sources: Alglave, Maranget, Tautschnig, Herding Cats (2014), for the names and shapes.
+Undecorated, so that the model target runs the same source; `lane_corr` ... are the compiled forms.
+"""
+
+from __future__ import annotations
+
+from .compile import cpu_kernel
+from .ops import (
+    fence_seq_cst,
+    load_acquire_i64,
+    load_relaxed_i64,
+    store_i64,
+    store_relaxed_i64,
+    store_release_i64,
+)
+
+STRIDE_WORDS = 16  # 128 bytes: one coherence line of the kernels, two of most processors
+
+
+def corr(x, y, out, lane, first, last):
+    """Coherence of read-read: one word, read twice. `out` takes 2 * r0 + r1 of lane 1."""
+    i = first
+    while i < last:
+        if lane == 0:
+            store_relaxed_i64(x, i * STRIDE_WORDS, 1)
+        else:
+            r0 = load_relaxed_i64(x, i * STRIDE_WORDS)
+            r1 = load_relaxed_i64(x, i * STRIDE_WORDS)
+            store_i64(out, i, 2 * r0 + r1)
+        i += 1
+
+
+def mp(x, y, out, lane, first, last):
+    """Message passing: data, then a flag. `out` takes 2 * r0 + r1 of lane 1."""
+    i = first
+    while i < last:
+        if lane == 0:
+            store_relaxed_i64(x, i * STRIDE_WORDS, 1)
+            store_release_i64(y, i * STRIDE_WORDS, 1)
+        else:
+            r0 = load_acquire_i64(y, i * STRIDE_WORDS)
+            r1 = load_relaxed_i64(x, i * STRIDE_WORDS)
+            store_i64(out, i, 2 * r0 + r1)
+        i += 1
+
+
+def sb(x, y, out, lane, first, last):
+    """Store buffering: each stores its own word and reads the other. `out` takes r of the lane that runs."""
+    i = first
+    while i < last:
+        if lane == 0:
+            store_relaxed_i64(x, i * STRIDE_WORDS, 1)
+            fence_seq_cst()
+            store_i64(out, i, load_relaxed_i64(y, i * STRIDE_WORDS))
+        else:
+            store_relaxed_i64(y, i * STRIDE_WORDS, 1)
+            fence_seq_cst()
+            store_i64(out, i, load_relaxed_i64(x, i * STRIDE_WORDS))
+        i += 1
+
+
+def warm(x, y, num_instances):
+    """Read every word once: this lane's cache then holds every line."""
+    total = 0
+    i = 0
+    while i < num_instances:
+        total += load_relaxed_i64(x, i * STRIDE_WORDS) + load_relaxed_i64(y, i * STRIDE_WORDS)
+        i += 1
+    return total
+
+
+_LANE = "void(int64, int64, int64, int64, int64, int64)"
+lane_corr = cpu_kernel(_LANE)(corr)
+lane_mp = cpu_kernel(_LANE)(mp)
+lane_sb = cpu_kernel(_LANE)(sb)
+warm_lines = cpu_kernel("int64(int64, int64, int64)")(warm)
