@@ -1,0 +1,45 @@
+"""Worlds: which ranks there are, where they run, how they start, meet and end.
+
+    spec          what a world is asked to be; what each kind means as plain data
+    world         World, a rank's view of the others; join() and current()
+    launcher      launch(): a function in new ranks, from any process, notebooks included
+    command       `umem run`
+    warm_parent   the single-threaded process that loads everything once and forks the ranks
+    supervisor    its loop: output, hub, signals, failures, the end
+    ranks         what happens in a rank between fork and the user's first line
+    hub, rendezvous, frames     how launched ranks meet: blobs over inherited socketpairs
+    torchrun      how ranks meet that another launcher started: torch's TCPStore
+    descriptors   file descriptors between ranks of one host
+    namespaces    hosts of the `hosts` world, as network namespaces
+    liveness      pidfds, and processes that end with their parent
+
+Nothing here imports numpy, numba or torch when it is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .launcher import launch
+    from .spec import KINDS, WorldSpec
+    from .world import World, current, join
+
+__all__ = ["KINDS", "World", "WorldSpec", "current", "join", "launch"]
+
+_HOMES = {
+    "KINDS": ".spec",
+    "WorldSpec": ".spec",
+    "World": ".world",
+    "current": ".world",
+    "join": ".world",
+    "launch": ".launcher",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,132 @@
+"""File descriptors between ranks of one host.
+
+Each rank listens on a UNIX socket in the kernel's abstract namespace, under a random name that travels
+through the rendezvous, and sends its descriptors to each peer. There is no file, so there is nothing to
+remove and nothing that SIGKILL could leave behind; since an abstract name has no file mode, each side
+checks the other's user by SO_PEERCRED, and the sender proves itself by the listener's random name.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import secrets
+import select
+import socket
+import struct
+import time
+from typing import Protocol
+
+from ..errors import RankLost, WaitTimeout, WorldError
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_HEADER = struct.Struct("<I32s")  # the sender's rank, the listener's name
+_MAX_FDS = 253  # the kernel's SCM_MAX_FD
+_LIVENESS_SLICE_S = 0.05
+
+
+class Members(Protocol):
+    """What sharing needs of a world."""
+
+    rank: int
+    num_ranks: int
+
+    def may_map(self, rank: int) -> bool:
+        """Whether `rank` is on this host and may map this rank's memory."""
+
+    def exchange(self, key: str, blob: bytes, timeout_s: float | None = None) -> list[bytes]:
+        """All-gather of blobs."""
+
+    def is_alive(self, rank: int) -> bool:
+        """Whether the process of `rank`, on this machine, lives."""
+
+
+def share(world: Members, key: str, fds: list[int], timeout_s: float) -> dict[int, list[int]]:
+    """Send `fds` to every other rank that may map this one; returns theirs, which the caller closes.
+
+    Collective: every rank of the world, in the same order. Raises RankLost, WaitTimeout, or WorldError
+    where a process of another user answers.
+    """
+    assert len(fds) <= _MAX_FDS, f"{len(fds)} descriptors do not fit into one message"
+    deadline = time.monotonic() + timeout_s
+    peers = [rank for rank in range(world.num_ranks) if rank != world.rank and world.may_map(rank)]
+    name = secrets.token_hex(16).encode()
+    received: dict[int, list[int]] = {}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        if peers:
+            listener.bind(_abstract(name))
+            listener.listen(len(peers))
+        names = world.exchange(f"descriptors {key}", name, timeout_s)
+        try:
+            for peer in peers:
+                _send(world, peer, names[peer], fds)
+            while len(received) < len(peers):
+                _wait_for_peer(world, listener, [rank for rank in peers if rank not in received], deadline)
+                rank, theirs = _accept(listener, name)
+                received[rank] = theirs
+        except BaseException:
+            for theirs in received.values():
+                _close(theirs)
+            raise
+    return received
+
+
+def _abstract(name: bytes) -> bytes:
+    return b"\0umem-" + name
+
+
+def _send(world: Members, peer: int, name: bytes, fds: list[int]) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        try:
+            # Never waits: the peer listens with room for all its peers until each has connected.
+            stream.connect(_abstract(name))
+            _check_user(stream)
+            header = _HEADER.pack(world.rank, name)
+            stream.sendmsg([header], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        except (ConnectionError, FileNotFoundError):
+            if not world.is_alive(peer):
+                raise RankLost(peer, "before it received descriptors") from None
+            raise WorldError(
+                f"rank {world.rank} cannot reach rank {peer} over a UNIX socket although both name the same"
+                " host; where they run in different containers, give each container its own UMEM_HOST"
+            ) from None
+
+
+def _wait_for_peer(world: Members, listener: socket.socket, missing: list[int], deadline: float) -> None:
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    while not poll.poll(_LIVENESS_SLICE_S * 1000):
+        for rank in missing:
+            if not world.is_alive(rank):
+                raise RankLost(rank, "before it sent its descriptors")
+        if time.monotonic() >= deadline:
+            raise WaitTimeout(f"no descriptors from rank {', '.join(map(str, missing))}")
+
+
+def _accept(listener: socket.socket, name: bytes) -> tuple[int, list[int]]:
+    stream, _ = listener.accept()
+    with stream:
+        _check_user(stream)
+        data, ancillary, flags, _ = stream.recvmsg(_HEADER.size, socket.CMSG_SPACE(4 * _MAX_FDS))
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    rank, told_name = _HEADER.unpack(data) if len(data) == _HEADER.size else (-1, b"")
+    if not secrets.compare_digest(told_name, name) or flags & socket.MSG_CTRUNC:
+        _close(list(fds))
+        raise WorldError("a process that is no rank of this world answered on its socket, or descriptors were cut off"
+                         f" (limit on open files: ulimit -n; {len(fds)} arrived)")
+    return rank, list(fds)
+
+
+def _check_user(stream: socket.socket) -> None:
+    credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
+    if uid != os.geteuid():
+        raise WorldError(f"a process of user {uid} is on a socket of user {os.geteuid()}'s world")
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,164 @@
+"""Messages over a stream: what a rank and the hub, or a caller and its launcher, say to each other.
+
+A frame is a header {payload bytes: u64, kind: u8, request: u32}, little endian, and its payload. `request`
+pairs a reply with what it answers; replies to requests that nobody waits for any more are dropped by
+their number, so a wait can be given up at any time.
+"""
+
+from __future__ import annotations
+
+import enum
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import WaitTimeout, WorldError
+
+_HEADER = struct.Struct("<QBI")
+_LENGTH = struct.Struct("<Q")
+_RECEIVE_BYTES = 1 << 18
+
+
+class Kind(enum.IntEnum):
+    """What a frame says, grouped by who sends it."""
+
+    # rank -> hub
+    SET = 1  # key, blob: store; no reply
+    GET = 2  # key: VALUE as soon as it is set
+    GATHER = 3  # key, blob: BLOBS as soon as every rank has sent one, or LOST
+    CANCEL = 4  # key, the request given up: MISSING
+    RESULT = 5  # what the rank's function returned
+    FAILED = 6  # the rank's exception
+    # hub -> rank
+    VALUE = 16
+    BLOBS = 17
+    LOST = 18  # rank, detail
+    MISSING = 19  # the ranks that have not sent theirs
+    # caller -> launcher
+    JOB = 32
+    SIGNAL = 33
+    # launcher -> caller
+    REPORT = 48
+
+
+class Frame(NamedTuple):
+    """One message."""
+
+    kind: Kind
+    request: int
+    payload: bytes
+
+
+def encode(kind: Kind, request: int, payload: bytes) -> bytes:
+    """The bytes of a frame."""
+    return _HEADER.pack(len(payload), kind, request) + payload
+
+
+def pack_blobs(*blobs: bytes) -> bytes:
+    """Several byte strings as one."""
+    return b"".join(_LENGTH.pack(len(blob)) + blob for blob in blobs)
+
+
+def unpack_blobs(payload: bytes) -> list[bytes]:
+    """The inverse of `pack_blobs`."""
+    blobs, at = [], 0
+    while at < len(payload):
+        (num_bytes,) = _LENGTH.unpack_from(payload, at)
+        at += _LENGTH.size
+        blobs.append(payload[at : at + num_bytes])
+        at += num_bytes
+    return blobs
+
+
+class FrameBuffer:
+    """Bytes as they arrive, cut into frames."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Add `data`; yields each frame that is complete now."""
+        self._bytes += data
+        while len(self._bytes) >= _HEADER.size:
+            num_bytes, kind, request = _HEADER.unpack_from(self._bytes)
+            end = _HEADER.size + num_bytes
+            if len(self._bytes) < end:
+                return
+            payload = bytes(self._bytes[_HEADER.size : end])
+            del self._bytes[:end]
+            yield Frame(Kind(kind), request, payload)
+
+
+class Channel:
+    """A rank's end of the stream to its hub: requests out, replies in, each wait with a deadline.
+
+    For one thread: the one that runs the user's code. An exception out of a wait (a signal handler's)
+    leaves the stream usable: what is half sent is sent first the next time.
+    """
+
+    def __init__(self, fd: int):
+        self._stream = socket.socket(fileno=fd)
+        self._stream.setblocking(False)
+        self._buffer = FrameBuffer()
+        self._unsent = bytearray()
+        self._replies: dict[int, Frame | None] = {}  # None: awaited, not here yet
+        self._last_request = 0
+
+    def request(self, kind: Kind, payload: bytes, timeout_s: float) -> int:
+        """Send a frame that is answered; returns the number to `receive` or `forget` the reply by."""
+        self.send(kind, payload, timeout_s)
+        self._replies[self._last_request] = None
+        return self._last_request
+
+    def send(self, kind: Kind, payload: bytes, timeout_s: float) -> None:
+        """Send a frame. Raises WaitTimeout where the launcher does not read, WorldError where it has ended."""
+        self._last_request = (self._last_request + 1) & 0xFFFF_FFFF
+        self._unsent += encode(kind, self._last_request, payload)
+        deadline = time.monotonic() + timeout_s
+        while self._unsent:
+            try:
+                del self._unsent[: self._stream.send(self._unsent)]
+            except BlockingIOError:
+                if not self._ready(select.POLLOUT, deadline):
+                    raise WaitTimeout(f"the launcher read no message for {timeout_s:g} s") from None
+            except ConnectionError:
+                raise WorldError("the launcher of this world has ended") from None
+
+    def receive(self, request: int, timeout_s: float) -> Frame | None:
+        """The reply to `request`, or None where it has not come after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while (frame := self._replies[request]) is None:
+            if not self._ready(select.POLLIN, deadline):
+                return None
+            self._read()
+        del self._replies[request]
+        return frame
+
+    def forget(self, request: int) -> None:
+        """Give up waiting for a reply: it is dropped, whether it has come or not."""
+        self._replies.pop(request, None)
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+
+    def _read(self) -> None:
+        try:
+            data = self._stream.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise WorldError("the launcher of this world has ended")
+        for frame in self._buffer.feed(data):
+            if frame.request in self._replies:
+                self._replies[frame.request] = frame
+
+    def _ready(self, event: int, deadline: float) -> bool:
+        poll = select.poll()
+        poll.register(self._stream, event)
+        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))

@@ -1,0 +1,212 @@
+"""A rank between fork and the user's first line, and between the user's last line and its end.
+
+Everything that costs time was done before the fork, by the parent: a rank imports nothing here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import cloudpickle
+
+from .. import config
+from ..errors import RankLost
+from . import liveness
+from .frames import Channel, Kind, pack_blobs
+from .namespaces import INTERFACE, HostNamespace
+from .spec import LOOPBACK, WorldSpec
+from .world import Bootstrap, become_rank, join
+
+FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED_CODE = 128 + signal.SIGINT
+
+_REPORT_TIMEOUT_S = 10.0  # the parent's loop never waits, so this bounds only a parent that is stopped
+
+Work = Callable[[int, Channel], int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a rank runs and what it inherits. The descriptors are this process's."""
+
+    spec: WorldSpec
+    rank: int
+    core: int | None
+    usable_cores: tuple[int, ...]
+    namespace: HostNamespace | None
+    channel_fd: int
+    stream_fds: dict[int, int]  # what becomes the rank's 0, 1, 2; one that is missing stays as it is
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def fork_rank(placement: Placement, work: Work, release: Callable[[], None]) -> int:
+    """Start a rank that runs `work`, which returns its exit code; returns the rank's pid.
+
+    `release` closes, in the rank, what only the parent should hold. The parent has one thread, and blocks
+    FORWARDED_SIGNALS meanwhile.
+    """
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        code = work(placement.rank, _settle(placement, parent_pid, release))
+    except BaseException:  # whatever it is: this process must not return into the parent's code
+        traceback.print_exc()
+    _end(code)
+
+
+def _settle(placement: Placement, parent_pid: int, release: Callable[[], None]) -> Channel:
+    """Become the rank: its group, streams, host, core, environment, signals."""
+    # A group of its own: the rank's children end with it, and a terminal's Ctrl-C arrives once,
+    # through the parent.
+    os.setpgid(0, 0)
+    for target, fd in placement.stream_fds.items():
+        os.dup2(fd, target)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    variables = dict(placement.environment)
+    ip_address, interface = "127.0.0.1", LOOPBACK
+    if placement.namespace is not None:
+        placement.namespace.enter()
+        ip_address, interface = placement.namespace.ip_address, INTERFACE
+        variables["UMEM_HOST"] = f"{config.text('UMEM_HOST', 'host')}-{placement.namespace.index}"
+    liveness.die_with_parent(parent_pid)
+    release()
+    config.apply(variables)
+    if placement.core is not None:
+        os.sched_setaffinity(0, {placement.core})
+    _reseed()
+    channel = Channel(placement.channel_fd)
+    become_rank(
+        Bootstrap(
+            spec=placement.spec,
+            rank=placement.rank,
+            channel=channel,
+            host=config.host_name(),
+            ip_address=ip_address,
+            interface=interface,
+            core=placement.core,
+            usable_cores=placement.usable_cores,
+        )
+    )
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
+    return channel
+
+
+def _reseed() -> None:
+    """Give numpy's global generator a state of its own: fork copied the parent's. `random` does it itself."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _end(code: int) -> NoReturn:
+    """End as an interpreter does, but without taking apart what the parent loaded."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # joins threads that are not daemons
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # as above; a broken pipe at the last flush, or Ctrl-C
+        code = code or 1
+    os._exit(code)
+
+
+def run_script(channel: Channel, script: str, arguments: list[str], is_module: bool) -> int:
+    """Run a script, or a module, as __main__ of this rank; returns its exit code.
+
+    An exception is printed as Python prints it, without the frames below the script, and reported.
+    """
+    sys.argv = [script, *arguments]
+    try:
+        if is_module:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0] = os.path.dirname(os.path.abspath(script))
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as error:
+        return _exit_code_of(error)
+    except BaseException as error:  # the user's program may raise anything, and the rank ends by it
+        text = _format(error)
+        sys.stdout.flush()
+        sys.stderr.write(text)
+        return _report_failure(channel, error, text, b"")
+    return 0
+
+
+def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns: bool) -> int:
+    """Join the world, call the function, send back what it returns where `returns`; the rank's exit code.
+
+    `pickled_work` is {function, arguments}; the function gets the space, or the bare world, before them.
+    """
+    try:
+        function, arguments = pickle.loads(pickled_work)
+        with _open(on_space) as joined:
+            result = function(joined, *arguments)
+        if returns:
+            channel.send(Kind.RESULT, cloudpickle.dumps(result), _REPORT_TIMEOUT_S)
+    except SystemExit as error:
+        return _exit_code_of(error)
+    except BaseException as error:  # as above
+        return _report_failure(channel, error, _format(error), _pickle_error(error))
+    return 0
+
+
+def _open(on_space: bool) -> AbstractContextManager[Any]:
+    if not on_space:
+        return join()
+    from .. import init  # a higher floor: known only where a launched function asks for it, loaded by the parent
+
+    return init()
+
+
+def _report_failure(channel: Channel, error: BaseException, text: str, pickled: bytes) -> int:
+    """Tell the parent why this rank ends; returns the exit code."""
+    # A rank that ends because another did is not the cause: the parent looks for one that is.
+    is_consequence = b"1" if isinstance(error, RankLost) else b"0"
+    channel.send(Kind.FAILED, pack_blobs(is_consequence, text.encode(), pickled), _REPORT_TIMEOUT_S)
+    return INTERRUPTED_CODE if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _format(error: BaseException) -> str:
+    """The traceback as text, from the user's first frame on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _pickle_error(error: BaseException) -> bytes:
+    """The exception, where it survives the journey with its type and text; else nothing."""
+    try:
+        pickled = cloudpickle.dumps(error)
+        twin = pickle.loads(pickled)
+    except Exception:  # an exception's own pickling may raise anything; its text still travels
+        return b""
+    return pickled if type(twin) is type(error) and str(twin) == str(error) else b""
+
+
+def _exit_code_of(error: SystemExit) -> int:
+    """The exit code that Python would end with; a text goes to stderr."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1

@@ -1,0 +1,389 @@
+"""The parent's loop: one thread that forks the ranks, carries their output, serves their hub, forwards
+signals, and ends every rank when one fails. Nothing in it waits but the selector.
+
+The rules of the end:
+    a rank fails             the others get GRACE_S in which to meet RankLost, or to finish; then SIGTERM,
+                             and SIGKILL after KILL_AFTER_S (with on_failure="continue" they go on)
+    SIGINT, SIGTERM, SIGHUP  go to every rank; SIGTERM follows after INTERRUPT_GRACE_S, then SIGKILL;
+                             a second signal brings SIGKILL at once
+    this process is killed   the kernel kills the ranks (liveness.die_with_parent)
+A rank's own children are in its process group and end with it.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from .. import config
+from ..errors import ConfigError, WorldError
+from . import namespaces
+from .frames import Frame, FrameBuffer, Kind, unpack_blobs
+from .hub import Hub, Outgoing
+from .job import Failure, Outcome
+from .liveness import describe_exit
+from .output import LinePrefixer, write_all
+from .ranks import FORWARDED_SIGNALS, Placement, Work, fork_rank
+from .spec import END, HOSTS, WorldSpec
+
+GRACE_S = 2.0
+KILL_AFTER_S = 2.0
+INTERRUPT_GRACE_S = 3.0
+
+_READ_BYTES = 1 << 16
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+@dataclass
+class _Rank:
+    """A running rank as its parent holds it. `outputs`: read end -> (our stream, its lines so far)."""
+
+    rank: int
+    pid: int
+    pidfd: int
+    stream: socket.socket
+    outputs: dict[int, tuple[int, LinePrefixer]]
+    frames: FrameBuffer = field(default_factory=FrameBuffer)
+    unsent: bytearray = field(default_factory=bytearray)
+    failure: Failure | None = None
+
+
+def choose_cores(spec: WorldSpec, usable_cores: list[int]) -> list[int | None]:
+    """A core for each rank: the r-th usable one where there are enough, else None.
+
+    Raises ConfigError where pinning was asked for and there are too few.
+    """
+    enough = spec.num_ranks <= len(usable_cores)
+    if spec.pin and not enough:
+        raise ConfigError(
+            f"cannot pin {spec.num_ranks} ranks to cores of their own: {len(usable_cores)} are usable; use --no-pin"
+        )
+    if spec.pin is False or not enough:
+        return [None] * spec.num_ranks
+    return list(usable_cores[: spec.num_ranks])
+
+
+class Supervisor:
+    """Runs the ranks of one world to their end. For one use, in a process with one thread.
+
+    `work` runs in each rank. With `marks_output`, output passes through this process, which marks each
+    line with its rank; else ranks write to its streams themselves. `environment` is added to each rank's.
+    `caller` is the stream of a `launch`: SIGNAL frames come from it, its end is a SIGTERM.
+    """
+
+    def __init__(
+        self,
+        spec: WorldSpec,
+        work: Work,
+        marks_output: bool = True,
+        environment: dict[str, str] | None = None,
+        caller: socket.socket | None = None,
+    ):
+        self.spec = spec
+        self._work, self._marks_output = work, marks_output
+        self._environment = environment or {}
+        self._caller, self._caller_frames = caller, FrameBuffer()
+        self._hub = Hub(spec.num_ranks)
+        self._selector = selectors.DefaultSelector()
+        self._running: dict[int, _Rank] = {}
+        self._outcome = Outcome()
+        self._stop_signal: int | None = None
+        self._escalation: list[tuple[float, signal.Signals]] = []  # (when, signal), soonest first
+        self._has_ended_ranks = False
+
+    def run(self) -> Outcome:
+        """Start the ranks and stay until the last has ended.
+
+        Raises WorldError where the world cannot be made; then no rank is left.
+        """
+        with ExitStack() as held:
+            held.callback(self._selector.close)
+            cores = choose_cores(self.spec, config.usable_cores())
+            network = namespaces.make_network(self.spec.num_hosts) if self.spec.kind == HOSTS else None
+            if network is not None:
+                held.callback(network.close)
+            held.callback(self._kill_and_reap)
+            wakeup = held.enter_context(_signals_as_bytes())
+            self._selector.register(wakeup, selectors.EVENT_READ, partial(self._on_signal, wakeup))
+            if self._caller is not None:
+                self._selector.register(self._caller, selectors.EVENT_READ, self._on_caller)
+            self._start(cores, network)
+            while self._running:
+                self._turn()
+        return self._conclude()
+
+    # --- starting
+
+    def _start(self, cores: list[int | None], network: namespaces.Network | None) -> None:
+        num_threads = len(os.listdir("/proc/self/task"))
+        if num_threads != 1:
+            # A fork copies one thread: locks that others hold would never open again in a rank.
+            raise WorldError(f"the parent of the ranks has {num_threads} threads and must have one; do not preload"
+                             " a module that starts threads")
+        usable_cores = tuple(config.usable_cores())
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
+        try:
+            for rank in range(self.spec.num_ranks):
+                namespace = None if network is None else network.hosts[self.spec.host_index(rank)]
+                self._start_rank(rank, cores[rank], usable_cores, namespace)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
+
+    def _start_rank(
+        self,
+        rank: int,
+        core: int | None,
+        usable_cores: tuple[int, ...],
+        namespace: namespaces.HostNamespace | None,
+    ) -> None:
+        with ExitStack() as rank_ends:  # closed here once the rank has its own copies
+            ours, theirs = socket.socketpair()
+            rank_ends.enter_context(theirs)
+            stream_fds = {}
+            if rank > 0 or self._caller is not None or os.isatty(_STDIN):
+                # A rank is no foreground process: reading the terminal would stop it.
+                stream_fds[_STDIN] = os.open(os.devnull, os.O_RDONLY)
+                rank_ends.callback(os.close, stream_fds[_STDIN])
+            outputs = {}
+            for target in (_STDOUT, _STDERR) if self._marks_output else ():
+                read_end, stream_fds[target] = os.pipe()
+                rank_ends.callback(os.close, stream_fds[target])
+                os.set_blocking(read_end, False)
+                outputs[read_end] = target, LinePrefixer(b"[%d] " % rank)
+            placement = Placement(
+                spec=self.spec,
+                rank=rank,
+                core=core,
+                usable_cores=usable_cores,
+                namespace=namespace,
+                channel_fd=theirs.fileno(),
+                stream_fds=stream_fds,
+                environment=self._environment,
+            )
+            pid = fork_rank(placement, self._work, partial(self._release, ours, list(outputs)))
+        with suppress(ProcessLookupError, PermissionError):  # the rank does it too; whoever is first
+            os.setpgid(pid, pid)
+        ours.setblocking(False)
+        started = _Rank(rank, pid, os.pidfd_open(pid), ours, outputs)
+        self._running[rank] = started
+        self._selector.register(started.pidfd, selectors.EVENT_READ, partial(self._on_death, started))
+        self._selector.register(ours, selectors.EVENT_READ, partial(self._on_stream, started))
+        for read_end in outputs:
+            self._selector.register(read_end, selectors.EVENT_READ, partial(self._on_output, started, read_end))
+
+    def _release(self, ours: socket.socket, read_ends: list[int]) -> None:
+        """In a new rank: close the parent's ends. An end that is held twice never closes."""
+        ours.close()
+        for fd in read_ends:
+            os.close(fd)
+        for other in self._running.values():
+            other.stream.close()
+            os.close(other.pidfd)
+            for fd in other.outputs:
+                os.close(fd)
+        if self._caller is not None:
+            self._caller.close()
+        self._selector.close()
+
+    # --- the loop
+
+    def _turn(self) -> None:
+        timeout_s = max(0.0, self._escalation[0][0] - time.monotonic()) if self._escalation else None
+        for key, events in self._selector.select(timeout_s):
+            if key.fd in self._selector.get_map():  # an earlier event of this turn may have closed it
+                key.data(events)
+        while self._escalation and self._escalation[0][0] <= time.monotonic():
+            _, number = self._escalation.pop(0)
+            self._has_ended_ranks = True
+            self._signal_ranks(number)
+
+    def _on_signal(self, wakeup: socket.socket, events: int) -> None:
+        for number in wakeup.recv(_READ_BYTES):
+            self._stop(signal.Signals(number))
+
+    def _on_caller(self, events: int) -> None:
+        assert self._caller is not None
+        data = self._caller.recv(_READ_BYTES)
+        for frame in self._caller_frames.feed(data):
+            assert frame.kind is Kind.SIGNAL, frame.kind
+            self._stop(signal.Signals(int(frame.payload)))
+        if not data:
+            self._selector.unregister(self._caller)
+            self._stop(signal.SIGTERM)
+
+    def _on_stream(self, rank: _Rank, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush(rank)
+        if events & selectors.EVENT_READ:
+            self._read_frames(rank)
+
+    def _on_output(self, rank: _Rank, read_end: int, events: int) -> None:
+        self._read_output(rank, read_end)
+
+    def _on_death(self, rank: _Rank, events: int) -> None:
+        # What it said last comes first: its result, its error, its output.
+        while self._read_frames(rank):
+            pass
+        for read_end in rank.outputs:
+            while self._read_output(rank, read_end):
+                pass
+        self._signal_rank(rank, signal.SIGKILL)  # its children; the pid is its until it is reaped
+        del self._running[rank.rank]
+        exit_code = self._reap(rank)
+        self._judge(rank, exit_code)
+        self._send(self._hub.rank_ended(rank.rank, describe_exit(exit_code)))
+
+    def _read_frames(self, rank: _Rank) -> bool:
+        """Take what a rank has sent; whether there may be more now."""
+        if not self._is_watched(rank.stream):
+            return False
+        try:
+            data = rank.stream.recv(_READ_BYTES)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._selector.unregister(rank.stream)
+        for frame in rank.frames.feed(data):
+            self._take(rank, frame)
+        return bool(data)
+
+    def _take(self, rank: _Rank, frame: Frame) -> None:
+        if frame.kind is Kind.RESULT:
+            self._outcome.results[rank.rank] = frame.payload
+        elif frame.kind is Kind.FAILED:
+            is_consequence, text, pickled_error = unpack_blobs(frame.payload)
+            failure = Failure(rank.rank, 1, text.decode(), pickled_error, is_consequence == b"1")
+            self._note_failure(rank, failure)
+        else:
+            self._send(self._hub.receive(rank.rank, frame))
+
+    def _read_output(self, rank: _Rank, read_end: int) -> bool:
+        """Pass on what a rank has printed; whether there may be more now."""
+        if not self._is_watched(read_end):
+            return False
+        target, lines = rank.outputs[read_end]
+        try:
+            data = os.read(read_end, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._selector.unregister(read_end)
+        try:
+            write_all(target, lines.feed(data) if data else lines.finish())
+        except BrokenPipeError:  # as in `umem run ... | head`
+            self._selector.unregister(read_end)
+            self._stop(signal.SIGPIPE)
+            return False
+        return bool(data)
+
+    def _send(self, outgoing: Outgoing) -> None:
+        for rank, data in outgoing:
+            if rank in self._running:
+                self._running[rank].unsent += data
+                self._flush(self._running[rank])
+
+    def _flush(self, rank: _Rank) -> None:
+        """Send what the rank takes now; the loop comes back for the rest."""
+        try:
+            while rank.unsent:
+                del rank.unsent[: rank.stream.send(rank.unsent)]
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            rank.unsent.clear()  # it is ending; its pidfd tells
+        if self._is_watched(rank.stream):
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if rank.unsent else 0)
+            self._selector.modify(rank.stream, events, partial(self._on_stream, rank))
+
+    def _is_watched(self, source: int | socket.socket) -> bool:
+        return source in self._selector.get_map()
+
+    # --- the end
+
+    def _judge(self, rank: _Rank, exit_code: int) -> None:
+        was_ended_here = self._has_ended_ranks and exit_code - 128 in (signal.SIGTERM, signal.SIGKILL)
+        if rank.failure is not None:
+            rank.failure.exit_code = exit_code
+        elif exit_code and not was_ended_here:
+            self._note_failure(rank, Failure(rank.rank, exit_code))
+
+    def _note_failure(self, rank: _Rank, failure: Failure) -> None:
+        rank.failure = failure
+        self._outcome.failures.append(failure)
+        if self.spec.on_failure == END and not self._escalation:
+            self._escalate(GRACE_S)
+
+    def _stop(self, number: signal.Signals) -> None:
+        """End the world because of a signal to this process."""
+        if self._stop_signal is not None:
+            self._escalate(0.0, signal.SIGKILL)
+            return
+        self._stop_signal = number
+        self._signal_ranks(signal.SIGTERM if number == signal.SIGPIPE else number)
+        self._escalate(INTERRUPT_GRACE_S)
+
+    def _escalate(self, delay_s: float, first: signal.Signals = signal.SIGTERM) -> None:
+        when = time.monotonic() + delay_s
+        self._escalation = [(when, first), (when + KILL_AFTER_S, signal.SIGKILL)]
+
+    def _signal_ranks(self, number: signal.Signals) -> None:
+        for rank in self._running.values():
+            self._signal_rank(rank, number)
+
+    def _signal_rank(self, rank: _Rank, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(rank.pid, number)
+
+    def _reap(self, rank: _Rank) -> int:
+        """Wait for an ended rank and close what belongs to it; returns its exit code."""
+        for source in (rank.stream, rank.pidfd, *rank.outputs):
+            if self._is_watched(source):
+                self._selector.unregister(source)
+        _, status = os.waitpid(rank.pid, 0)
+        rank.stream.close()
+        for fd in (rank.pidfd, *rank.outputs):
+            os.close(fd)
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+
+    def _kill_and_reap(self) -> None:
+        """Leave no rank, whatever ended the loop."""
+        self._signal_ranks(signal.SIGKILL)
+        for rank in self._running.values():
+            self._reap(rank)
+        self._running.clear()
+
+    def _conclude(self) -> Outcome:
+        cause = self._outcome.cause
+        if self._stop_signal is not None:
+            was_stopped = cause is not None or self._has_ended_ranks
+            self._outcome.exit_code = 128 + self._stop_signal if was_stopped else 0
+        elif cause is not None:
+            self._outcome.exit_code = cause.exit_code
+        return self._outcome
+
+
+@contextmanager
+def _signals_as_bytes() -> Iterator[socket.socket]:
+    """FORWARDED_SIGNALS as bytes on a socket, instead of what they did before, inside the block."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        before = {number: signal.signal(number, lambda *_: None) for number in FORWARDED_SIGNALS}
+        wakeup_before = signal.set_wakeup_fd(theirs.fileno())
+        try:
+            yield ours
+        finally:
+            signal.set_wakeup_fd(wakeup_before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
