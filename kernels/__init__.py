@@ -2,13 +2,35 @@
 
 Floor 1. A kernel is an undecorated function over int64 addresses and the intrinsics below. It runs in three
 ways: as plain Python (each intrinsic's body asks `machine.current`), compiled for the CPU (`cpu_kernel`),
-compiled for CUDA (`cuda_ptx`). Import of this package loads no CUDA.
+compiled for CUDA (`cuda_ptx`). Importing this package loads Numba, and nothing of CUDA.
+
+| from | names |
+|---|---|
+| ops | typed loads and stores, atomics, fences |
+| ops_vector | vectors as wide as the target, half-precision loads and stores |
+| ops_system | waiting, time, bits, bulk copy, calls of C functions |
+| compile | device_function, cpu_kernel, c_callback, load_all |
+| cuda | cuda_ptx, cuda_cubin |
 """
 
-from . import faults, machine, status
-from .compile import CpuKernel, c_callback, cpu_kernel, device_function, load_all
+from . import faults, machine, ops, ops_system, ops_vector, status
+from .compile import CCallback, CpuKernel, c_callback, cpu_kernel, device_function, load_all
+from .cuda import cuda_cubin, cuda_ptx
 from .ops import *  # noqa: F403
 from .ops_system import *  # noqa: F403
 from .ops_vector import *  # noqa: F403
 
-__all__ = ["CpuKernel", "c_callback", "cpu_kernel", "device_function", "faults", "load_all", "machine", "status"]
+__all__ = [
+    "CCallback",
+    "CpuKernel",
+    "c_callback",
+    "cpu_kernel",
+    "cuda_cubin",
+    "cuda_ptx",
+    "device_function",
+    "faults",
+    "load_all",
+    "machine",
+    "status",
+]
+__all__ += ops.__all__ + ops_system.__all__ + ops_vector.__all__

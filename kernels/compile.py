@@ -47,7 +47,7 @@ def device_function(function: Function) -> Function:
 class _Lazy:
     """A function that is compiled once, when it is first needed, by one thread of one process."""
 
-    def __init__(self, body: Callable[..., Any], signature: Any, group: str):
+    def __init__(self, body: Any, signature: Any, group: str):
         self.body = body
         self.signature = signature
         self.group = group
@@ -179,7 +179,7 @@ def load_all(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> int:
     return len(chosen)
 
 
-class _numba_cache:  # noqa: N801 - a context manager, read as a function
+class _numba_cache:
     """Numba's cache folder inside the block; a locator keeps the folder that stood when it was made."""
 
     def __init__(self, path: str):

@@ -22,7 +22,9 @@ from .compile import CpuKernel
 INSTALL = "pip install 'numba-cuda[cu13]'"
 
 
-def cuda_ptx(body: Callable[..., Any] | CpuKernel, signature: Any, cc: tuple[int, int] = (9, 0)) -> tuple[str, str]:
+def cuda_ptx(
+    body: Callable[..., Any] | CpuKernel, signature: Any, cc: tuple[int, int] = (9, 0)
+) -> tuple[str, str]:
     """PTX of the kernel `body` for compute capability `cc`, and the name of its entry.
 
     `signature`: "void(int64, ...)" in Numba's type names. A first call takes about a second. ConfigError
@@ -62,7 +64,9 @@ def cuda_cubin(ptx: str, cc: tuple[int, int]) -> bytes:
     except nvjitlink.nvJitLinkError as error:
         log = bytearray(nvjitlink.get_error_log_size(handle))
         nvjitlink.get_error_log(handle, log)
-        raise ConfigError(f"nvJitLink refused the PTX for sm_{cc[0]}{cc[1]}: {log.decode().strip()}") from error
+        raise ConfigError(
+            f"nvJitLink refused the PTX for sm_{cc[0]}{cc[1]}: {log.decode().strip()}"
+        ) from error
     finally:
         nvjitlink.destroy(handle)
     return bytes(cubin)

@@ -1,5 +1,7 @@
 """Compiled forms of single intrinsics, for plain Python on real memory (see machine.DirectMemory)."""
 
+# ruff: noqa: PLW0108 - Numba compiles the caller of an intrinsic; the intrinsic itself has no compilable body.
+
 from __future__ import annotations
 
 import functools
@@ -16,12 +18,13 @@ def compiled(name: str) -> Callable[..., Any]:
     """The intrinsic `name` as a compiled function of the same operands."""
     row = TABLE[name]
     intrinsic = row.function
-    operands = [TYPES[operand] for operand in row.operands]
-    bodies: dict[int, Callable[..., Any]] = {
-        0: lambda: intrinsic(),
-        1: lambda a: intrinsic(a),
-        2: lambda a, b: intrinsic(a, b),
-        3: lambda a, b, c: intrinsic(a, b, c),
-        4: lambda a, b, c, d: intrinsic(a, b, c, d),
-    }
-    return cpu_kernel(TYPES[row.result](*operands))(bodies[len(operands)]).compiled
+    callers: tuple[Callable[..., Any], ...] = (
+        lambda: intrinsic(),
+        lambda a: intrinsic(a),
+        lambda a, b: intrinsic(a, b),
+        lambda a, b, c: intrinsic(a, b, c),
+        lambda a, b, c, d: intrinsic(a, b, c, d),
+    )
+    signature = TYPES[row.result](*[TYPES[operand] for operand in row.operands])
+    kernel = cpu_kernel(signature, group="intrinsics")(callers[len(row.operands)])
+    return kernel.compiled

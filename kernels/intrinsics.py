@@ -66,3 +66,8 @@ def define(
         name, operation, tuple(operands.split()), result, function, element, ordering, targets
     )
     return function
+
+
+def names(module: str) -> list[str]:
+    """The intrinsics that `module` defines: what it exports."""
+    return [row.name for row in TABLE.values() if row.function.__module__ == module]

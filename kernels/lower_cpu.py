@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.ir import IRBuilder as Builder
 
 from .intrinsics import Intrinsic
 
@@ -24,17 +25,19 @@ SCALARS: dict[str, ir.Type] = {
     **{f"{sign}{bits}": ir.IntType(bits) for sign in "iu" for bits in (8, 16, 32, 64)},
 }
 LLVM_ORDERING = {"relaxed": "monotonic", "acquire": "acquire", "release": "release", "acq_rel": "acq_rel"}
-RMW = {"fetch_add": "add", "exchange": "xchg"}
+RMW = {"fetch_add": "add", "fetch_or": "or", "fetch_and": "and", "exchange": "xchg"}
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 FUTEX_WAIT, FUTEX_WAKE = 0, 1  # without FUTEX_PRIVATE_FLAG: the word may be shared between processes
 CLOCK_MONOTONIC = 1
 IS_X86 = platform.machine() == "x86_64"
 IS_ARM = platform.machine() == "aarch64"
 
-Emitter = Callable[[ir.IRBuilder, Intrinsic, list[ir.Value]], Any]
+Emitter = Callable[[Builder, Intrinsic, list[ir.Value]], Any]
 
 
-def external(builder: ir.IRBuilder, name: str, result: ir.Type, operands: list[ir.Type], variadic: bool = False) -> Any:
+def external(
+    builder: Builder, name: str, result: ir.Type, operands: list[ir.Type], variadic: bool = False
+) -> Any:
     """The declared function `name` of the module being built: an LLVM intrinsic or a C symbol."""
     known = builder.module.globals.get(name)
     if known is None:
@@ -42,12 +45,12 @@ def external(builder: ir.IRBuilder, name: str, result: ir.Type, operands: list[i
     return known
 
 
-def element_pointer(builder: ir.IRBuilder, kind: ir.Type, base: ir.Value, index: ir.Value) -> ir.Value:
+def element_pointer(builder: Builder, kind: ir.Type, base: ir.Value, index: ir.Value) -> ir.Value:
     """Pointer to element `index` of an array of `kind` at the integer address `base`."""
     return builder.gep(builder.inttoptr(base, kind.as_pointer()), [index], inbounds=True)
 
 
-def _load(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _load(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     assert row.element is not None and row.ordering is not None
     kind = SCALARS[row.element.name]
     pointer = element_pointer(builder, kind, *args)
@@ -56,7 +59,7 @@ def _load(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Val
     return builder.load_atomic(pointer, LLVM_ORDERING[row.ordering], row.element.num_bytes)
 
 
-def _store(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
+def _store(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     assert row.element is not None and row.ordering is not None
     base, index, value = args
     pointer = element_pointer(builder, SCALARS[row.element.name], base, index)
@@ -66,14 +69,15 @@ def _store(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
         builder.store_atomic(value, pointer, LLVM_ORDERING[row.ordering], row.element.num_bytes)
 
 
-def _rmw(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _rmw(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     assert row.element is not None and row.ordering is not None
     base, index, value = args
     pointer = element_pointer(builder, SCALARS[row.element.name], base, index)
-    return builder.atomic_rmw(RMW[row.operation], pointer, value, LLVM_ORDERING[row.ordering])
+    operation = "fadd" if row.element.kind == "f" else RMW[row.operation]
+    return builder.atomic_rmw(operation, pointer, value, LLVM_ORDERING[row.ordering])
 
 
-def _compare_swap(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _compare_swap(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     assert row.element is not None
     base, index, expected, desired = args
     pointer = element_pointer(builder, SCALARS[row.element.name], base, index)
@@ -81,22 +85,22 @@ def _compare_swap(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -
     return builder.extract_value(pair, 0)
 
 
-def _fence(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
+def _fence(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     builder.fence(row.ordering)
 
 
-def _pause(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
+def _pause(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     if IS_X86:
         builder.call(external(builder, "llvm.x86.sse2.pause", VOID, []), [])
     elif IS_ARM:
         builder.call(external(builder, "llvm.aarch64.hint", VOID, [I32]), [I32(1)])  # yield
 
 
-def _yield_cpu(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
+def _yield_cpu(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     builder.call(external(builder, "sched_yield", I32, []), [])
 
 
-def _now_ns(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _now_ns(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     timespec = entry_slot(builder, ir.ArrayType(I64, 2))
     first = builder.bitcast(timespec, I64.as_pointer())
     clock = external(builder, "clock_gettime", I32, [I32, I64.as_pointer()])
@@ -106,24 +110,24 @@ def _now_ns(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.V
     return builder.add(builder.mul(seconds, I64(1_000_000_000)), nanoseconds)
 
 
-def _cycles(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _cycles(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     if not IS_X86:  # Arm's cycle counter faults in user mode
         return _now_ns(builder, row, args)
     return builder.call(external(builder, "llvm.readcyclecounter", I64, []), [])
 
 
-def _thread_pointer(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _thread_pointer(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     pointer = external(builder, "llvm.thread.pointer.p0", BYTES, [])
     return builder.ptrtoint(builder.call(pointer, []), I64)
 
 
-def _prefetch(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
+def _prefetch(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     hint = external(builder, "llvm.prefetch.p0", VOID, [BYTES, I32, I32, I32])
     read, all_levels, data = I32(0), I32(3), I32(1)
     builder.call(hint, [builder.inttoptr(args[0], BYTES), read, all_levels, data])
 
 
-def _stream_fence(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
+def _stream_fence(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     if IS_X86:
         # x86 orders ordinary stores by itself, so LLVM's release fence is no instruction there.
         builder.call(external(builder, "llvm.x86.sse.sfence", VOID, []), [])
@@ -131,22 +135,22 @@ def _stream_fence(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -
         builder.fence("release")
 
 
-def _copy_bytes(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> None:
+def _copy_bytes(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     copy = external(builder, "llvm.memcpy.p0.p0.i64", VOID, [BYTES, BYTES, I64, I1])
     dst, src, num_bytes = args
     builder.call(copy, [builder.inttoptr(dst, BYTES), builder.inttoptr(src, BYTES), num_bytes, I1(0)])
 
 
-def _count_zeros(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _count_zeros(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     name = "llvm.ctlz.i64" if row.operation == "count_leading_zeros_u64" else "llvm.cttz.i64"
     return builder.call(external(builder, name, I64, [I64, I1]), [args[0], I1(0)])
 
 
-def _count_ones(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _count_ones(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     return builder.call(external(builder, "llvm.ctpop.i64", I64, [I64]), args)
 
 
-def _multiply_high(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _multiply_high(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     wide = ir.IntType(128)
     product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
     return builder.trunc(builder.lshr(product, wide(64)), I64)
@@ -156,7 +160,7 @@ def _constant(value: int) -> Emitter:
     return lambda builder, row, args: I64(value)
 
 
-def _futex_wait(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _futex_wait(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     address, expected, timeout_ns = args
     timeout_ns = builder.select(builder.icmp_signed("<", timeout_ns, I64(0)), I64(0), timeout_ns)
     timespec = builder.bitcast(entry_slot(builder, ir.ArrayType(I64, 2)), I64.as_pointer())
@@ -166,12 +170,12 @@ def _futex_wait(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> 
     return _system_call(builder, [address, I64(FUTEX_WAIT), builder.zext(expected, I64), timeout])
 
 
-def _futex_wake(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _futex_wake(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     address, count = args
     return _system_call(builder, [address, I64(FUTEX_WAKE), count, I64(0)])
 
 
-def _system_call(builder: ir.IRBuilder, args: list[ir.Value]) -> ir.Value:
+def _system_call(builder: Builder, args: list[ir.Value]) -> ir.Value:
     """futex(2) through libc's syscall; its result, or -errno."""
     call = external(builder, "syscall", I64, [I64], variadic=True)
     number = I64(SYS_FUTEX[platform.machine()])
@@ -181,12 +185,12 @@ def _system_call(builder: ir.IRBuilder, args: list[ir.Value]) -> ir.Value:
     return builder.select(failed, builder.neg(builder.zext(error, I64)), result)
 
 
-def _call_handler(builder: ir.IRBuilder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+def _call_handler(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     handler = ir.FunctionType(I64, [I64, I64, I64]).as_pointer()
     return builder.call(builder.inttoptr(args[0], handler), args[1:])
 
 
-def entry_slot(builder: ir.IRBuilder, kind: ir.Type) -> ir.Value:
+def entry_slot(builder: Builder, kind: ir.Type) -> ir.Value:
     """Stack room of `kind`, taken once per call of the function, not once per turn of a loop."""
     with builder.goto_entry_block():
         return builder.alloca(kind)
@@ -196,6 +200,8 @@ EMITTERS: dict[str, Emitter] = {
     "load": _load,
     "store": _store,
     "fetch_add": _rmw,
+    "fetch_or": _rmw,
+    "fetch_and": _rmw,
     "exchange": _rmw,
     "compare_swap": _compare_swap,
     "fence": _fence,

@@ -8,7 +8,9 @@ loads and stores of that space. All accesses need natural alignment, vectors 16 
 from __future__ import annotations
 
 from llvmlite import ir
+from llvmlite.ir import IRBuilder as Builder
 
+from .elements import Element
 from .intrinsics import Intrinsic
 from .lower_cpu import BYTES, I1, I32, I64, SCALARS, VOID, Emitter, external
 from .lower_cpu import EMITTERS as CPU_EMITTERS
@@ -21,9 +23,7 @@ PTX_ORDERING = {"relaxed": "relaxed", "acquire": "acquire", "release": "release"
 PTX_FENCE = {"acquire": "fence.acq_rel.sys;", "release": "fence.acq_rel.sys;", "seq_cst": "fence.sc.sys;"}
 PAUSE_NS = 32
 YIELD_NS = 1000
-REGISTER = {1: "b", 2: "h", 4: "r", 8: "l"}  # constraint letters of inline PTX, by bytes
 
-Builder = ir.IRBuilder
 Args = list[ir.Value]
 
 
@@ -32,6 +32,18 @@ def ptx(builder: Builder, text: str, constraints: str, result: ir.Type, args: Ar
     kind = ir.FunctionType(result, [arg.type for arg in args])
     parts = [part for part in (constraints, "~{memory}") if part]
     return builder.call(ir.InlineAsm(kind, text, ",".join(parts), side_effect=True), args)
+
+
+def register_letter(element: Element) -> str:
+    """Constraint letter of inline PTX for a register that holds `element`."""
+    if element.kind == "f":
+        return {4: "f", 8: "d"}[element.num_bytes]
+    return {1: "h", 2: "h", 4: "r", 8: "l"}[element.num_bytes]
+
+
+def ptx_type(element: Element) -> str:
+    """PTX's name of the type: s32, u8, f64."""
+    return f"{element.kind.replace('i', 's')}{8 * element.num_bytes}"
 
 
 def _address(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
@@ -48,30 +60,40 @@ def _load(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
     assert row.element is not None and row.ordering is not None
     if row.ordering == "plain":
         return builder.load(_pointer(builder, row, args), align=row.element.num_bytes)
-    letter = REGISTER[row.element.num_bytes]
-    text = f"ld.{PTX_ORDERING[row.ordering]}.sys.global.{row.element.name.replace('i', 's')} $0, [$1];"
-    return ptx(builder, text, f"={letter},l", SCALARS[row.element.name], [_address(builder, row, args)])
+    kind, letter = SCALARS[row.element.name], register_letter(row.element)
+    text = f"ld.{PTX_ORDERING[row.ordering]}.sys.global.{ptx_type(row.element)} $0, [$1];"
+    if row.element.num_bytes > 1:
+        return ptx(builder, text, f"={letter},l", kind, [_address(builder, row, args)])
+    return builder.trunc(ptx(builder, text, "=h,l", I16, [_address(builder, row, args)]), kind)
 
 
 def _store(builder: Builder, row: Intrinsic, args: Args) -> None:
     assert row.element is not None and row.ordering is not None
+    value = args[2]
     if row.ordering == "plain":
-        builder.store(args[2], _pointer(builder, row, args), align=row.element.num_bytes)
+        builder.store(value, _pointer(builder, row, args), align=row.element.num_bytes)
         return
-    letter = REGISTER[row.element.num_bytes]
-    text = f"st.{PTX_ORDERING[row.ordering]}.sys.global.{row.element.name.replace('i', 's')} [$0], $1;"
-    ptx(builder, text, f"l,{letter}", VOID, [_address(builder, row, args), args[2]])
+    text = f"st.{PTX_ORDERING[row.ordering]}.sys.global.{ptx_type(row.element)} [$0], $1;"
+    if row.element.num_bytes == 1:
+        value = builder.zext(value, I16)  # PTX has no registers of 8 bits
+    ptx(builder, text, f"l,{register_letter(row.element)}", VOID, [_address(builder, row, args), value])
 
 
 def _atomic(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
     assert row.element is not None and row.ordering is not None
     bits = 8 * row.element.num_bytes
-    # Two's complement: the unsigned addition is the signed one; PTX has no 64-bit signed form.
-    operation = {"fetch_add": f"add.u{bits}", "exchange": f"exch.b{bits}", "compare_swap": f"cas.b{bits}"}
-    letter = REGISTER[row.element.num_bytes]
+    operation = {
+        # Two's complement: the unsigned addition is the signed one; PTX has no 64-bit signed form.
+        "fetch_add": f"add.{'f' if row.element.kind == 'f' else 'u'}{bits}",
+        "fetch_or": f"or.b{bits}",
+        "fetch_and": f"and.b{bits}",
+        "exchange": f"exch.b{bits}",
+        "compare_swap": f"cas.b{bits}",
+    }[row.operation]
+    letter = register_letter(row.element)
     operands = args[2:]
     slots = ", ".join(f"${n + 2}" for n in range(len(operands)))
-    text = f"atom.{PTX_ORDERING[row.ordering]}.sys.global.{operation[row.operation]} $0, [$1], {slots};"
+    text = f"atom.{PTX_ORDERING[row.ordering]}.sys.global.{operation} $0, [$1], {slots};"
     constraints = ",".join([f"={letter}", "l", *[letter] * len(operands)])
     kind = SCALARS[row.element.name]
     return ptx(builder, text, constraints, kind, [_address(builder, row, args), *operands])
@@ -135,14 +157,13 @@ class CudaVectors(VectorLowering):
     def alignment(self, num_bytes: int) -> int:
         return num_bytes
 
-    def stream(self, builder: Builder, pointer: ir.Value, value: ir.Value) -> None:
+    def stream(self, builder: Builder, row: Intrinsic, pointer: ir.Value, value: ir.Value) -> None:
+        assert row.element is not None
         count = value.type.count
-        num_bytes = self.register_bytes // count
-        is_float = isinstance(value.type.element, (ir.FloatType, ir.DoubleType))
-        letter = {4: "f", 8: "d"}[num_bytes] if is_float else REGISTER[num_bytes]
-        suffix = f"{'f' if is_float else 'b'}{8 * num_bytes}"
+        letter = register_letter(row.element)
+        kind = f"{'f' if row.element.kind == 'f' else 'b'}{8 * row.element.num_bytes}"
         slots = ", ".join(f"${n + 1}" for n in range(count))
-        text = f"st.global.cs.v{count}.{suffix} [$0], {{{slots}}};"
+        text = f"st.global.cs.v{count}.{kind} [$0], {{{slots}}};"
         lanes = [builder.extract_element(value, I32(n)) for n in range(count)]
         ptx(builder, text, ",".join(["l", *[letter] * count]), VOID, [builder.ptrtoint(pointer, I64), *lanes])
 
@@ -171,7 +192,9 @@ class CudaVectors(VectorLowering):
         return _each_lane(builder, value, lanes, "cvt.rn.f16.f32 $0, $1;", "=h,f", I16)
 
 
-def _each_lane(builder: Builder, value: ir.Value, lanes: int, text: str, constraints: str, kind: ir.Type) -> ir.Value:
+def _each_lane(
+    builder: Builder, value: ir.Value, lanes: int, text: str, constraints: str, kind: ir.Type
+) -> ir.Value:
     convert = ir.InlineAsm(ir.FunctionType(kind, [shaped_element(value, lanes)]), text, constraints)
     if not lanes:
         return builder.call(convert, [value])
@@ -193,6 +216,8 @@ EMITTERS: dict[str, Emitter] = {
     "load": _load,
     "store": _store,
     "fetch_add": _atomic,
+    "fetch_or": _atomic,
+    "fetch_and": _atomic,
     "exchange": _atomic,
     "compare_swap": _atomic,
     "fence": _fence,

@@ -11,6 +11,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+from llvmlite.ir import IRBuilder as Builder
 
 from .intrinsics import Intrinsic
 from .lower_cpu import I8, I32, I64, SCALARS, Emitter, external
@@ -20,7 +21,6 @@ I16 = ir.IntType(16)
 NARROW_TYPES = {"f16": I16, "bf16": I16, "i8": I8, "u8": I8}
 ELEMENT_BYTES = {"f32": 4, "i32": 4, "f64": 8, "i64": 8}
 
-Builder = ir.IRBuilder
 Args = list[ir.Value]
 
 
@@ -84,11 +84,11 @@ class VectorLowering:
         vector = self.vector_type(element_name(row))
         pointer = self.pointer(builder, vector.element, vector, args[0], args[1])
         if row.ordering == "stream":
-            self.stream(builder, pointer, args[2])
+            self.stream(builder, row, pointer, args[2])
         else:
             builder.store(args[2], pointer, align=self.alignment(self.register_bytes))
 
-    def stream(self, builder: Builder, pointer: ir.Value, value: ir.Value) -> None:
+    def stream(self, builder: Builder, row: Intrinsic, pointer: ir.Value, value: ir.Value) -> None:
         # Nontemporal instructions need aligned addresses: without this claim LLVM would not use them.
         store = builder.store(value, pointer, align=self.register_bytes)
         store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))

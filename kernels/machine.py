@@ -19,7 +19,6 @@ from .elements import Element, Number
 from .intrinsics import Ordering
 
 
-
 class Machine:
     """Memory and clock of a plain Python kernel; override `load`, `store`, `rmw`, `fence` at least.
 
@@ -94,13 +93,18 @@ class Machine:
 def new_value(operation: str, element: Element, old: Number, operands: tuple[Number, ...]) -> Number:
     """What an atomic step leaves in memory.
 
-    fetch_add (value,), exchange (value,), compare_swap (expected, desired): the last leaves `old` where it
-    differs from `expected`.
+    fetch_add, fetch_or, fetch_and, exchange (value,), compare_swap (expected, desired): the last leaves
+    `old` where it differs from `expected`.
     """
-    if operation == "fetch_add":
-        return element.wrap(old + operands[0])
-    if operation == "exchange":
-        return operands[0]
+    match operation:
+        case "fetch_add":
+            return element.wrap(old + operands[0])
+        case "fetch_or":
+            return old | operands[0]
+        case "fetch_and":
+            return old & operands[0]
+        case "exchange":
+            return operands[0]
     assert operation == "compare_swap", operation
     return operands[1] if old == operands[0] else old
 

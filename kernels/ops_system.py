@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import machine
 from .elements import I64, U64
-from .intrinsics import CPU_AND_CUDA, CPU_ONLY, Function, Ordering, define
+from .intrinsics import CPU_AND_CUDA, CPU_ONLY, Function, Ordering, define, names
 
 
 def _pause() -> None:
@@ -16,7 +16,7 @@ def _pause() -> None:
 
 
 def _yield_cpu() -> None:
-    """Give the core away (sched_yield; CUDA: sleep about a microsecond): for waits with more ranks than cores."""
+    """Give the core away, for waits with more ranks than cores: sched_yield; CUDA sleeps a microsecond."""
     machine.current.yield_cpu()
 
 
@@ -26,7 +26,7 @@ def _now_ns() -> int:
 
 
 def _cycles() -> int:
-    """A cheap fine clock: time stamp counter on x86, clock64 on CUDA, else nanoseconds; for differences only."""
+    """A cheap clock for differences: time stamp counter on x86, clock64 on CUDA, else nanoseconds."""
     return machine.current.cycles()
 
 
@@ -41,7 +41,7 @@ def _num_lanes() -> int:
 
 
 def _thread_pointer() -> int:
-    """Identity of the running thread, unique among those that live in this process; one register read. CPU only."""
+    """Identity of the running thread among those that live in this process; one register read. CPU only."""
     return machine.current.thread_pointer()
 
 
@@ -126,3 +126,5 @@ multiply_high_u64 = _enter(_multiply_high_u64, "u64 u64", "u64")
 futex_wait = _enter(_futex_wait, "i64 u32 i64", "i64", CPU_ONLY)
 futex_wake = _enter(_futex_wake, "i64 i64", "i64", CPU_ONLY)
 call_handler = _enter(_call_handler, "i64 i64 i64 i64", "i64", CPU_ONLY)
+
+__all__ = names(__name__)  # noqa: PLE0605 - a list, made from the table

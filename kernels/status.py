@@ -34,7 +34,9 @@ NOT_HELD = -35  # this rank holds no reference to the allocation
 SLICE_NS = 50_000_000  # longest stay in compiled code before AGAIN
 
 _NAMES = {
-    value: name for name, value in list(globals().items()) if name.isupper() and isinstance(value, int) and value <= 2
+    value: name
+    for name, value in list(globals().items())
+    if name.isupper() and isinstance(value, int) and name != "SLICE_NS"
 }
 
 
