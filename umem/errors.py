@@ -6,9 +6,22 @@ is for our own bugs; these are for the world's.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UmemError(Exception):
-    """Base of every error that umem raises on purpose."""
+    """Base of every error that umem raises on purpose. Pickles whole: type, text and attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own form would call a subclass's constructor with the finished text.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[UmemError], args: tuple[Any, ...], attributes: dict[str, Any]) -> UmemError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(UmemError, ValueError):
@@ -80,6 +93,18 @@ class PortInUse(WorldError):
     """A port that the user gave is taken by another program."""
 
 
+class DeviceError(UmemError):
+    """A device's driver refused a call; the text carries the call, its status and what it was asked for."""
+
+    def __init__(self, call: str, status: str, detail: str = ""):
+        self.call, self.status = call, status
+        super().__init__(f"{call} returned {status}" + (f": {detail}" if detail else ""))
+
+
+class DeviceMissing(UmemError):
+    """A device was asked for that this machine does not have; the text has the way out."""
+
+
 class FabricError(UmemError):
     """A transport failed: the text carries the call, the status and the peer."""
 
@@ -89,7 +114,15 @@ class FabricMissing(FabricError):
 
 
 class HandlerError(UmemError):
-    """An agent's handler refused a request or none is registered for its operation."""
+    """The handler of another rank's agent refused a request; `status` is its code (kernels/status.py)."""
+
+    def __init__(self, rank: int, operation: str, status: int, reason: str):
+        self.rank, self.operation, self.status = rank, operation, status
+        super().__init__(f"{operation} was refused by the agent of rank {rank}: {reason}")
+
+
+class UnknownOperation(HandlerError):
+    """No handler is registered for the operation at the rank that was asked."""
 
 
 class Interrupted(UmemError):
