@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from typing import ClassVar
 
 API_VERSION = (1, 13)  # the interface umem is written to, and the oldest library it takes
 
@@ -85,6 +86,7 @@ CONSTANTS = {
     "UCP_AM_SEND_FLAG_EAGER": 1 << 1,
     "UCP_AM_SEND_FLAG_COPY_HEADER": 1 << 3,
     "UCP_AM_FLAG_WHOLE_MSG": 1 << 0,
+    "UCP_AM_FLAG_PERSISTENT_DATA": 1 << 1,
     "UCP_AM_RECV_ATTR_FIELD_REPLY_EP": 1 << 0,
     "UCP_AM_RECV_ATTR_FLAG_DATA": 1 << 16,
     "UCP_AM_RECV_ATTR_FLAG_RNDV": 1 << 17,
@@ -148,7 +150,7 @@ class EndpointParams(ctypes.Structure):
     """ucp_ep_params_t; err_handler and the two socket addresses are spread out into their fields."""
 
     C_NAME = "ucp_ep_params_t"
-    C_PATHS = {
+    C_PATHS: ClassVar[dict[str, str]] = {
         "err_cb": "err_handler.cb",
         "err_arg": "err_handler.arg",
         "sockaddr_addr": "sockaddr.addr",

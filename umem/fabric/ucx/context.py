@@ -92,7 +92,10 @@ class Context:
             raise FabricError(f"{call} failed{' towards ' + peer if peer else ''}: {text} ({status})")
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Close what was made from this context, in order; safe to repeat. Waits at most `timeout_s` a worker."""
+        """Close what was made from this context, in order; safe to repeat.
+
+        Takes at most `timeout_s` a worker.
+        """
         for worker in self.workers:
             worker.close(timeout_s)
         for region in self.regions:
@@ -133,7 +136,9 @@ class Worker:
         self.ucp.ucp_worker_release_address(self.handle, address.value)
         return packed
 
-    def connect(self, address: bytes, peer: str = "", failure_callback: int = 0, failure_word: int = 0) -> Endpoint:
+    def connect(
+        self, address: bytes, peer: str = "", failure_callback: int = 0, failure_word: int = 0
+    ) -> Endpoint:
         """An endpoint of this worker to the worker with `address`; the connection is made on first use.
 
         With `failure_callback`, the address of a C function (failure_word, endpoint, status), UCX
@@ -144,18 +149,23 @@ class Worker:
         self.endpoints.append(endpoint)
         return endpoint
 
-    def set_handler(self, message_id: int, callback: int, argument: int) -> None:
+    def set_handler(self, message_id: int, callback: int, argument: int, keeps_data: bool = False) -> None:
         """Call the C function `callback(argument, header, ...)` for active messages with `message_id`.
 
-        It runs inside progress, so it must only queue. UCX hands over whole messages only.
+        0 as `callback` drops them. The callback runs inside progress, so it must only queue. UCX hands
+        over whole messages only. With `keeps_data` it may return UCS_INPROGRESS and use the data until
+        ucp_am_data_release.
         """
+        flags = abi.CONSTANTS["UCP_AM_FLAG_WHOLE_MSG"]
+        if keeps_data:
+            flags |= abi.CONSTANTS["UCP_AM_FLAG_PERSISTENT_DATA"]
         parameters = abi.AmHandlerParam(
             field_mask=abi.CONSTANTS["UCP_AM_HANDLER_PARAM_FIELD_ID"]
             | abi.CONSTANTS["UCP_AM_HANDLER_PARAM_FIELD_FLAGS"]
             | abi.CONSTANTS["UCP_AM_HANDLER_PARAM_FIELD_CB"]
             | abi.CONSTANTS["UCP_AM_HANDLER_PARAM_FIELD_ARG"],
             id=message_id,
-            flags=abi.CONSTANTS["UCP_AM_FLAG_WHOLE_MSG"],
+            flags=flags,
             cb=callback,
             arg=argument,
         )
@@ -270,7 +280,8 @@ class Region:
     def close(self) -> None:
         """Take the memory back from peers; safe to repeat."""
         if self.handle:
-            self.context.check(self.context.ucp.ucp_mem_unmap(self.context.handle, self.handle), "ucp_mem_unmap")
+            status = self.context.ucp.ucp_mem_unmap(self.context.handle, self.handle)
+            self.context.check(status, "ucp_mem_unmap")
             self.handle = 0
 
 

@@ -1,0 +1,365 @@
+"""Asking another rank's agent, from Python.
+
+For the thread that runs user code and no other: requests travel on the rank's main worker. `request`
+sends one and waits; `stream` keeps several in flight, over several homes. Every wait has a deadline and
+watches the peer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from ..control_page import ControlPage
+from ..errors import (
+    ConfigError,
+    FabricError,
+    HandlerError,
+    RankLost,
+    UnknownOperation,
+    WorldError,
+)
+from ..kernels import status
+from ..waiting import complete
+from . import layout, requests
+from .arena import Arena
+from .layout import Operation
+
+DEFAULT_SPIN_NS = 15_000  # of polling before a sleep: see requests.py
+CONFIRMATION_S = 0.2  # a broken connection is a death once the agent says so: 4-8 ms
+UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
+
+
+class Worker(Protocol):
+    """What the client needs of a UCX worker."""
+
+    handle: int
+    event_fd: int
+
+    def set_handler(self, message_id: int, callback: int, argument: int, keeps_data: bool = False) -> None:
+        """Call `callback` for active messages with this number."""
+        ...
+
+    def progress(self) -> int:
+        """Advance the worker's work once."""
+        ...
+
+
+class Request(NamedTuple):
+    """One request. `payload` and `dst` are pointers: the bytes to send, at most MAX_PAYLOAD_BYTES, and room
+    for those of the reply. `keep` is what that memory belongs to: it lives until the request has ended."""
+
+    rank: int
+    operation: int
+    arguments: tuple[int, ...] = ()
+    payload: int = 0
+    payload_bytes: int = 0
+    dst: int = 0
+    capacity: int = 0
+    keep: Any = None
+
+
+class Reply(NamedTuple):
+    """What a handler answered: its status, one word, and how many bytes are at the request's `dst`."""
+
+    status: int
+    value: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request in flight, under its sequence number."""
+
+    sequence: int
+    request: Request
+
+
+class Client:
+    """Sends requests to the agents of all ranks over `worker`, this rank's main one.
+
+    `connect(rank)` gives UCX's handle of an endpoint to that rank's agent; it is called at the first
+    request. `credits` requests may be in flight to each rank, and no agent takes more from one client.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        connect: Callable[[int], int],
+        page: ControlPage,
+        rank: int,
+        num_ranks: int,
+        timeout_s: float,
+        credits: int = layout.DEFAULT_CREDITS,
+        spin_ns: int = DEFAULT_SPIN_NS,
+    ):
+        if not 1 <= credits <= layout.MAX_CREDITS:
+            raise ConfigError(f"credits={credits} is not between 1 and {layout.MAX_CREDITS}")
+        self.rank, self.page, self.timeout_s = rank, page, timeout_s
+        self.window = max(1, credits - 1)  # of `stream`: one is left for requests between, as a finalizer's
+        self._worker, self._connect = worker, connect
+        self._abandoned: list[Ticket] = []
+        num_slots = num_ranks * credits
+        assert num_slots <= 1 << layout.SEQUENCE_SLOT_BITS
+        slot_words = num_slots * layout.CLIENT_SLOT_WORDS
+        arena = Arena(8 * (layout.CLIENT_WORDS + slot_words + 2 * num_ranks) + 4096)
+        words = arena.words(layout.CLIENT_WORDS)
+        self._endpoints, free = arena.words(num_ranks), arena.words(num_ranks)
+        for peer in range(num_ranks):
+            free[peer] = (1 << credits) - 1
+        words[layout.CLIENT_WORKER] = worker.handle
+        words[layout.CLIENT_CONTROL] = page.words.ctypes.data
+        words[layout.CLIENT_RANK] = rank
+        words[layout.CLIENT_CREDITS] = credits
+        words[layout.CLIENT_SPIN_NS] = spin_ns
+        words[layout.CLIENT_SLOTS] = arena.take(8 * slot_words)
+        words[layout.CLIENT_FREE] = free.address
+        words[layout.CLIENT_ENDPOINTS] = self._endpoints.address
+        words[layout.CLIENT_SEND_PARAM] = arena.send_param(asks=True)
+        words[layout.CLIENT_POLL_FD] = arena.poll_fds([worker.event_fd])
+        words[layout.CLIENT_NUM_SLOTS] = num_slots
+        self.words, self.address = words, words.address
+        self._ask: Callable[..., tuple[int, int, int, int]] = requests.ask.compiled
+        self._post: Callable[..., int] = requests.post_request.compiled
+        worker.set_handler(layout.AM_REPLY, requests.receive_reply.address, self.address)
+
+    # --- one at a time
+
+    def request(
+        self,
+        rank: int,
+        operation: int,
+        word0: int = 0,
+        word1: int = 0,
+        word2: int = 0,
+        word3: int = 0,
+        payload: int = 0,
+        payload_bytes: int = 0,
+        dst: int = 0,
+        capacity: int = 0,
+        timeout_s: float | None = None,
+        keep: Any = None,
+    ) -> Reply:
+        """Ask `rank` for `operation` with up to four arguments; its reply, whatever the status.
+
+        The fields are those of Request. Raises RankLost, WaitTimeout, FabricError.
+        """
+        fields = (4, word0, word1, word2, word3, payload, payload_bytes, dst, capacity)
+        while True:
+            code, first, value, num_bytes = self._ask(self.address, rank, operation, *fields)
+            if code == status.OK:
+                return Reply(first, value, num_bytes)
+            if first != 0:  # the sequence number of a request that was sent
+                return self._wait(Ticket(first, Request(rank, operation, keep=keep)), timeout_s)
+            self._make_ready(code, rank, operation, timeout_s)
+
+    def value(self, rank: int, operation: int, *arguments: int) -> int:
+        """The one word that `rank` answers to `operation` with up to four arguments. Raises HandlerError."""
+        reply = self.request(rank, operation, *arguments)
+        if reply.status < 0:
+            raise refusal(rank, operation, reply)
+        return reply.value
+
+    # --- several in flight
+
+    def stream(self, asked: Iterable[Request], timeout_s: float | None = None) -> Iterator[Reply]:
+        """Send the requests as credits allow and yield their replies in order, whatever their status.
+
+        Requests to different ranks do not wait for each other's credits as long as earlier replies are
+        taken. Leaving the iteration early gives up what is in flight.
+        """
+        in_flight: deque[Ticket] = deque()
+        num_of: Counter[int] = Counter()
+        try:
+            for request in asked:
+                while num_of[request.rank] >= self.window:
+                    num_of[in_flight[0].request.rank] -= 1
+                    yield self.finish(in_flight.popleft(), timeout_s)
+                in_flight.append(self.post(request, timeout_s))
+                num_of[request.rank] += 1
+            while in_flight:
+                yield self.finish(in_flight.popleft(), timeout_s)
+        finally:
+            for ticket in in_flight:
+                self.give_up(ticket)
+
+    def post(self, asked: Request, timeout_s: float | None = None) -> Ticket:
+        """Send a request and return; `finish` or `give_up` its ticket.
+
+        At most `window` may be in flight to a rank: one more waits, and since only `finish` makes room,
+        it waits for the deadline (WaitTimeout) unless given-up replies come in. `stream` keeps count.
+        """
+        if len(asked.arguments) > layout.NUM_WORDS:
+            raise ConfigError(f"{len(asked.arguments)} arguments: a request carries up to {layout.NUM_WORDS}")
+        words = self.address + layout.CLIENT_ARGUMENTS * layout.WORD
+        while True:
+            for index, argument in enumerate(asked.arguments):
+                self.words[layout.CLIENT_ARGUMENTS + index] = argument
+            sequence = self._post(
+                self.address,
+                asked.rank,
+                asked.operation,
+                words,
+                len(asked.arguments),
+                asked.payload,
+                asked.payload_bytes,
+                asked.dst,
+                asked.capacity,
+            )
+            if sequence > 0:
+                return Ticket(sequence, asked)
+            self._make_ready(sequence, asked.rank, asked.operation, timeout_s)
+
+    def finish(self, ticket: Ticket, timeout_s: float | None = None) -> Reply:
+        """Wait for the reply to a posted request, whatever its status. Once a ticket."""
+        code, *reply = requests.finish_request(self.address, ticket.sequence, self.page.epoch)
+        if code == status.OK:
+            return Reply(*reply)
+        return self._wait(ticket, timeout_s)
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Forget a posted request: its reply is dropped when it comes, and its credit returns then."""
+        requests.give_request_up(self.address, ticket.sequence)
+        if ticket.request.keep is not None:
+            self._abandoned.append(ticket)  # UCX may still read the payload; few and small enough to keep
+
+    # --- words and bytes of a home
+
+    def read(self, rank: int, address: int, dst: int, num_bytes: int) -> None:
+        """Copy `num_bytes` from `address`, whose home is `rank`, to the pointer `dst`."""
+        if num_bytes <= layout.MAX_PAYLOAD_BYTES:
+            reply = self.request(rank, Operation.READ, address, num_bytes, dst=dst, capacity=num_bytes)
+            check(rank, Operation.READ, reply)
+            return
+        asked = (
+            Request(rank, Operation.READ, (address + offset, size), dst=dst + offset, capacity=size)
+            for offset, size in pieces(num_bytes)
+        )
+        for reply in self.stream(asked):
+            check(rank, Operation.READ, reply)
+
+    def write(self, rank: int, address: int, src: int, num_bytes: int) -> None:
+        """Copy `num_bytes` from the pointer `src` to `address`, whose home is `rank`; complete on return."""
+        if num_bytes <= layout.MAX_PAYLOAD_BYTES:
+            reply = self.request(rank, Operation.WRITE, address, payload=src, payload_bytes=num_bytes)
+            check(rank, Operation.WRITE, reply)
+            return
+        asked = (
+            Request(rank, Operation.WRITE, (address + offset,), src + offset, size)
+            for offset, size in pieces(num_bytes)
+        )
+        for reply in self.stream(asked):
+            check(rank, Operation.WRITE, reply)
+
+    def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
+        """Add `value` to the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
+        old = self.value(rank, Operation.FETCH_ADD, address, signed(value), num_bytes)
+        return old & UNSIGNED[num_bytes]
+
+    def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
+        """Put `value` into the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
+        old = self.value(rank, Operation.EXCHANGE, address, signed(value), num_bytes)
+        return old & UNSIGNED[num_bytes]
+
+    def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
+        """Put `desired` into the word at `address` if `expected` stands there; what stood there, unsigned."""
+        words = (address, signed(expected), signed(desired), num_bytes)
+        return self.value(rank, Operation.COMPARE_SWAP, *words) & UNSIGNED[num_bytes]
+
+    # --- waiting and closing
+
+    def shut(self, why: str) -> None:
+        """Refuse every request from now on with WorldError(why)."""
+
+        def refuse(*_: int) -> NoReturn:
+            raise WorldError(why)
+
+        self._ask = self._post = refuse
+
+    def _wait(self, ticket: Ticket, timeout_s: float | None) -> Reply:
+        rank, operation = ticket.request.rank, ticket.request.operation
+        reply: list[int] = []
+
+        def step() -> int:
+            code, *answer = requests.finish_request(self.address, ticket.sequence, self.page.epoch)
+            if code == status.FABRIC_FAILED:
+                self._raise(code, rank, operation)
+            reply[:] = answer
+            return code
+
+        try:
+            self._complete(step, rank, operation, timeout_s)
+        except BaseException:
+            self.give_up(ticket)
+            raise
+        return Reply(*reply)
+
+    def _make_ready(self, code: int, rank: int, operation: int, timeout_s: float | None) -> None:
+        """Get what a request lacks to be sent, a connection or a credit; raise why it never can be."""
+        if code == status.NOT_FOUND:
+            self._endpoints[rank] = self._connect(rank)
+            return
+        if code != status.BUSY:
+            self._raise(code, rank, operation)
+
+        def step() -> int:
+            return requests.wait_for_credit(self.address, rank, self.page.epoch)
+
+        self._complete(step, rank, operation, timeout_s)
+
+    def _complete(self, step: Callable[[], int], rank: int, operation: int, timeout_s: float | None) -> None:
+        what = f"{operation_name(operation)} at rank {rank}"
+        complete(step, self.page, self.timeout_s if timeout_s is None else timeout_s, what, (rank,))
+
+    def _raise(self, code: int, rank: int, operation: int) -> NoReturn:
+        what = f"{operation_name(operation)} at rank {rank}"
+        if code == status.OUT_OF_RANGE:
+            raise ConfigError(f"{what}: there is no such rank in this world")
+        if code == status.BAD_REQUEST:
+            raise ConfigError(f"{what}: a payload has at most {layout.MAX_PAYLOAD_BYTES} bytes; split it")
+        deadline = time.monotonic() + CONFIRMATION_S
+        while rank not in self.page.dead_ranks():
+            if code != status.RANK_LOST and time.monotonic() >= deadline:
+                raise FabricError(f"{what}: UCX could not send ({status.name(code)})")
+            self._worker.progress()
+        raise RankLost(rank, what)
+
+
+def check(rank: int, operation: int, reply: Reply) -> None:
+    """Raise HandlerError where `reply` refuses."""
+    if reply.status < 0:
+        raise refusal(rank, operation, reply)
+
+
+def refusal(rank: int, operation: int, reply: Reply) -> HandlerError:
+    """The error that says why `rank` refused."""
+    name, code = operation_name(operation), reply.status
+    if code == layout.UNKNOWN_OPERATION:
+        return UnknownOperation(rank, name, code, "no handler is registered there; use agent.register")
+    if code == layout.REPLY_TOO_LARGE:
+        return HandlerError(rank, name, code, f"there is no room for a reply of {reply.num_bytes} bytes")
+    if code == layout.CLOSING:
+        return HandlerError(rank, name, code, "its agent was closed before it was done")
+    return HandlerError(rank, name, code, status.name(code))
+
+
+def operation_name(operation: int) -> str:
+    """How errors call an operation."""
+    try:
+        return Operation(operation).name
+    except ValueError:
+        return f"operation {operation}"
+
+
+def pieces(num_bytes: int) -> Iterator[tuple[int, int]]:
+    """(offset, size) of the parts of a payload that is larger than one message."""
+    step = layout.MAX_PAYLOAD_BYTES
+    return ((offset, min(step, num_bytes - offset)) for offset in range(0, num_bytes, step))
+
+
+def signed(word: int) -> int:
+    """The int64 with the bits of `word`."""
+    return (word + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -1,0 +1,112 @@
+"""The agent's loop: progress, serve, reply, and sleep when there is nothing to do.
+
+It runs in compiled code without the GIL from start to stop, so a rank whose user sits in numpy for five
+seconds still answers. Asleep, it waits for UCX, for its own process and for deaths in one `poll`.
+"""
+
+from __future__ import annotations
+
+from ..fabric.ucx.calls import worker_arm, worker_progress
+from ..kernels import (
+    cpu_kernel,
+    device_function,
+    load_acquire_i64,
+    load_i64,
+    now_ns,
+    pause,
+    status,
+    store_relaxed_i64,
+)
+from ..kernels.control import HEARTBEAT
+from . import layout
+from .liveness import greet, look, publish_lost_connections
+from .queue import ring_length
+from .service import continue_pending, count, reap_sent, refuse_all, serve_ready
+
+WORD = layout.WORD
+UCX_BUSY = -15
+HEARTBEAT_MS = 200  # longest sleep: 5 turns a second keep the heartbeat going at under 0.01 % of a core
+SHORT_SLEEP_MS = 1  # while a handler is PENDING, or UCX cannot arm: what they wait for wakes nobody
+ARM_PATIENCE_NS = 200_000  # a worker that cannot be armed for so long has sends that a peer does not take
+LOOK_NS = 2_000_000  # a busy agent looks for deaths this often
+FAREWELL_NS = 200_000_000  # at the end, for the last replies to leave
+
+
+@device_function
+def sleep(state, idle_ns):
+    """Sleep until something happens, at most HEARTBEAT_MS; descriptors that were ready, negative on error.
+
+    UCX refuses to arm (BUSY) while it has news or unfinished sends: then progress comes first.
+    """
+    worker = load_i64(state, layout.WORKER)
+    if worker != 0:
+        code = worker_arm(worker)
+        if code == UCX_BUSY:
+            count(state, layout.NUM_BUSY_ARMS)
+            if idle_ns < ARM_PATIENCE_NS:
+                return 0
+            return look(state, layout.POLL_LOCAL, SHORT_SLEEP_MS)
+        if code < 0:
+            return status.FABRIC_FAILED
+    timeout_ms = HEARTBEAT_MS
+    if ring_length(state + layout.PENDING * WORD) > 0:
+        timeout_ms = SHORT_SLEEP_MS
+    if load_acquire_i64(state, layout.STOP) != 0:
+        return 0
+    count(state, layout.NUM_SLEEPS)
+    return look(state, layout.POLL_WORKER, timeout_ms)
+
+
+@device_function
+def turn(state):
+    """Do once all there is to do; how much was done."""
+    num_done = 0
+    worker = load_i64(state, layout.WORKER)
+    if worker != 0:
+        num_done += worker_progress(worker)
+    num_done += serve_ready(state)
+    num_done += continue_pending(state)
+    num_done += reap_sent(state)
+    if load_i64(state, layout.NUM_LOST) != 0:
+        publish_lost_connections(state)
+    return num_done
+
+
+@cpu_kernel("int64(int64)", group="ucx")
+def serve(state):
+    """Serve requests until `state[STOP]`; OK, or why the loop could not go on.
+
+    The spin before sleeping is bounded by time, not by turns: a turn takes 30 ns over shared memory and
+    a microsecond over tcp, and a longer spin burns the time slice that the next wake-up will want.
+    """
+    control = load_i64(state, layout.CONTROL)
+    greet(state)
+    busy_at = now_ns()
+    looked_at = busy_at
+    num_turns = 0
+    code = status.OK
+    while load_acquire_i64(state, layout.STOP) == 0 and code == status.OK:
+        num_turns += 1
+        store_relaxed_i64(control, HEARTBEAT, num_turns)
+        num_done = turn(state)
+        now = now_ns()
+        if num_done > 0:
+            busy_at = now
+            if now - looked_at > LOOK_NS:
+                look(state, layout.POLL_LOCAL, 0)
+                looked_at = now
+        elif now - busy_at < load_i64(state, layout.SPIN_NS):
+            pause()
+        else:
+            num_ready = sleep(state, now - busy_at)
+            looked_at = now_ns()
+            if num_ready > 0:
+                busy_at = looked_at
+            elif num_ready < 0:
+                code = num_ready
+    refuse_all(state)
+    deadline = now_ns() + FAREWELL_NS
+    while ring_length(state + layout.SENDING * WORD) > 0 and now_ns() < deadline:
+        worker_progress(load_i64(state, layout.WORKER))
+        reap_sent(state)
+    return code
