@@ -21,6 +21,7 @@ from .switch import Switch
 from .world import World, WorldSpec, join
 
 _current: Space | None = None
+_ready: dict[Any, access.Access] = {}  # by every spelling of a dtype that was met
 
 
 def init(spec: WorldSpec | None = None) -> Space:
@@ -78,18 +79,18 @@ class Space:
 
     def load(self, address: int, dtype: Any) -> Any:
         """The element at `address`, with acquire ordering."""
-        element = access.ELEMENTS.get(dtype) or _element(dtype)
+        element = _ready.get(dtype) or _access(dtype)
         code, value = element.load(self.control, address)
         if code == status.OK:
             return value
         self._check_scalar(address, element, code)
         route = self.switch.route(address, "load", element.num_bytes)
-        route.fabric.get(route.rank, route.address, self._word_pointer, element.num_bytes)
+        route.fabric.get(route.rank, route.address, self._word_pointer, element.num_bytes, self._word)
         return element.from_bits(self._word[0])
 
     def store(self, address: int, value: Any, dtype: Any) -> None:
         """Put `value` at `address`, with release ordering."""
-        element = access.ELEMENTS.get(dtype) or _element(dtype)
+        element = _ready.get(dtype) or _access(dtype)
         code = element.store(self.control, address, value)
         if code == status.OK:
             return
@@ -139,13 +140,13 @@ class Space:
         """Fill the contiguous array `dst` from `address`; complete on return."""
         pointer = _pointer_to(dst, writable=True)
         for offset, route in self.switch.routes(address, "get", dst.nbytes):
-            route.fabric.get(route.rank, route.address, pointer + offset, route.num_bytes)
+            route.fabric.get(route.rank, route.address, pointer + offset, route.num_bytes, keep=dst)
 
     def put(self, address: int, src: np.ndarray) -> None:
         """Copy the contiguous array `src` to `address`; complete at the home on return."""
         pointer = _pointer_to(src, writable=False)
         for offset, route in self.switch.routes(address, "put", src.nbytes):
-            route.fabric.put(route.rank, route.address, pointer + offset, route.num_bytes)
+            route.fabric.put(route.rank, route.address, pointer + offset, route.num_bytes, keep=src)
 
     def copy(self, dst: int, src: int, num_bytes: int) -> None:
         """Copy `num_bytes` from address `src` to address `dst`, which must not overlap; complete on return."""
@@ -169,8 +170,8 @@ class Space:
             for offset in range(0, num_bytes, step):
                 size = min(step, num_bytes - offset)
                 pointer = bounce.ctypes.data
-                from_route.fabric.get(from_route.rank, from_route.address + offset, pointer, size)
-                to_route.fabric.put(to_route.rank, to_route.address + offset, pointer, size)
+                from_route.fabric.get(from_route.rank, from_route.address + offset, pointer, size, keep=bounce)
+                to_route.fabric.put(to_route.rank, to_route.address + offset, pointer, size, keep=bounce)
 
     # --- memory
 
@@ -289,16 +290,16 @@ class Space:
             return home
         raise UnknownName("home", home, (f"a rank from 0 to {self.num_ranks - 1}", "local", "striped", "host"))
 
-    def _atomic(self, dtype: Any) -> access.Element:
-        element = access.ELEMENTS.get(dtype) or _element(dtype)
+    def _atomic(self, dtype: Any) -> access.Access:
+        element = _ready.get(dtype) or _access(dtype)
         if element.fetch_add is None:
             raise UnknownName("dtype of an atomic", dtype, access.ATOMIC_NAMES)
         return element
 
-    def _check_scalar(self, address: int, element: access.Element, code: int) -> None:
+    def _check_scalar(self, address: int, element: access.Access, code: int) -> None:
         if code == status.MISALIGNED:
             raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
-        if code == status.NO_HOME:
+        if code == status.OUT_OF_RANGE:
             raise AddressError(f"address {address:#x} lies in no segment of this world")
         assert code == status.NOT_MAPPED, code
 
@@ -312,15 +313,15 @@ class Space:
         self.world.set(f"array/{name}", json.dumps(fields).encode())
 
 
-def _element(dtype: Any) -> access.Element:
+def _access(dtype: Any) -> access.Access:
     try:
         name = np.dtype(dtype).name
     except TypeError:
         name = str(dtype)
-    if name not in access.ELEMENTS:
-        raise UnknownName("dtype", dtype, access.NAMES)
-    element = access.ELEMENTS[dtype] = access.ELEMENTS[name]  # spelled this way once, found at once next time
-    return element
+    if name not in access.NAMES:
+        raise UnknownName("dtype", dtype, tuple(access.NAMES))
+    ready = _ready[dtype] = access.ready(name)
+    return ready
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ as unsigned integers.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Fabric(Protocol):
@@ -19,12 +19,15 @@ class Fabric(Protocol):
 
     name: str
 
-    def put(self, rank: int, address: int, src: int, num_bytes: int) -> None:
-        """Copy `num_bytes` from the pointer `src` to `address` at `rank`."""
+    def put(self, rank: int, address: int, src: int, num_bytes: int, keep: Any = None) -> None:
+        """Copy `num_bytes` from the pointer `src` to `address` at `rank`.
+
+        `keep` is an object to hold on to for as long as the transport may use `src`, also after an error.
+        """
         ...
 
-    def get(self, rank: int, address: int, dst: int, num_bytes: int) -> None:
-        """Copy `num_bytes` from `address` at `rank` to the pointer `dst`."""
+    def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
+        """Copy `num_bytes` from `address` at `rank` to the pointer `dst`; `keep` as in put."""
         ...
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:

@@ -1,0 +1,128 @@
+"""How a rank's part of the address space comes up: memory, control page, transport, agent, heap.
+
+The order matters. A rank's own metadata is complete before a peer can map it; the agent answers before
+any peer can ask; every rank is connected before the first collective call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .address import BLOCK_LOG2, AddressMap
+from .agent import Agent
+from .control_page import ControlPage
+from .errors import FabricMissing
+from .fabric.mapped import MappedFabric
+from .fabric.ucx import library
+from .fabric.ucx.fabric import UcxFabric
+from .heap import Heap, HeapLayout
+from .kernels import status
+from .kernels.barrier import cpu_world_barrier
+from .kernels.compile import CORE, load_all
+from .kernels.control import CONTROL_BYTES
+from .segment import Segments, check_fits, default_device_bytes
+from .units import align_up
+from .waiting import complete
+from .world import World
+
+BLOCK_BYTES = 1 << BLOCK_LOG2
+
+
+@dataclass
+class Parts:
+    """What a space is made of."""
+
+    segments: Segments
+    page: ControlPage
+    mapped: MappedFabric
+    fabric: UcxFabric | None
+    agent: Agent
+    heap: Heap
+    synchronise: Callable[[float], None]
+
+
+def prepare() -> None:
+    """Load what every rank needs, in the process that forks the ranks: compiled kernels and libucp.
+
+    No context, no thread: a fork after this is safe.
+    """
+    groups = [CORE]
+    if library.is_available():
+        library.load()
+        groups.append("ucx")
+    load_all(groups=groups)
+
+
+def plan(world: World) -> AddressMap:
+    """The address map of `world`: rank 0's sizes, for all ranks. Collective.
+
+    Raises SegmentTooLarge where this host cannot back the segments of its ranks.
+    """
+    spec = world.spec
+    num_local = sum(host == world.host for host in world.hosts)
+    device = default_device_bytes(num_local) if spec.segment_bytes is None else spec.segment_bytes
+    device = align_up(max(device, BLOCK_BYTES), BLOCK_BYTES)
+    host = device // 4 if spec.host_segment_bytes is None else spec.host_segment_bytes
+    host = align_up(host, BLOCK_BYTES)
+    sizes = {"device": device, "host": host, "fraction": spec.striped_fraction}
+    agreed = json.loads(world.exchange("sizes", json.dumps(sizes).encode())[0])
+    check_fits(num_local, agreed["device"], agreed["host"])
+    meta_bytes = CONTROL_BYTES + HeapLayout.meta_bytes(world.num_ranks, agreed["device"], agreed["host"])
+    return AddressMap.plan(world.num_ranks, agreed["device"], agreed["host"], meta_bytes, agreed["fraction"])
+
+
+def connect(world: World) -> Parts:
+    """Bring up this rank's part and join it with all others'. Collective."""
+    address_map = plan(world)
+    spec = world.spec
+    segments = Segments(world, address_map, prefault=spec.prefault, huge_pages=spec.huge_pages)
+    num_local = sum(host == world.host for host in world.hosts)
+    words = segments.view(segments.control, CONTROL_BYTES).view("int64")
+    page = ControlPage(words)
+    page.initialise(world.rank, address_map, num_local)
+    layout = HeapLayout(address_map)
+    layout.initialise(world.rank)
+    segments.connect()
+    page.admit(world.num_ranks, segments.mapped_ranks)
+    fabric = _transport(world, segments)
+    agent = Agent(world, segments.control, fabric)
+    heap = Heap(segments.control, layout, segments.mapped_ranks, agent)
+    agent.start()
+    world.exchange("ready", b"")
+    return Parts(segments, page, MappedFabric(), fabric, agent, heap, _barrier(world, segments, page, fabric))
+
+
+def _transport(world: World, segments: Segments) -> UcxFabric | None:
+    """UCX where it is installed; None where it is not and every rank is mapped, so that none is needed."""
+    try:
+        library.load()
+    except FabricMissing:
+        if len(segments.mapped_ranks) < world.num_ranks:
+            raise
+        return None
+    return UcxFabric(world, segments.control, segments.regions, world.spec.timeout_s)
+
+
+def _barrier(
+    world: World, segments: Segments, page: ControlPage, fabric: UcxFabric | None
+) -> Callable[[float], None]:
+    """The barrier of this world: by loads and stores where every rank is mapped, else by messages."""
+    others = [rank for rank in range(world.num_ranks) if rank != world.rank]
+    if len(segments.mapped_ranks) == world.num_ranks:
+
+        def by_memory(timeout_s: float) -> None:
+            def step() -> int:
+                return cpu_world_barrier(segments.control, page.epoch, status.SLICE_NS)
+
+            complete(step, page, timeout_s, "barrier", needs=others)
+
+        return by_memory
+    assert fabric is not None
+
+    def by_messages(timeout_s: float) -> None:
+        fabric.barrier(timeout_s)
+
+    return by_messages
+
