@@ -103,18 +103,18 @@ class Side(ABC):
     def __init__(self, name: str, semantics: str, peer: str | None = None, transport: str = ""):
         self.name, self.semantics, self.peer, self.transport = name, semantics, peer, transport
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: B027  most sides need none
         """Make ready, outside all timing. Raises Waived or a typed error where it cannot run here."""
 
     @abstractmethod
     def block(self, num_samples: int) -> Samples:
-        """Run one block and return seconds per operation, `num_samples` of them or as many as the side gives."""
+        """Run one block: seconds per operation, `num_samples` of them or as many as the side gives."""
 
     def num_errors(self) -> int:
         """Wrong data found since the last call."""
         return 0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Give back what `open` took."""
 
 

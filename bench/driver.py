@@ -85,7 +85,7 @@ class Bench:
         reason = case.waived(self.options)
         if reason is not None:
             row = self._empty_row(case, Status.WAIVED)
-            return Results(self.machine, (row,), (f"{case.key}: {reason}",))
+            return Results(self.machine, (row,), (f"waived: {case.key}: {reason}",))
         points = case.brief_points(self.options) if brief else case.points(self.options)
         each = (depth or self.depth(case)).shared_by(len(points))
         rows: list[Row] = []
@@ -111,16 +111,17 @@ class Bench:
         except UmemError as error:
             self._discard_broken()
             row = self._empty_row(case, Status.ERROR, point)
-            return Results(self.machine, (row,), (f"{case.key}: {type(error).__name__}: {error}",))
+            return Results(self.machine, (row,), (f"error: {case.key}: {type(error).__name__}: {error}",))
         finally:
             close_sides(opened)
             self._discard_broken()
         rows = self.rows(case, opened, measured)
+        notes = []
         for lack in missing:
             status = Status.WAIVED if is_waived(lack) else Status.ERROR
             rows.append(self._empty_row(case, status, point, lack.side))
-        notes = tuple(f"{case.key}, {lack.side.name}: {lack.error}" for lack in missing)
-        return Results(self.machine, tuple(rows), notes)
+            notes.append(f"{status.lower()}: {case.key}, {lack.side.name}: {lack.error}")
+        return Results(self.machine, tuple(rows), tuple(notes))
 
     def _is_wanted(self, side: Side) -> bool:
         chosen = side.peer is not None or side.semantics in self.options.semantics
@@ -159,7 +160,9 @@ class Bench:
             values["fraction_of_limit"] = limit.p50 / summary.p50
         return Row(**values)
 
-    def _empty_row(self, case: Case, status: Status, point: Point | None = None, side: Side | None = None) -> Row:
+    def _empty_row(
+        self, case: Case, status: Status, point: Point | None = None, side: Side | None = None
+    ) -> Row:
         label = f"[{point.label}]" if point is not None and point.settings else ""
         semantics = side.semantics if side else case.semantics[0]
         return Row(

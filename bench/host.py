@@ -61,5 +61,5 @@ def commit() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=10)
-    return result.stdout.strip()
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -40,9 +40,8 @@ def draw_case(axes: Axes, name: str, rows: Sequence[Row]) -> None:
         return
     for side in dict.fromkeys((row.semantics, row.peer, row.transport) for row in rows):
         semantics, peer, _ = side
-        line = sorted(
-            (row.bytes, row.p50_us) for row in rows if (row.semantics, row.peer, row.transport) == side
-        )
+        mine = [row for row in rows if (row.semantics, row.peer, row.transport) == side]
+        line = sorted((row.bytes, row.p50_us or 0.0) for row in mine)
         axes.plot(
             [size for size, _ in line],
             [time_us for _, time_us in line],

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import pkgutil
 import sys
+from typing import TYPE_CHECKING
 
-import umem
-from umem.space import Space
+from umem.world import WorldSpec, launch
 
 from . import parts
 from .wire import serve
 
-for _module in pkgutil.iter_modules(parts.__path__):  # their kernels load once, before the ranks are forked
-    importlib.import_module(f"{parts.__name__}.{_module.name}")
+if TYPE_CHECKING:
+    from umem.space import Space
 
 
 def obey(space: Space, path: str) -> None:
@@ -23,9 +22,10 @@ def obey(space: Space, path: str) -> None:
 
 
 def main() -> None:
-    """Start the ranks and wait for their end."""
-    path, spec = sys.argv[1:]
-    umem.launch(obey, args=(path,), **json.loads(spec))
+    """Start the ranks and wait for their end. The parts' kernels load once, before the ranks are forked."""
+    path, text = sys.argv[1:]
+    preload = [f"{parts.__name__}.{module.name}" for module in pkgutil.iter_modules(parts.__path__)]
+    launch(obey, args=(path,), spec=WorldSpec.of(**json.loads(text)), preload=preload)
 
 
 if __name__ == "__main__":

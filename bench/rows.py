@@ -60,12 +60,14 @@ class Row:
     @property
     def identity(self) -> tuple[object, ...]:
         """What makes a row of one run the same row of another."""
-        return (self.case, self.semantics, self.peer, self.transport, self.world, self.home, self.ranks, self.bytes)
+        side = (self.semantics, self.peer, self.transport)
+        return (self.case, *side, self.world, self.home, self.ranks, self.bytes)
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_TEXT = {"case", "semantics", "transport", "world", "cache", "home", "status", "host", "version", "commit", "pair"}
-_WHOLE = {"ranks", "bytes", "samples", "errors", "seed"}
+_WHOLE = ("ranks", "bytes", "samples", "errors", "seed")
+_FRACTIONS = ("p50_us", "p99_us", "cv", "gbps", "limit", "fraction_of_limit")
+_OPTIONAL_TEXT = ("peer", "limit_name")
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,13 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
 def read_csv(path: Path) -> list[Row]:
     """Read what `write_csv` wrote."""
     with path.open(newline="") as file:
-        return [Row(**{name: _parse(name, text) for name, text in line.items()}) for line in csv.DictReader(file)]
+        lines = list(csv.DictReader(file))
+    return [Row(**{name: _parse(name, text) for name, text in line.items()}) for line in lines]
 
 
 def _parse(name: str, text: str) -> Any:
-    if name in _TEXT:
-        return text
     if name in _WHOLE:
         return int(text)
-    if text == "":
+    if text == "" and name in _FRACTIONS + _OPTIONAL_TEXT:
         return None
-    return text if name in ("peer", "limit_name") else float(text)
+    return float(text) if name in _FRACTIONS else text

@@ -1,9 +1,9 @@
 """Litmus tests on raw mapped words: what two ranks can see of each other's stores.
 
-Each test is two lanes over `num_instances` pairs of words. Word i of x and of y stands at i * STRIDE_WORDS, so
-that instances do not share a line. A lane stores what it read as one outcome per instance; the histogram
-over both lanes' outcomes is the evidence. `x` and `y` live in different segments, roles are permuted by
-the caller, and both lanes read every line before the round, so that both start with all of them cached.
+Each test is two lanes over many pairs of words. Word i of x and of y stands at i * STRIDE_WORDS, so that
+instances do not share a line. A lane stores what it read as one outcome per instance; the histogram over
+both lanes' outcomes is the evidence. `x` and `y` live in different segments, roles are permuted by the
+caller, and both lanes read every line before the round, so that both start with all of them cached.
 
 | test | lane 0 | lane 1 | forbidden |
 |---|---|---|---|

@@ -1,8 +1,7 @@
-"""Loops that the benchmark times: one idea each, with nothing in them that is not measured.
+"""Loops that the benchmark times beside those of `signal` and `random_access`: messages by loads and stores.
 
 All addresses are bytes (int64), all words int64. Waits poll; they look at the control page and the clock
-only every POLLS_BETWEEN_LOOKS polls, so that a hand-over is timed and not the looking. Their twins in C
-stand in bench/limits.c.
+only every POLLS_BETWEEN_LOOKS polls, so that a hand-over is timed and not the looking.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 from .compile import cpu_kernel, device_function
 from .control import EPOCH, STOP
 from .ops import (
-    compare_swap_i64,
     exchange_i64,
-    fetch_add_i64,
     load_acquire_i64,
     load_i64,
     load_relaxed_i64,
@@ -46,26 +43,6 @@ def poll_until(control, word, least, deadline_ns):
     return OK
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64)")
-def ping_pong(control, word, side, num_rounds, deadline_ns):
-    """One side of `num_rounds` hand-overs of one line and back, on a word that starts at 0.
-
-    Side 0 asks with odd numbers, side 1 answers with even ones. Returns a status.
-    """
-    lap = 0
-    while lap < num_rounds:
-        if side == 0:
-            store_release_i64(word, 0, 2 * lap + 1)
-            code = poll_until(control, word, 2 * lap + 2, deadline_ns)
-        else:
-            code = poll_until(control, word, 2 * lap + 1, deadline_ns)
-            store_release_i64(word, 0, 2 * lap + 2)
-        if code != OK:
-            return code
-        lap += 1
-    return OK
-
-
 @cpu_kernel("void(int64, int64, int64, int64)")
 def fill_chase(base, num_lines, multiplier, increment):
     """Make a chain through all lines of `base`: word 0 of a line holds the index of the next line's word 0.
@@ -82,44 +59,6 @@ def fill_chase(base, num_lines, multiplier, increment):
 
 
 @cpu_kernel("int64(int64, int64, int64)")
-def chase(base, start, num_steps):
-    """Follow `num_steps` dependent loads from word `start`; the word where it ends."""
-    step = 0
-    while step < num_steps:
-        start = load_i64(base, start)
-        step += 1
-    return start
-
-
-@cpu_kernel("int64(int64, int64)")
-def fetch_add_many(word, num_operations):
-    """Add 1 to `word`, `num_operations` times; what stood there before the last."""
-    old = 0
-    done = 0
-    while done < num_operations:
-        old = fetch_add_i64(word, 0, 1)
-        done += 1
-    return old
-
-
-@cpu_kernel("int64(int64, int64)")
-def compare_swap_many(word, num_operations):
-    """Increment `word` by `num_operations` successful compare-and-swaps; how many attempts failed."""
-    seen = load_acquire_i64(word, 0)
-    failed = 0
-    done = 0
-    while done < num_operations:
-        found = compare_swap_i64(word, 0, seen, seen + 1)
-        if found == seen:
-            seen += 1
-            done += 1
-        else:
-            seen = found
-            failed += 1
-    return failed
-
-
-@cpu_kernel("int64(int64, int64, int64)")
 def exchange_many(word, first, num_operations):
     """Exchange `word` for first, first + 1, ...; the sum of what stood there."""
     total = 0
@@ -132,7 +71,7 @@ def exchange_many(word, first, num_operations):
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def post_messages(control, ring, num_slots, doorbell, taken, first, num_messages, per_doorbell, deadline_ns):
-    """Store messages `first`, first + 1, ... of 8 B into the peer's ring; ring the doorbell every `per_doorbell`.
+    """Store messages `first`, first + 1, ... of 8 B into the peer's ring, a doorbell every `per_doorbell`.
 
     Messages in flight never exceed `num_slots` (a power of two, a multiple of `per_doorbell`): `taken` is
     the word in which the peer counts what it has taken. Returns a status.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 
 import numpy as np
 
 from umem.kernels import probe
+from umem.kernels.random_access import cpu_chase
+from umem.kernels.signal import cpu_ping_pong
 from umem.kernels.status import OK
 from umem.space import Space
 
@@ -33,17 +36,17 @@ class Line(SpacePart):
 
     def c(self, num_samples: int) -> Samples | None:
         """The same line, the same processes, in C."""
-        self.library = limits.load()
         return self.timed(num_samples, self.num_rounds, self._by_c, self._reset)
 
     def _by_kernel(self) -> int:
-        if self.rank > ANSWERER:
-            return OK
-        return probe.ping_pong(self.space.control, self.line, self.rank, self.num_rounds, self.deadline_ns())
+        return self._both_sides(cpu_ping_pong.compiled)
 
     def _by_c(self) -> int:
+        return self._both_sides(limits.load().line_ping_pong)
+
+    def _both_sides(self, ping_pong: Callable[[int, int, int, int], int]) -> int:
         if self.rank <= ANSWERER:
-            done = self.library.line_ping_pong(self.line, self.rank, self.num_rounds, limits.MAX_POLLS)
+            done = ping_pong(self.line, self.rank, self.num_rounds, limits.MAX_POLLS)
             self.expect(done == self.num_rounds)
         return OK
 
@@ -62,7 +65,12 @@ class Chase(SpacePart):
         self.num_lines, self.num_steps = num_bytes // 64, num_steps
         self.remote = self.shared(num_bytes, home=ANSWERER).address
         self.private: mmap.mmap | None = None
-        self.at = {"peer": 0, "private": 0, "c": 0}
+        self.at = {"peer": 0, "own": 0, "c": 0}  # word at which each chain stands
+        self.num_done = dict.fromkeys(self.at, 0)
+        self.num_done["c"] = (
+            self.num_lines // 2
+        )  # far from the lines that `own` has just brought into the cache
+        self.at["c"] = jump(self.num_done["c"], self.num_lines) * probe.LINE_WORDS
         if self.is_timed:
             self.private = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if not is_huge(self.remote):
@@ -74,31 +82,32 @@ class Chase(SpacePart):
 
     def peer(self, num_samples: int) -> Samples | None:
         """Dependent loads from the peer's segment."""
-        return self.alone(num_samples, self.num_steps, lambda: self._by_kernel("peer", self.remote))
+        return self._run(num_samples, "peer", cpu_chase.compiled)
 
     def own(self, num_samples: int) -> Samples | None:
         """The same kernel over private memory with the same page size."""
-        return self.alone(num_samples, self.num_steps, lambda: self._by_kernel("private", self.local))
+        return self._run(num_samples, "own", cpu_chase.compiled)
 
     def c(self, num_samples: int) -> Samples | None:
         """C over the private memory."""
-        library = limits.load()
+        return self._run(num_samples, "c", limits.load().chase)
 
-        def run() -> int:
-            self.at["c"] = library.chase(self.local, self.at["c"], self.num_steps)
-            return OK
+    def _run(self, num_samples: int, name: str, chase: Callable[[int, int, int], int]) -> Samples | None:
+        if not self.is_timed:
+            return None
+        base = self.remote if name == "peer" else self.local
+        return self.alone(num_samples, self.num_steps, lambda: self._follow(name, chase, base))
 
-        return self.alone(num_samples, self.num_steps, run)
-
-    def _by_kernel(self, which: str, base: int) -> int:
-        begin = self.at[which]
-        self.at[which] = probe.chase(base, begin, self.num_steps)
+    def _follow(self, name: str, chase: Callable[[int, int, int], int], base: int) -> int:
+        self.at[name] = chase(base, self.at[name], self.num_steps)
+        self.num_done[name] += self.num_steps
         return OK
 
     def num_errors(self) -> int:
-        """Each chain must be where the generator says it is: checked by jumping ahead."""
-        for word in self.at.values():
-            self.expect(word % probe.LINE_WORDS == 0 and word // probe.LINE_WORDS < self.num_lines)
+        """A chain must be where the generator is after as many steps."""
+        for name, word in self.at.items():
+            line = jump(self.num_done[name], self.num_lines)
+            self.expect(word == line * probe.LINE_WORDS)
         return super().num_errors()
 
     def close(self) -> None:
@@ -108,19 +117,29 @@ class Chase(SpacePart):
         super().close()
 
 
+def jump(num_steps: int, num_lines: int) -> int:
+    """Line that the generator of `fill_chase` reaches from line 0: its map, squared and multiplied."""
+    multiplier, increment = CHASE_MULTIPLIER, CHASE_INCREMENT
+    line = 0
+    while num_steps:
+        if num_steps & 1:
+            line = (line * multiplier + increment) % num_lines
+        increment = (increment * multiplier + increment) % num_lines
+        multiplier = multiplier * multiplier % num_lines
+        num_steps >>= 1
+    return line
+
+
 def is_huge(address: int) -> bool:
-    """Whether the mapping that holds `address` has huge pages (its KernelPageSize, from smaps)."""
+    """Whether the mapping that holds `address` has huge pages, from smaps."""
+    fields: dict[str, int] = {}
     inside = False
     with open("/proc/self/smaps") as lines:
         for line in lines:
-            head = line.split(None, 1)[0]
+            head, *values = line.split()
             if "-" in head:
                 low, high = (int(part, 16) for part in head.split("-"))
                 inside = low <= address < high
-            elif inside and head in ("ShmemPmdMapped:", "FilePmdMapped:") and int(line.split()[1]) > 0:
-                return True
-            elif inside and head == "KernelPageSize:" and int(line.split()[1]) > 64:
-                return True
-    return False
-
-
+            elif inside and values[-1] == "kB":
+                fields[head] = int(values[0])
+    return fields.get("KernelPageSize:", 4) > 64 or fields.get("ShmemPmdMapped:", 0) > 0

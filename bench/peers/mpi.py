@@ -35,13 +35,11 @@ BATCH = 1000
 def side(bench: Bench, operation: str, point: Point) -> Side:
     """The MPI job at `point`."""
     num_ranks = bench.options.ranks
-    part = Part(
-        bench.group(("mpi", num_ranks), f"MPI job of {num_ranks} ranks", lambda path: command(path, num_ranks), num_ranks),
-        "umem.bench.peers.mpi:Mpi",
-        operation=operation,
-        num_bytes=point.num_bytes,
-    )
-    return PartSide("mpi", SEMANTICS.get(operation, "rma"), part, "block", peer="mpi", transport="shared memory")
+    name = f"MPI job of {num_ranks} ranks"
+    group = bench.group(("mpi", num_ranks), name, lambda path: command(path, num_ranks), num_ranks)
+    part = Part(group, "umem.bench.peers.mpi:Mpi", operation=operation, num_bytes=point.num_bytes)
+    semantics = SEMANTICS.get(operation, "rma")
+    return PartSide("mpi", semantics, part, "block", peer="mpi", transport="shared memory")
 
 
 def command(path: str, num_ranks: int) -> list[str]:

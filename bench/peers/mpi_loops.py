@@ -5,14 +5,18 @@ Handles are Open MPI's: pointers, passed as int64. Import only after libmpi is l
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba.core import types
 
-from umem.kernels import cpu_kernel, now_ns, store_f64
+from umem.kernels.compile import cpu_kernel
+from umem.kernels.ops import store_f64
+from umem.kernels.ops_system import now_ns
 
 I32, I64 = types.int32, types.int64
 
 
-def _mpi(name: str, *arguments: types.Type) -> types.ExternalFunction:
+def _mpi(name: str, *arguments: types.Type) -> Any:
     return types.ExternalFunction(name, I32(*arguments))
 
 

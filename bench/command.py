@@ -1,0 +1,102 @@
+"""What `umem bench` does with its options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from umem.errors import ConfigError, Waived
+
+from . import bars, limits, plot, registry, table
+from .case import Options
+from .compare import compare, print_comparison
+from .driver import Bench
+from .rows import Results, Row, Status, read_json, write_csv, write_json
+from .stats import Outcome
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files that the user wants beside the table."""
+
+    json: Path | None = None
+    csv: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        for path in (self.json, self.csv, self.plot):
+            if path is not None and not path.parent.is_dir():
+                raise ConfigError(f"{path}: there is no folder {path.parent}")
+        if self.plot is not None and self.plot.suffix not in PICTURES:
+            raise ConfigError(f"{self.plot}: a picture ends in {', '.join(PICTURES)}")
+
+
+def run_cases(console: Console, names: Sequence[str], options: Options, outputs: Outputs) -> int:
+    """Measure the cases of `names` and show them; 1 where a row has an error, else 0."""
+    chosen = registry.select(names)
+    rows: list[Row] = []
+    notes: list[str] = []
+    with Bench(options) as bench:
+        ping_pong_ns = core_ping_pong_ns()
+        bench.machine["ping_pong_ns"] = ping_pong_ns
+        table.print_header(console, Results(bench.machine, ()), options.world, ping_pong_ns)
+        for case in chosen:
+            found = bench.run(case())
+            table.print_case(console, case, found)
+            rows += found.rows
+            notes += found.notes
+        machine = bench.machine
+    table.print_footer(console, rows)
+    if outputs.json:
+        write_json(outputs.json, Results(machine, tuple(rows), tuple(notes)))
+    if outputs.csv:
+        write_csv(outputs.csv, rows)
+    if outputs.plot:
+        plot.save(plot.sweep_figure(rows), outputs.plot)
+    return int(any(row.status == Status.ERROR for row in rows))
+
+
+def core_ping_pong_ns() -> float | None:
+    """Round trip of a line between two cores, in C; None where that cannot be measured."""
+    try:
+        return limits.line_round_trip_ns()
+    except Waived:
+        return None
+
+
+def show_comparison(console: Console, old: Path, new: Path) -> None:
+    """Two results of --json, row by row."""
+    print_comparison(console, compare(read_json(old), read_json(new)))
+
+
+def list_cases(console: Console) -> None:
+    """Every case and its sentence."""
+    for case in registry.all_cases():
+        console.print(f"{case.key:<24} {case.description}", highlight=False, markup=False, soft_wrap=True)
+
+
+def run_bars(group: str, options: Options, json_file: Path | None) -> int:
+    """Measure the bars of `group`: a line each on stdout and nothing else; 1 where one fails, else 0.
+
+    Reasons of what failed or was waived go to stderr, and into the JSON.
+    """
+    outputs = Outputs(json=json_file)
+    results = []
+    for result in bars.run(bars.select(group, bars.read()), options):
+        print(result.line(), flush=True)
+        if result.reason:
+            print(f"{result.id}: {result.reason}", file=sys.stderr, flush=True)
+        results.append(result)
+    if outputs.json:
+        from .host import machine
+
+        document = {"machine": machine(), "bars": [result.as_dict() for result in results]}
+        outputs.json.write_text(json.dumps(document, indent=1) + "\n")
+    return int(any(result.outcome is Outcome.FAIL for result in results))

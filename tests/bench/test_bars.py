@@ -1,0 +1,192 @@
+"""Bars: the file is well formed, every bar has its case, and sampling goes on until a bar is decided."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from umem.bench import bars, registry
+from umem.bench.bars import Alternative, Bar
+from umem.bench.case import Measured, Options, Point
+from umem.bench.driver import Bench
+from umem.bench.stats import Limit, Outcome
+from umem.errors import ConfigError, UnknownName, Waived
+
+from .examples import FakeSide
+
+POINT = Point(8)
+BAR = Bar("x", "foundation", "what", "fake", POINT, "mapped", "a", "b", Limit(1.1, at_most=True))
+
+# Issue 2's table: a row may be several bars.
+PROMISED = """
+line_ping_pong chase fetch_add message_8_posix message_8_tcp message_bandwidth_posix copy alloc_one alloc_two
+agent_get_p50_no_peer_access agent_get_p99_no_peer_access agent_put_p50_no_peer_access
+agent_put_p99_no_peer_access agent_fetch_add_p50_no_peer_access agent_fetch_add_p99_no_peer_access
+agent_alloc_p50_no_peer_access agent_alloc_p99_no_peer_access
+agent_get_p50_hosts agent_get_p99_hosts agent_put_p50_hosts agent_put_p99_hosts
+agent_fetch_add_p50_hosts agent_fetch_add_p99_hosts agent_alloc_p50_hosts agent_alloc_p99_hosts
+agent_idle startup_cold startup_warm startup_run python_load import_umem import_modules verdict
+""".split()
+
+
+def test_every_promise_of_the_foundation_has_a_bar():
+    declared = {bar.id for bar in bars.select("foundation", bars.read())}
+    assert declared == set(PROMISED)
+
+
+@pytest.mark.parametrize("bar", bars.read(), ids=lambda bar: bar.id)
+def test_every_bar_names_sides_of_a_case(bar):
+    case = registry.find(bar.case)()
+    options = Options(world=bar.world, ranks=bar.ranks, peers=bar.peers)
+    assert bar.world in case.worlds
+    bench = Bench(options)
+    names = [side.name for side in case.sides(bench, bar.point)]
+    assert len(names) == len(set(names)), "sides of a point share a name"
+    assert bar.side in names
+    assert bar.against in names
+    if bar.alternative:
+        assert bar.alternative.against in names
+
+
+def test_groups_are_selected_by_name():
+    known = [replace(BAR, id="1"), replace(BAR, id="2", group="kv")]
+    assert [bar.id for bar in bars.select("kv", known)] == ["2"]
+    assert bars.select("all", known) == known
+    with pytest.raises(UnknownName, match="foundation, kv, all"):
+        bars.select("nonsense", known)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        'id = "x"',
+        'id = "x"\ngroup = "g"\nwhat = "w"\ncase = "c"\npoint = "8"\nworld = "mapped"\nside = "a"\nagainst = "b"',
+        'id = "x"\nat_most = 1\nat_least = 2',
+        'id = "x"\nat_most = 1\nnonsense = 2\npoint = "8"',
+    ],
+)
+def test_a_malformed_bar_is_refused_by_name(tmp_path, broken):
+    file = tmp_path / "bars.toml"
+    file.write_text(f"[[bar]]\n{broken}\n")
+    with pytest.raises(ConfigError, match="x"):
+        bars.read(file)
+
+
+def measured(mine, theirs, other=None, errors=0):
+    blocks = {"a": [np.array([value]) for value in mine], "b": [np.array([value]) for value in theirs]}
+    if other is not None:
+        blocks["c"] = [np.array([value]) for value in other]
+    return Measured(POINT, blocks, {"a": errors})
+
+
+def rng():
+    return np.random.default_rng(1)
+
+
+def test_a_bar_of_times_divides_the_sides_time_by_the_others():
+    result = bars.evaluate(BAR, measured([1.0] * 8, [2.0] * 8), rng())
+    assert (result.ratio, result.outcome) == (0.5, Outcome.PASS)
+
+
+def test_a_bar_of_rates_divides_the_other_way():
+    bar = replace(BAR, compare="rate", limit=Limit(0.95, at_most=False))
+    result = bars.evaluate(bar, measured([1.0] * 8, [2.0] * 8), rng())
+    assert (result.ratio, result.outcome) == (2.0, Outcome.PASS)
+
+
+def test_statistics_of_the_two_sides_may_differ():
+    bar = replace(BAR, statistic="p99", limit=Limit(3, at_most=True))
+    mine = [np.array([1.0] * 50 + [100.0] * 50)] * 8
+    blocks = Measured(POINT, {"a": mine, "b": [np.array([10.0])] * 8})
+    assert bars.evaluate(bar, blocks, rng()).ratio == 10.0
+
+
+def test_wrong_data_fails_a_bar_however_fast_it_was():
+    result = bars.evaluate(BAR, measured([0.1] * 8, [2.0] * 8, errors=1), rng())
+    assert result.outcome is Outcome.FAIL
+    assert "1 errors" in result.reason
+
+
+def test_the_alternative_counts_only_where_the_reference_reaches_it():
+    alternative = Alternative("c", Limit(0.97, at_most=False), from_fraction=0.9)
+    bar = replace(BAR, compare="rate", limit=Limit(1.15, at_most=False), alternative=alternative)
+    streams = bars.evaluate(bar, measured([1.0] * 8, [1.0] * 8, [0.98] * 8), rng())
+    assert (streams.against, streams.outcome) == ("c", Outcome.PASS)
+    plain = bars.evaluate(bar, measured([1.0] * 8, [1.0] * 8, [0.7] * 8), rng())
+    assert (plain.against, plain.outcome) == ("b", Outcome.FAIL)
+
+
+class FakeCase:
+    """A case whose sides are given."""
+
+    waive = None
+
+    def __init__(self, *sides):
+        self.made = list(sides)
+
+    def __call__(self):
+        return self
+
+    def waived(self, options):
+        return self.waive
+
+    def sides(self, bench, point):
+        return self.made
+
+
+@pytest.fixture
+def run_fake(monkeypatch):
+    def run(bar, *sides, waive=None):
+        case = FakeCase(*sides)
+        case.waive = waive
+        monkeypatch.setattr(registry, "find", lambda key: case)
+        (result,) = bars.run([bar], Options())
+        assert not any(side.is_open for side in sides)
+        return result
+
+    return run
+
+
+def test_a_clear_ratio_is_decided_at_the_first_look(run_fake):
+    result = run_fake(BAR, FakeSide("a", [1.0]), FakeSide("b", [1.0]))
+    assert (result.outcome, result.num_pairs) == (Outcome.PASS, 8)
+
+
+def test_a_ratio_at_the_bar_is_sampled_to_the_end_and_then_inconclusive(run_fake):
+    result = run_fake(replace(BAR, max_pairs=40), FakeSide("a", [1.0, 1.2]), FakeSide("b", [1.0]))
+    assert (result.outcome, result.num_pairs) == (Outcome.INCONCLUSIVE, 40)
+
+
+def test_time_ends_the_sampling(run_fake):
+    bar = replace(BAR, time_limit_s=0.0)
+    result = run_fake(bar, FakeSide("a", [1.0, 1.2]), FakeSide("b", [1.0]))
+    assert (result.outcome, result.num_pairs) == (Outcome.INCONCLUSIVE, 2)
+
+
+def test_a_missing_peer_waives_the_bar_and_says_why(run_fake):
+    result = run_fake(BAR, FakeSide("a", [1.0]), FakeSide("b", [1.0], failure=Waived("no b here")))
+    assert (result.outcome, result.reason) == (Outcome.WAIVED, "no b here")
+
+
+def test_a_case_that_cannot_run_waives_the_bar(run_fake):
+    result = run_fake(BAR, FakeSide("a", [1.0]), FakeSide("b", [1.0]), waive="too small")
+    assert (result.outcome, result.reason) == (Outcome.WAIVED, "too small")
+
+
+def test_a_failing_side_fails_the_bar(run_fake):
+    class Broken(FakeSide):
+        def block(self, num_samples):
+            raise ConfigError("it broke")
+
+    result = run_fake(BAR, Broken("a", [1.0]), FakeSide("b", [1.0]))
+    assert result.outcome is Outcome.FAIL
+    assert "it broke" in result.reason
+
+
+def test_the_line_has_id_ratio_interval_bar_and_outcome():
+    result = bars.evaluate(BAR, measured([1.0] * 8, [2.0] * 8), rng())
+    assert result.line().split() == ["x", "0.500", "[0.500,", "0.500]", "<=", "1.1", "pass"]
+    assert json.loads(json.dumps(result.as_dict()))["outcome"] == "pass"

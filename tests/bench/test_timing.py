@@ -1,0 +1,58 @@
+"""Sides run in turns, close in every case, and stop when their time is up."""
+
+from __future__ import annotations
+
+import pytest
+
+from .examples import FakeSide
+from umem.bench.case import Point
+from umem.bench.timing import Depth, close_sides, measure, open_sides
+from umem.errors import Waived
+
+POINT = Point(8)
+
+
+def test_sides_run_in_turns_after_the_warm_up():
+    log = []
+    sides = [FakeSide("a", [1], log), FakeSide("b", [2], log), FakeSide("c", [3], log)]
+    measured = measure(sides, POINT, Depth(num_rounds=2, samples_per_block=4))
+    assert log == list("abc") * 3
+    assert [len(measured.blocks[name]) for name in "abc"] == [2, 2, 2]
+    assert measured.blocks["b"][0].tolist() == [2.0] * 4
+
+
+def test_no_warm_up_where_none_is_asked_for():
+    log = []
+    measure([FakeSide("a", [1], log)], POINT, Depth(3, 1, warmup_samples=0))
+    assert log == ["a"] * 3
+
+
+def test_time_limit_ends_the_sampling_but_not_below_the_least():
+    seconds = iter(range(100))
+    side = FakeSide("a", [1])
+    measured = measure([side], POINT, Depth(50, 1, 0, time_limit_s=5.0), clock=lambda: next(seconds))
+    assert 3 <= len(measured.blocks["a"]) < 50
+    late = iter([0, *[1000] * 100])
+    measured = measure([side], POINT, Depth(50, 1, 0, time_limit_s=5.0, min_rounds=4), clock=lambda: next(late))
+    assert len(measured.blocks["a"]) == 4
+
+
+def test_errors_of_every_block_are_counted():
+    measured = measure([FakeSide("a", [1], errors=2)], POINT, Depth(3, 1))
+    assert measured.errors == {"a": 6}
+
+
+def test_a_side_that_cannot_run_leaves_the_others():
+    sides = [FakeSide("a", [1]), FakeSide("b", [1], failure=Waived("no such thing here"))]
+    opened, missing = open_sides(sides)
+    assert [side.name for side in opened] == ["a"]
+    assert [(lack.side.name, str(lack.error)) for lack in missing] == [("b", "no such thing here")]
+    close_sides(opened)
+    assert not sides[0].is_open
+
+
+def test_a_fault_while_opening_closes_what_was_open():
+    sides = [FakeSide("a", [1]), FakeSide("b", [1], failure=KeyboardInterrupt())]
+    with pytest.raises(KeyboardInterrupt):
+        open_sides(sides)
+    assert not sides[0].is_open

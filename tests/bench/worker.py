@@ -1,0 +1,51 @@
+"""Workers for test_wire: `python worker.py SOCKET NUM_WORKERS` starts them all."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+
+from umem.bench.wire import serve
+from umem.errors import AlignmentError
+
+
+class Echo:
+    def __init__(self, rank, word):
+        self.rank, self.word = rank, word
+
+    def say(self, number):
+        return f"{self.word} {self.rank} {number}"
+
+    def ramp(self, length):
+        return np.arange(float(length))
+
+    def misaligned(self):
+        raise AlignmentError(3, 8)
+
+    def divide(self, by):
+        return 1 / by
+
+    def die(self):
+        os._exit(3)
+
+    def close(self):
+        pass
+
+
+def main():
+    path, num_workers = sys.argv[1], int(sys.argv[2])
+    children = []
+    for rank in range(num_workers):
+        pid = os.fork()
+        if pid == 0:
+            serve(path, rank, rank)
+            os._exit(0)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    main()

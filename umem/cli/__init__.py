@@ -1,0 +1,1 @@
+"""The command line: `umem info | run | verdict | bench`."""

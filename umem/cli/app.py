@@ -1,0 +1,167 @@
+"""`umem info`, `umem verdict`, `umem bench`: options in, exit codes out; the work is elsewhere.
+
+Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used. `umem run` does not
+pass through here (umem/__main__.py): its start-up is promised, and this module's imports cost more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import ConfigError, UmemError
+from ..units import parse_size
+from ..world.spec import KINDS, MAPPED
+
+if TYPE_CHECKING:
+    from ..bench.case import Options
+
+USAGE_CODE, FAILURE_CODE, INTERRUPTED_CODE = 2, 1, 130
+WORLD_HELP = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="One memory across devices in software, messages beside it, and measurements of both.",
+)
+
+Ranks = Annotated[int, typer.Option("-n", "--ranks", help="ranks of the world")]
+World = Annotated[str, typer.Option("--world", help=WORLD_HELP)]
+Seed = Annotated[int, typer.Option("--seed", help="of everything that is random")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="write the results here")]
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+def run(context: typer.Context) -> None:
+    """Run a script in every rank of a new world: umem run -n N [OPTIONS] SCRIPT [-- ARGS]."""
+    from ..world.command import run_command
+
+    raise typer.Exit(run_command(context.args))
+
+
+@app.command()
+def info(
+    json_file: JsonFile = None,
+    ranks: Ranks = 2,
+    world: World = MAPPED,
+) -> None:
+    """What this machine offers to umem, what is missing, and the line that fixes it."""
+    from . import info as report
+
+    report.show(_console(), ranks, world, json_file)
+
+
+@app.command()
+def verdict(
+    ranks: Annotated[int | None, typer.Option("-n", "--ranks", help="ranks (default: a rank a core, 2 to 8)")] = None,
+    world: World = MAPPED,
+    report: Annotated[Path, typer.Option("--report", help="where to write the page")] = Path("report.html"),
+    json_file: JsonFile = None,
+    seed: Seed = 1,
+) -> None:
+    """Say whether this machine's ranks form one memory or a stack of servers, with the evidence."""
+    from ..bench import verdict as judge
+
+    code = judge.run(_console(), ranks, world, report, json_file, seed)
+    raise typer.Exit(code)
+
+
+@app.command()
+def bench(
+    cases: Annotated[list[str] | None, typer.Argument(help="cases or families of them (default: all)")] = None,
+    list_cases: Annotated[bool, typer.Option("--list", help="list the cases")] = False,
+    ranks: Ranks = 2,
+    begin: Annotated[str, typer.Option("-b", "--begin", help="smallest size")] = "8",
+    end: Annotated[str, typer.Option("-e", "--end", help="largest size")] = "64M",
+    factor: Annotated[int, typer.Option("-f", "--factor", help="from one size to the next")] = 4,
+    warmup: Annotated[int, typer.Option("-w", "--warmup", help="iterations before the measured ones")] = 5,
+    iters: Annotated[int, typer.Option("--iters", help="samples of each side at each size")] = 200,
+    semantics: Annotated[str, typer.Option(help="comma-separated: load_store, rma, message, staged, near")] = "",
+    peers: Annotated[str, typer.Option(help="comma-separated: ucx_perftest, gloo, mpi, ucxx")] = "",
+    world: World = MAPPED,
+    json_file: JsonFile = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="write the rows here")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="draw the rows here (.png, .svg, .pdf)")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option("--compare", help="two files of --json: old, new")
+    ] = None,
+    bars: Annotated[str | None, typer.Option("--bars", help="measure the bars of a group, or all")] = None,
+    seed: Seed = 1,
+) -> None:
+    """Measure: rows of cases, a comparison of two results, or bars."""
+    from ..bench import command
+
+    if compare is not None:
+        command.show_comparison(_console(), *compare)
+        return
+    if list_cases:
+        command.list_cases(_console())
+        return
+    options = _options(ranks, (begin, end), factor, warmup, iters, semantics, peers, world, seed)
+    if bars is not None:
+        raise typer.Exit(command.run_bars(bars, options, json_file))
+    outputs = command.Outputs(json_file, csv_file, plot)
+    raise typer.Exit(command.run_cases(_console(), cases or [], options, outputs))
+
+
+def _options(
+    ranks: int,
+    sizes: tuple[str, str],
+    factor: int,
+    warmup: int,
+    iters: int,
+    semantics: str,
+    peers: str,
+    world: str,
+    seed: int,
+) -> Options:
+    from ..bench.case import SEMANTICS, Options
+
+    return Options(
+        ranks=ranks,
+        begin_bytes=parse_size(sizes[0]),
+        end_bytes=parse_size(sizes[1]),
+        factor=factor,
+        warmup=warmup,
+        iters=iters,
+        semantics=_names(semantics) or SEMANTICS,
+        peers=_names(peers),
+        world=world,
+        seed=seed,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _console() -> Console:
+    """Standard output; wide where it is no terminal, so that files and pipes get whole lines."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Run a command; returns its exit code. Errors of umem's users are one line on stderr."""
+    args = None if arguments is None else list(arguments)
+    try:
+        code = app(args=args, standalone_mode=False)
+    except ConfigError as error:
+        return _fail(error, USAGE_CODE)
+    except UmemError as error:
+        return _fail(error, FAILURE_CODE)
+    except typer.Abort:
+        return INTERRUPTED_CODE
+    except KeyboardInterrupt:
+        return INTERRUPTED_CODE
+    return int(code or 0)
+
+
+def _fail(error: UmemError, code: int) -> int:
+    print(f"umem: {error}", file=sys.stderr)
+    return code
