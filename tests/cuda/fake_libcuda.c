@@ -98,8 +98,8 @@ static CUresult CALL(cuDeviceGetAttribute(int *value, CUdevice_attribute wanted,
     BEGIN;
     *value = wanted == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? 9
              : wanted == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? 0
-             : wanted == CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED ? option("FAKE_CUDA_SHARES", 1)
-             : 1;
+             : wanted == CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+                 ? option("FAKE_CUDA_SHARES", 1) : 1;
     return 0;
 }
 static CUresult CALL(cuDeviceCanAccessPeer(int *can, CUdevice a, CUdevice b)) {

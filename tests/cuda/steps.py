@@ -11,9 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numba
 import pytest
-from numba.core import types
 
 from umem.device import Device
 from umem.device.cuda import CudaDevice
@@ -203,6 +201,9 @@ def child_on_device_1(socket_fd: int):
 @contextmanager
 def compiled_copy(gpu: CudaDevice) -> Iterator[tuple[Module, str]]:
     """The copy kernel: PTX and cubin by the real tools, its CPU twin for the fake driver to run."""
+    import numba
+    from numba.core import types
+
     from umem.kernels.copy import copy_aligned, cuda_copy
     from umem.kernels.cuda import cuda_cubin, cuda_ptx
 
