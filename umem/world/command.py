@@ -1,4 +1,108 @@
 """`umem run`: a script in every rank of a new world. This process is itself the warm parent.
 
-Parsed by hand-made argparse, not by the other commands' library: start-up time is part of what is promised.
+It stands apart from the other commands because start-up time is promised: argparse instead of typer, rich
+and matplotlib, which together cost more than the world.
 """
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import ConfigError, UmemError
+from .job import Outcome
+from .liveness import describe_exit
+from .spec import CONTINUE, END, KINDS, WorldSpec
+
+USAGE_CODE = 2
+INTERRUPTED_CODE = 130
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run `umem run` with these arguments; returns its exit code, that of the first rank that failed."""
+    options = _parser().parse_args(arguments)
+    try:
+        outcome = _run(options)
+    except ConfigError as error:
+        print(f"umem run: {error}", file=sys.stderr)
+        return USAGE_CODE
+    except UmemError as error:
+        print(f"umem run: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # while kernels load; later it goes to the ranks
+        return INTERRUPTED_CODE
+    _explain(outcome)
+    return outcome.exit_code
+
+
+def _run(options: argparse.Namespace) -> Outcome:
+    spec = WorldSpec.of(
+        options.ranks,
+        options.world,
+        options.hosts,
+        options.segment,
+        options.host_segment,
+        options.timeout_s,
+        pin=options.pin,
+        network=options.network,
+        on_failure=CONTINUE if options.keep_going else END,
+    )
+    if not options.module and not os.path.isfile(options.script):
+        raise ConfigError(f"no script {options.script!r}; for a module use -m")
+    from .ranks import run_script
+    from .supervisor import Supervisor
+    from .warm_parent import warm_up
+
+    # Checked before the seconds that loading may take.
+    script_arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+    warm_up(options.preload.split(",") if options.preload else ())
+    return Supervisor(
+        spec,
+        lambda rank, channel: run_script(channel, options.script, script_arguments, options.module),
+        marks_output=options.prefix,
+    ).run()
+
+
+def _explain(outcome: Outcome) -> None:
+    """Say in one line on stderr which rank ended the world, and how."""
+    cause = outcome.cause
+    if cause is not None:
+        print(f"umem run: rank {cause.rank} {describe_exit(cause.exit_code)}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="umem run",
+        description="Run a Python script in every rank of a new world. Its exit code is that of the first failure.",
+        usage="umem run -n N [OPTIONS] SCRIPT [-- ARGS]",
+    )
+    parser.add_argument("-n", "--ranks", type=int, required=True, metavar="N", help="number of ranks")
+    kinds = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
+    parser.add_argument("--world", default="mapped", metavar="KIND", help=kinds)
+    parser.add_argument("--hosts", type=int, metavar="K", help="hosts of a hosts world (default 2)")
+    parser.add_argument("--segment", metavar="SIZE", help="device memory of each rank, for example 2G")
+    parser.add_argument("--host-segment", metavar="SIZE", help="host memory of each rank")
+    parser.add_argument(
+        "--pin",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="each rank on a core of its own (default: where there are enough)",
+    )
+    parser.add_argument("--timeout-s", type=float, metavar="S", help="deadline of every wait (default 60)")
+    parser.add_argument(
+        "--network", metavar="IFACE", help="let traffic leave loopback through this interface; it is not authenticated"
+    )
+    parser.add_argument("--keep-going", action="store_true", help="a rank that fails does not end the others")
+    parser.add_argument(
+        "--prefix",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mark each line of output with its rank",
+    )
+    parser.add_argument("--preload", metavar="MODULES", help="modules to import once, before the ranks are forked")
+    parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is the name of a module")
+    parser.add_argument("script", metavar="SCRIPT")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS")
+    return parser

@@ -60,14 +60,14 @@ def has_ended(pidfd: int) -> bool:
     return bool(ended(((0, pidfd),)))
 
 
-def ended(pidfds: Iterable[tuple[int, int]]) -> list[int]:
-    """The ranks among the pairs (rank, pidfd) whose processes have died. Does not wait."""
+def ended(pidfds: Iterable[tuple[int, int]], timeout_s: float = 0.0) -> list[int]:
+    """The ranks among the pairs (rank, pidfd) whose processes have died, now or within `timeout_s`."""
     poll = select.poll()
     rank_of: dict[int, int] = {}
     for rank, pidfd in pidfds:
         rank_of[pidfd] = rank
         poll.register(pidfd, select.POLLIN)
-    return [rank_of[pidfd] for pidfd, _ in poll.poll(0)]
+    return [rank_of[pidfd] for pidfd, _ in poll.poll(timeout_s * 1000)]
 
 
 def describe_exit(exit_code: int) -> str:

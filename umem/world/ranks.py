@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, NoReturn
 
 import cloudpickle
@@ -32,6 +33,10 @@ FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED_CODE = 128 + signal.SIGINT
 
 _REPORT_TIMEOUT_S = 10.0  # the parent's loop never waits, so this bounds only a parent that is stopped
+
+# What a launched function gets, from a floor that this one does not know: named as data. The parent has
+# loaded it.
+SPACE = "umem.space"
 
 Work = Callable[[int, Channel], int]
 
@@ -94,7 +99,6 @@ def _settle(placement: Placement, parent_pid: int, release: Callable[[], None]) 
             spec=placement.spec,
             rank=placement.rank,
             channel=channel,
-            host=config.host_name(),
             ip_address=ip_address,
             interface=interface,
             core=placement.core,
@@ -169,11 +173,7 @@ def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns:
 
 
 def _open(on_space: bool) -> AbstractContextManager[Any]:
-    if not on_space:
-        return join()
-    from .. import init  # a higher floor: known only where a launched function asks for it, loaded by the parent
-
-    return init()
+    return import_module(SPACE).init() if on_space else join()
 
 
 def _report_failure(channel: Channel, error: BaseException, text: str, pickled: bytes) -> int:

@@ -1,10 +1,180 @@
-"""Worlds that another launcher started."""
+"""Worlds that another launcher started: torchrun, or anything that sets RANK, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT. Their ranks meet in torch's TCPStore, which is also where torch.distributed meets.
+
+The store is not authenticated. Where umem opens it, it listens on MASTER_ADDR alone.
+"""
 
 from __future__ import annotations
 
+import errno
+import select
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
 from .. import config
+from ..errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
+from . import liveness
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# A check costs 25 us at the store, so that a world of 100 ranks that wait loads it by 25 %.
+_CHECK_INTERVAL_S = 0.01
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the launcher's variables say."""
+
+    rank: int
+    num_ranks: int
+    address: str
+    port: int
+
+
+class Store(Protocol):
+    """What umem uses of a torch.distributed store."""
+
+    def set(self, key: str, value: bytes, /) -> None:
+        """Store a value."""
+
+    def get(self, key: str, /) -> bytes:
+        """The value; waits for it."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all keys are set."""
 
 
 def is_requested() -> bool:
-    """Whether a launcher has set RANK and WORLD_SIZE."""
-    return config.text("RANK") is not None and config.text("WORLD_SIZE") is not None
+    """Whether a launcher asked for a world of more than this process."""
+    return config.text("RANK") is not None and config.integer("WORLD_SIZE", 1) != 1
+
+
+def request() -> Request:
+    """The launcher's variables. Raises ConfigError where one is missing or makes no sense."""
+    missing = [name for name in _VARIABLES if config.text(name) is None]
+    if missing:
+        raise ConfigError(f"RANK is set and {', '.join(missing)} not; a launcher sets {', '.join(_VARIABLES)}")
+    rank, num_ranks = int(config.integer("RANK") or 0), int(config.integer("WORLD_SIZE") or 0)
+    port = int(config.integer("MASTER_PORT") or 0)
+    if not 0 <= rank < num_ranks:
+        raise ConfigError(f"RANK={rank} is not below WORLD_SIZE={num_ranks}")
+    if not 0 < port < 1 << 16:
+        raise ConfigError(f"MASTER_PORT={port} is no TCP port")
+    return Request(rank, num_ranks, str(config.text("MASTER_ADDR")), port)
+
+
+def open_store(asked: Request, timeout_s: float) -> Store:
+    """The store of this world: that of torch.distributed where it is initialised, else the launcher's, else one
+    that rank 0 opens here.
+
+    Raises PortInUse where another program listens on the port, WaitTimeout where nobody answers on it,
+    WorldError where torch is missing.
+    """
+    # The port is taken before torch is loaded, which takes seconds: who gave a wrong port learns it now.
+    listener = None
+    if asked.rank == 0 and config.text("TORCHELASTIC_USE_AGENT_STORE") != "True" and not _group_exists():
+        listener = _listen(asked.address, asked.port)
+    try:
+        import torch.distributed as dist
+    except ImportError:
+        raise WorldError(
+            "RANK and WORLD_SIZE are set, and ranks of another launcher meet through torch, which is not installed:"
+            " scripts/setup torch; or start with umem run"
+        ) from None
+    restart = f"umem/{config.text('TORCHELASTIC_RUN_ID', '')}/{config.text('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if _group_exists():
+        store = dist.distributed_c10d._get_default_store()
+    else:
+        store = _connect(dist, asked, listener, timeout_s)
+    return dist.PrefixStore(restart, store)
+
+
+class StoreRendezvous:
+    """The rendezvous in a store. `pidfds` are those of the ranks on this machine, once they are known."""
+
+    def __init__(self, store: Store, rank: int, num_ranks: int):
+        self._store, self._rank, self._num_ranks = store, rank, num_ranks
+        self.pidfds: Mapping[int, int] = {}
+
+    def set(self, key: str, blob: bytes, timeout_s: float) -> None:
+        """Store `blob` under `key`; a later value replaces an earlier one."""
+        self._store.set(key, blob)
+
+    def get(self, key: str, timeout_s: float) -> bytes:
+        """The blob under `key`, as soon as some rank has set it. Raises WaitTimeout."""
+        deadline = time.monotonic() + timeout_s
+        while not self._store.check([key]):
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"nobody set {key!r} for {timeout_s:g} s")
+            self._pause(())
+        return self._store.get(key)
+
+    def gather(self, key: str, blob: bytes, timeout_s: float) -> list[bytes]:
+        """Every rank's blob, by rank. Collective. Raises RankLost or WaitTimeout."""
+        deadline = time.monotonic() + timeout_s
+        self._store.set(f"{key}/{self._rank}", blob)
+        missing = set(range(self._num_ranks))
+        while True:
+            ended = self._pause(missing) if len(missing) < self._num_ranks else []
+            missing = {rank for rank in missing if not self._store.check([f"{key}/{rank}"])}
+            if not missing:
+                return [self._store.get(f"{key}/{rank}") for rank in range(self._num_ranks)]
+            for rank in ended:
+                if rank in missing:
+                    raise RankLost(rank, f"it ended before exchange {key!r}")
+            if time.monotonic() >= deadline:
+                ranks = ", ".join(map(str, sorted(missing)))
+                raise WaitTimeout(f"exchange {key!r} waited {timeout_s:g} s for rank {ranks}")
+
+    def close(self) -> None:
+        """Drop the store; the one that rank 0 opened ends with it."""
+        del self._store
+
+    def _pause(self, watched: Iterable[int]) -> list[int]:
+        """Let a check interval pass, unless one of the `watched` ranks has ended; returns those."""
+        known = [(rank, self.pidfds[rank]) for rank in watched if rank in self.pidfds]
+        return liveness.ended(known, _CHECK_INTERVAL_S)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(place[:2], family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"port {port} of {address} is in use by another program; set MASTER_PORT to a free one"
+            ) from None
+        raise WorldError(f"rank 0 cannot listen on MASTER_ADDR={address} MASTER_PORT={port}: {error}") from None
+
+
+def _connect(dist: Any, asked: Request, listener: socket.socket | None, timeout_s: float) -> Store:
+    options: dict[str, Any] = {}
+    if listener is not None:
+        # Shared in this process, so that torch.distributed may be initialised over it later.
+        options = {"master_listen_fd": listener.detach(), "multi_tenant": True}
+    try:
+        return dist.TCPStore(
+            asked.address,
+            asked.port,
+            asked.num_ranks,
+            is_master=listener is not None,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+            **options,
+        )
+    except dist.DistNetworkError:
+        raise WaitTimeout(
+            f"rank {asked.rank} reached nobody at MASTER_ADDR={asked.address} MASTER_PORT={asked.port}"
+            f" within {timeout_s:g} s: does rank 0 run?"
+        ) from None
+
+
+def _group_exists() -> bool:
+    """Whether this program has initialised torch.distributed."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_available() and dist.is_initialized()

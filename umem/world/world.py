@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .. import config
 from ..errors import RankLost, WorldError
-from . import descriptors, liveness, torchrun
+from . import descriptors, interfaces, liveness, torchrun
 from .frames import Channel
 from .rendezvous import Alone, HubClient, Rendezvous
 from .spec import HOSTS, LOOPBACK, MAPPED, NO_PEER_ACCESS, WorldSpec, ucx_environment
@@ -33,7 +33,6 @@ class Bootstrap:
     spec: WorldSpec
     rank: int
     channel: Channel
-    host: str
     ip_address: str
     interface: str
     core: int | None
@@ -48,7 +47,6 @@ class _Process:
     current: World | None = None
     pid: int = 0
     num_joins: int = 0
-    alone_cores: tuple[int, ...] = field(default_factory=lambda: tuple(config.usable_cores()))
 
 
 class World:
@@ -227,6 +225,7 @@ def join(spec: WorldSpec | None = None) -> World:
             raise WorldError("this process is in a world already; leave it first (space.close())")
         raise WorldError(f"this process is a fork of rank {_process.current.rank}, and only the rank is in its world")
     _process.pid = os.getpid()
+    _process.num_joins += 1  # part of every key: ranks that leave and join again meet afresh
     if _process.bootstrap is not None:
         world = _join_launched(_process.bootstrap, spec)
     elif torchrun.is_requested():
@@ -247,32 +246,53 @@ def _join_launched(bootstrap: Bootstrap, spec: WorldSpec | None) -> World:
     asked = bootstrap.spec
     if spec is not None:
         asked = spec.placed(asked.num_ranks, asked.kind, asked.num_hosts)
-    place = Place(bootstrap.host, liveness.machine_id(), os.getpid(), bootstrap.ip_address, bootstrap.core)
+    place = _place(bootstrap.ip_address, bootstrap.core)
     rendezvous = HubClient(bootstrap.channel)
-    return _meet(bootstrap.rank, asked, rendezvous, place, bootstrap.interface, bootstrap.usable_cores)
+    places = _meet(rendezvous, place, asked.timeout_s)
+    return World(
+        bootstrap.rank, asked, rendezvous, places, bootstrap.interface, bootstrap.usable_cores, _process.num_joins
+    )
 
 
 def _join_alone(spec: WorldSpec | None) -> World:
-    asked = WorldSpec.of() if spec is None else spec.placed(1, spec.kind, 1)
-    place = Place(config.host_name(), liveness.machine_id(), os.getpid(), "127.0.0.1", None)
-    return _meet(0, asked, Alone(), place, LOOPBACK, _process.alone_cores)
+    asked = WorldSpec.of() if spec is None else spec
+    asked = asked.placed(1, asked.kind, 1)
+    place = _place(interfaces.ip_address_of(LOOPBACK), None)
+    return World(0, asked, Alone(), [place], LOOPBACK, tuple(config.usable_cores()), _process.num_joins)
 
 
 def _join_torchrun(spec: WorldSpec | None) -> World:
-    raise NotImplementedError
+    asked = WorldSpec.of() if spec is None else spec
+    request = torchrun.request()
+    network = asked.network or config.text("UMEM_NETWORK")
+    interface = network or LOOPBACK
+    usable_cores = tuple(config.usable_cores())
+    place = _place(interfaces.ip_address_of(interface), None)
+    rendezvous = torchrun.StoreRendezvous(
+        torchrun.open_store(request, asked.timeout_s), request.rank, request.num_ranks
+    )
+    places = _meet(rendezvous, place, asked.timeout_s)
+    num_machines = len({other.machine for other in places})
+    if num_machines > 1 and network is None:
+        raise WorldError(
+            f"the ranks run on {num_machines} machines, and umem keeps its traffic, which is not authenticated, on"
+            " loopback; name the interface that it may use: UMEM_NETWORK=IFACE"
+        )
+    num_hosts = len({other.host for other in places})
+    kind = HOSTS if num_hosts > 1 else NO_PEER_ACCESS if asked.kind == NO_PEER_ACCESS else MAPPED
+    asked = asked.placed(request.num_ranks, kind, num_hosts)
+    world = World(request.rank, asked, rendezvous, places, interface, usable_cores, _process.num_joins)
+    rendezvous.pidfds = {
+        rank: world.pidfd(rank) for rank in range(world.num_ranks) if rank != world.rank and world.shares_pids(rank)
+    }
+    return world
 
 
-def _meet(
-    rank: int,
-    spec: WorldSpec,
-    rendezvous: Rendezvous,
-    place: Place,
-    interface: str,
-    usable_cores: tuple[int, ...],
-) -> World:
-    """The first exchange: who is where. It is also the barrier at which a rank that never came is noticed."""
-    generation = _process.num_joins
-    _process.num_joins += 1
-    blobs = rendezvous.gather(f"{generation}/join", json.dumps(vars(place)).encode(), spec.timeout_s)
-    places = [Place(**json.loads(blob)) for blob in blobs]
-    return World(rank, spec, rendezvous, places, interface, usable_cores, generation)
+def _place(ip_address: str, core: int | None) -> Place:
+    return Place(config.host_name(), liveness.machine_id(), os.getpid(), ip_address, core)
+
+
+def _meet(rendezvous: Rendezvous, place: Place, timeout_s: float) -> list[Place]:
+    """The first exchange: who is where. It is also where a rank that died at start-up is noticed."""
+    blobs = rendezvous.gather(f"{_process.num_joins}/join", json.dumps(vars(place)).encode(), timeout_s)
+    return [Place(**json.loads(blob)) for blob in blobs]
