@@ -1,0 +1,124 @@
+"""The compiled entry points of the heap.
+
+Kernels of users call heap_alloc, heap_free and heap_retain as device functions; Python calls the compiled
+forms here. Batches spread the 0.2 us of a call from Python over many allocations.
+"""
+
+from __future__ import annotations
+
+from . import status
+from .compile import cpu_kernel, device_function
+from .heap_alloc import heap_alloc, heap_alloc_for, heap_free, heap_free_for, heap_retain
+from .heap_layout import (
+    GENERATION_SHIFT,
+    RECORD_SIZE,
+    RECORD_STATE,
+    SHARED,
+    SLOT_LIVE,
+    STATE_MASK,
+)
+from .heap_lock import acquire_arena, release_arena
+from .heap_magazine import flush_all, is_own_magazine, open_magazine
+from .heap_record import find_slot, owner_rank, slot_address
+from .heap_core import record_address
+from .heap_recover import reclaim
+from .heap_setup import init_arena
+from .heap_usage import (
+    LIST_ADDRESS,
+    LIST_BYTES,
+    LIST_GENERATION,
+    LIST_OWNER,
+    LIST_REFERENCES,
+    heap_audit,
+    heap_list,
+    heap_usage,
+    num_references,
+)
+from .ops import load_acquire_i64, load_i64, store_i64
+
+
+@device_function
+def heap_find(arena, address, row):
+    """Write the allocation that covers `address` as a row of `heap_list` at `row`; OK, OUT_OF_RANGE or
+    NOT_ALLOCATED."""
+    number = find_slot(arena, address)
+    if number < 0:
+        return number
+    record = record_address(arena, number)
+    state = load_acquire_i64(record, RECORD_STATE)
+    if state & STATE_MASK != SLOT_LIVE:
+        return status.NOT_ALLOCATED
+    store_i64(row, LIST_ADDRESS, slot_address(arena, number))
+    store_i64(row, LIST_BYTES, load_i64(record, RECORD_SIZE))
+    store_i64(row, LIST_OWNER, owner_rank(state))
+    store_i64(row, LIST_GENERATION, (state >> GENERATION_SHIFT) & 0xFFFF_FFFF)
+    store_i64(row, LIST_REFERENCES, num_references(arena, number) if state & SHARED else 1)
+    return status.OK
+
+
+@device_function
+def heap_alloc_batch(control, arena, magazine, num_bytes, align, addresses, first, end):
+    """Allocate for the items first to end - 1: sizes from the words at `num_bytes`, results to `addresses`.
+
+    Returns the item to go on from: `end`, or the one whose status (AGAIN, an error) stands at its place.
+    """
+    item = first
+    while item < end:
+        address = heap_alloc(control, arena, magazine, load_i64(num_bytes, item), align)
+        store_i64(addresses, item, address)
+        if address <= status.AGAIN:
+            return item
+        item += 1
+    return end
+
+
+@device_function
+def heap_free_batch(control, arena, magazine, addresses, first, end):
+    """Free the addresses first to end - 1, putting 0 into their place.
+
+    Returns the item to go on from: `end`, or the one that failed; `heap_free` tells why.
+    """
+    item = first
+    while item < end:
+        if heap_free(control, arena, magazine, load_i64(addresses, item)) != status.OK:
+            return item
+        store_i64(addresses, item, 0)
+        item += 1
+    return end
+
+
+@device_function
+def heap_flush(control, magazine):
+    """Return the stock of the calling thread's magazine to the core; OK, AGAIN, INTERRUPTED, or BUSY from
+    another thread."""
+    if not is_own_magazine(magazine):
+        return status.BUSY
+    return flush_all(control, magazine)
+
+
+@device_function
+def heap_reclaim(control, arena, holder, rank, freed):
+    """Take back what the dead `rank` had in `arena`; adds to the words at `freed` as in heap_recover."""
+    code = acquire_arena(control, arena, holder)
+    if code != status.OK:
+        return code
+    reclaim(arena, rank, freed)
+    release_arena(arena)
+    return status.OK
+
+
+init = cpu_kernel("void(int64, int64, int64, int64)")(init_arena)
+open_for_thread = cpu_kernel("void(int64, int64, int64, int64, int64)")(open_magazine)
+alloc = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_alloc)
+alloc_for = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_alloc_for)
+free = cpu_kernel("int64(int64, int64, int64, int64)")(heap_free)
+free_for = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_free_for)
+alloc_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")(heap_alloc_batch)
+free_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_free_batch)
+retain = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_retain)
+flush = cpu_kernel("int64(int64, int64)")(heap_flush)
+reclaim_rank = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_reclaim)
+find = cpu_kernel("int64(int64, int64, int64)")(heap_find)
+usage = cpu_kernel("void(int64, int64, int64)")(heap_usage)
+list_live = cpu_kernel("int64(int64, int64, int64, int64)")(heap_list)
+audit = cpu_kernel("int64(int64)")(heap_audit)

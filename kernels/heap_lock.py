@@ -1,0 +1,56 @@
+"""The lock of an arena: its word names the holder, so that it can be taken from the dead and only from them.
+
+holder = rank + 1 | incarnation << 16. The incarnation tells one life of a rank from the next.
+"""
+
+from __future__ import annotations
+
+from . import status
+from .compile import device_function
+from .control import SPIN_ROUNDS, STOP, peer_is_dead
+from .heap_layout import ARENA_LOCK, ARENA_NUM_BREAKS
+from .heap_recover import rebuild
+from .ops import compare_swap_i64, load_i64, load_relaxed_i64, store_i64, store_release_i64
+from .ops_system import now_ns, pause, yield_cpu
+
+HOLDER_RANK_MASK = (1 << 16) - 1
+HOLDER_INCARNATION_SHIFT = 16
+
+
+@device_function
+def acquire_arena(control, arena, holder):
+    """Take the lock of `arena` as `holder`. OK, AGAIN after a slice, INTERRUPTED when the space closes.
+
+    From a holder whose death is confirmed on this rank's control page it is taken away, and the arena
+    rebuilt. A holder that dies in that work is followed by the next in the same way.
+    """
+    spin_rounds = load_i64(control, SPIN_ROUNDS)
+    rounds = 0
+    started_ns = 0
+    while True:
+        seen = load_relaxed_i64(arena, ARENA_LOCK)
+        if seen == 0:
+            if compare_swap_i64(arena, ARENA_LOCK, 0, holder) == 0:
+                return status.OK
+        elif peer_is_dead(control, (seen & HOLDER_RANK_MASK) - 1):
+            if compare_swap_i64(arena, ARENA_LOCK, seen, holder) == seen:
+                rebuild(arena)
+                store_i64(arena, ARENA_NUM_BREAKS, load_i64(arena, ARENA_NUM_BREAKS) + 1)
+                return status.OK
+        rounds += 1
+        if rounds < spin_rounds:
+            pause()
+            continue
+        if load_relaxed_i64(control, STOP) != 0:
+            return status.INTERRUPTED
+        if started_ns == 0:
+            started_ns = now_ns()
+        elif now_ns() - started_ns > status.SLICE_NS:
+            return status.AGAIN
+        yield_cpu()
+
+
+@device_function
+def release_arena(arena):
+    """Let go of the lock of `arena`."""
+    store_release_i64(arena, ARENA_LOCK, 0)

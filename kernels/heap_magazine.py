@@ -1,0 +1,178 @@
+"""Magazines: a thread's own stock of free slots, a row a size class, above the shared core.
+
+alloc pops an entry and free pushes one, without the lock. An empty row is refilled and a full one half
+emptied under it, half a row at a time, so the lock is taken once in about thirty operations of small
+slots. Records say who has a slot (see heap_core.slot_has_one_place); the rows themselves are derived, and
+nobody reads the rows of a dead rank.
+
+A magazine belongs to one thread. Any other thread that is given it, an agent's or a deleter's, goes to
+the core instead: correct, under the lock. A process forked from a rank is a second user of the same
+thread identity and must not allocate or free (umem/heap.py refuses).
+"""
+
+from __future__ import annotations
+
+from . import status
+from .compile import device_function
+from .heap_classes import class_granules
+from .heap_core import free_record, give_slot, take_slots
+from .heap_layout import (
+    ARENA_BASE,
+    ARENA_BLOCKS,
+    ARENA_NUM_BLOCKS,
+    ARENA_RECORDS,
+    BLOCK_LOG2,
+    BLOCK_SLAB,
+    ENTRY_BLOCK_SHIFT,
+    GENERATION_MASK,
+    GENERATION_ONE,
+    GRANULE_LOG2,
+    MAGAZINE_ARENA,
+    MAGAZINE_BASE,
+    MAGAZINE_BLOCKS,
+    MAGAZINE_CACHED,
+    MAGAZINE_COUNTS,
+    MAGAZINE_HOLDER,
+    MAGAZINE_LIMITS,
+    MAGAZINE_LIVE,
+    MAGAZINE_NUM_BYTES,
+    MAGAZINE_NUM_FLUSHES,
+    MAGAZINE_NUM_REFILLS,
+    MAGAZINE_POOL,
+    MAGAZINE_RECORDS,
+    MAGAZINE_ROWS,
+    MAGAZINE_THREAD,
+    MAX_STOCK_BYTES,
+    NUM_CLASSES,
+    RECORD_BYTES,
+    RECORD_SIZE,
+    RECORD_STATE,
+    ROW_ENTRIES,
+    ROW_LOG2,
+    SLOT_CACHED,
+    SLOT_LIVE,
+    SLOT_LOG2,
+    SLOT_MASK,
+)
+from .heap_lock import acquire_arena, release_arena
+from .heap_record import owner_bits
+from .ops import load_i64, store_i64, store_release_i64
+from .ops_system import thread_pointer
+
+STOCK_SHARE_LOG2 = 8  # a row holds at most 1/256 of its arena
+
+
+@device_function
+def open_magazine(magazine, arena, holder, rank, pool):
+    """Make the memory at `magazine` a magazine of the calling thread of `rank` on `arena`.
+
+    `holder` is what it writes into locks, `pool` the attribute and line bits of the blocks that it draws
+    from. Rows begin empty.
+    """
+    num_bytes = load_i64(arena, ARENA_NUM_BLOCKS) << BLOCK_LOG2
+    store_i64(magazine, MAGAZINE_ARENA, arena)
+    store_i64(magazine, MAGAZINE_BASE, load_i64(arena, ARENA_BASE))
+    store_i64(magazine, MAGAZINE_NUM_BYTES, num_bytes)
+    store_i64(magazine, MAGAZINE_BLOCKS, load_i64(arena, ARENA_BLOCKS))
+    store_i64(magazine, MAGAZINE_RECORDS, load_i64(arena, ARENA_RECORDS))
+    store_i64(magazine, MAGAZINE_POOL, pool | BLOCK_SLAB)
+    store_i64(magazine, MAGAZINE_LIVE, owner_bits(rank) | SLOT_LIVE)
+    store_i64(magazine, MAGAZINE_CACHED, owner_bits(rank) | SLOT_CACHED)
+    store_i64(magazine, MAGAZINE_NUM_REFILLS, 0)
+    store_i64(magazine, MAGAZINE_NUM_FLUSHES, 0)
+    stock_bytes = num_bytes >> STOCK_SHARE_LOG2
+    if stock_bytes > MAX_STOCK_BYTES:
+        stock_bytes = MAX_STOCK_BYTES
+    size_class = 0
+    while size_class < NUM_CLASSES:
+        limit = stock_bytes // (class_granules(size_class) << GRANULE_LOG2)
+        if limit > ROW_ENTRIES:
+            limit = ROW_ENTRIES
+        store_i64(magazine, MAGAZINE_LIMITS + size_class, limit)
+        store_i64(magazine, MAGAZINE_COUNTS + size_class, 0)
+        size_class += 1
+    store_i64(magazine, MAGAZINE_THREAD, thread_pointer())
+    store_i64(magazine, MAGAZINE_HOLDER, holder)
+
+
+@device_function
+def row_address(magazine, size_class):
+    """Address of the entries of a class."""
+    return magazine + (MAGAZINE_ROWS + (size_class << ROW_LOG2)) * 8
+
+
+@device_function
+def hand_out(magazine, entry, num_bytes, live):
+    """Turn a slot of this magazine into an allocation of the owner in `live`; its address."""
+    record = load_i64(magazine, MAGAZINE_RECORDS) + (entry >> SLOT_LOG2) * RECORD_BYTES
+    state = load_i64(record, RECORD_STATE)
+    store_i64(record, RECORD_SIZE, num_bytes)
+    store_release_i64(record, RECORD_STATE, ((state & GENERATION_MASK) + GENERATION_ONE) | live)
+    offset = ((entry >> ENTRY_BLOCK_SHIFT) << BLOCK_LOG2) + ((entry & SLOT_MASK) << GRANULE_LOG2)
+    return load_i64(magazine, MAGAZINE_BASE) + offset
+
+
+@device_function
+def refill(control, magazine, size_class):
+    """Half a row of slots from the core. OK, NO_MEMORY, or why there was no lock."""
+    arena = load_i64(magazine, MAGAZINE_ARENA)
+    wanted = load_i64(magazine, MAGAZINE_LIMITS + size_class) >> 1
+    if wanted == 0:
+        wanted = 1
+    row = row_address(magazine, size_class)
+    code = acquire_arena(control, arena, load_i64(magazine, MAGAZINE_HOLDER))
+    if code != status.OK:
+        return code
+    pool = load_i64(magazine, MAGAZINE_POOL)
+    taken = take_slots(arena, pool, size_class, load_i64(magazine, MAGAZINE_CACHED), row, wanted)
+    release_arena(arena)
+    store_i64(magazine, MAGAZINE_COUNTS + size_class, taken)
+    store_i64(magazine, MAGAZINE_NUM_REFILLS, load_i64(magazine, MAGAZINE_NUM_REFILLS) + 1)
+    return status.OK if taken > 0 else status.NO_MEMORY
+
+
+@device_function
+def flush(control, magazine, size_class, kept):
+    """Return all but the `kept` newest entries of a row to the core. OK, or why there was no lock."""
+    count = load_i64(magazine, MAGAZINE_COUNTS + size_class)
+    given = count - kept
+    if given <= 0:
+        return status.OK
+    arena = load_i64(magazine, MAGAZINE_ARENA)
+    row = row_address(magazine, size_class)
+    code = acquire_arena(control, arena, load_i64(magazine, MAGAZINE_HOLDER))
+    if code != status.OK:
+        return code
+    item = 0
+    while item < given:
+        number = load_i64(row, item) >> SLOT_LOG2
+        free_record(arena, number)
+        give_slot(arena, number >> SLOT_LOG2, number & SLOT_MASK)
+        item += 1
+    release_arena(arena)
+    # The oldest went: what was freed last is still in the caches.
+    item = 0
+    while item < kept:
+        store_i64(row, item, load_i64(row, given + item))
+        item += 1
+    store_i64(magazine, MAGAZINE_COUNTS + size_class, kept)
+    store_i64(magazine, MAGAZINE_NUM_FLUSHES, load_i64(magazine, MAGAZINE_NUM_FLUSHES) + 1)
+    return status.OK
+
+
+@device_function
+def flush_all(control, magazine):
+    """Return every entry to the core. OK, or why there was no lock: then some are left."""
+    size_class = 0
+    while size_class < NUM_CLASSES:
+        code = flush(control, magazine, size_class, 0)
+        if code != status.OK:
+            return code
+        size_class += 1
+    return status.OK
+
+
+@device_function
+def is_own_magazine(magazine):
+    """1 where the calling thread is the magazine's."""
+    return 1 if load_i64(magazine, MAGAZINE_THREAD) == thread_pointer() else 0

@@ -1,0 +1,191 @@
+"""What survives a death: derived tables computed again from truth, and a dead rank's slots taken back.
+
+Both walk the whole arena under its lock (about 5 ns a slot that was ever used), which is rare: `rebuild`
+runs when a lock is taken from a dead rank, `reclaim` once a dead rank and arena. Either may be cut short
+by another death and is simply run again.
+
+Meanwhile other ranks go on without the lock: they turn SLOT_CACHED into SLOT_LIVE and back, which changes
+nothing here, since SLOT_FREE is entered and left under the lock only.
+"""
+
+from __future__ import annotations
+
+from . import status
+from .compile import device_function
+from .heap_bitmap import partial_slabs, set_bit
+from .heap_core import (
+    fill_slot_bits,
+    record_address,
+    release_block,
+    slab_address,
+    slot_bits_address,
+)
+from .heap_classes import class_granules, class_slots
+from .heap_layout import (
+    ARENA_BITMAP_WORDS,
+    ARENA_BITMAPS,
+    ARENA_BLOCKS,
+    ARENA_HINTS,
+    ARENA_NUM_BLOCKS,
+    ARENA_NUM_FREE,
+    ARGUMENT_SHIFT,
+    ATTRIBUTE_MASK,
+    ATTRIBUTE_SHIFT,
+    BLOCK_LARGE,
+    BLOCK_LOG2,
+    BLOCK_SLAB,
+    CLASS_MASK,
+    CLASS_SHIFT,
+    GENERATION_MASK,
+    GRANULE_LOG2,
+    KIND_MASK,
+    NUM_BITMAPS,
+    RECORD_BYTES,
+    RECORD_STATE,
+    SHARED,
+    SLAB_HINT,
+    SLAB_SLOTS,
+    SLAB_TOUCHED,
+    SLAB_USED,
+    SLOT_CACHED,
+    SLOT_FREE,
+    SLOT_LIVE,
+    SLOT_LOG2,
+    STATE_MASK,
+)
+from .heap_record import drop_holder, holds, owner_rank
+from .ops import compare_swap_i64, load_acquire_i64, load_i64, store_i64, store_u32
+
+
+@device_function
+def rebuild(arena):
+    """Compute everything derived from block words and records; finish what a dead rank had begun.
+
+    A large run whose record is not live was never handed out or is half freed: its blocks become free,
+    as do empty slabs. The caller has the lock.
+    """
+    bitmaps = load_i64(arena, ARENA_BITMAPS)
+    num_words = NUM_BITMAPS * load_i64(arena, ARENA_BITMAP_WORDS)
+    word = 0
+    while word < num_words:
+        store_u32(bitmaps, word, 0)
+        word += 1
+    word = 0
+    while word < NUM_BITMAPS:
+        store_i64(arena, ARENA_HINTS + word, 0)
+        word += 1
+    store_i64(arena, ARENA_NUM_FREE, 0)
+    num_blocks = load_i64(arena, ARENA_NUM_BLOCKS)
+    block = 0
+    while block < num_blocks:
+        block += rebuild_block(arena, block)
+
+
+@device_function
+def rebuild_block(arena, block):
+    """`rebuild` for what begins at `block`; how many blocks that was."""
+    word = load_i64(load_i64(arena, ARENA_BLOCKS), block)
+    kind = word & KIND_MASK
+    if kind == BLOCK_LARGE:
+        state = load_acquire_i64(record_address(arena, block << SLOT_LOG2), RECORD_STATE)
+        if state & STATE_MASK == SLOT_LIVE:
+            return word >> ARGUMENT_SHIFT
+    if kind == BLOCK_SLAB:
+        used = rebuild_slab(arena, block, class_slots((word >> CLASS_SHIFT) & CLASS_MASK))
+        if used > 0:
+            if used < load_i64(slab_address(arena, block), SLAB_SLOTS):
+                attribute = (word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
+                set_bit(arena, partial_slabs(attribute, (word >> CLASS_SHIFT) & CLASS_MASK), block)
+            return 1
+    release_block(arena, block)
+    return 1
+
+
+@device_function
+def rebuild_slab(arena, block, num_slots):
+    """Slot bits and counts of one slab; how many of its slots are in use."""
+    slab = slab_address(arena, block)
+    bits_of_slab = slot_bits_address(arena, block)
+    record = record_address(arena, block << SLOT_LOG2)
+    touched = load_i64(slab, SLAB_TOUCHED)
+    end = touched if touched < num_slots else num_slots
+    used = 0
+    slot = 0
+    while slot < end:
+        bits = 0
+        bit = 0
+        while bit < 32 and slot + bit < end:
+            if load_acquire_i64(record, RECORD_STATE) & STATE_MASK == SLOT_FREE:
+                bits |= 1 << bit
+            else:
+                used += 1
+            record += RECORD_BYTES
+            bit += 1
+        store_u32(bits_of_slab, slot >> 5, bits)
+        slot += 32
+    fill_slot_bits(bits_of_slab, touched, num_slots)
+    store_i64(slab, SLAB_USED, used)
+    store_i64(slab, SLAB_HINT, 0)
+    store_i64(slab, SLAB_SLOTS, num_slots)
+    return used
+
+
+@device_function
+def reclaim(arena, rank, freed):
+    """Take back all that the dead `rank` had in this arena; the caller has the lock.
+
+    Its magazines' slots and what it alone held become free; what others hold goes on to them. Adds to the
+    words at `freed`: allocations, their bytes (slots, not what was asked for), slots of magazines.
+    """
+    blocks = load_i64(arena, ARENA_BLOCKS)
+    num_blocks = load_i64(arena, ARENA_NUM_BLOCKS)
+    block = 0
+    while block < num_blocks:
+        word = load_i64(blocks, block)
+        kind = word & KIND_MASK
+        first = block << SLOT_LOG2
+        if kind == BLOCK_SLAB:
+            size_class = (word >> CLASS_SHIFT) & CLASS_MASK
+            slot_bytes = class_granules(size_class) << GRANULE_LOG2
+            end = class_slots(size_class)
+            touched = load_i64(slab_address(arena, block), SLAB_TOUCHED)
+            if touched < end:
+                end = touched
+            slot = 0
+            while slot < end:
+                reclaim_slot(arena, first + slot, rank, slot_bytes, freed)
+                slot += 1
+        elif kind == BLOCK_LARGE:
+            reclaim_slot(arena, first, rank, (word >> ARGUMENT_SHIFT) << BLOCK_LOG2, freed)
+        block += 1
+    rebuild(arena)
+
+
+@device_function
+def reclaim_slot(arena, number, rank, slot_bytes, freed):
+    """`reclaim` for one slot. Others may free it at the same time: then it is theirs."""
+    record = record_address(arena, number)
+    while True:
+        state = load_acquire_i64(record, RECORD_STATE)
+        if state & STATE_MASK == SLOT_FREE:
+            return
+        if state & SHARED:
+            if owner_rank(state) == rank or holds(arena, number, rank):
+                if drop_holder(arena, number, rank) != status.OK:
+                    count_freed(freed, slot_bytes)
+            return
+        if owner_rank(state) != rank:
+            return
+        if compare_swap_i64(record, RECORD_STATE, state, (state & GENERATION_MASK) | SLOT_FREE) == state:
+            if state & STATE_MASK == SLOT_CACHED:
+                store_i64(freed, 2, load_i64(freed, 2) + 1)
+            else:
+                count_freed(freed, slot_bytes)
+            return
+
+
+@device_function
+def count_freed(freed, slot_bytes):
+    """Add one allocation to the words at `freed`."""
+    store_i64(freed, 0, load_i64(freed, 0) + 1)
+    store_i64(freed, 1, load_i64(freed, 1) + slot_bytes)
