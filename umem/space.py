@@ -70,7 +70,7 @@ class Space:
         self.switch = Switch(self.segments, self.mapped, self.fabric)
         self.control = self.segments.control
         self._synchronise = parts.synchronise
-        self._views: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._word = (ctypes.c_uint64 * 1)()
         self._word_pointer = ctypes.addressof(self._word)
         self.barrier()
@@ -196,18 +196,17 @@ class Space:
     def shared(self, name: str, shape: int | Sequence[int], dtype: Any, home: int | str = 0) -> Array:
         """One array for all ranks, zeroed. Collective: every rank, in the same order, with the same arguments."""
         dims, kind = _shape(shape), np.dtype(dtype)
+        wanted = json.dumps([name, dims, kind.str, home]).encode()
+        asked = self.world.exchange("shared", wanted)
+        for rank, other in enumerate(asked):
+            if other != asked[0]:  # every rank sees it, so that none is left waiting
+                raise ConfigError(f"shared array: rank 0 asks for {asked[0].decode()}, rank {rank} for {other.decode()}")
         if self.rank == 0:
             array = self.empty(dims, kind, home)
             self._zero(array)
             self._announce(name, array)
         self.barrier()
-        array = self.find(name, self.timeout_s)
-        if (array.shape, array.dtype) != (dims, kind):
-            raise ConfigError(
-                f"shared array {name!r} is {array.shape} {array.dtype} at rank 0 and {dims} {kind} at rank {self.rank}"
-            )
-        self.barrier()
-        return array
+        return self.find(name, self.timeout_s)
 
     def publish(self, name: str, array: Array) -> None:
         """Let every rank `find` this array by name."""
@@ -229,7 +228,8 @@ class Space:
                     " use read/write, get/put or the scalar accesses"
                 )
         memory = (ctypes.c_uint8 * num_bytes).from_address(address)
-        self._views.add(memory)
+        self._views.add(id(memory))
+        weakref.finalize(memory, self._views.discard, id(memory)).atexit = False
         return np.frombuffer(memory, np.uint8)
 
     def pointer(self, address: int) -> int:

@@ -1,0 +1,250 @@
+"""What a space promises, as functions that every rank of a world runs; see test_space.py."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import umem
+from umem.errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName
+from umem.units import MIB
+
+DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+
+
+def pattern(num_bytes: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, num_bytes, np.uint8)
+
+
+def homes(space: umem.Space) -> list:
+    return [*range(space.num_ranks), "striped", "host"]
+
+
+def every_dtype_at_every_home(space):
+    for home in homes(space):
+        for dtype in DTYPES:
+            array = space.shared(f"scalars-{home}-{dtype}", (space.num_ranks, 3), dtype, home=home)
+            own = array.address_of(space.rank, 1)
+            low = np.iinfo(dtype).min if dtype[0] in "iu" else -1.5
+            space.store(own, low, dtype)
+            space.barrier()
+            for rank in range(space.num_ranks):
+                assert space.load(array.address_of(rank, 1), np.dtype(dtype)) == low
+                assert space.load(array.address_of(rank, 0), dtype) == 0, "a store touches its own bytes only"
+            space.barrier()
+
+
+def atomic_sums_are_exact(space):
+    for home in homes(space):
+        for dtype in ("int32", "uint32", "int64", "uint64"):
+            word = space.shared(f"sum-{home}-{dtype}", 1, dtype, home=home)
+            seen = {space.fetch_add(word.address, 3, dtype) for _ in range(50)}
+            assert len(seen) == 50, "no two fetch_adds saw the same number"
+            space.barrier()
+            assert space.load(word.address, dtype) == 150 * space.num_ranks
+            space.barrier()
+
+
+def a_lock_by_compare_swap_excludes(space):
+    for home in range(space.num_ranks):
+        words = space.shared(f"lock-{home}", 2, "int64", home=home)
+        lock, count = words.address_of(0), words.address_of(1)
+        for _ in range(10):
+            while space.compare_swap(lock, 0, space.rank + 1) != 0:
+                pass
+            space.store(count, space.load(count, "int64") + 1, "int64")
+            assert space.exchange(lock, 0) == space.rank + 1
+        space.barrier()
+        assert space.load(count, "int64") == 10 * space.num_ranks
+        space.barrier()
+
+
+def negative_and_wide_values_survive(space):
+    words = space.shared("wide", 4, "int64", home=space.num_ranks - 1)
+    if space.rank == 0:
+        assert space.exchange(words.address_of(0), -5) == 0
+        assert space.fetch_add(words.address_of(0), -1) == -5
+        assert space.compare_swap(words.address_of(0), -6, 1 << 62) == -6
+        assert space.load(words.address_of(0), "int64") == 1 << 62
+        space.store(words.address_of(1), (1 << 64) - 1, "uint64")
+        assert space.fetch_add(words.address_of(1), 2, "uint64") == (1 << 64) - 1
+        assert space.load(words.address_of(1), "uint64") == 1
+    space.barrier()
+
+
+def bulk_moves_any_size_to_any_home(space):
+    for home in homes(space):
+        array = space.shared(f"bulk-{home}", (space.num_ranks, 5 * MIB), "uint8", home=home)
+        for num_bytes, offset in ((1, 0), (7, 3), (4096, 64), (100_001, 13), (5 * MIB - 1, 1)):
+            data = pattern(num_bytes, seed=num_bytes + space.rank)
+            space.put(array.address_of(space.rank, offset), data)
+            space.barrier()
+            peer = (space.rank + 1) % space.num_ranks
+            found = np.zeros_like(data)
+            space.get(found, array.address_of(peer, offset))
+            assert np.array_equal(found, pattern(num_bytes, seed=num_bytes + peer)), (home, num_bytes, offset)
+            space.barrier()
+
+
+def copies_go_between_any_two_homes(space):
+    num_bytes = 3 * MIB + 17
+    for src_home in homes(space):
+        src = space.shared(f"from-{src_home}", num_bytes, "uint8", home=src_home)
+        for dst_home in homes(space):
+            dst = space.shared(f"to-{src_home}-{dst_home}", num_bytes, "uint8", home=dst_home)
+            if space.rank == space.num_ranks - 1:
+                data = pattern(num_bytes, seed=7)
+                src.write(data)
+                space.copy(dst.address, src.address, num_bytes)
+                assert np.array_equal(dst.read(), data), (src_home, dst_home)
+            space.barrier()
+            if space.rank == 0:
+                dst.free()
+        if space.rank == 0:
+            src.free()
+        space.barrier()
+
+
+def views_are_the_memory_or_are_refused(space):
+    for home in range(space.num_ranks):
+        array = space.shared(f"view-{home}", (4, 5), "float64", home=home)
+        if not space.world.may_map(home):
+            with pytest.raises(NotMappable, match=f"rank {home}"):
+                array.numpy()
+        elif space.rank == home:
+            array.numpy()[:] = np.arange(20).reshape(4, 5)
+        space.barrier()
+        assert space.load(array.address_of(3, -1), "float64") == 19
+        assert np.array_equal(array.read(), np.arange(20).reshape(4, 5))
+        if space.world.may_map(home):
+            assert array.numpy().ctypes.data == array.address
+        space.barrier()
+
+
+def torch_views_share_the_memory(space):
+    torch = pytest.importorskip("torch")
+    array = space.empty((3, 4), "float32")
+    tensor = array.torch()
+    tensor.fill_(2.0)
+    assert tensor.data_ptr() == array.address and array.numpy().sum() == 24
+    assert torch.equal(tensor, torch.full((3, 4), 2.0))
+    array.free()
+
+
+def arrays_travel_as_addresses(space):
+    array = space.shared("travel", (2, 3), "int16", home=0)
+    wire = pickle.dumps(array)
+    assert len(wire) < 300
+    arrived = pickle.loads(wire)
+    assert (arrived.address, arrived.shape, arrived.dtype) == (array.address, array.shape, array.dtype)
+    assert space.find("travel").address == array.address
+
+
+def bad_input_is_named(space):
+    array = space.shared("bad", 8, "int64", home=space.num_ranks - 1)
+    with pytest.raises(AlignmentError, match="8-byte aligned"):
+        space.load(array.address + 4, "int64")
+    with pytest.raises(AlignmentError):
+        space.fetch_add(array.address + 2, 1, "int32")
+    with pytest.raises(AddressError, match="no segment"):
+        space.load(64, "int8")
+    with pytest.raises(AddressError):
+        space.store(space.segments.map.end + 64, 1, "int8")
+    with pytest.raises(AddressError):
+        space.get(np.zeros(1 << 20, np.uint8), space.segments.map.slot_address(0, 1) + space.segments.map.host_bytes - 8)
+    with pytest.raises(UnknownName, match="dtype"):
+        space.load(array.address, "float16")
+    with pytest.raises(UnknownName, match="dtype of an atomic"):
+        space.fetch_add(array.address, 1, "float32")
+    with pytest.raises(UnknownName, match="home"):
+        space.empty(3, "int8", home=space.num_ranks)
+    with pytest.raises(UnknownName, match="home"):
+        space.empty(3, "int8", home="moon")
+    with pytest.raises(ConfigError):
+        space.empty((-1, 2), "int8")
+    with pytest.raises(ConfigError):
+        space.put(array.address, np.zeros((4, 4), np.uint8)[:, ::2])
+    with pytest.raises(AddressError):
+        space.copy(array.address, array.address + 8, 16)
+    with pytest.raises(AddressError):
+        array.address_of(8)
+    space.barrier()
+
+
+def ranks_that_disagree_are_all_told(space):
+    with pytest.raises(ConfigError, match="rank 1"):
+        space.shared("disagree", 4 + (space.rank == 1), "int8")
+    space.barrier()
+
+
+def barriers_publish_plain_stores(space):
+    array = space.shared("rounds", space.num_ranks, "int64", home="local" if space.num_ranks == 1 else 0)
+    for round_number in range(1, 30):
+        array_slot = array.address_of(space.rank)
+        space.put(array_slot, np.array([round_number]))
+        space.barrier()
+        assert array.read().tolist() == [round_number] * space.num_ranks
+        space.barrier()
+
+
+def only_mappable_memory_is_in_the_process(space):
+    maps = open("/proc/self/maps").read()
+    for rank in range(space.num_ranks):
+        for kind in ("meta", "device", "host"):
+            assert (f"umem-{kind}-{rank} " in maps) == space.world.may_map(rank), (rank, kind)
+
+
+def traffic_is_counted(space):
+    home = space.num_ranks - 1
+    array = space.shared("counted", 64, "uint8", home=home)
+    space.put(array.address, np.zeros(64, np.uint8))
+    fabric = space.switch.fabric_to(home).name
+    row = next(r for r in space.switch.traffic.rows() if (r["fabric"], r["rank"], r["operation"]) == (fabric, home, "put"))
+    assert row["operations"] >= 1 and row["bytes"] >= 64
+    space.barrier()
+
+
+CHECKS = {
+    check.__name__: check
+    for check in (
+        every_dtype_at_every_home,
+        atomic_sums_are_exact,
+        a_lock_by_compare_swap_excludes,
+        negative_and_wide_values_survive,
+        bulk_moves_any_size_to_any_home,
+        copies_go_between_any_two_homes,
+        views_are_the_memory_or_are_refused,
+        torch_views_share_the_memory,
+        arrays_travel_as_addresses,
+        bad_input_is_named,
+        ranks_that_disagree_are_all_told,
+        barriers_publish_plain_stores,
+        only_mappable_memory_is_in_the_process,
+        traffic_is_counted,
+    )
+}
+
+
+def run_all(space: umem.Space) -> dict[str, str]:
+    """Outcome of each check in this rank: "ok", "skipped: reason" or the traceback. Ranks stay in step."""
+    import traceback
+
+    outcomes = {}
+    for name, check in CHECKS.items():
+        if name == "ranks_that_disagree_are_all_told" and space.num_ranks == 1:
+            outcomes[name] = "skipped: one rank cannot disagree"
+            continue
+        try:
+            check(space)
+            outcomes[name] = "ok"
+        except pytest.skip.Exception as reason:
+            outcomes[name] = f"skipped: {reason}"
+        except Exception:  # every rank reports, whatever went wrong
+            outcomes[name] = traceback.format_exc()
+        failed = [r for r, b in enumerate(space.world.exchange("check", outcomes[name][:2].encode())) if b[:2] not in (b"ok", b"sk")]
+        if failed:
+            outcomes.setdefault("stopped", f"after {name}, which failed in ranks {failed}")
+            break
+    return outcomes
