@@ -60,7 +60,6 @@ def test_structures_and_constants_match_the_headers(tmp_path):
 
 
 def test_shorthands_repeat_the_tables():
-    for name in ("UCS_OK", "UCS_INPROGRESS", "UCS_ERR_BUSY", "UCS_ERR_CANCELED", "UCS_ERR_UNSUPPORTED"):
-        assert getattr(abi, name) == abi.STATUSES[name]
-    assert abi.UCS_ERR_CONNECTION_RESET == abi.STATUSES["UCS_ERR_CONNECTION_RESET"]
-    assert abi.UCS_ERR_ENDPOINT_TIMEOUT == abi.STATUSES["UCS_ERR_ENDPOINT_TIMEOUT"]
+    shorthands = {name: value for name, value in vars(abi).items() if name.startswith("UCS_")}
+    assert len(shorthands) >= 8
+    assert shorthands.items() <= abi.STATUSES.items()

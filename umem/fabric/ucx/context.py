@@ -181,7 +181,7 @@ class Worker:
         self.context.check(self.ucp.ucp_worker_signal(self.handle), "ucp_worker_signal")
 
     def close(self, timeout_s: float) -> None:
-        """Close the endpoints, then the worker; endpoints of dead peers are dropped, not waited for."""
+        """Close the endpoints, then the worker; safe to repeat. Takes at most `timeout_s`."""
         if not self.handle:
             return
         deadline = time.monotonic() + timeout_s
@@ -200,7 +200,6 @@ class Endpoint:
 
     def __init__(self, worker: Worker, address: bytes, peer: str, failure_callback: int, failure_word: int):
         self.worker, self.peer = worker, peer
-        self.is_lost = False  # set by who confirms the peer's death: closing must not wait for it
         self.remote_keys: list[int] = []
         buffer = ctypes.create_string_buffer(address, len(address))
         parameters = abi.EndpointParams(
@@ -230,20 +229,23 @@ class Endpoint:
         return handle.value
 
     def begin_close(self) -> int:
-        """Start closing; a request to wait for, or a value <= 0 where there is nothing to wait for."""
+        """Start closing; a request to wait for, or a value <= 0 where there is nothing to wait for.
+
+        A peer that has stopped or died cannot take part, so nothing is flushed: who needs that flushes
+        before. UCX closes an endpoint without its peer only where it watches the peer; the others end
+        with their worker.
+        """
         ucp = self.worker.ucp
         for remote_key in self.remote_keys:
             ucp.ucp_rkey_destroy(remote_key)
         self.remote_keys.clear()
-        if not self.handle:
-            return 0
         handle, self.handle = self.handle, 0
-        parameters = abi.RequestParam()
-        if self.is_lost and not self.is_watched:
-            return 0  # UCX cannot end it early; destroying the worker does
-        if self.is_lost:
-            parameters.op_attr_mask = abi.CONSTANTS["UCP_OP_ATTR_FIELD_FLAGS"]
-            parameters.flags = abi.CONSTANTS["UCP_EP_CLOSE_FLAG_FORCE"]
+        if not handle or not self.is_watched:
+            return 0
+        parameters = abi.RequestParam(
+            op_attr_mask=abi.CONSTANTS["UCP_OP_ATTR_FIELD_FLAGS"],
+            flags=abi.CONSTANTS["UCP_EP_CLOSE_FLAG_FORCE"],
+        )
         return int(ucp.ucp_ep_close_nbx(handle, byref(parameters)))
 
 

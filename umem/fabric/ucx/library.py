@@ -70,7 +70,7 @@ def choose(wanted: str | None = None) -> Choice:
     if wanted == "system":
         return _require(_system(), "UMEM_UCX=system, and no libucp.so.0 is in the system's library folders")
     if wanted != "auto":
-        return _require(_at(Path(wanted)), f"UMEM_UCX={wanted} holds no libucp.so.0, libuct.so.0 and libucs.so.0")
+        return _require(_at(Path(wanted)), f"UMEM_UCX={wanted} does not hold {', '.join(LOAD_ORDER)}")
     wheel, system, ports = _wheel(), _system(), live_rdma_ports()
     if system is not None and ports and _has_verbs(system.folder):
         return Choice("system", system.folder, f"auto: it can reach the RDMA port {ports[0]}")
@@ -143,11 +143,8 @@ def install_stubs(names: tuple[str, ...], address: int) -> None:
 
 def live_rdma_ports(root: Path = INFINIBAND) -> list[str]:
     """RDMA ports of this machine that are up, as device:port."""
-    ports = []
-    for state in sorted(root.glob("*/ports/*/state")):
-        if "ACTIVE" in state.read_text():
-            ports.append(f"{state.parts[-4]}:{state.parts[-2]}")
-    return ports
+    up = [state for state in sorted(root.glob("*/ports/*/state")) if "ACTIVE" in state.read_text()]
+    return [f"{state.parts[-4]}:{state.parts[-2]}" for state in up]
 
 
 def _wheel() -> Choice | None:
@@ -189,4 +186,3 @@ def _require(choice: Choice | None, reason: str) -> Choice:
 
 def _missing(reason: str) -> FabricMissing:
     return FabricMissing(f"UCX is missing: {reason}. Fix: {FIX}")
-

@@ -11,7 +11,7 @@ from numba.core import types
 
 from ...kernels.compile import cpu_kernel, device_function
 from ...kernels.ops import load_i64, store_i64
-from ...kernels.status import AGAIN, INTERRUPTED, OK, RANK_LOST
+from ...kernels.status import AGAIN, BUSY, INTERRUPTED, OK, RANK_LOST
 from . import calls
 from .port import (
     ATOMIC_U32,
@@ -22,6 +22,7 @@ from .port import (
     POLITE,
     RECV,
     RECV_TAG,
+    REPLY,
     REQUEST,
     STAGE,
     VALUE,
@@ -52,7 +53,7 @@ def finish(port, rank):
                 code = reap(port, request)
         else:
             code = wait_request(port, request, rank, POLITE)
-        if code == AGAIN or code == RANK_LOST or code == INTERRUPTED:
+        if code in (AGAIN, RANK_LOST, INTERRUPTED):
             return code
         store_i64(port, REQUEST, 0)
         store_i64(port, STAGE, DONE)
@@ -61,6 +62,14 @@ def finish(port, rank):
         if code == OK:
             store_i64(port, REQUEST, endpoint_flush(load_i64(port, ENDPOINT), port + 8 * PLAIN))
     return code
+
+
+@device_function
+def may_start(port, rank):
+    """OK where `rank` is not known to be dead and the port has no operation in progress, else why not."""
+    if load_i64(port, REQUEST) > 0:
+        return BUSY
+    return look(load_i64(port, CONTROL), rank)
 
 
 @device_function
@@ -81,7 +90,7 @@ def resume(port, rank):
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64)", group=GROUP)
 def send(port, rank, endpoint, src, num_bytes, tag):
     """Send a message to `rank`; OK when `src` may be used again."""
-    code = look(load_i64(port, CONTROL), rank)
+    code = may_start(port, rank)
     if code != OK:
         return code
     return begin(port, rank, tag_send(endpoint, src, num_bytes, tag, port + 8 * PLAIN), DONE)
@@ -90,7 +99,7 @@ def send(port, rank, endpoint, src, num_bytes, tag):
 @cpu_kernel("int64(int64, int64, int64, int64, int64)", group=GROUP)
 def recv(port, rank, dst, max_bytes, tag):
     """Receive the message with `tag`, whole; its length is in the port. A longer one fails."""
-    code = look(load_i64(port, CONTROL), rank)
+    code = may_start(port, rank)
     if code != OK:
         return code
     worker = load_i64(port, WORKER)
@@ -101,7 +110,7 @@ def recv(port, rank, dst, max_bytes, tag):
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
 def put(port, rank, endpoint, src, num_bytes, address, key):
     """Copy to `address` at `rank`; OK when the bytes are there."""
-    code = look(load_i64(port, CONTROL), rank)
+    code = may_start(port, rank)
     if code != OK:
         return code
     store_i64(port, ENDPOINT, endpoint)
@@ -112,7 +121,7 @@ def put(port, rank, endpoint, src, num_bytes, address, key):
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
 def get(port, rank, endpoint, dst, num_bytes, address, key):
     """Copy from `address` at `rank`; OK when the bytes are here."""
-    code = look(load_i64(port, CONTROL), rank)
+    code = may_start(port, rank)
     if code != OK:
         return code
     return begin(port, rank, ucp_get(endpoint, dst, num_bytes, address, key, port + 8 * PLAIN), DONE)
@@ -121,23 +130,24 @@ def get(port, rank, endpoint, dst, num_bytes, address, key):
 @cpu_kernel("int64(int64, int64, int64)", group=GROUP)
 def flush(port, rank, endpoint):
     """OK when everything started on `endpoint` before is complete at `rank`."""
-    code = look(load_i64(port, CONTROL), rank)
+    code = may_start(port, rank)
     if code != OK:
         return code
     return begin(port, rank, endpoint_flush(endpoint, port + 8 * PLAIN), DONE)
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
-def atomic(port, rank, endpoint, operation, value, num_bytes, address, key):
+@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
+def atomic(port, rank, endpoint, operation, value, desired, num_bytes, address, key):
     """A fetching atomic on a word of 4 or 8 bytes; what stood there is in the port's REPLY.
 
-    `operation` is UCP_ATOMIC_OP_*; a compare-and-swap takes the expected word as `value` and the
-    desired one in REPLY.
+    `operation` is UCP_ATOMIC_OP_*; a compare-and-swap takes the expected word as `value`, and only it
+    uses `desired`.
     """
-    code = look(load_i64(port, CONTROL), rank)
+    code = may_start(port, rank)
     if code != OK:
         return code
     store_i64(port, VALUE, value)
+    store_i64(port, REPLY, desired)
     param = port + 8 * (ATOMIC_U64 if num_bytes == 8 else ATOMIC_U32)
     request = ucp_atomic(endpoint, types.int32(operation), port + 8 * VALUE, 1, address, key, param)
     return begin(port, rank, request, DONE)

@@ -59,9 +59,10 @@ def sleep_until_event(port, deadline_ns):
 
 @device_function
 def wait_ended(port, request, rank, how):
-    """Progress the worker until `request` (above 0) has ended in any way, `rank` is lost, or a slice has passed.
+    """Progress the worker until `request` (above 0) has ended, `rank` is lost, or a slice has passed.
 
-    OK where it has ended: `reap` it. AGAIN, RANK_LOST, INTERRUPTED with the request still in progress.
+    OK where it has ended in any way: `reap` it. AGAIN, RANK_LOST, INTERRUPTED with the request still
+    in progress.
     """
     worker = load_i64(port, WORKER)
     rounds = 0

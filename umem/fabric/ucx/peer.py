@@ -1,0 +1,90 @@
+"""What a rank holds to reach another: endpoints, made on first use, and the keys of its memory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ...errors import AddressError
+from ...kernels.compile import c_callback
+from ...kernels.ops import store_i64
+from .context import Endpoint, Worker
+from .waiting import GROUP
+
+
+@c_callback("void(int64, int64, int8)", group=GROUP)
+def note_failure(word, endpoint, status):
+    """UCX's error handler of a watched endpoint: keep the status where waits look."""
+    store_i64(word, 0, status)
+
+
+class Reach:
+    """A peer's registered memory through one endpoint."""
+
+    def __init__(self, endpoint: Endpoint, regions: list[tuple[int, int, bytes]]):
+        self.endpoint = endpoint
+        self._regions = [
+            (address, address + num_bytes, endpoint.unpack(remote_key))
+            for address, num_bytes, remote_key in regions
+        ]
+
+    def key(self, address: int, num_bytes: int) -> int:
+        """Handle of the region that holds the range. Raises AddressError where none does."""
+        for start, end, key in self._regions:
+            if start <= address and address + num_bytes <= end:
+                return key
+        raise AddressError(
+            f"{num_bytes} bytes at {address:#x} are not in the registered memory of {self.endpoint.peer}"
+        )
+
+
+class Peer:
+    """Ways from this rank's main worker to one rank.
+
+    UCX can watch a peer over tcp, but refuses atomics on a watched endpoint (status -16): so words have
+    an endpoint of their own there.
+    """
+
+    def __init__(self, worker: Worker, rank: int, card: dict[str, Any], is_watched: bool):
+        self.worker, self.rank, self.is_watched = worker, rank, is_watched
+        self.endpoints: list[Endpoint] = []
+        self._name = f"rank {rank}"
+        self._main_address = bytes.fromhex(card["main"])
+        self._agent_address = bytes.fromhex(card["agent"])
+        self._regions = [(address, size, bytes.fromhex(key)) for address, size, key in card["regions"]]
+        self._failure = np.zeros(1, np.int64)
+
+    @property
+    def failure(self) -> int:
+        """Status with which UCX reported the end of this peer, or 0."""
+        return int(self._failure[0])
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether `messages` was ever used."""
+        return "messages" in self.__dict__
+
+    @cached_property
+    def messages(self) -> Endpoint:
+        """To the peer's main worker."""
+        return self._connect(self._main_address, self.is_watched)
+
+    @cached_property
+    def memory(self) -> Reach:
+        """To the peer's agent worker: put, get, active messages."""
+        return Reach(self._connect(self._agent_address, self.is_watched), self._regions)
+
+    @cached_property
+    def words(self) -> Reach:
+        """To the peer's agent worker: atomics."""
+        if not self.is_watched:
+            return self.memory
+        return Reach(self._connect(self._agent_address, False), self._regions)
+
+    def _connect(self, address: bytes, is_watched: bool) -> Endpoint:
+        callback, word = (note_failure.address, self._failure.ctypes.data) if is_watched else (0, 0)
+        endpoint = self.worker.connect(address, self._name, callback, word)
+        self.endpoints.append(endpoint)
+        return endpoint
