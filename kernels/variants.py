@@ -1,0 +1,42 @@
+"""One kernel source for several element types and widths.
+
+Numba types a kernel's arguments, but an intrinsic's type is in its name. A variant is the same code with
+some of its global names bound to other functions or constants, under a name of its own: Numba caches each
+apart, and a model checker or a reader still meets one source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from .compile import device_function
+
+
+def variant(template: Callable[..., Any], name: str, **names: Any) -> Any:
+    """A device function like `template`, called `name`, in which the globals `names` have the given values.
+
+    Every key of `names` must occur in the template. Other globals are taken as they are now: define what
+    the template calls before its variants.
+    """
+    assert isinstance(template, FunctionType)
+    unused = set(names) - set(template.__code__.co_names)
+    assert not unused, f"{template.__name__} does not use {sorted(unused)}"
+    code = template.__code__.replace(co_name=name, co_qualname=name)
+    copy = FunctionType(code, {**template.__globals__, **names}, name, template.__defaults__)
+    copy.__doc__ = template.__doc__
+    return device_function(copy)
+
+
+def family(templates: Iterable[Callable[..., Any]], suffix: str, **names: Any) -> SimpleNamespace:
+    """Variants of functions that call each other, callees first: `<template>_<suffix>`, by template name.
+
+    Each gets those of `names` that it uses, and calls the members of the family made before it.
+    """
+    made: dict[str, Any] = {}
+    for template in templates:
+        used = set(template.__code__.co_names)
+        bound = {key: value for key, value in {**names, **made}.items() if key in used}
+        made[template.__name__] = variant(template, f"{template.__name__}_{suffix}", **bound)
+    return SimpleNamespace(**made)
