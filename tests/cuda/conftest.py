@@ -52,7 +52,9 @@ def run_steps(fake_driver: Path) -> Callable[..., str]:
     """
 
     def run(name: str, **options: int) -> str:
-        environment = dict(os.environ, PYTHONPATH=str(HERE), LD_LIBRARY_PATH=str(fake_driver))
+        environment = dict(
+            os.environ, PYTHONPATH=f"{HERE}:{HERE.parents[1] / 'scripts'}", LD_LIBRARY_PATH=str(fake_driver)
+        )
         environment |= {f"FAKE_CUDA_{option.upper()}": str(value) for option, value in options.items()}
         command = [sys.executable, "-c", f"import steps; steps.{name}()"]
         done = subprocess.run(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import array
 import ctypes
+import dataclasses
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +28,9 @@ from umem.errors import (
     WaitTimeout,
     WorldError,
 )
+
+if TYPE_CHECKING:
+    from gpu_kernels import Kernel
 
 BASE = 0x2000_0000_0000
 PIECE = 2 << 20
@@ -200,24 +205,71 @@ def child_on_device_1(socket_fd: int):
 
 @contextmanager
 def compiled_copy(gpu: CudaDevice) -> Iterator[tuple[Module, str]]:
-    """The copy kernel: PTX and cubin by the real tools, its CPU twin for the fake driver to run."""
-    import numba
-    from numba.core import types
+    """The copy kernel that umem ships: PTX and cubin by the real tools, its CPU twin for the fake driver."""
+    from gpu_kernels import COPY
 
-    from umem.kernels.copy import copy_aligned, cuda_copy
     from umem.kernels.cuda import cuda_cubin, cuda_ptx
 
     capability = gpu.properties.compute_capability
-    ptx, entry = cuda_ptx(cuda_copy, "void(int64, int64, int64, int64)", capability)
-
-    @numba.cfunc(types.void(types.int64, types.int64, types.CPointer(types.CPointer(types.int64))))
-    def twin(lane, num_lanes, arguments):
-        copy_aligned(arguments[0][0], arguments[1][0], arguments[2][0], arguments[3][0], lane, num_lanes)
-
-    fake().fake_cuda_register_twin(entry.encode(), ctypes.c_void_p(twin.address))
+    ptx, entry = cuda_ptx(COPY.entry, "void(int64, int64, int64, int64)", capability)
+    register_twin(entry, COPY)
     module = Module(gpu, cuda_cubin(ptx, capability))
     yield module, entry
     module.close()
+
+
+def register_twin(entry: str, kernel: Kernel) -> None:
+    """Let the fake driver run `kernel` when `entry` is launched: the same source, compiled for the CPU."""
+    import numba
+    from numba.core import types
+
+    arguments = ", ".join(f"arguments[{i}][0]" for i in range(kernel.num_arguments))
+    source = f"def twin(lane, num_lanes, arguments):\n    spread({arguments}, lane, num_lanes)\n"
+    made: dict[str, Any] = {"spread": kernel.spread}
+    exec(source, made)
+    pointers = types.CPointer(types.CPointer(types.int64))
+    twin = numba.cfunc(types.void(types.int64, types.int64, pointers))(made["twin"])
+    twins.append(twin)  # its code lives as long as it does
+    fake().fake_cuda_register_twin(entry.encode(), ctypes.c_void_p(twin.address))
+
+
+twins: list[Any] = []
+
+
+def the_gpu_check_passes():
+    """scripts/gpu-check from end to end, also its second process."""
+    import gpu_check
+
+    gpu_check.Gpu.compiled = staticmethod(register_twin)
+    gpu_check.CHILD = ["-c", "import sys, steps; steps.gpu_check_child(*map(int, sys.argv[1:]))"]
+    assert gpu_check.main() == 0
+    assert num_open() == dict.fromkeys(KINDS, 0)
+
+
+def gpu_check_child(socket_fd: int, ordinal: int):
+    import gpu_check
+
+    gpu_check.Gpu.compiled = staticmethod(register_twin)
+    gpu_check.run_child(socket_fd, ordinal)
+
+
+def the_gpu_check_sees_a_broken_kernel():
+    """A check that cannot fail proves nothing: break the kernel that it runs."""
+    import gpu_check
+    import numba
+
+    @numba.njit
+    def loses_additions(word, rounds, lane, num_lanes):
+        return
+
+    def register_broken(entry: str, kernel: Kernel) -> None:
+        broken = dataclasses.replace(kernel, spread=loses_additions) if kernel is gpu_check.ADD else kernel
+        register_twin(entry, broken)
+
+    gpu_check.Gpu.compiled = staticmethod(register_broken)
+    gpu = gpu_check.Gpu(0)
+    assert not gpu_check.attempt("cuda:0", gpu_check.check_atomics, gpu)
+    gpu.close()
 
 
 def launches_refuse_what_cannot_run():

@@ -47,6 +47,17 @@ def test_kernels_that_cannot_start_fail_or_hang_are_typed_errors(run_steps):
     run_steps("launches_refuse_what_cannot_run")
 
 
+def test_gpu_check_runs_from_end_to_end(run_steps):
+    table = run_steps("the_gpu_check_passes")
+    assert (
+        "two processes  pass" in table and "peer litmus" in table and "13 of 13 checks passed on 2" in table
+    )
+
+
+def test_gpu_check_sees_a_broken_kernel(run_steps):
+    assert "atomics        FAIL  AssertionError: 0 of" in run_steps("the_gpu_check_sees_a_broken_kernel")
+
+
 def test_the_fake_refuses_what_the_documentation_forbids(run_steps):
     run_steps("the_fake_refuses_what_the_documentation_forbids")
 

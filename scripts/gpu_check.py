@@ -1,0 +1,261 @@
+"""Checks of the CUDA path that only a GPU can answer; started by scripts/gpu-check.
+
+Each check is one function: it raises AssertionError with what it saw, or returns the evidence in a few
+words. All kernels are compiled for the GPU's own compute capability.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from gpu_kernels import ADD, COPY, COUNT, LOCK, NOT_GOT, PAIRS, ROLE, Kernel
+
+from umem.device.cuda import CudaDevice, num_devices
+from umem.device.cuda_run import Module, copy_in, copy_out, synchronize
+from umem.errors import DeviceMissing, UmemError
+from umem.kernels.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.litmus import STRIDE_WORDS
+
+MIB = 1 << 20
+STEP_BYTES = 8 * STRIDE_WORDS
+FORBIDDEN = 2  # MP: the flag overtook the data; CoRR: a word went back. 2 * r0 + r1 with r0 = 1, r1 = 0
+NEVER_STREAM = 1 << 62
+addresses = itertools.count(0x2000_0000_0000, 1 << 30)
+
+
+class Gpu(CudaDevice):
+    """A device that compiles and loads kernels as they are started."""
+
+    compiled: Callable[[str, Kernel], None] = staticmethod(lambda entry, kernel: None)  # a test listens here
+
+    def __init__(self, ordinal: int):
+        super().__init__(ordinal)
+        self._modules: dict[Kernel, tuple[Module, str]] = {}
+
+    def start(self, kernel: Kernel, *arguments: int, blocks: int = 1, threads: int = 1) -> None:
+        """Launch; the result is there after `synchronize`."""
+        if kernel not in self._modules:
+            signature = f"void({', '.join(['int64'] * kernel.num_arguments)})"
+            ptx, entry = cuda_ptx(kernel.entry, signature, self.properties.compute_capability)
+            self.compiled(entry, kernel)
+            self._modules[kernel] = Module(self, cuda_cubin(ptx, self.properties.compute_capability)), entry
+        module, entry = self._modules[kernel]
+        self.make_current()
+        module.launch(entry, arguments, blocks, threads)
+
+    def words(self, pointer: int, count: int) -> np.ndarray:
+        """`count` int64 of device memory."""
+        return np.frombuffer(copy_out(self, pointer, 8 * count), np.int64)
+
+    def close(self) -> None:
+        """Unload everything."""
+        self.make_current()
+        for module, _ in self._modules.values():
+            module.close()
+        super().close()
+
+
+@contextmanager
+def memory(users: list[Gpu], num_bytes: int, owner: Gpu | None = None) -> Iterator[list[int]]:
+    """Zeroed memory of `owner` (default: the first user), mapped by all users; their pointers to it."""
+    owner = owner or users[0]
+    num_bytes = -(-num_bytes // owner.granularity) * owner.granularity
+    fd, address = owner.create(num_bytes, "gpu-check"), next(addresses)
+    try:
+        for user in users:
+            user.reserve(address, num_bytes)
+            user.map(fd, address, num_bytes)
+        copy_in(users[0], users[0].pointer(address), bytes(num_bytes))
+        yield [user.pointer(address) for user in users]
+    finally:
+        os.close(fd)
+    for user in users:
+        user.release_range(address, num_bytes)
+
+
+def check_copy(gpu: Gpu) -> str:
+    """The copy kernel moves every byte, at odd alignment too, and writes nothing else."""
+    size, guard = 3 * MIB + 13, 64
+    data = np.random.default_rng(1).integers(0, 256, size, np.uint8).tobytes()
+    with memory([gpu], size) as (src,), memory([gpu], size + 2 * guard) as (dst,):
+        copy_in(gpu, src, data)
+        gpu.start(COPY, dst + guard, src, size, NEVER_STREAM, blocks=64, threads=256)
+        synchronize(gpu)
+        written = copy_out(gpu, dst, size + 2 * guard)
+    assert written == bytes(guard) + data + bytes(guard), "bytes differ"
+    return f"{size} bytes, 16,384 lanes"
+
+
+def check_atomics(gpu: Gpu) -> str:
+    """No addition is lost."""
+    with memory([gpu], MIB) as (word,):
+        gpu.start(ADD, word, 10, blocks=256, threads=256)
+        synchronize(gpu)
+        total = gpu.words(word, 1)[0]
+    assert total == 256 * 256 * 10, f"{total} of {256 * 256 * 10} additions"
+    return f"{total:,} additions on one word"
+
+
+def check_lock(gpu: Gpu) -> str:
+    """compare_swap to take, a release to give back: plain accesses in between never overlap."""
+    with memory([gpu], MIB) as (lock,):
+        gpu.start(LOCK, lock, 100, blocks=32)
+        synchronize(gpu)
+        words = gpu.words(lock, NOT_GOT + 1)
+    assert words[COUNT] == 3200 and not words[NOT_GOT], f"{words[COUNT]} of 3200, {words[NOT_GOT]} not got"
+    return "3,200 increments under a lock, 32 blocks"
+
+
+def check_litmus(gpu: Gpu) -> str:
+    """MP and CoRR between blocks show no forbidden outcome."""
+    num_pairs, per_pair = 16, 2_000
+    total = num_pairs * per_pair
+    with (
+        memory([gpu], total * STEP_BYTES) as (x,),
+        memory([gpu], total * STEP_BYTES) as (y,),
+        memory([gpu], total * STEP_BYTES) as (z,),
+        memory([gpu], 2 * total * 8) as (out,),
+    ):
+        gpu.start(PAIRS, x, y, z, out, out + total * 8, per_pair, blocks=2 * num_pairs)
+        synchronize(gpu)
+        seen = gpu.words(out, 2 * total)
+    return outcome(seen)
+
+
+def check_two_processes(gpu: Gpu) -> str:
+    """Another process maps the same memory and adds to the same word."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fd, address = gpu.create(gpu.granularity, "gpu-check"), next(addresses)
+    gpu.reserve(address, gpu.granularity)
+    gpu.map(fd, address, gpu.granularity)
+    copy_in(gpu, gpu.pointer(address), bytes(gpu.granularity))
+    command = [sys.executable, *CHILD, str(theirs.fileno()), str(gpu.ordinal)]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as child:
+        theirs.close()
+        socket.send_fds(ours, [b"memory"], [fd])
+        gpu.start(ADD, gpu.pointer(address), 10, blocks=64, threads=64)
+        synchronize(gpu)
+        assert child.wait(timeout=120) == 0, "the second process failed"
+    os.close(fd)
+    total = gpu.words(gpu.pointer(address), 1)[0]
+    gpu.release_range(address, gpu.granularity)
+    assert total == 2 * 64 * 64 * 10, f"{total} of {2 * 64 * 64 * 10} additions"
+    return f"{total:,} additions by two processes"
+
+
+CHILD = [__file__, "--child"]
+
+
+def run_child(socket_fd: int, ordinal: int) -> None:
+    """The second process: map the memory that comes over the socket, and add to its first word."""
+    _, (fd,), _, _ = socket.recv_fds(socket.socket(fileno=socket_fd), 16, 1)
+    gpu, address = Gpu(ordinal), next(addresses)
+    gpu.reserve(address, gpu.granularity)
+    gpu.map(fd, address, gpu.granularity)
+    gpu.start(ADD, gpu.pointer(address), 10, blocks=64, threads=64)
+    synchronize(gpu)
+    gpu.close()
+
+
+def check_peer_copy(gpu: Gpu, peer: Gpu) -> str:
+    """A kernel on `gpu` reads the memory of `peer` by loads."""
+    data = np.random.default_rng(2).integers(0, 256, MIB, np.uint8).tobytes()
+    with memory([peer, gpu], MIB) as (at_peer, here), memory([gpu], MIB) as (dst,):
+        copy_in(peer, at_peer, data)
+        gpu.start(COPY, dst, here, MIB, NEVER_STREAM, blocks=64, threads=256)
+        synchronize(gpu)
+        assert copy_out(gpu, dst, MIB) == data, "bytes differ"
+    return f"{MIB} bytes by loads from {peer.NAME}"
+
+
+def check_peer_atomics(gpu: Gpu, peer: Gpu) -> str:
+    """Both GPUs add to one word; nothing is lost where the link has native atomics."""
+    with memory([peer, gpu], MIB) as (at_peer, here):
+        peer.start(ADD, at_peer, 10, blocks=64, threads=64)
+        gpu.start(ADD, here, 10, blocks=64, threads=64)
+        synchronize(gpu)
+        synchronize(peer)
+        total = peer.words(at_peer, 1)[0]
+    expected = 2 * 64 * 64 * 10
+    if not gpu.peer(peer.ordinal).native_atomics:
+        return f"link without native atomics: {total:,} of {expected:,} (umem uses messages here)"
+    assert total == expected, f"{total} of {expected} additions"
+    return f"{total:,} additions by two GPUs"
+
+
+def check_peer_litmus(gpu: Gpu, peer: Gpu) -> str:
+    """MP with the data on one GPU and the flag on the other, a role each."""
+    total = 20_000
+    with (
+        memory([peer, gpu], total * STEP_BYTES) as (x_peer, x),
+        memory([peer, gpu], total * STEP_BYTES, owner=gpu) as (y_peer, y),
+        memory([gpu], total * 8) as (out,),
+    ):
+        peer.start(ROLE, x_peer, y_peer, 0, 0, total)
+        gpu.start(ROLE, x, y, out, 1, total)
+        synchronize(gpu)
+        synchronize(peer)
+        seen = gpu.words(out, total)
+    return outcome(seen)
+
+
+def outcome(seen: np.ndarray) -> str:
+    """The histogram of 2 * r0 + r1 in words; AssertionError where the forbidden one is in it."""
+    counts = np.bincount(seen, minlength=4)
+    said = ", ".join(
+        f"{count:,} x r0={index >> 1} r1={index & 1}" for index, count in enumerate(counts) if count
+    )
+    assert counts[FORBIDDEN] == 0, f"forbidden r0=1 r1=0: {said}"
+    return said
+
+
+ON_ONE = (check_copy, check_atomics, check_lock, check_litmus, check_two_processes)
+ON_TWO = (check_peer_copy, check_peer_atomics, check_peer_litmus)
+
+
+def attempt(where: str, check: Callable[..., str], *gpus: Gpu) -> bool:
+    """Run a check and print its line of the table; whether it passed."""
+    try:
+        evidence, verdict = check(*gpus), "pass"
+    except (AssertionError, UmemError) as error:
+        evidence, verdict = f"{type(error).__name__}: {error}", "FAIL"
+    name = check.__name__.removeprefix("check_").replace("_", " ")
+    print(f"{where:<12} {name:<14} {verdict:<5} {evidence}", flush=True)
+    return verdict == "pass"
+
+
+def main() -> int:
+    """Run every check on every GPU and every pair with the first; 0 if all passed."""
+    try:
+        gpus = [Gpu(ordinal) for ordinal in range(num_devices())]
+    except DeviceMissing as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 3
+    passed = []
+    for gpu in gpus:
+        print(f"# {gpu.NAME}: {gpu.properties}")
+        passed += [attempt(gpu.NAME, check, gpu) for check in ON_ONE]
+    for peer in gpus[1:]:
+        gpu = gpus[0]
+        where, reach = f"{gpu.NAME}<->{peer.ordinal}", gpu.peer(peer.ordinal)
+        print(f"# {gpu.NAME} to {peer.NAME}: {reach}")
+        if reach.can_access:
+            passed += [attempt(where, check, gpu, peer) for check in ON_TWO]
+    for gpu in gpus:
+        gpu.close()
+    print(f"# {sum(passed)} of {len(passed)} checks passed on {len(gpus)} GPUs")
+    return 0 if gpus and all(passed) else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        run_child(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        sys.exit(main())
