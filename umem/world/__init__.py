@@ -1,16 +1,20 @@
 """Worlds: which ranks there are, where they run, how they start, meet and end.
 
     spec          what a world is asked to be; what each kind means as plain data
-    world         World, a rank's view of the others; join() and current()
+    world         World, a rank's view of the others
+    membership    join() and current(): how a process gets into its world, once
     launcher      launch(): a function in new ranks, from any process, notebooks included
     command       `umem run`
     warm_parent   the single-threaded process that loads everything once and forks the ranks
     supervisor    its loop: output, hub, signals, failures, the end
+    placement     which core, host and network each rank gets
     ranks         what happens in a rank between fork and the user's first line
+    job, output   what goes to the parent and comes back; the ranks' lines
     hub, rendezvous, frames     how launched ranks meet: blobs over inherited socketpairs
     torchrun      how ranks meet that another launcher started: torch's TCPStore
     descriptors   file descriptors between ranks of one host
     namespaces    hosts of the `hosts` world, as network namespaces
+    interfaces    network interfaces and their addresses
     liveness      pidfds, and processes that end with their parent
 
 Nothing here imports numpy, numba or torch when it is imported.
@@ -22,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .launcher import launch
+    from .membership import current, join
     from .spec import KINDS, WorldSpec
-    from .world import World, current, join
+    from .world import World
 
 __all__ = ["KINDS", "World", "WorldSpec", "current", "join", "launch"]
 
@@ -31,8 +36,8 @@ _HOMES = {
     "KINDS": ".spec",
     "WorldSpec": ".spec",
     "World": ".world",
-    "current": ".world",
-    "join": ".world",
+    "current": ".membership",
+    "join": ".membership",
     "launch": ".launcher",
 }
 

@@ -75,7 +75,7 @@ def _explain(outcome: Outcome) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="umem run",
-        description="Run a Python script in every rank of a new world. Its exit code is that of the first failure.",
+        description="Run a script in every rank of a new world; the first failure gives its exit code.",
         usage="umem run -n N [OPTIONS] SCRIPT [-- ARGS]",
     )
     parser.add_argument("-n", "--ranks", type=int, required=True, metavar="N", help="number of ranks")
@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--timeout-s", type=float, metavar="S", help="deadline of every wait (default 60)")
     parser.add_argument(
-        "--network", metavar="IFACE", help="let traffic leave loopback through this interface; it is not authenticated"
+        "--network",
+        metavar="IFACE",
+        help="let traffic leave loopback through this interface; it is not authenticated",
     )
     parser.add_argument("--keep-going", action="store_true", help="a rank that fails does not end the others")
     parser.add_argument(
@@ -101,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="mark each line of output with its rank",
     )
-    parser.add_argument("--preload", metavar="MODULES", help="modules to import once, before the ranks are forked")
+    parser.add_argument("--preload", metavar="MODULES", help="modules to import once, before forking (a,b,c)")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is the name of a module")
     parser.add_argument("script", metavar="SCRIPT")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS")

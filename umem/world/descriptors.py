@@ -115,8 +115,10 @@ def _accept(listener: socket.socket, name: bytes) -> tuple[int, list[int]]:
     rank, told_name = _HEADER.unpack(data) if len(data) == _HEADER.size else (-1, b"")
     if not secrets.compare_digest(told_name, name) or flags & socket.MSG_CTRUNC:
         _close(list(fds))
-        raise WorldError("a process that is no rank of this world answered on its socket, or descriptors were cut off"
-                         f" (limit on open files: ulimit -n; {len(fds)} arrived)")
+        raise WorldError(
+            "a process that is no rank of this world wrote to its socket, or descriptors were cut off"
+            f" ({len(fds)} arrived; the limit on open files is `ulimit -n`)"
+        )
     return rank, list(fds)
 
 

@@ -114,7 +114,7 @@ class Channel:
         return self._last_request
 
     def send(self, kind: Kind, payload: bytes, timeout_s: float) -> None:
-        """Send a frame. Raises WaitTimeout where the launcher does not read, WorldError where it has ended."""
+        """Send a frame. Raises WaitTimeout where the launcher does not read, WorldError where it is gone."""
         self._last_request = (self._last_request + 1) & 0xFFFF_FFFF
         self._unsent += encode(kind, self._last_request, payload)
         deadline = time.monotonic() + timeout_s

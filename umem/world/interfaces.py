@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
+import warnings
 
 from ..errors import ConfigError, UnknownName
 from .spec import LOOPBACK
@@ -12,6 +13,19 @@ from .spec import LOOPBACK
 _SIOCGIFADDR = 0x8915
 _IFREQ = struct.Struct("16s24s")  # struct ifreq: name, then a union that starts with a sockaddr_in here
 _ADDRESS_OFFSET = 4  # family and port come first in a sockaddr_in
+
+
+def choose(network: str | None) -> tuple[str, str]:
+    """The interface that a rank's traffic may use and its address: loopback unless `network` opts in.
+
+    Opting in warns: whoever reaches the address can read and write the ranks' memory.
+    """
+    interface = network or LOOPBACK
+    ip_address = ip_address_of(interface)
+    if interface != LOOPBACK:
+        text = f"umem traffic goes over {interface} ({ip_address}): it is neither authenticated nor encrypted"
+        warnings.warn(text, stacklevel=2)
+    return interface, ip_address
 
 
 def ip_address_of(interface: str) -> str:

@@ -77,7 +77,8 @@ def run_job(job: Job, work: Callable[..., Any], args: Sequence[Any]) -> Any:
 def _unpack(job: Job, outcome: Outcome) -> Any:
     failures = {failure.rank: failure for failure in outcome.failures}
     cause = outcome.cause
-    if cause is not None and (job.spec.on_failure != CONTINUE or (job.results == FIRST_RESULT and 0 in failures)):
+    goes_on = job.spec.on_failure == CONTINUE and (job.results == ALL_RESULTS or 0 not in failures)
+    if cause is not None and not goes_on:
         _raise(cause)
     wanted = range(job.spec.num_ranks) if job.results == ALL_RESULTS else range(1)
     values = []
@@ -106,7 +107,7 @@ def _errors_of(failure: Failure) -> tuple[BaseException, LaunchError]:
         return cause, cause
     try:
         error = pickle.loads(failure.pickled_error)
-    except Exception:  # a type that only the rank can import; its text is in the LaunchError
+    except Exception:  # noqa: BLE001 - a type that only the rank can import; the LaunchError has its text
         return cause, cause
     return error, cause
 
@@ -138,7 +139,7 @@ class _Parent:
             self._selector.register(pipe, selectors.EVENT_READ, partial(self._on_output, pipe, name, decoder))
 
     def run(self, job: Job, pickled_work: bytes) -> Report:
-        """Send the job, show the ranks' output, and return the report. Ctrl-C here is Ctrl-C in every rank."""
+        """Send the job, show the ranks' output, return the report. Ctrl-C here is Ctrl-C in every rank."""
         try:
             with suppress(ConnectionError):  # it died at once: its report is missing, which says so below
                 self._stream.sendall(encode(Kind.JOB, 0, pack_blobs(pickle.dumps(job), pickled_work)))
@@ -160,7 +161,7 @@ class _Parent:
         exit_code = self._process.wait(_PARENT_END_TIMEOUT_S)
         if self._report is None:
             code = exit_code if exit_code >= 0 else 128 - exit_code
-            raise WorldError(f"the parent of the ranks {describe_exit(code)} without a report; its output is above")
+            raise WorldError(f"the ranks' parent {describe_exit(code)} and left no report; see its output")
         return self._report
 
     def _on_frames(self) -> None:

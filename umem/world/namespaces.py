@@ -134,11 +134,10 @@ def _child(stream: socket.socket, parent_pid: int, num_hosts: int) -> None:
             f" kernel.apparmor_restrict_unprivileged_userns=0; in a container: --cap-add SYS_ADMIN,NET_ADMIN"
             f" or --privileged), or use --world no-peer-access"
         )
-    except Exception as error:  # it must cross to the parent, whatever netlink says
+    except Exception as error:  # noqa: BLE001 - whatever netlink says must cross to the parent
         problem = f"cannot make the network namespaces of world 'hosts': {type(error).__name__}: {error}"
-    stream.sendmsg(
-        [pickle.dumps(problem)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    )
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    stream.sendmsg([pickle.dumps(problem)], rights)
     os._exit(0)
 
 

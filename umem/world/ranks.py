@@ -1,6 +1,7 @@
 """A rank between fork and the user's first line, and between the user's last line and its end.
 
 Everything that costs time was done before the fork, by the parent: a rank imports nothing here.
+UMEM_RANK and UMEM_NUM_RANKS stand in a rank's environment for what it runs; umem itself reads neither.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -25,9 +26,9 @@ from .. import config
 from ..errors import RankLost
 from . import liveness
 from .frames import Channel, Kind, pack_blobs
-from .namespaces import INTERFACE, HostNamespace
-from .spec import LOOPBACK, WorldSpec
-from .world import Bootstrap, become_rank, join
+from .membership import Bootstrap, become_rank, join
+from .placement import Placement
+from .spec import WorldSpec
 
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED_CODE = 128 + signal.SIGINT
@@ -42,20 +43,16 @@ Work = Callable[[int, Channel], int]
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where a rank runs and what it inherits. The descriptors are this process's."""
+class Inheritance:
+    """What a rank gets through fork. `streams`: what becomes its 0, 1, 2; one that is missing stays."""
 
     spec: WorldSpec
-    rank: int
-    core: int | None
-    usable_cores: tuple[int, ...]
-    namespace: HostNamespace | None
     channel_fd: int
-    stream_fds: dict[int, int]  # what becomes the rank's 0, 1, 2; one that is missing stays as it is
-    environment: dict[str, str] = field(default_factory=dict)
+    streams: dict[int, int]
+    environment: dict[str, str]
 
 
-def fork_rank(placement: Placement, work: Work, release: Callable[[], None]) -> int:
+def fork_rank(placement: Placement, inheritance: Inheritance, work: Work, release: Callable[[], None]) -> int:
     """Start a rank that runs `work`, which returns its exit code; returns the rank's pid.
 
     `release` closes, in the rank, what only the parent should hold. The parent has one thread, and blocks
@@ -63,29 +60,31 @@ def fork_rank(placement: Placement, work: Work, release: Callable[[], None]) -> 
     """
     parent_pid = os.getpid()
     pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        code = work(placement.rank, _settle(placement, parent_pid, release))
-    except BaseException:  # whatever it is: this process must not return into the parent's code
-        traceback.print_exc()
-    _end(code)
+    if pid == 0:
+        code = 1
+        try:
+            channel = _settle(placement, inheritance, parent_pid, release)
+            code = work(placement.rank, channel)
+        except BaseException:  # noqa: BLE001 - nothing may return into the parent's code
+            traceback.print_exc()
+        _end(code)
+    return pid
 
 
-def _settle(placement: Placement, parent_pid: int, release: Callable[[], None]) -> Channel:
+def _settle(
+    placement: Placement, inheritance: Inheritance, parent_pid: int, release: Callable[[], None]
+) -> Channel:
     """Become the rank: its group, streams, host, core, environment, signals."""
     # A group of its own: the rank's children end with it, and a terminal's Ctrl-C arrives once,
     # through the parent.
     os.setpgid(0, 0)
-    for target, fd in placement.stream_fds.items():
+    for target, fd in inheritance.streams.items():
         os.dup2(fd, target)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    variables = dict(placement.environment)
-    ip_address, interface = "127.0.0.1", LOOPBACK
+    variables = {"UMEM_RANK": str(placement.rank), "UMEM_NUM_RANKS": str(inheritance.spec.num_ranks)}
+    variables |= inheritance.environment
     if placement.namespace is not None:
         placement.namespace.enter()
-        ip_address, interface = placement.namespace.ip_address, INTERFACE
         variables["UMEM_HOST"] = f"{config.text('UMEM_HOST', 'host')}-{placement.namespace.index}"
     liveness.die_with_parent(parent_pid)
     release()
@@ -93,14 +92,14 @@ def _settle(placement: Placement, parent_pid: int, release: Callable[[], None]) 
     if placement.core is not None:
         os.sched_setaffinity(0, {placement.core})
     _reseed()
-    channel = Channel(placement.channel_fd)
+    channel = Channel(inheritance.channel_fd)
     become_rank(
         Bootstrap(
-            spec=placement.spec,
+            spec=inheritance.spec,
             rank=placement.rank,
             channel=channel,
-            ip_address=ip_address,
-            interface=interface,
+            ip_address=placement.ip_address,
+            interface=placement.interface,
             core=placement.core,
             usable_cores=placement.usable_cores,
         )
@@ -127,7 +126,7 @@ def _end(code: int) -> NoReturn:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:  # as above; a broken pipe at the last flush, or Ctrl-C
+    except BaseException:  # noqa: BLE001 - a broken pipe at the last flush, Ctrl-C, a bad exit handler
         code = code or 1
     os._exit(code)
 
@@ -146,7 +145,7 @@ def run_script(channel: Channel, script: str, arguments: list[str], is_module: b
             runpy.run_path(script, run_name="__main__")
     except SystemExit as error:
         return _exit_code_of(error)
-    except BaseException as error:  # the user's program may raise anything, and the rank ends by it
+    except BaseException as error:  # noqa: BLE001 - the program may raise anything, and the rank ends by it
         text = _format(error)
         sys.stdout.flush()
         sys.stderr.write(text)
@@ -167,7 +166,7 @@ def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns:
             channel.send(Kind.RESULT, cloudpickle.dumps(result), _REPORT_TIMEOUT_S)
     except SystemExit as error:
         return _exit_code_of(error)
-    except BaseException as error:  # as above
+    except BaseException as error:  # noqa: BLE001 - as above
         return _report_failure(channel, error, _format(error), _pickle_error(error))
     return 0
 
@@ -186,8 +185,9 @@ def _report_failure(channel: Channel, error: BaseException, text: str, pickled: 
 
 def _format(error: BaseException) -> str:
     """The traceback as text, from the user's first frame on."""
+    not_users = (__file__, runpy.__file__, "<frozen runpy>")
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+    while trace is not None and trace.tb_frame.f_code.co_filename in not_users:
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace))
 
@@ -197,7 +197,7 @@ def _pickle_error(error: BaseException) -> bytes:
     try:
         pickled = cloudpickle.dumps(error)
         twin = pickle.loads(pickled)
-    except Exception:  # an exception's own pickling may raise anything; its text still travels
+    except Exception:  # noqa: BLE001 - an exception's own pickling may raise anything; its text travels
         return b""
     return pickled if type(twin) is type(error) and str(twin) == str(error) else b""
 

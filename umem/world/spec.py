@@ -59,7 +59,7 @@ class WorldSpec:
         if self.kind != HOSTS and self.num_hosts != 1:
             raise ConfigError(f"world {self.kind!r} has one host, not {self.num_hosts}; use world 'hosts'")
         if not 1 <= self.num_hosts <= self.num_ranks:
-            raise ConfigError(f"{self.num_hosts} hosts for {self.num_ranks} ranks: each host has at least one")
+            raise ConfigError(f"{self.num_hosts} hosts for {self.num_ranks} ranks: each needs at least one")
         for name in ("segment_bytes", "host_segment_bytes"):
             num_bytes = getattr(self, name)
             if num_bytes is not None and num_bytes < 0:

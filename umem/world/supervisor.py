@@ -22,15 +22,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from .. import config
-from ..errors import ConfigError, WorldError
+from ..errors import WorldError
 from . import namespaces
 from .frames import Frame, FrameBuffer, Kind, unpack_blobs
 from .hub import Hub, Outgoing
 from .job import Failure, Outcome
 from .liveness import describe_exit
 from .output import LinePrefixer, write_all
-from .ranks import FORWARDED_SIGNALS, Placement, Work, fork_rank
+from .placement import Placement, check_network, place_ranks
+from .ranks import FORWARDED_SIGNALS, Inheritance, Work, fork_rank
 from .spec import END, HOSTS, WorldSpec
 
 GRACE_S = 2.0
@@ -53,21 +53,6 @@ class _Rank:
     frames: FrameBuffer = field(default_factory=FrameBuffer)
     unsent: bytearray = field(default_factory=bytearray)
     failure: Failure | None = None
-
-
-def choose_cores(spec: WorldSpec, usable_cores: list[int]) -> list[int | None]:
-    """A core for each rank: the r-th usable one where there are enough, else None.
-
-    Raises ConfigError where pinning was asked for and there are too few.
-    """
-    enough = spec.num_ranks <= len(usable_cores)
-    if spec.pin and not enough:
-        raise ConfigError(
-            f"cannot pin {spec.num_ranks} ranks to cores of their own: {len(usable_cores)} are usable; use --no-pin"
-        )
-    if spec.pin is False or not enough:
-        return [None] * spec.num_ranks
-    return list(usable_cores[: spec.num_ranks])
 
 
 class Supervisor:
@@ -103,71 +88,59 @@ class Supervisor:
 
         Raises WorldError where the world cannot be made; then no rank is left.
         """
+        check_network(self.spec)
         with ExitStack() as held:
             held.callback(self._selector.close)
-            cores = choose_cores(self.spec, config.usable_cores())
             network = namespaces.make_network(self.spec.num_hosts) if self.spec.kind == HOSTS else None
             if network is not None:
                 held.callback(network.close)
+            placements = place_ranks(self.spec, network)
             held.callback(self._kill_and_reap)
             wakeup = held.enter_context(_signals_as_bytes())
             self._selector.register(wakeup, selectors.EVENT_READ, partial(self._on_signal, wakeup))
             if self._caller is not None:
                 self._selector.register(self._caller, selectors.EVENT_READ, self._on_caller)
-            self._start(cores, network)
+            self._start(placements)
             while self._running:
                 self._turn()
         return self._conclude()
 
     # --- starting
 
-    def _start(self, cores: list[int | None], network: namespaces.Network | None) -> None:
+    def _start(self, placements: list[Placement]) -> None:
         num_threads = len(os.listdir("/proc/self/task"))
         if num_threads != 1:
             # A fork copies one thread: locks that others hold would never open again in a rank.
-            raise WorldError(f"the parent of the ranks has {num_threads} threads and must have one; do not preload"
-                             " a module that starts threads")
-        usable_cores = tuple(config.usable_cores())
+            raise WorldError(
+                f"the parent of the ranks has {num_threads} threads and must have one; do not preload"
+                " a module that starts threads"
+            )
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
         try:
-            for rank in range(self.spec.num_ranks):
-                namespace = None if network is None else network.hosts[self.spec.host_index(rank)]
-                self._start_rank(rank, cores[rank], usable_cores, namespace)
+            for placement in placements:
+                self._start_rank(placement)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
 
-    def _start_rank(
-        self,
-        rank: int,
-        core: int | None,
-        usable_cores: tuple[int, ...],
-        namespace: namespaces.HostNamespace | None,
-    ) -> None:
+    def _start_rank(self, placement: Placement) -> None:
+        rank = placement.rank
         with ExitStack() as rank_ends:  # closed here once the rank has its own copies
             ours, theirs = socket.socketpair()
             rank_ends.enter_context(theirs)
-            stream_fds = {}
+            streams = {}
             if rank > 0 or self._caller is not None or os.isatty(_STDIN):
                 # A rank is no foreground process: reading the terminal would stop it.
-                stream_fds[_STDIN] = os.open(os.devnull, os.O_RDONLY)
-                rank_ends.callback(os.close, stream_fds[_STDIN])
+                streams[_STDIN] = os.open(os.devnull, os.O_RDONLY)
+                rank_ends.callback(os.close, streams[_STDIN])
             outputs = {}
             for target in (_STDOUT, _STDERR) if self._marks_output else ():
-                read_end, stream_fds[target] = os.pipe()
-                rank_ends.callback(os.close, stream_fds[target])
+                read_end, streams[target] = os.pipe()
+                rank_ends.callback(os.close, streams[target])
                 os.set_blocking(read_end, False)
                 outputs[read_end] = target, LinePrefixer(b"[%d] " % rank)
-            placement = Placement(
-                spec=self.spec,
-                rank=rank,
-                core=core,
-                usable_cores=usable_cores,
-                namespace=namespace,
-                channel_fd=theirs.fileno(),
-                stream_fds=stream_fds,
-                environment=self._environment,
-            )
-            pid = fork_rank(placement, self._work, partial(self._release, ours, list(outputs)))
+            inheritance = Inheritance(self.spec, theirs.fileno(), streams, self._environment)
+            release = partial(self._release, ours, list(outputs))
+            pid = fork_rank(placement, inheritance, self._work, release)
         with suppress(ProcessLookupError, PermissionError):  # the rank does it too; whoever is first
             os.setpgid(pid, pid)
         ours.setblocking(False)
@@ -176,7 +149,8 @@ class Supervisor:
         self._selector.register(started.pidfd, selectors.EVENT_READ, partial(self._on_death, started))
         self._selector.register(ours, selectors.EVENT_READ, partial(self._on_stream, started))
         for read_end in outputs:
-            self._selector.register(read_end, selectors.EVENT_READ, partial(self._on_output, started, read_end))
+            on_output = partial(self._on_output, started, read_end)
+            self._selector.register(read_end, selectors.EVENT_READ, on_output)
 
     def _release(self, ours: socket.socket, read_ends: list[int]) -> None:
         """In a new rank: close the parent's ends. An end that is held twice never closes."""
@@ -345,7 +319,8 @@ class Supervisor:
 
     def _reap(self, rank: _Rank) -> int:
         """Wait for an ended rank and close what belongs to it; returns its exit code."""
-        for source in (rank.stream, rank.pidfd, *rank.outputs):
+        sources: list[int | socket.socket] = [rank.stream, rank.pidfd, *rank.outputs]
+        for source in sources:
             if self._is_watched(source):
                 self._selector.unregister(source)
         _, status = os.waitpid(rank.pid, 0)

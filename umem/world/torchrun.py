@@ -7,7 +7,6 @@ The store is not authenticated. Where umem opens it, it listens on MASTER_ADDR a
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import sys
 import time
@@ -57,7 +56,7 @@ def request() -> Request:
     """The launcher's variables. Raises ConfigError where one is missing or makes no sense."""
     missing = [name for name in _VARIABLES if config.text(name) is None]
     if missing:
-        raise ConfigError(f"RANK is set and {', '.join(missing)} not; a launcher sets {', '.join(_VARIABLES)}")
+        raise ConfigError(f"RANK is set and {', '.join(missing)} not: a launcher sets all of these")
     rank, num_ranks = int(config.integer("RANK") or 0), int(config.integer("WORLD_SIZE") or 0)
     port = int(config.integer("MASTER_PORT") or 0)
     if not 0 <= rank < num_ranks:
@@ -68,8 +67,8 @@ def request() -> Request:
 
 
 def open_store(asked: Request, timeout_s: float) -> Store:
-    """The store of this world: that of torch.distributed where it is initialised, else the launcher's, else one
-    that rank 0 opens here.
+    """The store of this world: that of torch.distributed where it is initialised, else the launcher's, else
+    one that rank 0 opens here.
 
     Raises PortInUse where another program listens on the port, WaitTimeout where nobody answers on it,
     WorldError where torch is missing.
@@ -82,15 +81,15 @@ def open_store(asked: Request, timeout_s: float) -> Store:
         import torch.distributed as dist
     except ImportError:
         raise WorldError(
-            "RANK and WORLD_SIZE are set, and ranks of another launcher meet through torch, which is not installed:"
-            " scripts/setup torch; or start with umem run"
+            "RANK and WORLD_SIZE are set, and the ranks of other launchers meet through torch, which is not"
+            " installed: scripts/setup torch; or start with umem run"
         ) from None
-    restart = f"umem/{config.text('TORCHELASTIC_RUN_ID', '')}/{config.text('TORCHELASTIC_RESTART_COUNT', '0')}"
+    run, restart = config.text("TORCHELASTIC_RUN_ID", ""), config.text("TORCHELASTIC_RESTART_COUNT", "0")
     if _group_exists():
         store = dist.distributed_c10d._get_default_store()
     else:
         store = _connect(dist, asked, listener, timeout_s)
-    return dist.PrefixStore(restart, store)
+    return dist.PrefixStore(f"umem/{run}/{restart}", store)
 
 
 class StoreRendezvous:
@@ -149,7 +148,7 @@ def _listen(address: str, port: int) -> socket.socket:
             raise PortInUse(
                 f"port {port} of {address} is in use by another program; set MASTER_PORT to a free one"
             ) from None
-        raise WorldError(f"rank 0 cannot listen on MASTER_ADDR={address} MASTER_PORT={port}: {error}") from None
+        raise WorldError(f"rank 0 cannot listen on {address}, port {port} (MASTER_ADDR): {error}") from None
 
 
 def _connect(dist: Any, asked: Request, listener: socket.socket | None, timeout_s: float) -> Store:

@@ -40,7 +40,8 @@ def warm_up(preload: Iterable[str] = ()) -> None:
         import_module(STARTUP).prepare()
         for name in preload:
             import_module(name)
-    gc.freeze()  # a collection in a rank would write to, and so copy, every page that it shares with its parent
+    # A collection in a rank would write to, and so copy, every page that it shares with its parent.
+    gc.freeze()
 
 
 def main() -> None:

@@ -1,18 +1,15 @@
-"""World: a rank's view of the ranks it is among, and how a process joins one."""
+"""World: a rank's view of the ranks it is among."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 
-from .. import config
 from ..errors import RankLost, WorldError
-from . import descriptors, interfaces, liveness, torchrun
-from .frames import Channel
-from .rendezvous import Alone, HubClient, Rendezvous
-from .spec import HOSTS, LOOPBACK, MAPPED, NO_PEER_ACCESS, WorldSpec, ucx_environment
+from . import descriptors, liveness
+from .rendezvous import Rendezvous
+from .spec import NO_PEER_ACCESS, WorldSpec, ucx_environment
 
 
 @dataclass(frozen=True)
@@ -26,31 +23,8 @@ class Place:
     core: int | None
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """What a launcher hands to a rank through fork: who it is and how it meets the others."""
-
-    spec: WorldSpec
-    rank: int
-    channel: Channel
-    ip_address: str
-    interface: str
-    core: int | None
-    usable_cores: tuple[int, ...]
-
-
-@dataclass
-class _Process:
-    """What this process knows about worlds. A fork of a rank inherits it, so it names its pid."""
-
-    bootstrap: Bootstrap | None = None
-    current: World | None = None
-    pid: int = 0
-    num_joins: int = 0
-
-
 class World:
-    """The ranks of a world as one of them sees it. Made by `join`.
+    """The ranks of a world as one of them sees it. Made by `membership.join`.
 
     For the thread that runs the user's code; `is_alive` and `pidfd` may be called from any thread.
 
@@ -87,7 +61,7 @@ class World:
         self._generation = generation
         self._num_exchanges: Counter[str] = Counter()
         self._pidfds: dict[int, int] = {}
-        self._left = False
+        self._has_left = False
 
     @property
     def host(self) -> str:
@@ -174,15 +148,18 @@ class World:
 
     def leave(self) -> None:
         """Leave the world; this process may then join again where its launcher still runs. Idempotent."""
-        if self._left:
+        if self._has_left:
             return
-        self._left = True
+        self._has_left = True
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
         self._rendezvous.close()
-        if _process.current is self:
-            _process.current = None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether this rank has left the world."""
+        return self._has_left
 
     def __enter__(self) -> World:
         return self
@@ -191,108 +168,12 @@ class World:
         self.leave()
 
     def __repr__(self) -> str:
-        return f"World(rank={self.rank}, num_ranks={self.num_ranks}, kind={self.spec.kind!r}, host={self.host!r})"
+        kind = self.spec.kind
+        return f"World(rank={self.rank}, num_ranks={self.num_ranks}, kind={kind!r}, host={self.host!r})"
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         return self.spec.timeout_s if timeout_s is None else timeout_s
 
     def _check_open(self) -> None:
-        if self._left:
+        if self._has_left:
             raise WorldError("this rank has left its world")
-
-
-_process = _Process()
-
-
-def current() -> World | None:
-    """The world that this process is in, or None."""
-    return _process.current if _process.pid == os.getpid() else None
-
-
-def join(spec: WorldSpec | None = None) -> World:
-    """Join the world that this process was started for. Collective: every rank of it.
-
-    A rank of `umem run` or `umem.launch` meets the others in its launcher; one that another launcher
-    started, with RANK, WORLD_SIZE and MASTER_ADDR set, in torch's TCPStore; any other process is a world
-    of one. `spec` says what is wished for memory and waits; how many ranks there are, and of which kind,
-    is the launcher's to say.
-
-    Raises WorldError where this process is in a world already or is a fork of a rank, RankLost where a
-    rank died before it joined, WaitTimeout where one never comes.
-    """
-    if _process.current is not None:
-        if _process.pid == os.getpid():
-            raise WorldError("this process is in a world already; leave it first (space.close())")
-        raise WorldError(f"this process is a fork of rank {_process.current.rank}, and only the rank is in its world")
-    _process.pid = os.getpid()
-    _process.num_joins += 1  # part of every key: ranks that leave and join again meet afresh
-    if _process.bootstrap is not None:
-        world = _join_launched(_process.bootstrap, spec)
-    elif torchrun.is_requested():
-        world = _join_torchrun(spec)
-    else:
-        world = _join_alone(spec)
-    _process.current = world
-    return world
-
-
-def become_rank(bootstrap: Bootstrap) -> None:
-    """Make this process the rank that `bootstrap` describes: what `join` then joins."""
-    _process.bootstrap = bootstrap
-    _process.pid = os.getpid()
-
-
-def _join_launched(bootstrap: Bootstrap, spec: WorldSpec | None) -> World:
-    asked = bootstrap.spec
-    if spec is not None:
-        asked = spec.placed(asked.num_ranks, asked.kind, asked.num_hosts)
-    place = _place(bootstrap.ip_address, bootstrap.core)
-    rendezvous = HubClient(bootstrap.channel)
-    places = _meet(rendezvous, place, asked.timeout_s)
-    return World(
-        bootstrap.rank, asked, rendezvous, places, bootstrap.interface, bootstrap.usable_cores, _process.num_joins
-    )
-
-
-def _join_alone(spec: WorldSpec | None) -> World:
-    asked = WorldSpec.of() if spec is None else spec
-    asked = asked.placed(1, asked.kind, 1)
-    place = _place(interfaces.ip_address_of(LOOPBACK), None)
-    return World(0, asked, Alone(), [place], LOOPBACK, tuple(config.usable_cores()), _process.num_joins)
-
-
-def _join_torchrun(spec: WorldSpec | None) -> World:
-    asked = WorldSpec.of() if spec is None else spec
-    request = torchrun.request()
-    network = asked.network or config.text("UMEM_NETWORK")
-    interface = network or LOOPBACK
-    usable_cores = tuple(config.usable_cores())
-    place = _place(interfaces.ip_address_of(interface), None)
-    rendezvous = torchrun.StoreRendezvous(
-        torchrun.open_store(request, asked.timeout_s), request.rank, request.num_ranks
-    )
-    places = _meet(rendezvous, place, asked.timeout_s)
-    num_machines = len({other.machine for other in places})
-    if num_machines > 1 and network is None:
-        raise WorldError(
-            f"the ranks run on {num_machines} machines, and umem keeps its traffic, which is not authenticated, on"
-            " loopback; name the interface that it may use: UMEM_NETWORK=IFACE"
-        )
-    num_hosts = len({other.host for other in places})
-    kind = HOSTS if num_hosts > 1 else NO_PEER_ACCESS if asked.kind == NO_PEER_ACCESS else MAPPED
-    asked = asked.placed(request.num_ranks, kind, num_hosts)
-    world = World(request.rank, asked, rendezvous, places, interface, usable_cores, _process.num_joins)
-    rendezvous.pidfds = {
-        rank: world.pidfd(rank) for rank in range(world.num_ranks) if rank != world.rank and world.shares_pids(rank)
-    }
-    return world
-
-
-def _place(ip_address: str, core: int | None) -> Place:
-    return Place(config.host_name(), liveness.machine_id(), os.getpid(), ip_address, core)
-
-
-def _meet(rendezvous: Rendezvous, place: Place, timeout_s: float) -> list[Place]:
-    """The first exchange: who is where. It is also where a rank that died at start-up is noticed."""
-    blobs = rendezvous.gather(f"{_process.num_joins}/join", json.dumps(vars(place)).encode(), timeout_s)
-    return [Place(**json.loads(blob)) for blob in blobs]

@@ -1,0 +1,140 @@
+"""How a process joins the world it was started for, once."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from .. import config
+from ..errors import WorldError
+from . import interfaces, liveness, torchrun
+from .frames import Channel
+from .rendezvous import Alone, HubClient, Rendezvous
+from .spec import HOSTS, MAPPED, NO_PEER_ACCESS, WorldSpec
+from .world import Place, World
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What a launcher hands to a rank through fork: who it is and how it meets the others."""
+
+    spec: WorldSpec
+    rank: int
+    channel: Channel
+    ip_address: str
+    interface: str
+    core: int | None
+    usable_cores: tuple[int, ...]
+
+
+@dataclass
+class _Process:
+    """What this process knows about worlds. A fork of a rank inherits it, so it names its pid."""
+
+    bootstrap: Bootstrap | None = None
+    current: World | None = None
+    pid: int = 0
+    generation: int = 0  # part of every key: ranks that leave and join again meet afresh
+
+    def is_fork_of_member(self) -> bool:
+        """Whether this process was forked from one that is a rank or in a world."""
+        is_member = self.bootstrap is not None or (self.current is not None and not self.current.has_left)
+        return is_member and self.pid != os.getpid()
+
+
+_process = _Process()
+
+
+def current() -> World | None:
+    """The world that this process is in, or None."""
+    world = _process.current
+    return world if world is not None and not world.has_left and _process.pid == os.getpid() else None
+
+
+def join(spec: WorldSpec | None = None) -> World:
+    """Join the world that this process was started for. Collective: every rank of it.
+
+    A rank of `umem run` or `umem.launch` meets the others in its launcher; one that another launcher
+    started, with RANK, WORLD_SIZE and MASTER_ADDR set, in torch's TCPStore; any other process is a world
+    of one. `spec` says what is wished for memory and waits; how many ranks there are, and of which kind,
+    is the launcher's to say.
+
+    Raises WorldError where this process is in a world already or is a fork of a rank, RankLost where a
+    rank died before it joined, WaitTimeout where one never comes.
+    """
+    if current() is not None:
+        raise WorldError("this process is in a world already; leave it first (space.close())")
+    if _process.is_fork_of_member():
+        raise WorldError("this process is a fork of a rank, and only the rank itself is in its world")
+    _process.pid = os.getpid()
+    if _process.bootstrap is not None:
+        world = _join_launched(_process.bootstrap, spec)
+    elif torchrun.is_requested():
+        world = _join_torchrun(spec)
+    else:
+        world = _join_alone(spec)
+    _process.current = world
+    _process.generation += 1
+    return world
+
+
+def become_rank(bootstrap: Bootstrap) -> None:
+    """Make this process the rank that `bootstrap` describes: what `join` then joins."""
+    _process.bootstrap = bootstrap
+    _process.pid = os.getpid()
+
+
+def _join_launched(bootstrap: Bootstrap, spec: WorldSpec | None) -> World:
+    asked = bootstrap.spec
+    if spec is not None:
+        asked = spec.placed(asked.num_ranks, asked.kind, asked.num_hosts)
+    place = _place(bootstrap.ip_address, bootstrap.core)
+    rendezvous = HubClient(bootstrap.channel)
+    places = _meet(rendezvous, place, asked.timeout_s)
+    interface, usable_cores = bootstrap.interface, bootstrap.usable_cores
+    return World(bootstrap.rank, asked, rendezvous, places, interface, usable_cores, _process.generation)
+
+
+def _join_alone(spec: WorldSpec | None) -> World:
+    asked = WorldSpec.of() if spec is None else spec
+    asked = asked.placed(1, asked.kind, 1)
+    interface, ip_address = interfaces.choose(None)
+    place = _place(ip_address, None)
+    return World(0, asked, Alone(), [place], interface, tuple(config.usable_cores()), _process.generation)
+
+
+def _join_torchrun(spec: WorldSpec | None) -> World:
+    asked = WorldSpec.of() if spec is None else spec
+    request = torchrun.request()
+    network = asked.network or config.text("UMEM_NETWORK")
+    interface, ip_address = interfaces.choose(network)
+    usable_cores = tuple(config.usable_cores())
+    place = _place(ip_address, None)
+    rendezvous = torchrun.StoreRendezvous(
+        torchrun.open_store(request, asked.timeout_s), request.rank, request.num_ranks
+    )
+    places = _meet(rendezvous, place, asked.timeout_s)
+    num_machines = len({other.machine for other in places})
+    if num_machines > 1 and network is None:
+        raise WorldError(
+            f"the ranks run on {num_machines} machines, and umem keeps its traffic, which is not"
+            " authenticated, on loopback; name the interface that it may use: UMEM_NETWORK=IFACE"
+        )
+    num_hosts = len({other.host for other in places})
+    kind = HOSTS if num_hosts > 1 else NO_PEER_ACCESS if asked.kind == NO_PEER_ACCESS else MAPPED
+    asked = asked.placed(request.num_ranks, kind, num_hosts)
+    world = World(request.rank, asked, rendezvous, places, interface, usable_cores, _process.generation)
+    neighbours = [rank for rank in range(world.num_ranks) if rank != world.rank and world.shares_pids(rank)]
+    rendezvous.pidfds = {rank: world.pidfd(rank) for rank in neighbours}
+    return world
+
+
+def _place(ip_address: str, core: int | None) -> Place:
+    return Place(config.host_name(), liveness.machine_id(), os.getpid(), ip_address, core)
+
+
+def _meet(rendezvous: Rendezvous, place: Place, timeout_s: float) -> list[Place]:
+    """The first exchange: who is where. It is also where a rank that died at start-up is noticed."""
+    blobs = rendezvous.gather(f"{_process.generation}/join", json.dumps(vars(place)).encode(), timeout_s)
+    return [Place(**json.loads(blob)) for blob in blobs]
