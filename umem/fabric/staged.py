@@ -15,7 +15,7 @@ from ..kernels.staging import HEADER_BYTES, SENT_NS, cpu_copy_out_and_pack, cpu_
 from .ucx.fabric import UcxFabric
 
 STEPS = ("copy_out", "pack", "transfer", "unpack", "copy_in")
-_TAG = 1 << 46  # above the tags of users
+_TAG = 1 << 39  # the upper half of the tags is for transfers of our own
 
 
 class Staged:
