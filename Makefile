@@ -40,4 +40,4 @@ types: ## mypy over umem, umem.kernels and umem.bench
 
 docs: ## writes the generated pages in docs/
 	@scripts/setup dev
-	$(PYTHON_BIN) scripts/docs
+	$(PYTHON_BIN) scripts/write_reference.py

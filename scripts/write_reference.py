@@ -1,0 +1,138 @@
+"""Writes docs/reference.md from the tables of the source: `make docs`. A test holds it current."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from floors import FLOORS, MAX_LINES
+
+from umem import config, errors
+from umem.bench.bars import read as read_bars
+from umem.bench.registry import all_cases
+from umem.kernels.intrinsics import TABLE, Intrinsic
+from umem.world.spec import KINDS, TRANSPORTS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reference.md"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell(value) for value in line) + " |" for line in lines)
+
+
+def cell(value: object) -> str:
+    """Text that does not end a table's cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def first_sentence(thing: object) -> str:
+    """The effect, as the first line of a docstring states it."""
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+
+
+def floors() -> str:
+    rows = [
+        (floor.number, " ".join(f"`{name}`" for name in floor.modules), floor.what)
+        for floor in reversed(FLOORS)
+    ]
+    return (
+        "A module imports only from floors below its own, or from names that stand before it on its floor.\n"
+        f"A file has at most {MAX_LINES} lines. (tests/unit/test_layers.py)\n\n"
+        + table(("floor", "modules, lowest first", "what they are"), rows)
+    )
+
+
+def settings() -> str:
+    lines = [line for line in (config.__doc__ or "").splitlines() if line.startswith("|")]
+    return "Environment variables; options of the command line come before them.\n\n" + "\n".join(lines)
+
+
+def worlds() -> str:
+    rows = [(f"`{kind}`", meaning, f"`{TRANSPORTS[kind]}`") for kind, meaning in KINDS.items()]
+    return table(("world", "meaning", "UCX transports"), rows)
+
+
+def error_types() -> str:
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.UmemError) and kind is not errors.UmemError
+    ]
+    rows = []
+    for kind in sorted(kinds, key=lambda kind: inspect.getsourcelines(kind)[1]):
+        parents = ", ".join(f"`{parent.__name__}`" for parent in kind.__bases__)
+        rows.append((f"`{kind.__name__}`", parents, first_sentence(kind)))
+    return table(("error", "is a", "when"), rows)
+
+
+def intrinsics() -> str:
+    """One line for all types of an intrinsic."""
+    groups: dict[str, list[Intrinsic]] = {}
+    for intrinsic in TABLE.values():
+        groups.setdefault(stem(intrinsic), []).append(intrinsic)
+    rows = []
+    for name, members in groups.items():
+        types = " ".join(member.element.name for member in members if member.element and name.endswith("_T"))
+        first = members[0]
+        rows.append((f"`{name}`", types, first.ordering or "", " ".join(first.targets), effect(first)))
+    return table(("intrinsic", "T", "ordering", "targets", "effect"), rows)
+
+
+def stem(intrinsic: Intrinsic) -> str:
+    """`load_acquire_T` for load_acquire_i64: what the types of one intrinsic share."""
+    suffix = f"_{intrinsic.element.name}" if intrinsic.element else ""
+    return (
+        intrinsic.name.removesuffix(suffix) + "_T"
+        if suffix and intrinsic.name.endswith(suffix)
+        else intrinsic.name
+    )
+
+
+def effect(intrinsic: Intrinsic) -> str:
+    """Its docstring, with T where the type stands."""
+    said, element = first_sentence(intrinsic.function), intrinsic.element
+    if element is None or not stem(intrinsic).endswith("_T"):
+        return said
+    return said.replace(element.name, "T").replace(f"index * {element.num_bytes}", "index * sizeof(T)")
+
+
+def cases() -> str:
+    return table(("case", "what it does"), [(f"`{case.key}`", case.description) for case in all_cases()])
+
+
+def bars() -> str:
+    rows = [
+        (f"`{bar.id}`", bar.group, bar.what, bar.compare, str(bar.limit), bar.world) for bar in read_bars()
+    ]
+    return (
+        "Each is a ratio of two sides that run in turns: `umem bench --bars GROUP`, `make bars`.\n\n"
+        + table(("bar", "group", "what", "ratio of", "passes at", "world"), rows)
+    )
+
+
+SECTIONS = (
+    ("Floors", floors),
+    ("Settings", settings),
+    ("Worlds", worlds),
+    ("Errors", error_types),
+    ("Intrinsics", intrinsics),
+    ("Cases of `umem bench`", cases),
+    ("Bars", bars),
+)
+
+
+def page() -> str:
+    """The whole page."""
+    parts = ["# Reference", "Written by `make docs` from the tables in the source; do not edit."]
+    for title, write in SECTIONS:
+        parts += [f"## {title}", write()]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"wrote {PAGE.relative_to(ROOT)}")
