@@ -30,6 +30,8 @@ from umem.kernels import load_all
 from umem.kernels.control import CONTROL_BYTES
 from umem.segment import Segments
 
+from .handlers import HANDLERS
+
 TRANSPORTS = {
     "posix": {"UCX_TLS": "posix,self"},
     "tcp": {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "lo"},
@@ -37,7 +39,7 @@ TRANSPORTS = {
 SEGMENT_BYTES = 4 << 20
 TIMEOUT_S = 20.0  # of one wait of a test
 END_S = 40.0  # of a whole test
-BLOCKS_SIGNALS = ctypes.PyDLL(None)  # calls through it keep the GIL
+LIBC_WITH_GIL = ctypes.PyDLL(None)  # calls through it keep the GIL
 
 
 def needs_ucx() -> None:
@@ -56,7 +58,8 @@ class Rank:
         self.ucx_environment = TRANSPORTS.get(transport or "", {})
         self.hosts = [f"host {rank if transport == 'tcp' else 0}" for rank in range(num_ranks)]
         self.pids = [int(blob) for blob in self.exchange(str(os.getpid()).encode())]
-        self._pidfds: list[int] = []
+        self._pidfds: dict[int, int] = {}
+        self._agents: list[Agent] = []  # their memory is UCX's until the fabric is closed
         plan = AddressMap.plan(num_ranks, SEGMENT_BYTES, SEGMENT_BYTES, CONTROL_BYTES)
         self.segments = Segments(self, plan)
         self.segments.connect()
@@ -85,15 +88,17 @@ class Rank:
         return {self.rank: fds}
 
     def pidfd(self, rank: int) -> int:
-        try:
-            self._pidfds.append(os.pidfd_open(self.pids[rank]))
-        except ProcessLookupError:
-            raise RankLost(rank) from None
-        return self._pidfds[-1]
+        if rank not in self._pidfds:
+            try:
+                self._pidfds[rank] = os.pidfd_open(self.pids[rank])
+            except ProcessLookupError:
+                raise RankLost(rank) from None
+        return self._pidfds[rank]
 
     def start(self, **settings: Any) -> Agent:
         """An agent that serves. Collective."""
         self.agent = Agent(self, self.segments.control, self.fabric, **settings)
+        self._agents.append(self.agent)
         self.agent.start()
         self.meet()
         return self.agent
@@ -122,9 +127,18 @@ class Rank:
         return time.monotonic() - start
 
 
+def start(me: Rank, **settings: Any) -> Agent:
+    """An agent that serves with the tests' handlers too. Collective."""
+    agent = me.start(**settings)
+    for operation, handler in HANDLERS.items():
+        agent.register(operation, handler, context=1000 + me.rank)
+    me.meet()
+    return agent
+
+
 def sleep_with_gil(seconds: float) -> None:
     """One call that keeps the GIL, as a busy extension does, but leaves the core to others."""
-    BLOCKS_SIGNALS.usleep(int(seconds * 1e6))
+    LIBC_WITH_GIL.usleep(int(seconds * 1e6))
 
 
 Work = Callable[[Rank], Any]

@@ -195,7 +195,7 @@ def refuse_without_ucx():
 
 
 def bind_ucx() -> bool:
-    """Make the symbols resolvable that the agent's compiled code names: before it is loaded. True if UCX is there."""
+    """Bind the symbols that the agent's compiled code names, before it is loaded; whether UCX is there."""
     return calls.bind(refuse_without_ucx.address)
 
 

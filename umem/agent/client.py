@@ -23,7 +23,7 @@ from ..errors import (
     WorldError,
 )
 from ..kernels import status
-from ..waiting import complete
+from ..waiting import complete, raise_if_lost
 from . import layout, requests
 from .arena import Arena
 from .layout import Operation
@@ -312,6 +312,7 @@ class Client:
 
     def _complete(self, step: Callable[[], int], rank: int, operation: int, timeout_s: float | None) -> None:
         what = f"{operation_name(operation)} at rank {rank}"
+        raise_if_lost(self.page, (rank,), what)  # `complete` looks after a slice, and one has passed
         complete(step, self.page, self.timeout_s if timeout_s is None else timeout_s, what, (rank,))
 
     def _raise(self, code: int, rank: int, operation: int) -> NoReturn:
