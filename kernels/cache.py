@@ -13,6 +13,7 @@ names something without a stable value (an open file, a C function pointer) is n
 
 from __future__ import annotations
 
+import dis
 import fcntl
 import functools
 import hashlib
@@ -167,21 +168,32 @@ class _Walk:
 
     def function(self, function: python_types.FunctionType) -> None:
         self.text("function", function.__qualname__)
-        names = self.code(function.__code__)
+        names = frozenset(name for code in _codes(function.__code__) for name in code.co_names)
+        for code in _codes(function.__code__):
+            self.text(code.co_code, code.co_names, code.co_varnames, code.co_freevars)
+            for constant in code.co_consts:
+                if not isinstance(constant, python_types.CodeType):
+                    self.value(constant)
         self.value(function.__defaults__)
         for cell in function.__closure__ or ():
             self.value(cell.cell_contents, names)
-        for name in sorted(names & function.__globals__.keys()):
+        for name in sorted(_global_names(function.__code__) & function.__globals__.keys()):
             self.text("global", name)
             self.value(function.__globals__[name], names)
 
-    def code(self, code: python_types.CodeType) -> frozenset[str]:
-        """Hash the bytecode and constants; the names that it and its inner functions refer to."""
-        self.text(code.co_code, code.co_names, code.co_varnames, code.co_freevars)
-        names = frozenset(code.co_names)
-        for constant in code.co_consts:
-            if isinstance(constant, python_types.CodeType):
-                names |= self.code(constant)
-            else:
-                self.value(constant)
-        return names
+
+def _codes(code: python_types.CodeType) -> Iterator[python_types.CodeType]:
+    """`code` and that of the functions inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, python_types.CodeType):
+            yield from _codes(constant)
+
+
+def _global_names(code: python_types.CodeType) -> set[str]:
+    return {
+        instruction.argval
+        for part in _codes(code)
+        for instruction in dis.get_instructions(part)
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
