@@ -80,16 +80,12 @@ def _unpack(job: Job, outcome: Outcome) -> Any:
     goes_on = job.spec.on_failure == CONTINUE and (job.results == ALL_RESULTS or 0 not in failures)
     if cause is not None and not goes_on:
         _raise(cause)
-    wanted = range(job.spec.num_ranks) if job.results == ALL_RESULTS else range(1)
-    values = []
-    for rank in wanted:
-        if rank in outcome.results:
-            values.append(pickle.loads(outcome.results[rank]))
-        elif rank in failures:
-            values.append(_errors_of(failures[rank])[0])
-        else:
-            raise LaunchError(rank, outcome.exit_code, "it ended without returning a result")
-    return values if job.results == ALL_RESULTS else values[0]
+    if job.results == FIRST_RESULT:
+        return pickle.loads(outcome.results[0])
+    return [
+        _errors_of(failures[rank])[0] if rank in failures else pickle.loads(outcome.results[rank])
+        for rank in range(job.spec.num_ranks)
+    ]
 
 
 def _raise(failure: Failure) -> None:

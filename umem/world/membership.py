@@ -136,5 +136,5 @@ def _place(ip_address: str, core: int | None) -> Place:
 
 def _meet(rendezvous: Rendezvous, place: Place, timeout_s: float) -> list[Place]:
     """The first exchange: who is where. It is also where a rank that died at start-up is noticed."""
-    blobs = rendezvous.gather(f"{_process.generation}/join", json.dumps(vars(place)).encode(), timeout_s)
+    blobs = rendezvous.gather(f"join {_process.generation}", json.dumps(vars(place)).encode(), timeout_s)
     return [Place(**json.loads(blob)) for blob in blobs]

@@ -19,8 +19,8 @@ class LinePrefixer:
     def feed(self, data: bytes) -> bytes:
         """Add `data`; returns the lines that are complete now."""
         lines = (self._partial + data).splitlines(keepends=True)
-        last = lines[-1] if lines else b""
-        self._partial = b"" if last.endswith((b"\n", b"\r")) or len(last) > _MAX_LINE_BYTES else lines.pop()
+        is_partial = bool(lines) and not lines[-1].endswith((b"\n", b"\r")) and len(lines[-1]) <= _MAX_LINE_BYTES
+        self._partial = lines.pop() if is_partial else b""
         return b"".join(self._prefix + line for line in lines)
 
     def finish(self) -> bytes:

@@ -154,7 +154,7 @@ def run_script(channel: Channel, script: str, arguments: list[str], is_module: b
 
 
 def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns: bool) -> int:
-    """Join the world, call the function, send back what it returns where `returns`; the rank's exit code.
+    """Join the world, call the function, send back what it returns (None unless `returns`); the exit code.
 
     `pickled_work` is {function, arguments}; the function gets the space, or the bare world, before them.
     """
@@ -162,8 +162,8 @@ def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns:
         function, arguments = pickle.loads(pickled_work)
         with _open(on_space) as joined:
             result = function(joined, *arguments)
-        if returns:
-            channel.send(Kind.RESULT, cloudpickle.dumps(result), _REPORT_TIMEOUT_S)
+        pickled = cloudpickle.dumps(result if returns else None)
+        channel.send(Kind.RESULT, pickled, _REPORT_TIMEOUT_S)
     except SystemExit as error:
         return _exit_code_of(error)
     except BaseException as error:  # noqa: BLE001 - as above

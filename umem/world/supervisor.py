@@ -60,6 +60,7 @@ class Supervisor:
 
     `work` runs in each rank. With `marks_output`, output passes through this process, which marks each
     line with its rank; else ranks write to its streams themselves. `environment` is added to each rank's.
+    `needs_results`: a rank that ends without a RESULT has failed, whatever its exit code.
     `caller` is the stream of a `launch`: SIGNAL frames come from it, its end is a SIGTERM.
     """
 
@@ -69,11 +70,12 @@ class Supervisor:
         work: Work,
         marks_output: bool = True,
         environment: dict[str, str] | None = None,
+        needs_results: bool = False,
         caller: socket.socket | None = None,
     ):
         self.spec = spec
         self._work, self._marks_output = work, marks_output
-        self._environment = environment or {}
+        self._environment, self._needs_results = environment or {}, needs_results
         self._caller, self._caller_frames = caller, FrameBuffer()
         self._hub = Hub(spec.num_ranks)
         self._selector = selectors.DefaultSelector()
@@ -289,6 +291,9 @@ class Supervisor:
             rank.failure.exit_code = exit_code
         elif exit_code and not was_ended_here:
             self._note_failure(rank, Failure(rank.rank, exit_code))
+        elif self._needs_results and rank.rank not in self._outcome.results:
+            text = f"it {describe_exit(exit_code)} before its function returned"
+            self._note_failure(rank, Failure(rank.rank, exit_code, text))
 
     def _note_failure(self, rank: _Rank, failure: Failure) -> None:
         rank.failure = failure

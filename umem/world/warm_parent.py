@@ -30,16 +30,17 @@ STARTUP = "umem.startup"
 _READ_BYTES = 1 << 18
 
 
-def warm_up(preload: Iterable[str] = ()) -> None:
+def warm_up(preload: Iterable[str] = (), for_space: bool = True) -> None:
     """Import and load what every rank needs, compiled kernels included, so that ranks import nothing.
 
     Kernels that are not in the cache are compiled here, once a machine: other worlds that start now wait
-    for them.
+    for them. Without `for_space` only the modules of `preload` are imported.
     """
     with config.environment(ONE_THREAD):
-        import_module(STARTUP).prepare()
         for name in preload:
             import_module(name)
+        if for_space:
+            import_module(STARTUP).prepare()  # last: it also loads the kernels of preloaded modules
     # A collection in a rank would write to, and so copy, every page that it shares with its parent.
     gc.freeze()
 
@@ -68,14 +69,13 @@ def _receive_job(caller: socket.socket) -> tuple[Job, bytes]:
 
 def _run(job: Job, pickled_work: bytes, caller: socket.socket) -> Outcome:
     sys.path[:] = job.module_path
-    if job.on_space:
-        warm_up(job.preload)
+    warm_up(job.preload, job.on_space)
 
     def work(rank: int, channel: Channel) -> int:
         returns = job.results == ALL_RESULTS or rank == 0
         return run_function(channel, pickled_work, job.on_space, returns)
 
-    return Supervisor(job.spec, work, environment=job.environment, caller=caller).run()
+    return Supervisor(job.spec, work, environment=job.environment, needs_results=True, caller=caller).run()
 
 
 if __name__ == "__main__":

@@ -96,13 +96,13 @@ class World:
         """
         self._check_open()
         self._num_exchanges[key] += 1
-        unique = f"{self._generation}/{key}/{self._num_exchanges[key]}"
+        unique = self._unique(f"{key}, round {self._num_exchanges[key]}")
         return self._rendezvous.gather(unique, blob, self._deadline_s(timeout_s))
 
     def set(self, key: str, blob: bytes) -> None:
         """Store `blob` under `key` for every rank; a later value replaces an earlier one."""
         self._check_open()
-        self._rendezvous.set(f"{self._generation}/{key}", blob, self.spec.timeout_s)
+        self._rendezvous.set(self._unique(key), blob, self.spec.timeout_s)
 
     def get(self, key: str, timeout_s: float | None = None) -> bytes:
         """The blob that some rank has set, or sets within `timeout_s`, under `key`.
@@ -112,7 +112,7 @@ class World:
         """
         self._check_open()
         try:
-            return self._rendezvous.get(f"{self._generation}/{key}", self._deadline_s(timeout_s))
+            return self._rendezvous.get(self._unique(key), self._deadline_s(timeout_s))
         except TimeoutError:
             for rank in range(self.num_ranks):
                 if self.shares_pids(rank) and not self.is_alive(rank):
@@ -170,6 +170,10 @@ class World:
     def __repr__(self) -> str:
         kind = self.spec.kind
         return f"World(rank={self.rank}, num_ranks={self.num_ranks}, kind={kind!r}, host={self.host!r})"
+
+    def _unique(self, key: str) -> str:
+        """The key in the rendezvous: as errors name it, and never that of an earlier stay of this process."""
+        return key if self._generation == 0 else f"{key}, join {self._generation}"
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         return self.spec.timeout_s if timeout_s is None else timeout_s

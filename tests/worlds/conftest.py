@@ -1,0 +1,155 @@
+"""The same function in every kind of world: `run_world(work, ranks=2, world="mapped")` gives each rank's result.
+
+A test that takes `world_kind` runs once in each kind. Where this machine allows no network namespaces, the
+`hosts` one is skipped, and says why.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from umem.errors import WorldError
+from umem.world import KINDS, WorldSpec, launch, namespaces
+from umem.world.job import ALL_RESULTS, Job
+from umem.world.launcher import run_job
+
+RunWorld = Callable[..., list[Any]]
+RunScript = Callable[..., subprocess.CompletedProcess[str]]
+
+# Loaded once by the parent instead of once by each rank: what test modules import.
+PRELOAD = ("pytest",)
+SCRIPT_TIMEOUT_S = 60
+
+
+@pytest.fixture(scope="session")
+def why_no_hosts() -> str | None:
+    """Why this machine can hold no `hosts` world, or None."""
+    try:
+        namespaces.make_network(1).close()
+    except WorldError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(params=list(KINDS))
+def world_kind(request: pytest.FixtureRequest, why_no_hosts: str | None) -> str:
+    """Each kind of world in turn."""
+    kind = str(request.param)
+    if kind == "hosts" and why_no_hosts is not None:
+        pytest.skip(why_no_hosts)
+    return kind
+
+
+@pytest.fixture
+def run_world() -> RunWorld:
+    """Call `work(space, *args)` in each rank of a new world; returns each rank's result, by rank."""
+
+    def run(work: Callable[..., Any], ranks: int = 2, world: str = "mapped", **options: Any) -> list[Any]:
+        options.setdefault("timeout_s", 30.0)
+        results: list[Any] = launch(
+            work, ranks=ranks, world=world, results=ALL_RESULTS, preload=PRELOAD, **options
+        )
+        return results
+
+    return run
+
+
+@pytest.fixture
+def run_bare() -> RunWorld:
+    """As `run_world`, but `work` gets the bare world: no segments, no agent, no kernels are loaded.
+
+    `work` stands in rank_functions.py, which imports little, or is a closure.
+    """
+
+    def run(
+        work: Callable[..., Any],
+        ranks: int = 2,
+        world: str = "mapped",
+        args: tuple[Any, ...] = (),
+        **options: Any,
+    ) -> list[Any]:
+        options.setdefault("timeout_s", 30.0)
+        spec = WorldSpec.of(ranks, world, **options)
+        results: list[Any] = run_job(Job(spec, on_space=False, results=ALL_RESULTS), work, args)
+        return results
+
+    return run
+
+
+def umem_command(*arguments: object) -> list[str]:
+    """Command line of `umem` with these arguments."""
+    return [sys.executable, "-m", "umem", *map(str, arguments)]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a script; returns its path."""
+
+    def write(source: str) -> Path:
+        path = tmp_path / "script.py"
+        path.write_text(textwrap.dedent(source))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_script(script: Callable[[str], Path]) -> RunScript:
+    """`umem run` of a script's source to its end, with `options` before and `arguments` after it."""
+
+    def run(
+        source: str, *options: object, arguments: tuple[object, ...] = (), **process: Any
+    ) -> subprocess.CompletedProcess[str]:
+        command = umem_command("run", *options, script(source), *arguments)
+        process.setdefault("stdin", None if "input" in process else subprocess.DEVNULL)
+        if process["stdin"] is None:
+            del process["stdin"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=SCRIPT_TIMEOUT_S, **process)
+
+    return run
+
+
+@pytest.fixture
+def start_script(script: Callable[[str], Path]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `umem run` of a script's source; what still runs at the test's end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(source: str, *options: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            umem_command("run", *options, script(source)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(SCRIPT_TIMEOUT_S)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def has_ended(pid: int, timeout_s: float) -> bool:
+    """Whether process `pid` is gone or a zombie, now or within `timeout_s`."""
+    import select
+
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
