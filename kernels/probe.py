@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .compile import cpu_kernel, device_function
 from .control import EPOCH, STOP
+from .copy import copy
 from .ops import (
     exchange_i64,
     load_acquire_i64,
@@ -16,7 +17,7 @@ from .ops import (
     store_i64,
     store_release_i64,
 )
-from .ops_system import now_ns, yield_cpu
+from .ops_system import call_handler, copy_bytes, now_ns, yield_cpu
 from .status import AGAIN, EPOCH_CHANGED, INTERRUPTED, OK
 
 LINE_WORDS = 8  # int64 words of a 64-byte line: one step of a chase touches one line
@@ -107,7 +108,50 @@ def take_messages(control, ring, num_slots, doorbell, taken, first, num_messages
     return wrong
 
 
-@cpu_kernel("int64(int64, int64, int64)")
-def nothing(control, address, result):
+_SWAP = "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)"
+
+
+@cpu_kernel(_SWAP)
+def swap(control, theirs, mine, num_bytes, their_flag, my_flag, first, num_rounds, deadline_ns):
+    """Exchange blocks with a peer: copy `mine[0]` into its memory, raise its flag, wait for one's own.
+
+    `mine` is what this rank sends, `theirs` where it goes; a pair of `num_bytes` blocks, used in turn, so
+    that a round never overwrites what its reader may still read. Rounds are numbered from `first` (>= 1).
+    Returns a status.
+    """
+    lap = first
+    while lap < first + num_rounds:
+        half = (lap & 1) * num_bytes
+        copy_bytes(theirs + half, mine + half, num_bytes)
+        store_release_i64(their_flag, 0, lap)
+        code = poll_until(control, my_flag, lap, deadline_ns)
+        if code != OK:
+            return code
+        lap += 1
+    return OK
+
+
+@cpu_kernel("void(int64, int64, int64, int64, int64, int64, int64)")
+def copy_each(dst, src, num_bytes, num_buffers, first, count, stream_bytes):
+    """`count` copies of `num_bytes` between buffers that stand back to back, from buffer `first` on, in turn."""
+    number = first
+    while number < first + count:
+        offset = number % num_buffers * num_bytes
+        copy(dst + offset, src + offset, num_bytes, stream_bytes, 0, 1)
+        number += 1
+
+
+@cpu_kernel("void(int64, int64, int64, int64, int64, int64, int64)")
+def copy_each_by(dst, src, num_bytes, num_buffers, first, count, function_address):
+    """The same by a C function (dst, src, num_bytes), so that both are entered from compiled code."""
+    number = first
+    while number < first + count:
+        offset = number % num_buffers * num_bytes
+        call_handler(function_address, dst + offset, src + offset, num_bytes)
+        number += 1
+
+
+@cpu_kernel("int64(int64, int64)")
+def nothing(control, address):
     """Return at once: what it costs to enter compiled code with a scalar load's arguments."""
     return 0

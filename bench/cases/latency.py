@@ -1,4 +1,4 @@
-"""How long one access takes: a line the peer just stored, dependent loads of its memory."""
+"""How long one access takes: a line the peer just stored, dependent loads of its memory, a message."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from umem import config
 from umem.units import GIB, MIB
+from umem.world.spec import TRANSPORTS
 
 from ..case import Case, Options, PartSide, Point, Side
 from ..driver import Bench
@@ -13,6 +14,7 @@ from ..registry import register
 from ..wire import Part
 
 LATENCY = "umem.bench.parts.latency"
+MAX_MESSAGE_BYTES = 4 * MIB
 
 
 @register
@@ -34,7 +36,7 @@ class Line(Case):
         part = Part(bench.ranks(), f"{LATENCY}:Line", num_rounds=5000)
         return [
             PartSide("load_store", "load_store", part, transport="mapped"),
-            PartSide("c", "none", part, "c", peer="c", transport="mapped"),
+            PartSide("c", "none", part, peer="c", transport="mapped"),
         ]
 
     def bytes_moved(self, point: Point) -> int:
@@ -51,7 +53,7 @@ class Chase(Case):
     worlds = ("mapped",)
     limit_side = "private"
     most_samples = 20
-    budget_s = 6.0
+    budget_s = 5.0
 
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(GIB)]
@@ -60,8 +62,7 @@ class Chase(Case):
         return [Point(256 * MIB)]
 
     def waived(self, options: Options) -> str | None:
-        needed = 3 * GIB
-        if config.available_memory_bytes() < needed:
+        if config.available_memory_bytes() < 3 * GIB:
             return "needs 3 GiB of free memory for two chains of 1 GiB"
         return super().waived(options)
 
@@ -71,8 +72,57 @@ class Chase(Case):
         return [
             PartSide("load_store", "load_store", part, "peer", transport="mapped"),
             PartSide("private", "none", part, "own", peer="private memory"),
-            PartSide("c", "none", part, "c", peer="c, private memory"),
+            PartSide("c", "none", part, peer="c"),
         ]
 
     def bytes_moved(self, point: Point) -> int:
         return 0
+
+
+@register
+class Message(Case):
+    """A message to the peer; the peer's user code receives it."""
+
+    key = "latency.message"
+    description = "half a round trip of a message between ranks 0 and 1, each round trip timed, both polling"
+    semantics = ("message",)
+    most_samples = 500
+    budget_s = 3.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(size) for size in options.sizes(most=MAX_MESSAGE_BYTES)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(8), Point(4096)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        part = Part(bench.ranks(), "umem.bench.parts.message:Message", num_bytes=point.num_bytes)
+        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        return [
+            PartSide("message", "message", part, transport=transport),
+            *bench.peer_sides("message", point),
+        ]
+
+
+@register
+class OneSided(Case):
+    """Gets and puts over UCX: the home's agent answers, its user code does not take part."""
+
+    key = "latency.rma"
+    description = "rank 0 gets from, and puts to, the peer's memory over UCX, each complete on return"
+    semantics = ("rma",)
+    most_samples = 500
+    budget_s = 3.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        sizes = options.sizes(most=MAX_MESSAGE_BYTES)
+        return [Point(size, (("direction", way),)) for way in ("get", "put") for size in sizes]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(8, (("direction", way),)) for way in ("get", "put")]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        way = str(point.setting("direction", "get"))
+        part = Part(bench.ranks(), "umem.bench.parts.message:Access", num_bytes=point.num_bytes)
+        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        return [PartSide("rma", "rma", part, way, transport=transport), *bench.peer_sides(way, point)]

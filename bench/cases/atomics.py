@@ -1,0 +1,83 @@
+"""Atomics on a word of the peer's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from umem.world.spec import MAPPED, TRANSPORTS
+
+from ..case import Case, Options, PartSide, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..wire import Part
+
+ATOMICS = "umem.bench.parts.atomics"
+
+
+class Atomic(Case):
+    """One operation, alone or against another rank."""
+
+    operation: ClassVar[str]
+    semantics = ("load_store", "rma", "near")
+    limit_side = "c"
+    most_samples = 50
+    budget_s = 1.5
+
+    def points(self, options: Options) -> Sequence[Point]:
+        alone = Point(8, (("contended", 0),))
+        return [alone, Point(8, (("contended", 1),))] if options.world == MAPPED else [alone]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        contended = int(point.setting("contended", 0))
+        word = Part(bench.ranks(), f"{ATOMICS}:Word", operation=self.operation, contended=contended)
+        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        sides: list[Side] = []
+        if bench.options.world == MAPPED:
+            sides.append(PartSide("load_store", "load_store", word, transport="mapped"))
+            if self.operation != "exchange":
+                sides.append(PartSide("c", "none", word, peer="c", transport="mapped"))
+        if not contended and self.operation != "compare_swap":
+            remote = Part(bench.ranks(), f"{ATOMICS}:RemoteWord", operation=self.operation)
+            sides.append(PartSide("rma", "rma", remote, transport=transport))
+        if not contended and self.operation == "fetch_add":
+            sides.append(PartSide("near", "near", word, transport=transport))
+            sides += bench.peer_sides("fetch_add", point)
+        return sides
+
+    def bytes_moved(self, point: Point) -> int:
+        return 0
+
+
+@register
+class FetchAdd(Atomic):
+    """Fetch and add."""
+
+    key = "atomics.fetch_add"
+    operation = "fetch_add"
+    description = "rank 0 adds to the peer's word, a sample is the mean of 1,000; contended: rank 1 does too"
+
+
+@register
+class CompareSwap(Atomic):
+    """Compare and swap."""
+
+    key = "atomics.compare_swap"
+    operation = "compare_swap"
+    semantics = ("load_store",)
+    worlds = (MAPPED,)
+    description = "rank 0 counts by compare-and-swap on the peer's word; contended: rank 1 does too"
+
+
+@register
+class Exchange(Atomic):
+    """Exchange."""
+
+    key = "atomics.exchange"
+    operation = "exchange"
+    semantics = ("load_store", "rma")
+    limit_side = None
+    description = "rank 0 exchanges the peer's word for the next number"
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(8)]

@@ -1,0 +1,72 @@
+"""Small messages a second: many in flight, and several for one doorbell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from umem.world.spec import TRANSPORTS
+
+from ..case import Case, Options, PartSide, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..wire import Part
+
+NUM_MESSAGES = 8192  # a batch; a multiple of every doorbell's
+BYTES = 8
+
+
+@register
+class Window(Case):
+    """Messages in flight."""
+
+    key = "message_rate.window"
+    description = "8-byte messages from rank 0 to rank 1, some in flight; the time is 1 / rate"
+    semantics = ("message",)
+    most_samples = 10
+    budget_s = 2.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(BYTES, (("window", window),)) for window in (1, 4, 16, 64)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(BYTES, (("window", window),)) for window in (1, 64)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        part = Part(
+            bench.ranks(),
+            "umem.bench.parts.message:Stream",
+            num_bytes=BYTES,
+            window=int(point.setting("window", 1)),
+            num_messages=NUM_MESSAGES if bench.options.world != "hosts" else NUM_MESSAGES // 16,
+        )
+        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        return [PartSide("message", "message", part, transport=transport), *bench.peer_sides("stream", point)]
+
+
+@register
+class Doorbell(Case):
+    """Messages per doorbell."""
+
+    key = "message_rate.doorbell"
+    description = (
+        "8-byte messages stored into a ring at rank 1, one release store for each few; the time is 1 / rate"
+    )
+    semantics = ("load_store",)
+    worlds = ("mapped",)
+    most_samples = 10
+    budget_s = 2.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(BYTES, (("per_doorbell", count),)) for count in (1, 4, 16, 64)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(BYTES, (("per_doorbell", count),)) for count in (1, 64)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        part = Part(
+            bench.ranks(),
+            "umem.bench.parts.message_rate:Ring",
+            per_doorbell=int(point.setting("per_doorbell", 1)),
+            num_messages=NUM_MESSAGES,
+        )
+        return [PartSide("load_store", "load_store", part, transport="mapped")]

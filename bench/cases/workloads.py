@@ -1,0 +1,110 @@
+"""Workloads, each in every semantics that makes sense: where does memory stop to win?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from umem.units import KIB, MIB
+from umem.world.spec import MAPPED, TRANSPORTS
+
+from ..case import Case, Options, PartSide, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..wire import Part
+
+ROW_BYTES = 256
+PAIR = 2  # ranks
+
+
+def pair_sides(
+    bench: Bench, module: str, sides: dict[str, tuple[str, str]], **arguments: object
+) -> list[Side]:
+    """Sides {name: (class, semantics)} of a module of parts, between two ranks; load_store only where mapped."""
+    ranks = bench.ranks(num_ranks=PAIR)
+    parts = {
+        kind: Part(ranks, f"umem.bench.parts.{module}:{kind}", **arguments) for kind, _ in sides.values()
+    }
+    transport = TRANSPORTS[bench.options.world].partition(",")[0]
+    made: list[Side] = []
+    for name, (kind, semantics) in sides.items():
+        needs_map = kind == "Mapped"
+        if needs_map and bench.options.world != MAPPED:
+            continue
+        peer = "c" if name == "c" else None
+        way = "mapped" if needs_map else transport
+        made.append(PartSide(name, semantics, parts[kind], peer=peer, transport=way))
+    return made
+
+
+@register
+class GatherSum(Case):
+    """Pooled look-up."""
+
+    key = "gather_sum"
+    description = (
+        "rank 0 sums rows of 256 B of a table at rank 1: loads, the home's user code, rows sent over"
+    )
+    semantics = ("load_store", "message", "staged")
+    limit_side = "c"
+    most_samples = 100
+    budget_s = 4.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(size) for size in options.sizes(least=ROW_BYTES, most=4 * MIB) if size % ROW_BYTES == 0]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(rows * ROW_BYTES) for rows in (1, 16, 256, 4096)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        sides = {
+            "load_store": ("Mapped", "load_store"),
+            "c": ("Mapped", "none"),
+            "message": ("Asked", "message"),
+            "staged": ("Asked", "staged"),
+        }
+        num_rows = point.num_bytes // ROW_BYTES
+        return pair_sides(bench, "gather_sum", sides, num_rows=num_rows, seed=bench.options.seed)
+
+
+@register
+class Reduce(Case):
+    """All-reduce of two ranks."""
+
+    key = "reduce"
+    description = "all-reduce (sum of float32) between two ranks: by loads of both blocks, by messages"
+    semantics = ("load_store", "message")
+    most_samples = 50
+    budget_s = 3.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(size) for size in options.sizes(least=8, most=16 * MIB)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(8), Point(16 * KIB), Point(256 * KIB), Point(4 * MIB)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        sides = {"load_store": ("Mapped", "load_store"), "message": ("Message", "message")}
+        found = pair_sides(bench, "reduce", sides, num_bytes=point.num_bytes)
+        return [*found, *bench.peer_sides("reduce", point)]
+
+
+@register
+class Exchange(Case):
+    """Two ranks swap blocks."""
+
+    key = "exchange"
+    description = "two ranks swap blocks: stores into each other's memory and a flag, or a send and a receive"
+    semantics = ("load_store", "message")
+    most_samples = 50
+    budget_s = 3.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(size) for size in options.sizes(least=8, most=4 * MIB)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(8), Point(4 * KIB), Point(64 * KIB), Point(MIB)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        sides = {"load_store": ("Mapped", "load_store"), "message": ("Message", "message")}
+        found = pair_sides(bench, "exchange", sides, num_bytes=point.num_bytes)
+        return [*found, *bench.peer_sides("exchange", point)]

@@ -1,0 +1,46 @@
+"""What a scalar load from Python costs beyond the entry into compiled code."""
+
+from __future__ import annotations
+
+from umem.kernels import probe
+from umem.kernels.status import OK
+from umem.space import Space
+
+from ..stats import Samples
+from .base import SpacePart
+
+BATCH = 2000
+
+
+class Load(SpacePart):
+    """Rank 0 loads a word of the peer's from Python; beside it a compiled function that does nothing."""
+
+    def __init__(self, space: Space):
+        super().__init__(space)
+        home = min(1, space.num_ranks - 1)
+        self.word = self.shared(8, home=home).address
+        if self.is_timed:
+            space.store(self.word, 42, "int64")
+
+    def load_store(self, num_samples: int) -> Samples | None:
+        """space.load."""
+        load, word = self.space.load, self.word
+
+        def batch() -> int:
+            for _ in range(BATCH):
+                value = load(word, "int64")
+            self.expect(value == 42)
+            return OK
+
+        return self.alone(num_samples, BATCH, batch)
+
+    def empty_call(self, num_samples: int) -> Samples | None:
+        """An empty compiled function with the arguments of the compiled load."""
+        call, control, word = probe.nothing.compiled, self.space.control, self.word
+
+        def batch() -> int:
+            for _ in range(BATCH):
+                call(control, word)
+            return OK
+
+        return self.alone(num_samples, BATCH, batch)

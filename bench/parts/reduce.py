@@ -1,0 +1,91 @@
+"""All-reduce of float32: by loads of every rank's block where it is, by messages and a sum."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from umem.space import Space
+
+from ..stats import Samples
+from . import workload_loops as loops
+from .base import SpacePart
+from .message import UcxPart, warm_rounds
+
+MAX_BATCH = 100
+BATCH_BYTES = 1 << 20
+
+
+class Mapped(SpacePart):
+    """Every rank sums all ranks' blocks; a sample is a batch's mean."""
+
+    def __init__(self, space: Space, num_bytes: int):
+        super().__init__(space)
+        self.num_elements = max(num_bytes // 4, 1)
+        self.batch = max(2, min(MAX_BATCH, BATCH_BYTES // num_bytes))
+        size = self.num_elements * 4
+        blocks = [[self.shared(size, home=rank) for rank in range(space.num_ranks)] for _ in range(2)]
+        for turn in blocks:
+            turn[self.rank].numpy().view(np.float32)[:] = self.rank + 1
+        self.sources = np.array([[block.address for block in turn] for turn in blocks])
+        self.out = np.zeros(self.num_elements, np.float32)
+
+    def load_store(self, num_samples: int) -> Samples | None:
+        """Rounds in batches."""
+        samples = self.timed(num_samples, self.batch, self._run)
+        num_ranks = self.space.num_ranks
+        self.expect(bool((self.out == num_ranks * (num_ranks + 1) / 2).all()))
+        self.out[:] = 0
+        return samples
+
+    def _run(self) -> int:
+        code = loops.reduce_by_loads(
+            self.space.control,
+            self.out.ctypes.data,
+            self.sources.ctypes.data,
+            self.space.num_ranks,
+            self.num_elements,
+            self.batch,
+            self.space.page.epoch,
+            self.deadline_ns(),
+        )
+        return int(code)
+
+
+class Message(UcxPart):
+    """Ranks 0 and 1 send each other their blocks and sum; each round is timed."""
+
+    def __init__(self, space: Space, num_bytes: int):
+        super().__init__(space)
+        self.num_elements = max(num_bytes // 4, 1)
+        self.mine = np.full(self.num_elements, self.rank + 1, np.float32)
+        self.theirs = np.zeros(self.num_elements, np.float32)
+        self.out = np.zeros(self.num_elements, np.float32)
+        self.sources = np.array([self.mine.ctypes.data, self.theirs.ctypes.data])
+
+    def message(self, num_samples: int) -> Samples | None:
+        """Rounds."""
+        self.space.barrier()
+        if not self.takes_part:
+            return None
+        samples = self.rounds(num_samples, warm_rounds(4 * self.num_elements), self._reduce)
+        self.expect(bool((self.out == 3).all()))
+        self.out[:] = 0
+        return samples if self.is_timed else None
+
+    def _reduce(self, num_rounds: int, times: int) -> int:
+        code = loops.reduce_by_messages(
+            self.port.address,
+            self.endpoint,
+            self.other,
+            self.out.ctypes.data,
+            self.mine.ctypes.data,
+            self.theirs.ctypes.data,
+            self.sources.ctypes.data,
+            self.num_elements,
+            self.out_tag,
+            self.in_tag,
+            num_rounds,
+            times,
+            self.deadline_ns(),
+        )
+        return int(code)
