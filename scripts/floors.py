@@ -22,7 +22,7 @@ FLOORS = (
     Floor(
         0,
         "plain values: errors, sizes, settings, the arithmetic of addresses",
-        ("umem.errors", "umem.units", "umem.config", "umem.address", "umem.stats"),
+        ("umem.errors", "umem.units", "umem.cgroup", "umem.config", "umem.address", "umem.stats"),
     ),
     Floor(1, "every inner loop, one Python source for every target", ("umem.kernels",)),
     Floor(

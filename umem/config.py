@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import cgroup
 from .errors import ConfigError, UnknownName
 from .units import parse_size
 
@@ -115,20 +116,13 @@ def apply(variables: Mapping[str, str]) -> None:
 
 
 def available_memory_bytes() -> int:
-    """Memory that this process can still get: the kernel's MemAvailable, or what its cgroup leaves."""
-    available = _meminfo("MemAvailable")
-    limit = _read_int("/sys/fs/cgroup/memory.max")
-    if limit is not None:
-        used = _read_int("/sys/fs/cgroup/memory.current") or 0
-        available = min(available, max(limit - used, 0))
-    return available
+    """Memory that this process can still get: the kernel's MemAvailable, or what its container leaves."""
+    return min([_meminfo("MemAvailable"), *(limit.free_bytes for limit in cgroup.memory_limits())])
 
 
 def total_memory_bytes() -> int:
-    """Memory of this machine, or its cgroup's limit where that is lower."""
-    limit = _read_int("/sys/fs/cgroup/memory.max")
-    total = _meminfo("MemTotal")
-    return total if limit is None else min(total, limit)
+    """Memory of this machine, or its container's limit where that is lower."""
+    return min([_meminfo("MemTotal"), *(limit.total_bytes for limit in cgroup.memory_limits())])
 
 
 def l2_cache_bytes() -> int:
@@ -149,11 +143,3 @@ def _meminfo(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise ConfigError(f"/proc/meminfo has no field {field}")
-
-
-def _read_int(path: str) -> int | None:
-    try:
-        content = Path(path).read_text().strip()
-    except OSError:
-        return None  # no cgroup v2 here: no limit to read
-    return int(content) if content.isdigit() else None
