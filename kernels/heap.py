@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import status
 from .compile import cpu_kernel, device_function
 from .heap_alloc import heap_alloc, heap_alloc_for, heap_free, heap_free_for, heap_retain
+from .heap_core import record_address
 from .heap_layout import (
     GENERATION_SHIFT,
     RECORD_SIZE,
@@ -17,11 +18,9 @@ from .heap_layout import (
     SLOT_LIVE,
     STATE_MASK,
 )
-from .heap_lock import acquire_arena, release_arena
-from .heap_magazine import flush_all, is_own_magazine, open_magazine
+from .heap_lock import heap_reclaim_dead
+from .heap_magazine import adopt_magazine, flush_all, is_own_magazine, open_guest, open_magazine
 from .heap_record import find_slot, owner_rank, slot_address
-from .heap_core import record_address
-from .heap_recover import reclaim
 from .heap_setup import init_arena
 from .heap_usage import (
     LIST_ADDRESS,
@@ -96,19 +95,10 @@ def heap_flush(control, magazine):
     return flush_all(control, magazine)
 
 
-@device_function
-def heap_reclaim(control, arena, holder, rank, freed):
-    """Take back what the dead `rank` had in `arena`; adds to the words at `freed` as in heap_recover."""
-    code = acquire_arena(control, arena, holder)
-    if code != status.OK:
-        return code
-    reclaim(arena, rank, freed)
-    release_arena(arena)
-    return status.OK
-
-
 init = cpu_kernel("void(int64, int64, int64, int64)")(init_arena)
 open_for_thread = cpu_kernel("void(int64, int64, int64, int64, int64)")(open_magazine)
+open_for_nobody = cpu_kernel("void(int64, int64, int64, int64, int64)")(open_guest)
+adopt = cpu_kernel("void(int64)")(adopt_magazine)
 alloc = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_alloc)
 alloc_for = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_alloc_for)
 free = cpu_kernel("int64(int64, int64, int64, int64)")(heap_free)
@@ -117,7 +107,7 @@ alloc_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64,
 free_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_free_batch)
 retain = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_retain)
 flush = cpu_kernel("int64(int64, int64)")(heap_flush)
-reclaim_rank = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_reclaim)
+reclaim_dead = cpu_kernel("int64(int64, int64, int64, int64)")(heap_reclaim_dead)
 find = cpu_kernel("int64(int64, int64, int64)")(heap_find)
 usage = cpu_kernel("void(int64, int64, int64)")(heap_usage)
 list_live = cpu_kernel("int64(int64, int64, int64, int64)")(heap_list)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from . import status
 from .compile import device_function, inlined_function
+from .control import EPOCH
 from .heap_bitmap import NONE
-from .heap_classes import REMAINDER_MASK, RECIPROCAL_BITS, aligned_class, class_of
+from .heap_classes import RECIPROCAL_BITS, REMAINDER_MASK, aligned_class, class_of
 from .heap_core import give_blocks, give_slot, record_address, take_blocks, take_slots
 from .heap_layout import (
     ARENA_BLOCKS,
@@ -52,7 +53,7 @@ from .heap_layout import (
     SLOT_MASK,
     STATE_MASK,
 )
-from .heap_lock import acquire_arena, release_arena
+from .heap_lock import acquire_arena, heap_reclaim_dead, release_arena
 from .heap_magazine import flush, flush_all, hand_out, is_own_magazine, refill, row_address
 from .heap_record import add_holder, drop_holder, find_start, owner_bits, owner_rank
 from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_i64
@@ -82,7 +83,11 @@ def heap_alloc_for(control, arena, magazine, owner, num_bytes, align):
 
 @device_function
 def alloc_slow(control, magazine, num_bytes, align, live):
-    """Everything but the pop: checks, refill, other threads, large sizes; once more after a full flush."""
+    """Everything but the pop: checks, refill, other threads, large sizes.
+
+    Where there is no room it tries again with what this thread's magazine holds, and once more with what
+    dead ranks held.
+    """
     if num_bytes < 0 or align <= 0 or align > MAX_ALIGNMENT or align & (align - 1) != 0:
         return status.BAD_REQUEST
     if num_bytes == 0:
@@ -91,6 +96,12 @@ def alloc_slow(control, magazine, num_bytes, align, live):
     address = alloc_once(control, magazine, size_class, num_bytes, live)
     if address == status.NO_MEMORY and is_own_magazine(magazine):
         code = flush_all(control, magazine)
+        if code != status.OK:
+            return code
+        address = alloc_once(control, magazine, size_class, num_bytes, live)
+    if address == status.NO_MEMORY and load_relaxed_i64(control, EPOCH) != 0:
+        arena, holder = load_i64(magazine, MAGAZINE_ARENA), load_i64(magazine, MAGAZINE_HOLDER)
+        code = heap_reclaim_dead(control, arena, holder, arena + (ARENA_SCRATCH + 1) * 8)
         if code != status.OK:
             return code
         address = alloc_once(control, magazine, size_class, num_bytes, live)

@@ -12,7 +12,7 @@ ceil(2**30 / u) >= 2**16 if it is not (T. Granlund, P. Montgomery, Division by i
 from __future__ import annotations
 
 from .compile import device_function
-from .heap_layout import GRANULE_BYTES, GRANULE_LOG2, MAX_SLOT_BYTES, SLOTS_PER_BLOCK
+from .heap_layout import GRANULE_LOG2, MAX_SLOT_BYTES, SLOTS_PER_BLOCK
 from .ops_system import count_leading_zeros_u64
 
 RECIPROCAL_BITS = 30
@@ -23,7 +23,8 @@ REMAINDER_MASK = (1 << RECIPROCAL_BITS) - 1
 def class_of(num_bytes):
     """Smallest class whose slots hold `num_bytes`, which is 1 to MAX_SLOT_BYTES."""
     last = (num_bytes - 1) >> GRANULE_LOG2  # granules less 1
-    octave = 61 - count_leading_zeros_u64(last | 4)  # 4 <= last >> octave < 8, or 0 below 4: no branch to miss
+    # 4 <= last >> octave < 8, and octave is 0 below that: without a branch, which would often be missed.
+    octave = 61 - count_leading_zeros_u64(last | 4)
     return (octave << 2) + (last >> octave)
 
 

@@ -149,7 +149,9 @@ def take_from_slab(arena, block, size_class, cached, dst, wanted):
             slot = (word << 5) + count_trailing_zeros_u64(bits)
             bits &= bits - 1
             record = records + slot * RECORD_BYTES
-            store_release_i64(record, RECORD_STATE, (load_i64(record, RECORD_STATE) & GENERATION_MASK) | cached)
+            store_release_i64(
+                record, RECORD_STATE, (load_i64(record, RECORD_STATE) & GENERATION_MASK) | cached
+            )
             entry = (block << ENTRY_BLOCK_SHIFT) | (slot << SLOT_LOG2) | (slot * granules)
             store_i64(dst, taken, entry)
             taken += 1

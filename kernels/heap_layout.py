@@ -23,6 +23,8 @@ pushes without the lock. All constants of tables are word indices (int64) unless
 
 from __future__ import annotations
 
+from .control import MAX_RANKS
+
 # --- geometry
 BLOCK_LOG2 = 21  # a huge page, and a multiple of every block of the striped window
 BLOCK_BYTES = 1 << BLOCK_LOG2
@@ -82,12 +84,13 @@ ARENA_BITMAP_WORDS = 11  # words of one bitmap over the blocks
 ARENA_LOCK = 16  # 0, or its holder (see heap_lock.py); a line of its own
 ARENA_NUM_BREAKS = 24  # locks taken from dead ranks
 ARENA_NUM_FREE = 25  # free blocks
-ARENA_SCRATCH = 26  # one word for the holder of the lock
+ARENA_SCRATCH = 26  # four words for the holder of the lock
 ARENA_HINTS = 32  # a word a bitmap: no word below this one has a bit
 FREE_BLOCKS = 0  # bitmap of free blocks; 1 + attribute * NUM_CLASSES + class: slabs with a free slot
 NUM_BITMAPS = 1 + NUM_ATTRIBUTES * NUM_CLASSES
+ARENA_RECLAIMED = ARENA_HINTS + NUM_BITMAPS  # MAX_RANKS bits: dead ranks whose slots have been taken back
 ARENA_HEADER_BYTES = 4096
-assert (ARENA_HINTS + NUM_BITMAPS) * 8 <= ARENA_HEADER_BYTES
+assert (ARENA_RECLAIMED + MAX_RANKS // 64) * 8 <= ARENA_HEADER_BYTES
 
 # --- magazine
 MAGAZINE_HOLDER = 0  # what its thread writes into a lock; 0: not in use
@@ -114,4 +117,3 @@ assert (MAGAZINE_ROWS + NUM_CLASSES * ROW_ENTRIES) * 8 <= MAGAZINE_BYTES
 
 # --- entry of a row: granule inside the block | slot << SLOT_LOG2 | block << 2 * SLOT_LOG2
 ENTRY_BLOCK_SHIFT = 2 * SLOT_LOG2
-

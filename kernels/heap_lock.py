@@ -1,5 +1,7 @@
 """The lock of an arena: its word names the holder, so that it can be taken from the dead and only from them.
 
+Under it also go the dead themselves: `heap_reclaim_dead` takes back what they had, once each.
+
 holder = rank + 1 | incarnation << 16. The incarnation tells one life of a rank from the next.
 """
 
@@ -7,10 +9,18 @@ from __future__ import annotations
 
 from . import status
 from .compile import device_function
-from .control import SPIN_ROUNDS, STOP, peer_is_dead
-from .heap_layout import ARENA_LOCK, ARENA_NUM_BREAKS
-from .heap_recover import rebuild
-from .ops import compare_swap_i64, load_i64, load_relaxed_i64, store_i64, store_release_i64
+from .control import NUM_RANKS, SPIN_ROUNDS, STOP, peer_is_dead
+from .heap_layout import ARENA_LOCK, ARENA_NUM_BREAKS, ARENA_RECLAIMED
+from .heap_recover import rebuild, reclaim
+from .ops import (
+    compare_swap_i64,
+    load_i64,
+    load_relaxed_i64,
+    load_u32,
+    store_i64,
+    store_release_i64,
+    store_u32,
+)
 from .ops_system import now_ns, pause, yield_cpu
 
 HOLDER_RANK_MASK = (1 << 16) - 1
@@ -54,3 +64,27 @@ def acquire_arena(control, arena, holder):
 def release_arena(arena):
     """Let go of the lock of `arena`."""
     store_release_i64(arena, ARENA_LOCK, 0)
+
+
+@device_function
+def heap_reclaim_dead(control, arena, holder, freed):
+    """Take back what ranks had in `arena` whose death is confirmed on this rank's control page, each once.
+
+    Adds to the three words at `freed` as `reclaim` does. OK, AGAIN or INTERRUPTED. Any rank may call it;
+    one that dies in it is followed by the next.
+    """
+    num_ranks = load_i64(control, NUM_RANKS)
+    done = arena + ARENA_RECLAIMED * 8
+    rank = 0
+    while rank < num_ranks:
+        bit = 1 << (rank & 31)
+        if peer_is_dead(control, rank) and load_u32(done, rank >> 5) & bit == 0:
+            code = acquire_arena(control, arena, holder)
+            if code != status.OK:
+                return code
+            if load_u32(done, rank >> 5) & bit == 0:
+                reclaim(arena, rank, freed)
+                store_u32(done, rank >> 5, load_u32(done, rank >> 5) | bit)
+            release_arena(arena)
+        rank += 1
+    return status.OK

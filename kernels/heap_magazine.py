@@ -59,16 +59,23 @@ from .heap_record import owner_bits
 from .ops import load_i64, store_i64, store_release_i64
 from .ops_system import thread_pointer
 
-STOCK_SHARE_LOG2 = 8  # a row holds at most 1/256 of its arena
+STOCK_SHARE_LOG2 = 10  # a row holds at most 1/1024 of its arena, a magazine 1/20
 
 
 @device_function
 def open_magazine(magazine, arena, holder, rank, pool):
-    """Make the memory at `magazine` a magazine of the calling thread of `rank` on `arena`.
+    """Make the memory at `magazine` a magazine of the calling thread of `rank` on `arena`, empty.
 
     `holder` is what it writes into locks, `pool` the attribute and line bits of the blocks that it draws
-    from. Rows begin empty.
+    from.
     """
+    open_guest(magazine, arena, holder, rank, pool)
+    store_i64(magazine, MAGAZINE_THREAD, thread_pointer())
+
+
+@device_function
+def open_guest(magazine, arena, holder, rank, pool):
+    """`open_magazine` for no thread: all its work goes through the core, so that it needs no rows."""
     num_bytes = load_i64(arena, ARENA_NUM_BLOCKS) << BLOCK_LOG2
     store_i64(magazine, MAGAZINE_ARENA, arena)
     store_i64(magazine, MAGAZINE_BASE, load_i64(arena, ARENA_BASE))
@@ -91,8 +98,14 @@ def open_magazine(magazine, arena, holder, rank, pool):
         store_i64(magazine, MAGAZINE_LIMITS + size_class, limit)
         store_i64(magazine, MAGAZINE_COUNTS + size_class, 0)
         size_class += 1
-    store_i64(magazine, MAGAZINE_THREAD, thread_pointer())
+    store_i64(magazine, MAGAZINE_THREAD, 0)
     store_i64(magazine, MAGAZINE_HOLDER, holder)
+
+
+@device_function
+def adopt_magazine(magazine):
+    """Make a magazine the calling thread's: its own has ended."""
+    store_i64(magazine, MAGAZINE_THREAD, thread_pointer())
 
 
 @device_function

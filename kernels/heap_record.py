@@ -52,7 +52,7 @@ ANY_GENERATION = -1
 
 @device_function
 def find_slot(arena, address):
-    """Number of the slot that covers `address`, live or not; OUT_OF_RANGE, or NOT_ALLOCATED in a free block."""
+    """Number of the slot that covers `address`, live or not; OUT_OF_RANGE, NOT_ALLOCATED in a free block."""
     offset = address - load_i64(arena, ARENA_BASE)
     if offset < 0 or offset >= load_i64(arena, ARENA_NUM_BLOCKS) << BLOCK_LOG2:
         return status.OUT_OF_RANGE

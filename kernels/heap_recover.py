@@ -13,6 +13,7 @@ from __future__ import annotations
 from . import status
 from .compile import device_function
 from .heap_bitmap import partial_slabs, set_bit
+from .heap_classes import class_granules, class_slots
 from .heap_core import (
     fill_slot_bits,
     record_address,
@@ -20,7 +21,6 @@ from .heap_core import (
     slab_address,
     slot_bits_address,
 )
-from .heap_classes import class_granules, class_slots
 from .heap_layout import (
     ARENA_BITMAP_WORDS,
     ARENA_BITMAPS,

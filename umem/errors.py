@@ -49,6 +49,14 @@ class AlignmentError(AddressError):
         super().__init__(f"address {address:#x} is not {alignment}-byte aligned{hint}")
 
 
+class NotAllocated(AddressError):
+    """An address at which no allocation begins, where one was named to be freed, held or looked up."""
+
+
+class DoubleFree(NotAllocated):
+    """An allocation that has been freed before."""
+
+
 class NotMappable(UmemError):
     """A raw pointer, view or kernel was asked for where the home's memory cannot be mapped."""
 
