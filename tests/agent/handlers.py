@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from umem.agent import Operation, layout
 from umem.agent.handlers import HANDLER, argument
-from umem.kernels import (
-    c_callback,
-    copy_bytes,
-    load_acquire_i64,
-    load_i64,
-    now_ns,
-    status,
-    store_i64,
-    store_release_i64,
-)
+from umem.kernels import status
+from umem.kernels.compile import c_callback
+from umem.kernels.ops import load_acquire_i64, load_i64, store_i64, store_release_i64
+from umem.kernels.ops_system import copy_bytes, now_ns
 
 DOUBLE = Operation.USER
 WAIT_FOR_WORD = Operation.USER + 1

@@ -26,7 +26,7 @@ from umem.control_page import ControlPage
 from umem.errors import FabricMissing, RankLost
 from umem.fabric.ucx import library
 from umem.fabric.ucx.fabric import UcxFabric
-from umem.kernels import load_all
+from umem.kernels.compile import load_all
 from umem.kernels.control import CONTROL_BYTES
 from umem.segment import Segments
 

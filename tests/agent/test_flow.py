@@ -39,7 +39,7 @@ def test_a_stream_of_any_length_passes_a_queue_of_any_size(transport: str, credi
             )
             for index in range(num_requests)
         )
-        for index, reply in enumerate(agent.client.stream(asked)):
+        for index, (_, reply) in enumerate(agent.client.stream(asked)):
             assert reply == (status.OK, 1000 + peers[index % len(peers)], 16)
             assert room[index, :2].tolist() == [2 * me.rank, 2 * index]
         me.close()
@@ -71,7 +71,7 @@ def test_large_payloads_both_ways_between_all_ranks_at_once(transport: str) -> N
             )
             for index in range(num_requests)
         )
-        assert all(reply.status == status.OK for reply in agent.client.stream(asked))
+        assert all(reply.status == status.OK for _, reply in agent.client.stream(asked))
         assert (room == sent).all()
         me.close()
 
@@ -149,10 +149,10 @@ def test_leaving_a_stream_early_gives_its_requests_up(transport: str) -> None:
     def user(me: Rank) -> None:
         client = start(me).client
         for _ in range(3):
-            for reply in client.stream(Request(1, Operation.PING) for _ in range(100)):
+            for _, reply in client.stream(Request(1, Operation.PING) for _ in range(100)):
                 assert reply.status == status.OK
                 break
-        assert all(r.status == status.OK for r in client.stream([Request(1, Operation.PING)] * 100))
+        assert all(r.status == status.OK for _, r in client.stream([Request(1, Operation.PING)] * 100))
         me.close()
 
     def home(me: Rank) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_an_asker_that_dies_leaves_the_home_serving_others(transport: str) -> No
         me.meet()
         me.meet()
         replies = client.stream([Request(0, Operation.PING)] * 50)
-        assert all(reply.status == status.OK for reply in replies)
+        assert all(reply.status == status.OK for _, reply in replies)
         me.close()
 
     run_ranks([home, killed_asker, other_asker], transport)
@@ -144,11 +145,13 @@ def test_a_rank_that_died_before_the_agent_began_is_dead_from_the_start(transpor
 
 def has_ended(pid: int) -> bool:
     """Whether the process is gone, or a zombie that its parent has not reaped."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return states_of_threads(pid) <= {"Z"}
+
+
+def states_of_threads(pid: int) -> set[str]:
+    """How the kernel calls the states of a process's threads: R, S, T (stopped), Z."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return {stat.rpartition(")")[2].split()[0] for stat in stats}
 
 
 @WITH_UCX
@@ -157,6 +160,7 @@ def test_a_peer_that_is_stopped_is_a_timeout_not_a_death(transport: str) -> None
         client = start(me).client
         client.request(1, Operation.PING)
         os.kill(me.pids[1], signal.SIGSTOP)
+        me.wait_until(lambda: states_of_threads(me.pids[1]) == {"T"})
         try:
             with pytest.raises(WaitTimeout, match="PING at rank 1"):
                 client.request(1, Operation.PING, timeout_s=0.3)

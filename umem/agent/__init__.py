@@ -1,12 +1,13 @@
 """The agent: one thread a rank that answers other ranks, whatever this rank's user code is doing.
 
 layout (what travels, and the memory it lives in), queue, service, loop and liveness (the compiled serving
-side), requests and client (the asking side), handlers (what every agent can do), agent (the thread and
-its table). Floor 3.
+side), requests and client (the asking side), handlers and near_handlers (what every agent can do), near
+(asking for it), agent (the thread and its table). Floor 3.
 """
 
 from .agent import Agent, bind_ucx
 from .client import Client, Reply, Request
 from .layout import Operation
+from .near import Near
 
-__all__ = ["Agent", "Client", "Operation", "Reply", "Request", "bind_ucx"]
+__all__ = ["Agent", "Client", "Near", "Operation", "Reply", "Request", "bind_ucx"]

@@ -20,13 +20,16 @@ from ..control_page import ControlPage
 from ..errors import ConfigError, FabricMissing, UmemError, WaitTimeout
 from ..fabric.ucx import calls
 from ..fabric.ucx.library import FIX
-from ..kernels import c_callback, cpu_kernel, status, store_i64, store_release_i64
+from ..kernels import status
+from ..kernels.compile import c_callback, cpu_kernel
 from ..kernels.control import CONTROL_BYTES
+from ..kernels.ops import store_i64, store_release_i64
 from . import layout
 from .arena import Words
 from .client import DEFAULT_SPIN_NS, Client, Request, check, operation_name
 from .handlers import BUILT_IN
 from .loop import serve
+from .near_handlers import NEAR
 from .state import Ranks, build_state
 
 JOIN_S = 5.0  # for the loop to see STOP: it ends within a handler's time and FAREWELL_NS
@@ -78,7 +81,7 @@ class Agent:
                 credits,
                 spin_ns,
             )
-        for operation, handler in BUILT_IN.items():
+        for operation, handler in (BUILT_IN | NEAR).items():
             self.register(operation, handler, context=control)
 
     # --- handlers

@@ -165,8 +165,10 @@ class Client:
 
     # --- several in flight
 
-    def stream(self, asked: Iterable[Request], timeout_s: float | None = None) -> Iterator[Reply]:
-        """Send the requests as credits allow and yield their replies in order, whatever their status.
+    def stream(
+        self, asked: Iterable[Request], timeout_s: float | None = None
+    ) -> Iterator[tuple[Request, Reply]]:
+        """Send the requests as credits allow; yield each with its reply, in order, whatever the status.
 
         Requests to different ranks do not wait for each other's credits as long as earlier replies are
         taken. Leaving the iteration early gives up what is in flight.
@@ -176,12 +178,14 @@ class Client:
         try:
             for request in asked:
                 while num_of[request.rank] >= self.window:
-                    num_of[in_flight[0].request.rank] -= 1
-                    yield self.finish(in_flight.popleft(), timeout_s)
+                    ticket = in_flight.popleft()
+                    num_of[ticket.request.rank] -= 1
+                    yield ticket.request, self.finish(ticket, timeout_s)
                 in_flight.append(self.post(request, timeout_s))
                 num_of[request.rank] += 1
             while in_flight:
-                yield self.finish(in_flight.popleft(), timeout_s)
+                ticket = in_flight.popleft()
+                yield ticket.request, self.finish(ticket, timeout_s)
         finally:
             for ticket in in_flight:
                 self.give_up(ticket)
@@ -238,7 +242,7 @@ class Client:
             Request(rank, Operation.READ, (address + offset, size), dst=dst + offset, capacity=size)
             for offset, size in pieces(num_bytes)
         )
-        for reply in self.stream(asked):
+        for _, reply in self.stream(asked):
             check(rank, Operation.READ, reply)
 
     def write(self, rank: int, address: int, src: int, num_bytes: int) -> None:
@@ -251,7 +255,7 @@ class Client:
             Request(rank, Operation.WRITE, (address + offset,), src + offset, size)
             for offset, size in pieces(num_bytes)
         )
-        for reply in self.stream(asked):
+        for _, reply in self.stream(asked):
             check(rank, Operation.WRITE, reply)
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:

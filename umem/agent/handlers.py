@@ -8,12 +8,12 @@ or 8 bytes is never torn.
 
 from __future__ import annotations
 
-from ..kernels import (
-    c_callback,
+from ..kernels import status
+from ..kernels.compile import c_callback, device_function
+from ..kernels.control import RANK, contiguous_bytes, home_rank
+from ..kernels.ops import (
     compare_swap_i64,
     compare_swap_u32,
-    copy_bytes,
-    device_function,
     exchange_i64,
     exchange_u32,
     fetch_add_i64,
@@ -23,7 +23,6 @@ from ..kernels import (
     load_i64,
     load_u8,
     load_u16,
-    status,
     store_i64,
     store_release_i64,
     store_release_u32,
@@ -31,7 +30,7 @@ from ..kernels import (
     store_u16,
     store_u32,
 )
-from ..kernels.control import RANK, contiguous_bytes, home_rank
+from ..kernels.ops_system import copy_bytes
 from . import layout
 from .layout import Operation
 

@@ -53,6 +53,7 @@ CLOSING = -1003  # the agent was closed before the handler was done
 NUM_WORDS = 8  # arguments of a request: in its header, so that a small request is one short message
 INLINE_BYTES = 64  # a payload up to this size travels in the header too
 MAX_PAYLOAD_BYTES = 256 << 10  # of a request or a reply; larger work is split by the client, and so overlaps
+MAX_TABLE_BYTES = 48 << 40  # the whole address range: no product of table sizes overflows below it
 DEFAULT_CREDITS = 8  # requests in flight from one rank to one agent
 MAX_CREDITS = 32  # a client keeps a rank's free slots as the bits of one word
 

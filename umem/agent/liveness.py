@@ -10,16 +10,9 @@ from __future__ import annotations
 from numba.types import ExternalFunction, int64
 
 from ..fabric.ucx.calls import am_send, poll
-from ..kernels import (
-    c_callback,
-    device_function,
-    load_i64,
-    load_u16,
-    store_i32,
-    store_i64,
-    store_release_i64,
-)
+from ..kernels.compile import c_callback, device_function
 from ..kernels.control import DEAD, EPOCH, PEER_STATE
+from ..kernels.ops import load_i64, load_u16, store_i32, store_i64, store_release_i64
 from . import layout
 
 read = ExternalFunction("read", int64(int64, int64, int64))  # libc's, found by name when this is loaded

@@ -7,17 +7,11 @@ seconds still answers. Asleep, it waits for UCX, for its own process and for dea
 from __future__ import annotations
 
 from ..fabric.ucx.calls import worker_arm, worker_progress
-from ..kernels import (
-    cpu_kernel,
-    device_function,
-    load_acquire_i64,
-    load_i64,
-    now_ns,
-    pause,
-    status,
-    store_relaxed_i64,
-)
+from ..kernels import status
+from ..kernels.compile import cpu_kernel, device_function
 from ..kernels.control import HEARTBEAT
+from ..kernels.ops import load_acquire_i64, load_i64, store_relaxed_i64
+from ..kernels.ops_system import now_ns, pause
 from . import layout
 from .liveness import greet, look, publish_lost_connections
 from .queue import ring_length

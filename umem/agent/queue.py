@@ -7,7 +7,8 @@ UCX's callbacks run inside its progress call.
 
 from __future__ import annotations
 
-from ..kernels import device_function, load_i64, store_i64
+from ..kernels.compile import device_function
+from ..kernels.ops import load_i64, store_i64
 from .layout import RING_HEAD, RING_ITEMS, RING_MASK, RING_TAIL
 
 

@@ -10,20 +10,11 @@ cores, against 80 us).
 from __future__ import annotations
 
 from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_arm, worker_progress
-from ..kernels import (
-    c_callback,
-    copy_bytes,
-    count_trailing_zeros_u64,
-    cpu_kernel,
-    device_function,
-    load_acquire_i64,
-    load_i64,
-    now_ns,
-    pause,
-    status,
-    store_i64,
-)
+from ..kernels import status
+from ..kernels.compile import c_callback, cpu_kernel, device_function
 from ..kernels.control import EPOCH, STOP, peer_is_dead
+from ..kernels.ops import load_acquire_i64, load_i64, store_i64
+from ..kernels.ops_system import copy_bytes, count_trailing_zeros_u64, now_ns, pause
 from . import layout
 
 WORD = layout.WORD

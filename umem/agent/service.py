@@ -8,17 +8,11 @@ long and where a reply may be sent.
 from __future__ import annotations
 
 from ..fabric.ucx.calls import am_data_release, am_send, request_free, request_status
-from ..kernels import (
-    c_callback,
-    call_handler,
-    copy_bytes,
-    device_function,
-    load_acquire_i64,
-    load_i64,
-    status,
-    store_i64,
-)
+from ..kernels import status
+from ..kernels.compile import c_callback, device_function
 from ..kernels.control import peer_is_dead
+from ..kernels.ops import load_acquire_i64, load_i64, store_i64
+from ..kernels.ops_system import call_handler, copy_bytes
 from . import layout
 from .queue import pop_first, pop_last, push, ring_length
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..control_page import ControlPage
 from ..errors import RankLost
-from ..kernels import c_callback
+from ..kernels.compile import c_callback
 from ..kernels.control import DEAD, EPOCH, PEER_STATE
 from . import layout
 from .arena import Arena, Words

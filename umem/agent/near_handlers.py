@@ -1,0 +1,151 @@
+"""Handlers that compute beside the data: gather rows, sum bags of rows, add a block to memory.
+
+`near` semantics ships the operation to the home: indices or a block travel there, rows, sums or nothing
+come back. The loops are those of kernels/gather.py, gather_sum.py and reduce.py, so results are the same
+bits as of the same loop over mapped memory. `control` is the home's control page: every row is checked to
+be the home's own before it is touched.
+"""
+
+from __future__ import annotations
+
+from ..kernels import status
+from ..kernels.compile import c_callback, device_function
+from ..kernels.gather import check_indices, gather_rows
+from ..kernels.gather_sum import GATHER_SUM
+from ..kernels.ops import load_i64, store_i64
+from ..kernels.reduce import NUM_BYTES, REDUCE
+from . import layout
+from .handlers import HANDLER, argument, check_range
+from .layout import Operation
+
+WORD = layout.WORD
+NEVER_STREAM = 1 << 62  # a reply is read at once, by the transport
+
+ROW_TYPES = ("f32", "f16", "bf16")  # by the code that travels
+REDUCE_TYPES = ("f32", "f64", "i32", "i64", "f16", "bf16")
+ROW_TYPE_BYTES = tuple(NUM_BYTES[name] for name in ROW_TYPES)
+REDUCE_TYPE_BYTES = tuple(NUM_BYTES[name] for name in REDUCE_TYPES)
+
+_sum_f32, _sum_f16, _sum_bf16 = (GATHER_SUM[name] for name in ROW_TYPES)
+_add_f32, _add_f64, _add_i32, _add_i64, _add_f16, _add_bf16 = (REDUCE[name] for name in REDUCE_TYPES)
+
+
+@device_function
+def check_rows(control, table, num_rows, row_bytes, indices, num_indices):
+    """OK where every index names a row of the table that is wholly this rank's own, else OUT_OF_RANGE.
+
+    A table in one piece is checked once; one that is striped over homes, row by row.
+    """
+    if num_rows <= 0 or row_bytes <= 0 or num_rows > layout.MAX_TABLE_BYTES // row_bytes:
+        return status.OUT_OF_RANGE
+    if check_range(control, table, num_rows * row_bytes) == status.OK:
+        return check_indices(indices, num_indices, num_rows)
+    position = 0
+    while position < num_indices:
+        index = load_i64(indices, position)
+        if index < 0 or index >= num_rows:
+            return status.OUT_OF_RANGE
+        if check_range(control, table + index * row_bytes, row_bytes) != status.OK:
+            return status.OUT_OF_RANGE
+        position += 1
+    return status.OK
+
+
+@c_callback(HANDLER)
+def gather(request, reply, control):
+    """Arguments: table, num_rows, row_bytes; payload: indices (int64). The reply's payload: those rows."""
+    table, num_rows, row_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
+    indices = load_i64(request, layout.REQUEST_PAYLOAD)
+    num_indices = load_i64(request, layout.REQUEST_PAYLOAD_BYTES) // WORD
+    code = check_rows(control, table, num_rows, row_bytes, indices, num_indices)
+    if code != status.OK:
+        return code
+    if num_indices * row_bytes > load_i64(reply, layout.REPLY_CAPACITY):
+        return status.BAD_REQUEST
+    dst = load_i64(reply, layout.REPLY_PAYLOAD)
+    gather_rows(dst, table, indices, num_indices, row_bytes, NEVER_STREAM, 0, 1)
+    store_i64(reply, layout.REPLY_PAYLOAD_BYTES, num_indices * row_bytes)
+    return status.OK
+
+
+@device_function
+def check_offsets(offsets, num_bags, num_indices):
+    """OK where `offsets` ascend from 0 to `num_indices`, else BAD_REQUEST."""
+    if load_i64(offsets, 0) != 0 or load_i64(offsets, num_bags) != num_indices:
+        return status.BAD_REQUEST
+    bag = 0
+    while bag < num_bags:
+        if load_i64(offsets, bag) > load_i64(offsets, bag + 1):
+            return status.BAD_REQUEST
+        bag += 1
+    return status.OK
+
+
+@c_callback(HANDLER)
+def gather_sum(request, reply, control):
+    """Arguments: table, num_rows, row_bytes, num_columns, place of the type in ROW_TYPES, num_bags; payload:
+    num_bags + 1 offsets, then indices (int64). The reply's payload: a row of float32 for each bag."""
+    table, num_rows, row_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
+    num_columns, row_type, num_bags = argument(request, 3), argument(request, 4), argument(request, 5)
+    offsets = load_i64(request, layout.REQUEST_PAYLOAD)
+    num_words = load_i64(request, layout.REQUEST_PAYLOAD_BYTES) // WORD
+    if row_type < 0 or row_type >= len(ROW_TYPES) or num_bags < 0 or num_bags >= num_words:
+        return status.BAD_REQUEST
+    if num_columns < 0 or num_columns * ROW_TYPE_BYTES[row_type] > row_bytes:
+        return status.BAD_REQUEST
+    if num_bags > load_i64(reply, layout.REPLY_CAPACITY) // max(4 * num_columns, 1):
+        return status.BAD_REQUEST
+    indices = offsets + (num_bags + 1) * WORD
+    num_indices = num_words - num_bags - 1
+    code = check_offsets(offsets, num_bags, num_indices)
+    if code == status.OK:
+        code = check_rows(control, table, num_rows, row_bytes, indices, num_indices)
+    if code != status.OK:
+        return code
+    dst = load_i64(reply, layout.REPLY_PAYLOAD)
+    if row_type == 0:
+        _sum_f32(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
+    elif row_type == 1:
+        _sum_f16(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
+    else:
+        _sum_bf16(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
+    store_i64(reply, layout.REPLY_PAYLOAD_BYTES, num_bags * num_columns * 4)
+    return status.OK
+
+
+@c_callback(HANDLER)
+def reduce(request, reply, control):
+    """Arguments: dst, num_elements, place of the type in REDUCE_TYPES; payload: a block. dst[i] += block[i].
+
+    Blocks that several ranks send to one `dst` are added one after the other, because one thread adds
+    them; stores that others make there in the meantime may be lost.
+    """
+    dst, num_elements, element_type = argument(request, 0), argument(request, 1), argument(request, 2)
+    if element_type < 0 or element_type >= len(REDUCE_TYPES):
+        return status.BAD_REQUEST
+    num_bytes = load_i64(request, layout.REQUEST_PAYLOAD_BYTES)
+    element_bytes = REDUCE_TYPE_BYTES[element_type]
+    if num_elements != num_bytes // element_bytes or dst % element_bytes != 0:
+        return status.BAD_REQUEST
+    code = check_range(control, dst, num_bytes)
+    if code != status.OK:
+        return code
+    sources = request + layout.REQUEST_SCRATCH * WORD
+    store_i64(sources, 0, dst)
+    store_i64(sources, 1, load_i64(request, layout.REQUEST_PAYLOAD))
+    if element_type == 0:
+        _add_f32(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
+    elif element_type == 1:
+        _add_f64(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
+    elif element_type == 2:
+        _add_i32(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
+    elif element_type == 3:
+        _add_i64(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
+    elif element_type == 4:
+        _add_f16(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
+    else:
+        _add_bf16(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
+    return status.OK
+
+
+NEAR = {Operation.GATHER: gather, Operation.GATHER_SUM: gather_sum, Operation.REDUCE: reduce}
