@@ -1,4 +1,4 @@
-"""Waits end: by their deadline, a signal, the peer's death, the space's end; and what they leave does no harm."""
+"""Waits end: by deadline, signal, death of the peer, end of the space; and what they leave does no harm."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ Load library.load() first, or install_stubs() where there is no libucp.
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba.core import types
 
 from . import library
@@ -16,11 +18,11 @@ _TYPES = {"i8": types.int8, "i16": types.int16, "i32": types.int32, "i64": types
 NAMES: list[str] = []  # symbols of libucp that compiled code uses
 
 
-def _symbol(name: str, result: str, arguments: str) -> types.ExternalFunction:
+def _symbol(name: str, result: str, arguments: str) -> Any:
     return types.ExternalFunction(name, _TYPES[result](*(_TYPES[argument] for argument in arguments.split())))
 
 
-def _ucp(name: str, result: str, arguments: str) -> types.ExternalFunction:
+def _ucp(name: str, result: str, arguments: str) -> Any:
     NAMES.append(name)
     return _symbol(name, result, arguments)
 

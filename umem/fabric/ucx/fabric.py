@@ -266,7 +266,7 @@ class UcxFabric:
             raise RankLost(lost, f"{call} over ucx")
 
     def _broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError:
-        """The error for a failed call; raises RankLost if the death behind it is confirmed within CONFIRM_S."""
+        """The error for a failed call; RankLost is raised if a death is confirmed within CONFIRM_S."""
         deadline = time.monotonic() + CONFIRM_S
         while ucx_status in BROKEN and time.monotonic() < deadline:
             self._raise_if_lost(call, needs)

@@ -29,14 +29,11 @@ RECV_BYTES = 11
 NUM_SLEEPS = 12  # counters
 NUM_YIELDS = 13
 POLL_FD = 14  # one struct pollfd
-ROUND = 15  # of a benchmark loop that is to be resumed
 PLAIN = 16  # ucp_request_param_t without options
 RECV = 32  # ... that reports tag and bytes to RECV_TAG
 ATOMIC_U32 = 48  # ... of one u32 whose old value goes to REPLY
 ATOMIC_U64 = 64
-WINDOW = 80  # requests in flight of a benchmark loop
-MAX_WINDOW = 128
-PORT_WORDS = WINDOW + MAX_WINDOW
+PORT_WORDS = 80
 
 PARAM_WORDS = ATOMIC_U64 - ATOMIC_U32
 POLL_IN = 1
