@@ -23,7 +23,7 @@ from .ops import load_i64, store_f32
 from .ops_system import lane_index, num_lanes, prefetch
 from .ops_vector import vec_add_f32, vec_lanes_f32, vec_store_f32, vec_zero_f32
 from .ops_vector import vec_load_f32 as vec_load
-from .variants import variant
+from .variants import group_of, variant
 
 # Rows ahead, by vectors in a block; measured best for 64-byte vectors on Zen 5.
 PREFETCH_ROWS = {1: 64, 2: 64, 4: 48, 8: 20, 16: 10}
@@ -201,7 +201,10 @@ def _of_type(row_type: str) -> dict[str, Any]:
 
 
 _FORMS = {row_type: _of_type(row_type) for row_type in ROW_TYPES}
-_compile = cpu_kernel("void(int64, int64, int64, int64, int64, int64, int64)")
+SIGNATURE = "void(int64, int64, int64, int64, int64, int64, int64)"
 GATHER_SUM = {row_type: forms["gather_sum"] for row_type, forms in _FORMS.items()}
-CPU_GATHER_SUM = {row_type: _compile(forms["one_lane"]) for row_type, forms in _FORMS.items()}
+CPU_GATHER_SUM = {
+    row_type: cpu_kernel(SIGNATURE, group=group_of(row_type))(forms["one_lane"])
+    for row_type, forms in _FORMS.items()
+}
 CUDA_GATHER_SUM = {row_type: forms["all_lanes"] for row_type, forms in _FORMS.items()}

@@ -24,7 +24,7 @@ from .ops_vector import vec_lanes_f32 as vec_lanes
 from .ops_vector import vec_load_f32 as vec_load
 from .ops_vector import vec_store_f32 as vec_store
 from .ops_vector import vec_stream_f32 as vec_stream
-from .variants import family
+from .variants import family, group_of
 
 ELEMENT_BYTES = 4
 VECTOR_ALIGNMENT = 16  # of vector accesses on CUDA
@@ -167,7 +167,9 @@ def _of_type(name: str, unaligned_vectors: int) -> SimpleNamespace:
 
 
 _FORMS = {name: _of_type(name, unaligned_vectors=1) for name in NUM_BYTES}
-_compile = cpu_kernel("void(int64, int64, int64, int64, int64)")
+SIGNATURE = "void(int64, int64, int64, int64, int64)"
 REDUCE = {name: forms.reduce for name, forms in _FORMS.items()}
-CPU_REDUCE = {name: _compile(forms.one_lane) for name, forms in _FORMS.items()}
+CPU_REDUCE = {
+    name: cpu_kernel(SIGNATURE, group=group_of(name))(forms.one_lane) for name, forms in _FORMS.items()
+}
 CUDA_REDUCE = {name: _of_type(name, unaligned_vectors=0).all_lanes for name in NUM_BYTES}

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from .compile import device_function
+from .compile import CORE, device_function
+
+ON_DEMAND = "on demand"  # group of kernels that are compiled when first called, not before the ranks start
 
 
 def variant(template: Callable[..., Any], name: str, **names: Any) -> Any:
@@ -27,6 +29,11 @@ def variant(template: Callable[..., Any], name: str, **names: Any) -> Any:
     copy = FunctionType(code, {**template.__globals__, **names}, name, template.__defaults__)
     copy.__doc__ = template.__doc__
     return device_function(copy)
+
+
+def group_of(element: str) -> str:
+    """Group of the kernels for an element type: float32 is loaded before ranks start, the rest on demand."""
+    return CORE if element == "f32" else ON_DEMAND
 
 
 def family(templates: Iterable[Callable[..., Any]], suffix: str, **names: Any) -> SimpleNamespace:
