@@ -9,17 +9,18 @@ into one rounding, which the CPU does only where a kernel says vec_fma.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from umem.errors import ConfigError
+from umem.errors import DeviceError, DeviceMissing
 
 from .compile import CpuKernel
 
-INSTALL = "pip install 'numba-cuda[cu13]'"
+INSTALL = "install it with: pip install 'numba-cuda[cu13]'"
 
 
 def cuda_ptx(
@@ -27,15 +28,15 @@ def cuda_ptx(
 ) -> tuple[str, str]:
     """PTX of the kernel `body` for compute capability `cc`, and the name of its entry.
 
-    `signature`: "void(int64, ...)" in Numba's type names. A first call takes about a second. ConfigError
-    where numba-cuda is missing.
+    `signature`: "void(int64, ...)" in Numba's type names. A first call takes about a second. DeviceMissing
+    where numba-cuda is not installed; Numba's TypingError for what CUDA cannot compile.
     """
-    try:
-        from numba import cuda
-        from numba.core.compiler_lock import global_compiler_lock
-        from numba.cuda import dispatcher
-    except ImportError as error:
-        raise ConfigError(f"kernels for CUDA need numba-cuda: {INSTALL} ({error})") from error
+    if importlib.util.find_spec("numba_cuda") is None:  # Numba's own numba.cuda knows no system scope
+        raise DeviceMissing(f"kernels for CUDA need numba-cuda; {INSTALL}")
+    from numba import cuda
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.cuda import dispatcher
+
     from . import register_cuda
 
     function = body.body if isinstance(body, CpuKernel) else body
@@ -48,15 +49,18 @@ def cuda_ptx(
 
 
 def cuda_cubin(ptx: str, cc: tuple[int, int]) -> bytes:
-    """Machine code of `ptx` for compute capability `cc`, by nvJitLink; ConfigError where that is missing
-    or refuses the PTX, with its log."""
+    """Machine code of `ptx` for compute capability `cc`, by nvJitLink.
+
+    DeviceMissing where nvJitLink is not installed; DeviceError where it refuses the PTX, with its log.
+    """
     try:
         from cuda.bindings import nvjitlink
-    except ImportError as error:
-        raise ConfigError(f"cubins need cuda.bindings and nvjitlink: {INSTALL} ({error})") from error
-    handle = nvjitlink.create(1, [f"-arch=sm_{cc[0]}{cc[1]}"])
+
+        handle = nvjitlink.create(1, [f"-arch=sm_{cc[0]}{cc[1]}"])
+    except (ImportError, RuntimeError) as error:  # the bindings, or the library that they load
+        raise DeviceMissing(f"cubins need nvJitLink; {INSTALL} ({error})") from error
+    data = ptx.encode()
     try:
-        data = ptx.encode()
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, data, len(data), "umem")
         nvjitlink.complete(handle)
         cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
@@ -64,9 +68,8 @@ def cuda_cubin(ptx: str, cc: tuple[int, int]) -> bytes:
     except nvjitlink.nvJitLinkError as error:
         log = bytearray(nvjitlink.get_error_log_size(handle))
         nvjitlink.get_error_log(handle, log)
-        raise ConfigError(
-            f"nvJitLink refused the PTX for sm_{cc[0]}{cc[1]}: {log.decode().strip()}"
-        ) from error
+        text = log.decode(errors="replace").strip("\0 \n")
+        raise DeviceError("nvJitLink", str(error), f"PTX for sm_{cc[0]}{cc[1]}: {text}") from error
     finally:
         nvjitlink.destroy(handle)
     return bytes(cubin)

@@ -14,7 +14,8 @@ from .elements import Element
 from .intrinsics import Intrinsic
 from .lower_cpu import BYTES, I1, I32, I64, SCALARS, VOID, Emitter, external
 from .lower_cpu import EMITTERS as CPU_EMITTERS
-from .lower_vector import F32, I16, VectorLowering, element_name, shaped
+from .lower_narrow import F32, I16, shaped
+from .lower_vector import VectorLowering, element_name
 
 GLOBAL_SPACE = 1
 VECTOR_BYTES = 16  # the widest load of one thread that compute capability 8.0 has

@@ -14,10 +14,17 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 
 from .intrinsics import Intrinsic
-from .lower_cpu import I8, I32, I64, SCALARS, Emitter, external
+from .lower_cpu import I8, I32, I64, IS_X86, SCALARS, Emitter, external
+from .lower_narrow import (
+    F32,
+    I16,
+    f16_to_f32_by_integers,
+    f32_to_f16_by_integers,
+    filled,
+    round_to_bf16,
+    shaped,
+)
 
-F32 = SCALARS["f32"]
-I16 = ir.IntType(16)
 NARROW_TYPES = {"f16": I16, "bf16": I16, "i8": I8, "u8": I8}
 ELEMENT_BYTES = {"f32": 4, "i32": 4, "f64": 8, "i64": 8}
 
@@ -25,15 +32,19 @@ Args = list[ir.Value]
 
 
 @functools.cache
-def cpu_register_bytes() -> int:
-    """Bytes of the widest vector register of the CPU that Numba compiles for."""
+def cpu_features() -> frozenset[str]:
+    """Features of the CPU that Numba compiles for, as LLVM names them: avx2, f16c."""
     from numba.core import config
 
     features = config.CPU_FEATURES
     if features is None:
         features = llvm.get_host_cpu_features().flatten()
-    names = features.split(",")
-    return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+    return frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
+
+
+def cpu_register_bytes() -> int:
+    """Bytes of the widest vector register of that CPU."""
+    return 64 if "avx512f" in cpu_features() else 32 if "avx2" in cpu_features() else 16
 
 
 def element_name(row: Intrinsic) -> str:
@@ -162,12 +173,10 @@ class VectorLowering:
         return emit
 
     def f16_to_f32(self, builder: Builder, bits: ir.Value, lanes: int) -> ir.Value:
-        half = builder.bitcast(bits, shaped(ir.HalfType(), lanes))
-        return builder.fpext(half, shaped(F32, lanes))
+        return f16_to_f32_by_integers(builder, bits, lanes)
 
     def f32_to_f16(self, builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
-        half = builder.fptrunc(value, shaped(ir.HalfType(), lanes))
-        return builder.bitcast(half, shaped(I16, lanes))
+        return f32_to_f16_by_integers(builder, value, lanes)
 
     def emitters(self) -> dict[str, Emitter]:
         """Operation name -> what emits it."""
@@ -198,6 +207,27 @@ class VectorLowering:
         return table
 
 
+class CpuVectors(VectorLowering):
+    """Vectors of this CPU's registers."""
+
+    def __init__(self) -> None:
+        super().__init__(cpu_register_bytes())
+        # Without F16C LLVM would call a library function that is not there.
+        self.has_half = not IS_X86 or "f16c" in cpu_features()
+
+    def f16_to_f32(self, builder: Builder, bits: ir.Value, lanes: int) -> ir.Value:
+        if not self.has_half:
+            return super().f16_to_f32(builder, bits, lanes)
+        half = builder.bitcast(bits, shaped(ir.HalfType(), lanes))
+        return builder.fpext(half, shaped(F32, lanes))
+
+    def f32_to_f16(self, builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
+        if not self.has_half:
+            return super().f32_to_f16(builder, value, lanes)
+        half = builder.fptrunc(value, shaped(ir.HalfType(), lanes))
+        return builder.bitcast(half, shaped(I16, lanes))
+
+
 def arithmetic(float_method: str, integer_method: str) -> Emitter:
     """Emitter of one LLVM instruction, chosen by the element's kind."""
 
@@ -224,29 +254,3 @@ def splat(builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
     first = builder.insert_element(undefined, value, I32(0))
     zeros = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
     return builder.shuffle_vector(first, undefined, zeros)
-
-
-def shaped(scalar: ir.Type, lanes: int) -> ir.Type:
-    """Vector of `lanes`, or the scalar itself for 0."""
-    return ir.VectorType(scalar, lanes) if lanes else scalar
-
-
-def filled(scalar: ir.Type, lanes: int, value: int) -> ir.Constant:
-    """`value` in the shape of `shaped`."""
-    return ir.Constant(ir.VectorType(scalar, lanes), [value] * lanes) if lanes else scalar(value)
-
-
-def round_to_bf16(builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
-    """Bits of the nearest bfloat16, ties to even; a NaN stays a quiet NaN.
-
-    By integers on every target: the AVX-512 instruction flushes subnormals to zero, so that two machines
-    would store different bytes.
-    """
-    bits = builder.bitcast(value, shaped(I32, lanes))
-    high = builder.lshr(bits, filled(I32, lanes, 16))
-    odd = builder.and_(high, filled(I32, lanes, 1))
-    rounded = builder.add(builder.add(bits, filled(I32, lanes, 0x7FFF)), odd)
-    quiet_nan = builder.or_(high, filled(I32, lanes, 0x40))
-    is_nan = builder.fcmp_unordered("uno", value, value)
-    chosen = builder.select(is_nan, quiet_nan, builder.lshr(rounded, filled(I32, lanes, 16)))
-    return builder.trunc(chosen, shaped(I16, lanes))

@@ -17,12 +17,12 @@ from umem import config
 
 from . import faults, lower_cpu, ops, ops_system, ops_vector
 from .intrinsics import TABLE, Intrinsic
-from .lower_vector import VectorLowering, cpu_register_bytes
+from .lower_vector import CpuVectors
 from .typing_rules import make_typer, type_names
 
 assert ops and ops_system and ops_vector  # imported because they fill the table
 
-VECTORS = VectorLowering(cpu_register_bytes())
+VECTORS = CpuVectors()
 EMITTERS = {**lower_cpu.EMITTERS, **VECTORS.emitters()}
 
 
@@ -45,12 +45,22 @@ class VectorModel(models.PrimitiveModel):
 TYPES: dict[str, types.Type] = type_names(types, VectorType)
 
 
+def _is_cuda(context: Any) -> bool:
+    """numba-cuda takes over what others register for the CPU; there each row has a form of its own."""
+    return type(context).__module__.startswith("numba.cuda")
+
+
+def _refuse(*given: Any) -> None:
+    """Typing function that fits no arguments."""
+
+
 def _register(row: Intrinsic, is_faults_build: bool) -> None:
     typer = make_typer(row, TYPES, signature, types)
-    type_callable(row.function)(lambda context: typer)
+    type_callable(row.function)(lambda context: _refuse if _is_cuda(context) else typer)
     emit = EMITTERS[row.operation]
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        assert not _is_cuda(context), row.name
         if is_faults_build and row.is_access:
             faults.emit_tick(builder)
         result = emit(builder, row, list(args))

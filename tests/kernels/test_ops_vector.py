@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -288,3 +289,48 @@ def test_a_nan_stays_a_nan_in_narrow_formats(name: str) -> None:
             out = np.zeros(1, "uint16")
             function(out.ctypes.data, float(value))
             assert np.isnan(narrow_reference(name, out)[0])
+
+
+OLD_CPU = """
+import numpy as np
+from umem.kernels import cpu_kernel, load_f32, store_f32, vec_load_f16_f32, vec_load_f32, vec_store_f32
+from umem.kernels import load_f16_f32, store_f32_f16, vec_lanes_f32, vec_store_f32_f16
+
+@cpu_kernel("int64(int64, int64, int64, int64)")
+def round_trip(wide, narrow, scalars, num_elements):
+    i = 0
+    while i < num_elements:
+        vec_store_f32(wide, i, vec_load_f16_f32(narrow, i))
+        vec_store_f32_f16(scalars, i, vec_load_f32(wide, i))
+        i += vec_lanes_f32()
+    return vec_lanes_f32()
+
+@cpu_kernel("void(int64, int64, int64)")
+def round_all(narrow, wide, num_elements):
+    i = 0
+    while i < num_elements:
+        store_f32_f16(narrow, i, load_f32(wide, i))
+        i += 1
+
+raw = np.arange(65536, dtype="uint16")
+wide, back = np.zeros(65536, "float32"), np.zeros(65536, "uint16")
+assert round_trip(wide.ctypes.data, raw.ctypes.data, back.ctypes.data, 65536) == 4
+np.testing.assert_array_equal(wide, raw.view("float16").astype("float32"))
+number = ~np.isnan(wide)
+np.testing.assert_array_equal(back[number], raw[number])
+assert np.isnan(back[~number].view("float16")).all()
+
+bits = np.random.default_rng(9).integers(0, 1 << 32, 65536, dtype=np.uint32)
+bits[:30000] = (bits[:30000] & 0x83FFE000) + 0x38001000  # ties in the range of half
+bits[30000:60000] = (bits[30000:60000] & 0x81FFFFFF) + 0x32800000  # subnormal halves
+source = bits.view("float32")
+round_all(back.ctypes.data, source.ctypes.data, 65536)
+number = ~np.isnan(source)
+with np.errstate(over="ignore"):
+    np.testing.assert_array_equal(back[number], source[number].astype("float16").view("uint16"))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names an x86-64 processor")
+def test_a_cpu_without_half_instructions_gives_the_same_bytes(run_python: Callable[..., Any]) -> None:
+    run_python(OLD_CPU, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="")
