@@ -38,7 +38,7 @@ def put_table(me: Rank, table: int, rows: np.ndarray) -> None:
 
 
 def tables(me: Rank, row_bytes: int) -> list[int]:
-    """Addresses for a table at one home, and for one with a third at the first home and the rest at another."""
+    """Addresses for a table at one home, and for one of which a third lies at another."""
     plan = me.segments.map
     return [me.word(1), plan.striped_base + plan.block_bytes - NUM_ROWS // 3 * row_bytes]
 

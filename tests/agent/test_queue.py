@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from umem.agent import layout
 from umem.agent.arena import Arena, Words
 from umem.agent.queue import pop_first, pop_last, push, ring_length, ring_words
-from umem.agent.service import HAS_KEPT_DATA, HAS_REPLY_ENDPOINT, UCX_INPROGRESS, UCX_OK, receive_request
+from umem.agent.service import HAS_KEPT_DATA, HAS_REPLY_ENDPOINT, receive_request
+from umem.fabric.ucx.abi import UCS_INPROGRESS, UCS_OK
 
 RINGS = {"free": layout.FREE, "ready": layout.READY, "pending": layout.PENDING, "sending": layout.SENDING}
 ENDPOINT = 0x77
@@ -65,9 +66,9 @@ class Queue(RuleBasedStateMachine):
         kept = self.hand_over(8 * len(fields) + len(inline), data_bytes)
         if not has_slot:
             self.num_dropped += 1
-            assert kept == UCX_OK
+            assert kept == UCS_OK
             return
-        assert kept == (UCX_INPROGRESS if data_bytes else UCX_OK)
+        assert kept == (UCS_INPROGRESS if data_bytes else UCS_OK)
         self.where["ready"].append(self.sequence)
         items = Words(self.state[layout.READY + layout.RING_ITEMS], ring_words(self.num_slots), self)
         tail = self.state[layout.READY + layout.RING_TAIL] - 1
@@ -98,7 +99,7 @@ class Queue(RuleBasedStateMachine):
         else:
             self.header[0] = 9 | 9 << layout.WIRE_COUNT_SHIFT
             header_bytes += 72 + layout.INLINE_BYTES
-        assert self.hand_over(header_bytes, data_bytes) == UCX_OK
+        assert self.hand_over(header_bytes, data_bytes) == UCS_OK
         self.parameters[0] = HAS_REPLY_ENDPOINT | HAS_KEPT_DATA
         self.num_dropped += 1
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from .handlers import BUILT_IN
 from .loop import serve
 from .near_handlers import NEAR
 from .state import Ranks, build_state
+
+if TYPE_CHECKING:
+    from ..fabric.ucx.fabric import UcxFabric
 
 JOIN_S = 5.0  # for the loop to see STOP: it ends within a handler's time and FAREWELL_NS
 
@@ -56,7 +59,7 @@ class Agent:
         self,
         world: Ranks,
         control: int,
-        fabric: Any = None,
+        fabric: UcxFabric | None = None,
         credits: int = layout.DEFAULT_CREDITS,
         spin_ns: int = DEFAULT_SPIN_NS,
     ):
@@ -71,16 +74,7 @@ class Agent:
         self.state = build_state(world, self.page, fabric, credits, spin_ns, self._local_fd)
         self._client: Client | None = None
         if fabric is not None:
-            self._client = Client(
-                fabric.main_worker,
-                lambda rank: int(fabric.peers[rank].memory.endpoint.handle),
-                self.page,
-                world.rank,
-                world.num_ranks,
-                fabric.timeout_s,
-                credits,
-                spin_ns,
-            )
+            self._client = Client(fabric, self.page, credits, spin_ns)
         for operation, handler in (BUILT_IN | NEAR).items():
             self.register(operation, handler, context=control)
 
@@ -158,7 +152,7 @@ class Agent:
                 raise WaitTimeout(f"agent of rank {self.rank}: no end after {JOIN_S:g} s, so a handler hangs")
         os.close(self._local_fd)
         self._local_fd = -1
-        if self._client is not None:
+        if self._client is not None and self._fabric is not None:
             self._client.shut("the agent of this rank is closed")
             self._fabric.main_worker.set_handler(layout.AM_REPLY, 0, 0)
             self._fabric.agent_worker.set_handler(layout.AM_REQUEST, 0, 0)

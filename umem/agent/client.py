@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ..control_page import ControlPage
 from ..errors import (
@@ -28,24 +28,12 @@ from . import layout, requests
 from .arena import Arena
 from .layout import Operation
 
+if TYPE_CHECKING:
+    from ..fabric.ucx.fabric import UcxFabric
+
 DEFAULT_SPIN_NS = 15_000  # of polling before a sleep: see requests.py
 CONFIRMATION_S = 0.2  # a broken connection is a death once the agent says so: 4-8 ms
 UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
-
-
-class Worker(Protocol):
-    """What the client needs of a UCX worker."""
-
-    handle: int
-    event_fd: int
-
-    def set_handler(self, message_id: int, callback: int, argument: int, keeps_data: bool = False) -> None:
-        """Call `callback` for active messages with this number."""
-        ...
-
-    def progress(self) -> int:
-        """Advance the worker's work once."""
-        ...
 
 
 class Request(NamedTuple):
@@ -79,29 +67,24 @@ class Ticket:
 
 
 class Client:
-    """Sends requests to the agents of all ranks over `worker`, this rank's main one.
+    """Sends requests to the agents of all ranks over the main worker of `fabric`.
 
-    `connect(rank)` gives UCX's handle of an endpoint to that rank's agent; it is called at the first
-    request. `credits` requests may be in flight to each rank, and no agent takes more from one client.
+    `credits` requests may be in flight to each rank, and no agent takes more from one client.
     """
 
     def __init__(
         self,
-        worker: Worker,
-        connect: Callable[[int], int],
+        fabric: UcxFabric,
         page: ControlPage,
-        rank: int,
-        num_ranks: int,
-        timeout_s: float,
         credits: int = layout.DEFAULT_CREDITS,
         spin_ns: int = DEFAULT_SPIN_NS,
     ):
         if not 1 <= credits <= layout.MAX_CREDITS:
             raise ConfigError(f"credits={credits} is not between 1 and {layout.MAX_CREDITS}")
-        self.rank, self.page, self.timeout_s = rank, page, timeout_s
+        self.fabric, self.page, self.timeout_s = fabric, page, fabric.timeout_s
         self.window = max(1, credits - 1)  # of `stream`: one is left for requests between, as a finalizer's
-        self._worker, self._connect = worker, connect
         self._abandoned: list[Ticket] = []
+        worker, num_ranks = fabric.main_worker, fabric.num_ranks
         num_slots = num_ranks * credits
         assert num_slots <= 1 << layout.SEQUENCE_SLOT_BITS
         slot_words = num_slots * layout.CLIENT_SLOT_WORDS
@@ -112,10 +95,11 @@ class Client:
             free[peer] = (1 << credits) - 1
         words[layout.CLIENT_WORKER] = worker.handle
         words[layout.CLIENT_CONTROL] = page.words.ctypes.data
-        words[layout.CLIENT_RANK] = rank
+        words[layout.CLIENT_RANK] = fabric.rank
         words[layout.CLIENT_CREDITS] = credits
         words[layout.CLIENT_SPIN_NS] = spin_ns
-        words[layout.CLIENT_SLOTS] = arena.take(8 * slot_words)
+        self._slots = arena.words(slot_words)
+        words[layout.CLIENT_SLOTS] = self._slots.address
         words[layout.CLIENT_FREE] = free.address
         words[layout.CLIENT_ENDPOINTS] = self._endpoints.address
         words[layout.CLIENT_SEND_PARAM] = arena.send_param(asks=True)
@@ -227,8 +211,9 @@ class Client:
     def give_up(self, ticket: Ticket) -> None:
         """Forget a posted request: its reply is dropped when it comes, and its credit returns then."""
         requests.give_request_up(self.address, ticket.sequence)
+        self._abandoned = [old for old in self._abandoned if self._is_used(old)]
         if ticket.request.keep is not None:
-            self._abandoned.append(ticket)  # UCX may still read the payload; few and small enough to keep
+            self._abandoned.append(ticket)  # UCX may still read the payload
 
     # --- words and bytes of a home
 
@@ -289,8 +274,8 @@ class Client:
 
         def step() -> int:
             code, *answer = requests.finish_request(self.address, ticket.sequence, self.page.epoch)
-            if code == status.FABRIC_FAILED:
-                self._raise(code, rank, operation)
+            if code == status.FABRIC_FAILED or (code == status.AGAIN and self.fabric.peers[rank].failure):
+                self._raise(status.FABRIC_FAILED, rank, operation)
             reply[:] = answer
             return code
 
@@ -301,10 +286,17 @@ class Client:
             raise
         return Reply(*reply)
 
+    def _is_used(self, ticket: Ticket) -> bool:
+        """Whether the slot of a request that was given up is not yet another's."""
+        slot = ticket.sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
+        first = slot * layout.CLIENT_SLOT_WORDS
+        is_same = self._slots[first + layout.CLIENT_SLOT_SEQUENCE] == ticket.sequence
+        return is_same and self._slots[first + layout.CLIENT_SLOT_STATE] != layout.IDLE
+
     def _make_ready(self, code: int, rank: int, operation: int, timeout_s: float | None) -> None:
         """Get what a request lacks to be sent, a connection or a credit; raise why it never can be."""
         if code == status.NOT_FOUND:
-            self._endpoints[rank] = self._connect(rank)
+            self._endpoints[rank] = self.fabric.peers[rank].memory.endpoint.handle
             return
         if code != status.BUSY:
             self._raise(code, rank, operation)
@@ -329,7 +321,7 @@ class Client:
         while rank not in self.page.dead_ranks():
             if code != status.RANK_LOST and time.monotonic() >= deadline:
                 raise FabricError(f"{what}: UCX could not send ({status.name(code)})")
-            self._worker.progress()
+            self.fabric.main_worker.progress()
         raise RankLost(rank, what)
 
 

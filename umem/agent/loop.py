@@ -6,6 +6,7 @@ seconds still answers. Asleep, it waits for UCX, for its own process and for dea
 
 from __future__ import annotations
 
+from ..fabric.ucx.abi import UCS_ERR_BUSY
 from ..fabric.ucx.calls import worker_arm, worker_progress
 from ..kernels import status
 from ..kernels.compile import cpu_kernel, device_function
@@ -18,7 +19,6 @@ from .queue import ring_length
 from .service import continue_pending, count, reap_sent, refuse_all, serve_ready
 
 WORD = layout.WORD
-UCX_BUSY = -15
 HEARTBEAT_MS = 200  # longest sleep: 5 turns a second keep the heartbeat going at under 0.01 % of a core
 SHORT_SLEEP_MS = 1  # while a handler is PENDING, or UCX cannot arm: what they wait for wakes nobody
 ARM_PATIENCE_NS = 200_000  # a worker that cannot be armed for so long has sends that a peer does not take
@@ -35,7 +35,7 @@ def sleep(state, idle_ns):
     worker = load_i64(state, layout.WORKER)
     if worker != 0:
         code = worker_arm(worker)
-        if code == UCX_BUSY:
+        if code == UCS_ERR_BUSY:
             count(state, layout.NUM_BUSY_ARMS)
             if idle_ns < ARM_PATIENCE_NS:
                 return 0

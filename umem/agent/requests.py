@@ -9,6 +9,7 @@ cores, against 80 us).
 
 from __future__ import annotations
 
+from ..fabric.ucx.abi import UCS_ERR_BUSY, UCS_INPROGRESS, UCS_OK
 from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_arm, worker_progress
 from ..kernels import status
 from ..kernels.compile import c_callback, cpu_kernel, device_function
@@ -18,8 +19,6 @@ from ..kernels.ops_system import copy_bytes, count_trailing_zeros_u64, now_ns, p
 from . import layout
 
 WORD = layout.WORD
-UCX_BUSY = -15
-UCX_INPROGRESS = 1
 LIVENESS_MS = 10  # longest sleep before the epoch is looked at again
 
 
@@ -51,7 +50,7 @@ def receive_reply(client, header, header_bytes, data, data_bytes, parameters):
         or load_i64(slot, layout.CLIENT_SLOT_SEQUENCE) != sequence
     ):
         store_i64(client, layout.CLIENT_NUM_LATE, load_i64(client, layout.CLIENT_NUM_LATE) + 1)
-        return 0
+        return UCS_OK
     src = data
     num_bytes = data_bytes
     if num_bytes == 0:
@@ -69,7 +68,7 @@ def receive_reply(client, header, header_bytes, data, data_bytes, parameters):
         store_i64(slot, layout.CLIENT_SLOT_STATE, layout.LATE)
     else:
         store_i64(slot, layout.CLIENT_SLOT_STATE, layout.DONE)
-    return 0
+    return UCS_OK
 
 
 @device_function
@@ -79,7 +78,7 @@ def settle(client, slot):
     sent = load_i64(words, layout.CLIENT_SLOT_SEND)
     if sent == 0:
         return True
-    if request_status(sent) == UCX_INPROGRESS:
+    if request_status(sent) == UCS_INPROGRESS:
         return False
     request_free(sent)
     store_i64(words, layout.CLIENT_SLOT_SEND, 0)
@@ -129,7 +128,7 @@ def wait_for_bits(client, word, mask, epoch):
         if code == 0:
             store_i64(client, layout.CLIENT_NUM_SLEEPS, load_i64(client, layout.CLIENT_NUM_SLEEPS) + 1)
             poll(load_i64(client, layout.CLIENT_POLL_FD), 1, LIVENESS_MS)
-        elif code != UCX_BUSY:
+        elif code != UCS_ERR_BUSY:
             return status.FABRIC_FAILED
 
 

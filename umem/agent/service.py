@@ -7,6 +7,7 @@ long and where a reply may be sent.
 
 from __future__ import annotations
 
+from ..fabric.ucx.abi import CONSTANTS, UCS_INPROGRESS, UCS_OK
 from ..fabric.ucx.calls import am_data_release, am_send, request_free, request_status
 from ..kernels import status
 from ..kernels.compile import c_callback, device_function
@@ -17,10 +18,8 @@ from . import layout
 from .queue import pop_first, pop_last, push, ring_length
 
 WORD = layout.WORD
-UCX_OK = 0
-UCX_INPROGRESS = 1
-HAS_REPLY_ENDPOINT = 1 << 0  # bits of ucp_am_recv_param_t.recv_attr
-HAS_KEPT_DATA = 1 << 16
+HAS_REPLY_ENDPOINT = CONSTANTS["UCP_AM_RECV_ATTR_FIELD_REPLY_EP"]
+HAS_KEPT_DATA = CONSTANTS["UCP_AM_RECV_ATTR_FLAG_DATA"]
 SERVE_BATCH = 16  # requests a turn: a full queue must not keep progress and liveness waiting
 
 
@@ -65,7 +64,7 @@ def receive_request(state, header, header_bytes, data, data_bytes, parameters):
         or ring_length(state + layout.FREE * WORD) == 0  # a client sent more than its credits
     ):
         count(state, layout.NUM_DROPPED)
-        return UCX_OK
+        return UCS_OK
     slot = pop_last(state + layout.FREE * WORD)
     request = slot_address(state, slot)
     operation = load_i64(header, layout.WIRE_OPERATION) & ((1 << layout.WIRE_COUNT_SHIFT) - 1)
@@ -89,12 +88,12 @@ def receive_request(state, header, header_bytes, data, data_bytes, parameters):
     store_i64(request, layout.SLOT_HELD, 0)
     store_i64(request, layout.REQUEST_PAYLOAD, request + layout.REQUEST_INLINE * WORD)
     store_i64(request, layout.REQUEST_PAYLOAD_BYTES, inline_bytes)
-    kept = UCX_OK
+    kept = UCS_OK
     if data_bytes > 0:
         store_i64(request, layout.REQUEST_PAYLOAD, data)
         store_i64(request, layout.REQUEST_PAYLOAD_BYTES, data_bytes)
         store_i64(request, layout.SLOT_HELD, data)
-        kept = UCX_INPROGRESS
+        kept = UCS_INPROGRESS
     elif inline_bytes > 0:
         inline = header + (layout.WIRE_WORDS + num_words) * WORD
         copy_bytes(request + layout.REQUEST_INLINE * WORD, inline, inline_bytes)
@@ -211,7 +210,7 @@ def reap_sent(state):
         slot = pop_first(sending)
         sent = load_i64(slot_address(state, slot), layout.SLOT_SEND)
         code = request_status(sent)
-        if code == UCX_INPROGRESS:
+        if code == UCS_INPROGRESS:
             push(sending, slot)
         else:
             if code < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..control_page import ControlPage
 from ..errors import RankLost
@@ -14,6 +14,9 @@ from .arena import Arena, Words
 from .liveness import note_lost_connection
 from .queue import ring_words
 from .service import receive_request
+
+if TYPE_CHECKING:
+    from ..fabric.ucx.fabric import UcxFabric
 
 WORD = layout.WORD
 SLACK_BYTES = 4096  # for the ends of lines, and the C structures
@@ -36,7 +39,7 @@ class Ranks(Protocol):
 
 
 def build_state(
-    world: Ranks, page: ControlPage, fabric: Any, credits: int, spin_ns: int, local_fd: int
+    world: Ranks, page: ControlPage, fabric: UcxFabric | None, credits: int, spin_ns: int, local_fd: int
 ) -> Words:
     """The state of the agent of `world.rank`, ready for the loop; without a fabric it has no slots.
 
@@ -81,7 +84,9 @@ def build_state(
     return state
 
 
-def _descriptors(world: Ranks, page: ControlPage, fabric: Any, local_fd: int) -> tuple[list[int], list[int]]:
+def _descriptors(
+    world: Ranks, page: ControlPage, fabric: UcxFabric | None, local_fd: int
+) -> tuple[list[int], list[int]]:
     """What the loop polls, in the layout's order, and the rank whose death each one tells."""
     worker_fd = -1 if fabric is None else fabric.agent_worker.event_fd
     fds, fd_ranks = [worker_fd, local_fd], [-1, -1]
@@ -97,7 +102,7 @@ def _descriptors(world: Ranks, page: ControlPage, fabric: Any, local_fd: int) ->
     return fds, fd_ranks
 
 
-def _watch_connections(world: Ranks, fabric: Any, state: Words, watches: Words) -> None:
+def _watch_connections(world: Ranks, fabric: UcxFabric, state: Words, watches: Words) -> None:
     """A connection of the agent's own to every agent that no pidfd tells of; the loop greets them."""
     worker = fabric.agent_worker
     worker.set_handler(layout.AM_HELLO, drop_greeting.address, state.address)
