@@ -9,7 +9,6 @@ from pathlib import Path
 from floors import FLOORS, MAX_LINES
 
 from umem import config, errors
-from umem.bench.bars import read as read_bars
 from umem.bench.registry import all_cases
 from umem.kernels.intrinsics import TABLE, Intrinsic
 from umem.world.spec import KINDS, TRANSPORTS
@@ -104,16 +103,6 @@ def cases() -> str:
     return table(("case", "what it does"), [(f"`{case.key}`", case.description) for case in all_cases()])
 
 
-def bars() -> str:
-    rows = [
-        (f"`{bar.id}`", bar.group, bar.what, bar.compare, str(bar.limit), bar.world) for bar in read_bars()
-    ]
-    return (
-        "Each is a ratio of two sides that run in turns: `umem bench --bars GROUP`, `make bars`.\n\n"
-        + table(("bar", "group", "what", "ratio of", "passes at", "world"), rows)
-    )
-
-
 SECTIONS = (
     ("Floors", floors),
     ("Settings", settings),
@@ -121,7 +110,6 @@ SECTIONS = (
     ("Errors", error_types),
     ("Intrinsics", intrinsics),
     ("Cases of `umem bench`", cases),
-    ("Bars", bars),
 )
 
 
