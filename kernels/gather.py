@@ -15,6 +15,7 @@ from .ops import load_i64, load_u8, store_i64, store_u8
 from .ops_system import copy_bytes, lane_index, num_lanes, prefetch, stream_fence
 from .ops_vector import vec_lanes_i64, vec_load_i64, vec_store_i64
 from .status import OK, OUT_OF_RANGE
+from .variants import variant
 
 PREFETCH_BYTES = 10 << 10  # of rows ahead: measured best for rows of 64 B to 2 KiB
 MAX_PREFETCH_ROWS = 64
@@ -68,6 +69,65 @@ def copy_row(dst, src, row_bytes):
             byte += 1
 
 
+# A row of an exact number of words or vectors: templates of the loops in which no loop over a row is left.
+NUM_UNITS = 1
+
+
+@device_function
+def unit_words():
+    """int64 in a unit of a row: a vector, or one word where that is the unit."""
+    return vec_lanes_i64()
+
+
+@device_function
+def gather_vectors_1(dst, table, indices, num_rows, ahead, lane, num_lanes):
+    """`gather_rows` where a row is NUM_UNITS vectors."""
+    row_bytes = NUM_UNITS * 8 * unit_words()
+    row = lane
+    while row < num_rows:
+        if row + ahead < num_rows:
+            prefetch_range(table + load_i64(indices, row + ahead) * row_bytes, row_bytes)
+        target = dst + row * row_bytes
+        source = table + load_i64(indices, row) * row_bytes
+        word = 0
+        while word < NUM_UNITS * unit_words():
+            vec_store_i64(target, word, vec_load_i64(source, word))
+            word += unit_words()
+        row += num_lanes
+
+
+@device_function
+def one_word():
+    """`unit_words` of the variants for rows shorter than a vector."""
+    return 1
+
+
+_words = {"unit_words": one_word, "vec_load_i64": load_i64, "vec_store_i64": store_i64}
+gather_vectors_2 = variant(gather_vectors_1, "gather_vectors_2", NUM_UNITS=2)
+gather_vectors_4 = variant(gather_vectors_1, "gather_vectors_4", NUM_UNITS=4)
+gather_words_1 = variant(gather_vectors_1, "gather_words_1", **_words)
+gather_words_2 = variant(gather_vectors_1, "gather_words_2", NUM_UNITS=2, **_words)
+
+
+@device_function
+def gather_exact(dst, table, indices, num_rows, row_bytes, ahead, lane, num_lanes):
+    """`gather_rows` for the usual short rows; returns 0, with nothing done, for others. CPU."""
+    vector_bytes = 8 * vec_lanes_i64()
+    if row_bytes == 8:
+        gather_words_1(dst, table, indices, num_rows, ahead, lane, num_lanes)
+    elif row_bytes == vector_bytes:
+        gather_vectors_1(dst, table, indices, num_rows, ahead, lane, num_lanes)
+    elif row_bytes == 16:
+        gather_words_2(dst, table, indices, num_rows, ahead, lane, num_lanes)
+    elif row_bytes == 2 * vector_bytes:
+        gather_vectors_2(dst, table, indices, num_rows, ahead, lane, num_lanes)
+    elif row_bytes == 4 * vector_bytes:
+        gather_vectors_4(dst, table, indices, num_rows, ahead, lane, num_lanes)
+    else:
+        return 0
+    return 1
+
+
 @device_function
 def gather_rows_spread(dst, table, indices, num_rows, row_bytes, lane, num_lanes):
     """`gather_rows` with the words of all rows dealt out to the lanes one by one."""
@@ -91,6 +151,8 @@ def gather_rows(dst, table, indices, num_rows, row_bytes, stream_bytes, lane, nu
     streams = num_rows * row_bytes >= stream_bytes and (dst | row_bytes) & (LINE_BYTES - 1) == 0
     ahead = max(1, min(MAX_PREFETCH_ROWS, PREFETCH_BYTES // max(row_bytes, 1))) * num_lanes
     prefetch_bytes = min(row_bytes, MAX_PREFETCH_ROW_BYTES)
+    if streams == 0 and gather_exact(dst, table, indices, num_rows, row_bytes, ahead, lane, num_lanes):
+        return
     row = lane
     while row < num_rows:
         if row + ahead < num_rows:
