@@ -22,6 +22,7 @@ import pytest
 from umem import config
 from umem.address import AddressMap, Kind
 from umem.agent import Agent, bind_ucx
+from umem.agent.near_handlers import ON_DEMAND
 from umem.control_page import ControlPage
 from umem.errors import FabricMissing, RankLost
 from umem.fabric.ucx import library
@@ -130,6 +131,7 @@ class Rank:
 def start(me: Rank, **settings: Any) -> Agent:
     """An agent that serves with the tests' handlers too. Collective."""
     agent = me.start(**settings)
+    agent.serve_other_types()
     for operation, handler in HANDLERS.items():
         agent.register(operation, handler, context=1000 + me.rank)
     me.meet()
@@ -150,7 +152,7 @@ def run_ranks(work: Sequence[Work], transport: str | None) -> list[Any]:
     Fails with the first rank's traceback, or after END_S. Every process is ended.
     """
     bind_ucx()
-    load_all(groups=("core", "ucx"))  # a fork of a process that compiles hangs
+    load_all(groups=("core", "ucx", ON_DEMAND))  # a fork of a process that compiles hangs
     fork = multiprocessing.get_context("fork")
     links, processes = [], []
     for rank, function in enumerate(work):

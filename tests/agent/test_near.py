@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched(transport: str) -
         for fields in ((word, 100, 64, 16, 0, 5), (word, 100, 64, 16, 9, 0), (word, 100, 64, 17, 0, 0)):
             reply = client.finish(client.post(Request(1, Operation.GATHER_SUM, fields, *payload)))
             assert reply.status == status.BAD_REQUEST
-        for block in ((word, 3, 0), (word, 2, 6), (word + 2, 2, 0)):
+        for block in ((word, 3, 0), (word, 2, 6), (word, 1, 1), (word, 1, 3), (word + 2, 2, 0)):
             reply = client.finish(client.post(Request(1, Operation.REDUCE, block, *payload)))
             assert reply.status == status.BAD_REQUEST
         me.meet()

@@ -29,7 +29,7 @@ from .arena import Words
 from .client import DEFAULT_SPIN_NS, Client, Request, check, operation_name
 from .handlers import BUILT_IN
 from .loop import serve
-from .near_handlers import NEAR
+from .near_handlers import NEAR, NEAR_OTHER_TYPES
 from .state import Ranks, build_state
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ class Agent:
         self._handlers[operation] = handler
         entry = self.state[layout.HANDLERS] + 2 * layout.WORD * operation
         publish_handler(entry, handler.address, context)
+
+    def serve_other_types(self) -> None:
+        """Serve near sums of other types than float32 too: at every home that will be asked for them."""
+        for operation, handler in NEAR_OTHER_TYPES.items():
+            self.register(operation, handler, context=self.state[layout.CONTROL])
 
     # --- asking
 

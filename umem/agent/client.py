@@ -210,7 +210,10 @@ class Client:
 
     def give_up(self, ticket: Ticket) -> None:
         """Forget a posted request: its reply is dropped when it comes, and its credit returns then."""
-        requests.give_request_up(self.address, ticket.sequence)
+        first = self._first_word(ticket)
+        has_reply = self._slots[first + layout.CLIENT_SLOT_STATE] == layout.DONE
+        self._slots[first + layout.CLIENT_SLOT_CAPACITY] = 0
+        self._slots[first + layout.CLIENT_SLOT_STATE] = layout.LATE if has_reply else layout.GIVEN_UP
         self._abandoned = [old for old in self._abandoned if self._is_used(old)]
         if ticket.request.keep is not None:
             self._abandoned.append(ticket)  # UCX may still read the payload
@@ -286,10 +289,14 @@ class Client:
             raise
         return Reply(*reply)
 
+    @staticmethod
+    def _first_word(ticket: Ticket) -> int:
+        """Index of the first word of the ticket's slot."""
+        return (ticket.sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)) * layout.CLIENT_SLOT_WORDS
+
     def _is_used(self, ticket: Ticket) -> bool:
         """Whether the slot of a request that was given up is not yet another's."""
-        slot = ticket.sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
-        first = slot * layout.CLIENT_SLOT_WORDS
+        first = self._first_word(ticket)
         is_same = self._slots[first + layout.CLIENT_SLOT_SEQUENCE] == ticket.sequence
         return is_same and self._slots[first + layout.CLIENT_SLOT_STATE] != layout.IDLE
 

@@ -33,6 +33,8 @@ class Operation(IntEnum):
     GATHER = 8  # near: rows by index
     GATHER_SUM = 9  # near: rows by index, summed a bag
     REDUCE = 10  # near: add a block to memory at the home
+    GATHER_SUM_HALF = 11  # near, other types than float32
+    REDUCE_OTHER = 12
     ALLOC = 16  # 16 to 31: registered by the heap
     FREE = 17
     USAGE = 18

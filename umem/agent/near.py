@@ -15,7 +15,7 @@ from ..errors import AddressError, AlignmentError, ConfigError, UnknownName
 from . import layout
 from .client import Client, Request, check
 from .layout import Operation
-from .near_handlers import REDUCE_TYPE_BYTES, REDUCE_TYPES, ROW_TYPE_BYTES, ROW_TYPES
+from .near_handlers import REDUCE_TYPE_BYTES, REDUCE_TYPES, ROW_TYPES
 
 MAX_INDICES = 8192  # of one request: 64 KiB, so that a long look-up overlaps transport and gathering
 WORD = layout.WORD
@@ -25,7 +25,8 @@ class Near:
     """Operations at the home of the data. `plan` says where an address lives.
 
     For the thread that runs user code. All raise AddressError for an index outside the table, for a row
-    that lies at two homes and for memory outside the segments, RankLost for a home that died, WaitTimeout.
+    that lies at two homes and for memory outside the segments, RankLost for a home that died, WaitTimeout,
+    UnknownOperation for a type that a home does not serve (Agent.serve_other_types).
     """
 
     def __init__(self, client: Client, plan: AddressMap):
@@ -82,7 +83,8 @@ class Near:
         _check_arrays(dst, indices, num_bags)
         if len(offsets) != num_bags + 1 or offsets[0] != 0 or offsets[-1] != len(indices):
             raise ConfigError(f"{len(offsets)} offsets up to {offsets[-1]} do not cut {len(indices)} indices")
-        if num_columns * ROW_TYPE_BYTES[ROW_TYPES.index(row_type)] > row_bytes:
+        operation = Operation.GATHER_SUM if row_type == "f32" else Operation.GATHER_SUM_HALF
+        if num_columns * (4 if row_type == "f32" else 2) > row_bytes:
             raise ConfigError(f"{num_columns} columns of {row_type} are more than a row of {row_bytes} bytes")
         bag_of = np.repeat(np.arange(num_bags), np.diff(offsets))
         max_bags = max(1, layout.MAX_PAYLOAD_BYTES // max(4 * num_columns, 1))
@@ -107,10 +109,10 @@ class Near:
                 sums = np.empty((len(cuts) - 1, num_columns), np.float32)
                 parts.append((names[some], sums))
                 words = np.concatenate([cuts, chosen[begin:end]]).astype(np.int64)
-                yield _request(home, Operation.GATHER_SUM, (*fixed, len(cuts) - 1), words, sums)
+                yield _request(home, operation, (*fixed, len(cuts) - 1), words, sums)
 
         for request, reply in self.client.stream(asked()):
-            check(request.rank, Operation.GATHER_SUM, reply)
+            check(request.rank, operation, reply)
         dst[:] = 0
         for names, sums in parts:
             dst[names] += sums
@@ -124,6 +126,7 @@ class Near:
         if element_type not in REDUCE_TYPES:
             raise UnknownName("element type", element_type, REDUCE_TYPES)
         code = REDUCE_TYPES.index(element_type)
+        operation = Operation.REDUCE if code == 0 else Operation.REDUCE_OTHER
         element_bytes = REDUCE_TYPE_BYTES[code]
         flat = _check_arrays(block, None, len(block)).reshape(-1).view(np.uint8)
         if dst % element_bytes or flat.nbytes % element_bytes:
@@ -135,10 +138,10 @@ class Near:
                 home = self.plan.home(start)
                 for first in range(start, start + num_bytes, step):
                     part = flat[first - dst : min(first + step, start + num_bytes) - dst]
-                    yield _request(home, Operation.REDUCE, (first, part.nbytes // element_bytes, code), part)
+                    yield _request(home, operation, (first, part.nbytes // element_bytes, code), part)
 
         for request, reply in self.client.stream(asked()):
-            check(request.rank, Operation.REDUCE, reply)
+            check(request.rank, operation, reply)
 
     def _homes(
         self, table: int, num_rows: int, row_bytes: int, indices: np.ndarray

@@ -3,7 +3,8 @@
 `near` semantics ships the operation to the home: indices or a block travel there, rows, sums or nothing
 come back. The loops are those of kernels/gather.py, gather_sum.py and reduce.py, so results are the same
 bits as of the same loop over mapped memory. `control` is the home's control page: every row is checked to
-be the home's own before it is touched.
+be the home's own before it is touched. Those of other types than float32 are served where
+Agent.serve_other_types was called: loading them would lengthen every start.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from .layout import Operation
 
 WORD = layout.WORD
 NEVER_STREAM = 1 << 62  # a reply is read at once, by the transport
+ON_DEMAND = "near types"  # group of handlers that not every world's start waits for
 
 ROW_TYPES = ("f32", "f16", "bf16")  # by the code that travels
 REDUCE_TYPES = ("f32", "f64", "i32", "i64", "f16", "bf16")
-ROW_TYPE_BYTES = tuple(NUM_BYTES[name] for name in ROW_TYPES)
 REDUCE_TYPE_BYTES = tuple(NUM_BYTES[name] for name in REDUCE_TYPES)
 
 _sum_f32, _sum_f16, _sum_bf16 = (GATHER_SUM[name] for name in ROW_TYPES)
@@ -81,36 +82,71 @@ def check_offsets(offsets, num_bags, num_indices):
     return status.OK
 
 
+@device_function
+def check_bags(request, reply, control, element_bytes):
+    """OK where a request for sums of bags is sound, its rows are this rank's own, and the reply has room."""
+    table, num_rows, row_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
+    num_columns, num_bags = argument(request, 3), argument(request, 5)
+    offsets = load_i64(request, layout.REQUEST_PAYLOAD)
+    num_words = load_i64(request, layout.REQUEST_PAYLOAD_BYTES) // WORD
+    if num_bags < 0 or num_bags >= num_words or num_columns < 0 or num_columns * element_bytes > row_bytes:
+        return status.BAD_REQUEST
+    if num_bags > load_i64(reply, layout.REPLY_CAPACITY) // max(4 * num_columns, 1):
+        return status.BAD_REQUEST
+    num_indices = num_words - num_bags - 1
+    code = check_offsets(offsets, num_bags, num_indices)
+    if code == status.OK:
+        store_i64(reply, layout.REPLY_PAYLOAD_BYTES, num_bags * num_columns * 4)
+        code = check_rows(control, table, num_rows, row_bytes, offsets + (num_bags + 1) * WORD, num_indices)
+    return code
+
+
 @c_callback(HANDLER)
 def gather_sum(request, reply, control):
     """Arguments: table, num_rows, row_bytes, num_columns, place of the type in ROW_TYPES, num_bags; payload:
     num_bags + 1 offsets, then indices (int64). The reply's payload: a row of float32 for each bag."""
-    table, num_rows, row_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
-    num_columns, row_type, num_bags = argument(request, 3), argument(request, 4), argument(request, 5)
-    offsets = load_i64(request, layout.REQUEST_PAYLOAD)
-    num_words = load_i64(request, layout.REQUEST_PAYLOAD_BYTES) // WORD
-    if row_type < 0 or row_type >= len(ROW_TYPES) or num_bags < 0 or num_bags >= num_words:
+    if argument(request, 4) != 0:
         return status.BAD_REQUEST
-    if num_columns < 0 or num_columns * ROW_TYPE_BYTES[row_type] > row_bytes:
-        return status.BAD_REQUEST
-    if num_bags > load_i64(reply, layout.REPLY_CAPACITY) // max(4 * num_columns, 1):
-        return status.BAD_REQUEST
-    indices = offsets + (num_bags + 1) * WORD
-    num_indices = num_words - num_bags - 1
-    code = check_offsets(offsets, num_bags, num_indices)
+    code = check_bags(request, reply, control, 4)
     if code == status.OK:
-        code = check_rows(control, table, num_rows, row_bytes, indices, num_indices)
-    if code != status.OK:
-        return code
-    dst = load_i64(reply, layout.REPLY_PAYLOAD)
-    if row_type == 0:
+        table, row_bytes = argument(request, 0), argument(request, 2)
+        num_columns, num_bags = argument(request, 3), argument(request, 5)
+        offsets, dst = load_i64(request, layout.REQUEST_PAYLOAD), load_i64(reply, layout.REPLY_PAYLOAD)
+        indices = offsets + (num_bags + 1) * WORD
         _sum_f32(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
-    elif row_type == 1:
-        _sum_f16(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
-    else:
-        _sum_bf16(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
-    store_i64(reply, layout.REPLY_PAYLOAD_BYTES, num_bags * num_columns * 4)
-    return status.OK
+    return code
+
+
+@c_callback(HANDLER, group=ON_DEMAND)
+def gather_sum_half(request, reply, control):
+    """`gather_sum` of rows of float16 and bfloat16."""
+    row_type = argument(request, 4)
+    if row_type != 1 and row_type != 2:
+        return status.BAD_REQUEST
+    code = check_bags(request, reply, control, 2)
+    if code == status.OK:
+        table, row_bytes = argument(request, 0), argument(request, 2)
+        num_columns, num_bags = argument(request, 3), argument(request, 5)
+        offsets, dst = load_i64(request, layout.REQUEST_PAYLOAD), load_i64(reply, layout.REPLY_PAYLOAD)
+        indices = offsets + (num_bags + 1) * WORD
+        if row_type == 1:
+            _sum_f16(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
+        else:
+            _sum_bf16(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
+    return code
+
+
+@device_function
+def check_block(request, control, element_bytes):
+    """OK where a request to add a block is sound; leaves {dst, block} in the request's scratch words."""
+    dst, num_elements = argument(request, 0), argument(request, 1)
+    num_bytes = load_i64(request, layout.REQUEST_PAYLOAD_BYTES)
+    if num_elements * element_bytes != num_bytes or dst % element_bytes != 0:
+        return status.BAD_REQUEST
+    sources = request + layout.REQUEST_SCRATCH * WORD
+    store_i64(sources, 0, dst)
+    store_i64(sources, 1, load_i64(request, layout.REQUEST_PAYLOAD))
+    return check_range(control, dst, num_bytes)
 
 
 @c_callback(HANDLER)
@@ -120,22 +156,26 @@ def reduce(request, reply, control):
     Blocks that several ranks send to one `dst` are added one after the other, because one thread adds
     them; stores that others make there in the meantime may be lost.
     """
+    if argument(request, 2) != 0:
+        return status.BAD_REQUEST
+    code = check_block(request, control, 4)
+    if code == status.OK:
+        sources = request + layout.REQUEST_SCRATCH * WORD
+        _add_f32(argument(request, 0), sources, 2, argument(request, 1), NEVER_STREAM, 0, 1)
+    return code
+
+
+@c_callback(HANDLER, group=ON_DEMAND)
+def reduce_other(request, reply, control):
+    """`reduce` of the other types."""
     dst, num_elements, element_type = argument(request, 0), argument(request, 1), argument(request, 2)
-    if element_type < 0 or element_type >= len(REDUCE_TYPES):
+    if element_type < 1 or element_type >= len(REDUCE_TYPES):
         return status.BAD_REQUEST
-    num_bytes = load_i64(request, layout.REQUEST_PAYLOAD_BYTES)
-    element_bytes = REDUCE_TYPE_BYTES[element_type]
-    if num_elements != num_bytes // element_bytes or dst % element_bytes != 0:
-        return status.BAD_REQUEST
-    code = check_range(control, dst, num_bytes)
+    code = check_block(request, control, REDUCE_TYPE_BYTES[element_type])
     if code != status.OK:
         return code
     sources = request + layout.REQUEST_SCRATCH * WORD
-    store_i64(sources, 0, dst)
-    store_i64(sources, 1, load_i64(request, layout.REQUEST_PAYLOAD))
-    if element_type == 0:
-        _add_f32(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
-    elif element_type == 1:
+    if element_type == 1:
         _add_f64(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
     elif element_type == 2:
         _add_i32(dst, sources, 2, num_elements, NEVER_STREAM, 0, 1)
@@ -149,3 +189,4 @@ def reduce(request, reply, control):
 
 
 NEAR = {Operation.GATHER: gather, Operation.GATHER_SUM: gather_sum, Operation.REDUCE: reduce}
+NEAR_OTHER_TYPES = {Operation.GATHER_SUM_HALF: gather_sum_half, Operation.REDUCE_OTHER: reduce_other}

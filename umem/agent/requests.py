@@ -221,15 +221,6 @@ def finish(client, sequence, epoch):
     return status.OK, code, value, num_bytes
 
 
-@device_function
-def give_up(client, sequence):
-    """Stop waiting for `sequence`: its reply will be dropped, and its slot is free once it came."""
-    address = client_slot(client, sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1))
-    store_i64(address, layout.CLIENT_SLOT_CAPACITY, 0)
-    state = load_i64(address, layout.CLIENT_SLOT_STATE)
-    store_i64(address, layout.CLIENT_SLOT_STATE, layout.LATE if state == layout.DONE else layout.GIVEN_UP)
-
-
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)", group="ucx")
 def post_request(client, rank, operation, words, num_words, payload, payload_bytes, dst, capacity):
     """See `post`."""
@@ -240,12 +231,6 @@ def post_request(client, rank, operation, words, num_words, payload, payload_byt
 def finish_request(client, sequence, epoch):
     """See `finish`."""
     return finish(client, sequence, epoch)
-
-
-@cpu_kernel("void(int64, int64)", group="ucx")
-def give_request_up(client, sequence):
-    """See `give_up`."""
-    give_up(client, sequence)
 
 
 @cpu_kernel("int64(int64, int64, int64)", group="ucx")
