@@ -13,8 +13,6 @@ compiled for CUDA (`cuda_ptx`). Importing this package loads Numba, and nothing 
 | cuda | cuda_ptx, cuda_cubin |
 """
 
-from typing import TYPE_CHECKING, Any
-
 from . import faults, machine, ops, ops_system, ops_vector, status
 from .compile import CCallback, CpuKernel, c_callback, cpu_kernel, device_function, load_all
 from .cuda import cuda_cubin, cuda_ptx
@@ -36,8 +34,3 @@ __all__ = [
     "status",
 ]
 __all__ += ops.__all__ + ops_system.__all__ + ops_vector.__all__
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """The intrinsics' names come from a table, which a type checker does not run."""

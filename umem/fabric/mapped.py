@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import AlignmentError
-from ..kernels import compare_swap_u32, compare_swap_u64, cpu_kernel, exchange_u32, exchange_u64
-from ..kernels import fetch_add_u32, fetch_add_u64
+from ..kernels.compile import cpu_kernel
 from ..kernels.copy import cpu_copy, default_stream_bytes
+from ..kernels.ops import (
+    compare_swap_u32,
+    compare_swap_u64,
+    exchange_u32,
+    exchange_u64,
+    fetch_add_u32,
+    fetch_add_u64,
+)
 
 _word = {4: "uint32", 8: "uint64"}
 
