@@ -47,16 +47,19 @@ def test_a_receive_that_timed_out_swallows_no_later_message(transport):
     assert run_ranks([receiver, sender], transport)[0] == [0, 77]
 
 
-def test_an_answer_that_comes_after_the_deadline_harms_nothing(transport):
-    """The home does not serve, two operations time out, it serves again: late answers hit nobody's words."""
+def test_operations_that_timed_out_harm_no_later_one_nor_themselves(transport):
+    """The home serves only after two operations have timed out and a third has begun.
 
-    def user(me: Rank) -> tuple[int, int, int]:
-        fabric, dst = me.open(4096), np.zeros(8, np.int64)
+    UCX may read a given-up operation's operands when the home answers at last, and write its result.
+    """
+
+    def user(me: Rank) -> tuple[int, int, list[int]]:
+        fabric, dst, late = me.open(4096), np.zeros(2, np.int64), np.zeros(1, np.int64)
         fabric.timeout_s = SHORT_S
         with pytest.raises(WaitTimeout):
-            fabric.fetch_add(1, me.addresses[1], 1000, 8)
+            fabric.compare_swap(1, me.addresses[1], 1, 111, 8)
         with pytest.raises(WaitTimeout):
-            fabric.get(1, me.addresses[1], dst.ctypes.data, 8, keep=dst)
+            fabric.get(1, me.addresses[1], late.ctypes.data, 8, keep=late)
         fabric.timeout_s = 10
         me.exchange("serve", b"")
         first = fabric.fetch_add(1, me.addresses[1] + 8, 5, 8)
@@ -64,16 +67,41 @@ def test_an_answer_that_comes_after_the_deadline_harms_nothing(transport):
         fabric.get(1, me.addresses[1], dst.ctypes.data, 16)
         me.exchange("done", b"")
         me.close()
-        return first, second, int(dst[1])
+        return first, second, dst.tolist()
 
     def home(me: Rank) -> None:
         me.open(4096, is_served=False)
+        me.memory.view(np.int64)[0] = 1
         me.exchange("serve", b"")
+        threading.Event().wait(SHORT_S)  # the user's next operation starts before it is answered
         me.start_serving()
         me.exchange("done", b"")
         me.close()
 
-    assert run_ranks([user, home], transport)[0] == (0, 5, 10)
+    assert run_ranks([user, home], transport)[0] == (0, 5, [111, 10])
+
+
+def test_a_put_returns_only_when_the_bytes_are_at_its_home(transport):
+    def user(me: Rank) -> None:
+        fabric, word = me.open(4096), np.array([5], np.int64)
+        fabric.put(1, me.addresses[1], word.ctypes.data, 8)
+        me.exchange("put", b"")
+        me.exchange("hang", b"")
+        fabric.timeout_s = SHORT_S
+        with pytest.raises(WaitTimeout, match="put with rank 1"):
+            fabric.put(1, me.addresses[1], word.ctypes.data, 8, keep=word)
+        me.exchange("done", b"")
+        me.close()
+
+    def home(me: Rank) -> None:
+        me.open(4096)
+        me.exchange("put", b"")
+        me.stop_serving()
+        me.exchange("hang", b"")
+        me.exchange("done", b"")
+        me.close()
+
+    run_ranks([user, home], transport)
 
 
 @pytest.mark.parametrize("call", ["recv", "get", "fetch_add", "barrier"])
@@ -104,6 +132,30 @@ def test_a_dead_peer_is_rank_lost_and_closing_does_not_wait_for_it(transport, ca
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert run_ranks([survivor, victim], transport)[0] == 1.0
+
+
+@pytest.mark.parametrize("call", ["send", "recv", "get", "fetch_add"])
+def test_a_peer_that_died_before_the_first_contact_is_rank_lost(transport, call):
+    def survivor(me: Rank) -> None:
+        fabric, word = me.open(4096), np.zeros(1, np.int64)
+        watcher = me.bury_when_dead(1, int(me.exchange("pid", b"")[1]))
+        watcher.join()
+        calls = {
+            "send": lambda: fabric.send(1, word.ctypes.data, 8),
+            "recv": lambda: fabric.recv(1, word.ctypes.data, 8),
+            "get": lambda: fabric.get(1, me.addresses[1], word.ctypes.data, 8),
+            "fetch_add": lambda: fabric.fetch_add(1, me.addresses[1], 1, 8),
+        }
+        with pytest.raises(RankLost):
+            calls[call]()
+        me.close()
+
+    def victim(me: Rank) -> None:
+        me.open(4096)
+        me.exchange("pid", str(os.getpid()).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run_ranks([survivor, victim], transport)
 
 
 def test_a_barrier_names_the_dead_rank_to_those_who_wait_for_others(transport):

@@ -17,7 +17,7 @@ from .ucx_ranks import GROUP, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
-from umem.fabric.ucx import calls
+from umem.fabric.ucx import calls, operations
 from umem.fabric.ucx.port import NUM_SLEEPS, NUM_YIELDS, PLAIN, POLITE, POLLING
 from umem.fabric.ucx.waiting import wait_request
 
@@ -33,7 +33,7 @@ tag_send, tag_recv = calls.tag_send, calls.tag_recv
 
 @cpu_kernel(FIELDS, group=GROUP)
 def toss(port, worker, endpoint, other, buffer, num_rounds, is_first, how):
-    """Send a word to and fro `num_rounds` times, in one compiled call; the second side returns what it got."""
+    """Send a word to and fro `num_rounds` times, the second side returns what it got."""
     while num_rounds > 0:
         code = status.OK
         if is_first != 0:
@@ -82,6 +82,25 @@ def test_polite_ranks_on_one_core_sleep_and_are_woken(transport):
     core = min(os.sched_getaffinity(0))
     counts = run_ranks([player(POLITE, core)] * 4, transport)
     assert all(num_sleeps > 0 and num_yields == 0 for num_sleeps, num_yields in counts)
+
+
+def test_compiled_code_is_told_of_a_dead_peer_at_once(transport):
+    def survivor(me: Rank) -> int:
+        fabric, word = me.open(4096), np.zeros(1, np.int64)
+        endpoint = fabric.peers[1].messages.handle
+        me.exchange("connected", b"")
+        me.bury(1)
+        code = operations.recv(fabric.port.address, 1, word.ctypes.data, 8, 1 << 48)
+        assert operations.flush(fabric.port.address, 1, endpoint) == code
+        me.close()
+        return code
+
+    def dead(me: Rank) -> None:
+        me.open(4096)
+        me.exchange("connected", b"")
+        me.close()
+
+    assert run_ranks([survivor, dead], transport)[0] == status.RANK_LOST
 
 
 def test_a_long_polite_wait_sleeps_instead_of_computing(transport):

@@ -93,6 +93,14 @@ class Rank:
         self._server = threading.Thread(target=serve, args=arguments)
         self._server.start()
 
+    def stop_serving(self) -> None:
+        """Leave peers without an answer, as a home whose agent hangs."""
+        if self._server is not None:
+            self._stop[0] = 1
+            self._server.join()
+            self._stop[0] = 0
+            self._server = None
+
     def bury(self, rank: int) -> None:
         """Confirm the death of `rank` on the control page, as this rank's agent does."""
         self.control[PEER_STATE + rank] = DEAD
@@ -113,9 +121,7 @@ class Rank:
 
     def close(self) -> float:
         """Stop serving and close the fabric; seconds that closing took."""
-        self._stop[0] = 1
-        if self._server is not None:
-            self._server.join()
+        self.stop_serving()
         before = time.monotonic()
         self.fabric.close()
         return time.monotonic() - before

@@ -16,6 +16,7 @@ import ctypes
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,7 +98,8 @@ class UcxFabric:
         self.agent_addresses = [bytes.fromhex(card["agent"]) for card in cards]
         self.watched = [_is_watched(world, rank) for rank in range(world.num_ranks)]
         self.peers = [
-            Peer(self.main_worker, rank, cards[rank], self.watched[rank]) for rank in range(len(cards))
+            Peer(self.main_worker, rank, card, watched, partial(self._await_confirmation, "connect", (rank,)))
+            for rank, (card, watched) in enumerate(zip(cards, self.watched, strict=True))
         ]
         self._kept: Any = None
         self._given_up: list[tuple[Port, Any]] = []
@@ -266,13 +268,18 @@ class UcxFabric:
             raise RankLost(lost, f"{call} over ucx")
 
     def _broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError:
-        """The error for a failed call; RankLost is raised if a death is confirmed within CONFIRM_S."""
-        deadline = time.monotonic() + CONFIRM_S
-        while ucx_status in BROKEN and time.monotonic() < deadline:
-            self._raise_if_lost(call, needs)
-            time.sleep(CONFIRM_STEP_S)
+        """The error for a failed call; RankLost is raised instead where a death explains it."""
+        if ucx_status in BROKEN:
+            self._await_confirmation(call, needs)
         text = self.context.library.status_text(ucx_status)
         return FabricError(f"{call} with rank {rank} over ucx failed: {text} ({ucx_status})")
+
+    def _await_confirmation(self, call: str, needs: Iterable[int]) -> None:
+        """Raise RankLost if the death of one of `needs` is confirmed within CONFIRM_S."""
+        deadline = time.monotonic() + CONFIRM_S
+        while time.monotonic() < deadline:
+            self._raise_if_lost(call, needs)
+            time.sleep(CONFIRM_STEP_S)
 
     def _release_port(self, kept: Any) -> None:
         """Make the port free: cancel a receive; leave anything else, and what it writes to, to UCX."""

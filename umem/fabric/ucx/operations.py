@@ -7,7 +7,7 @@ port and its buffers: UCX may still write to both.
 
 from __future__ import annotations
 
-from numba.core import types
+import numpy as np
 
 from ...kernels.compile import cpu_kernel, device_function
 from ...kernels.ops import load_i64, store_i64
@@ -149,5 +149,5 @@ def atomic(port, rank, endpoint, operation, value, desired, num_bytes, address, 
     store_i64(port, VALUE, value)
     store_i64(port, REPLY, desired)
     param = port + 8 * (ATOMIC_U64 if num_bytes == 8 else ATOMIC_U32)
-    request = ucp_atomic(endpoint, types.int32(operation), port + 8 * VALUE, 1, address, key, param)
+    request = ucp_atomic(endpoint, np.int32(operation), port + 8 * VALUE, 1, address, key, param)
     return begin(port, rank, request, DONE)

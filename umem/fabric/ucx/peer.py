@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ...errors import AddressError
+from ...errors import AddressError, FabricError
 from ...kernels.compile import c_callback
 from ...kernels.ops import store_i64
 from .context import Endpoint, Worker
@@ -47,8 +48,17 @@ class Peer:
     an endpoint of their own there.
     """
 
-    def __init__(self, worker: Worker, rank: int, card: dict[str, Any], is_watched: bool):
+    def __init__(
+        self,
+        worker: Worker,
+        rank: int,
+        card: dict[str, Any],
+        is_watched: bool,
+        await_confirmation: Callable[[], None],
+    ):
+        """`await_confirmation` raises RankLost where it learns that `rank` has died."""
         self.worker, self.rank, self.is_watched = worker, rank, is_watched
+        self._await_confirmation = await_confirmation
         self.endpoints: list[Endpoint] = []
         self._name = f"rank {rank}"
         self._main_address = bytes.fromhex(card["main"])
@@ -85,6 +95,10 @@ class Peer:
 
     def _connect(self, address: bytes, is_watched: bool) -> Endpoint:
         callback, word = (note_failure.address, self._failure.ctypes.data) if is_watched else (0, 0)
-        endpoint = self.worker.connect(address, self._name, callback, word)
+        try:
+            endpoint = self.worker.connect(address, self._name, callback, word)
+        except FabricError:  # there is nobody at that address
+            self._await_confirmation()
+            raise
         self.endpoints.append(endpoint)
         return endpoint

@@ -7,7 +7,7 @@ the 10-20 us: a longer spin burns the time slice that the peer needs on a shared
 
 from __future__ import annotations
 
-from numba.core import types
+import numpy as np
 
 from ...kernels.compile import cpu_kernel, device_function
 from ...kernels.control import DEAD, PEER_STATE, SPIN_ROUNDS, STOP
@@ -53,7 +53,7 @@ def sleep_until_event(port, deadline_ns):
     left_ns = deadline_ns - now_ns()
     if left_ns > 0:
         store_i64(port, NUM_SLEEPS, load_i64(port, NUM_SLEEPS) + 1)
-        poll(port + 8 * POLL_FD, 1, types.int32((left_ns + NS_PER_MS - 1) // NS_PER_MS))
+        poll(port + 8 * POLL_FD, 1, np.int32((left_ns + NS_PER_MS - 1) // NS_PER_MS))
     return OK
 
 
