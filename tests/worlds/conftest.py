@@ -1,4 +1,4 @@
-"""The same function in every kind of world: `run_world(work, ranks=2, world="mapped")` gives each rank's result.
+"""The same function in every kind of world: `run_world(work, ranks=2, world="mapped")`.
 
 A test that takes `world_kind` runs once in each kind. Where this machine allows no network namespaces, the
 `hosts` one is skipped, and says why.
@@ -84,9 +84,10 @@ def run_bare() -> RunWorld:
     return run
 
 
-def umem_command(*arguments: object) -> list[str]:
-    """Command line of `umem` with these arguments."""
-    return [sys.executable, "-m", "umem", *map(str, arguments)]
+def umem_command(*arguments: object, for_space: bool = False) -> list[str]:
+    """Command line of `umem` with these arguments; without `for_space` it loads nothing for a space."""
+    program = ["-m", "umem"] if for_space else [str(Path(__file__).parent / "bare_umem.py")]
+    return [sys.executable, *program, *map(str, arguments)]
 
 
 @pytest.fixture
@@ -103,16 +104,24 @@ def script(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def run_script(script: Callable[[str], Path]) -> RunScript:
-    """`umem run` of a script's source to its end, with `options` before and `arguments` after it."""
+    """`umem run` of a script's source to its end, with `options` before and `arguments` after it.
+
+    A script that opens a space says `for_space=True`.
+    """
 
     def run(
-        source: str, *options: object, arguments: tuple[object, ...] = (), **process: Any
+        source: str,
+        *options: object,
+        arguments: tuple[object, ...] = (),
+        for_space: bool = False,
+        **process: Any,
     ) -> subprocess.CompletedProcess[str]:
-        command = umem_command("run", *options, script(source), *arguments)
-        process.setdefault("stdin", None if "input" in process else subprocess.DEVNULL)
-        if process["stdin"] is None:
-            del process["stdin"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=SCRIPT_TIMEOUT_S, **process)
+        command = umem_command("run", *options, script(source), *arguments, for_space=for_space)
+        if "input" not in process:
+            process["stdin"] = subprocess.DEVNULL
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=SCRIPT_TIMEOUT_S, **process
+        )
 
     return run
 
@@ -122,9 +131,9 @@ def start_script(script: Callable[[str], Path]) -> Iterator[Callable[..., subpro
     """Start `umem run` of a script's source; what still runs at the test's end is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(source: str, *options: object) -> subprocess.Popen[str]:
+    def start(source: str, *options: object, for_space: bool = False) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            umem_command("run", *options, script(source)),
+            umem_command("run", *options, script(source), for_space=for_space),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

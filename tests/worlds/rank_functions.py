@@ -6,7 +6,8 @@ import os
 import socket
 import time
 
-from umem.errors import RankLost, WaitTimeout
+from umem.errors import RankLost, WaitTimeout, WorldError
+from umem.world import join
 
 
 def raised(kind, call, *args, **options):
@@ -92,3 +93,21 @@ def die_while_others_wait(world, how):
     raised(RankLost, world.exchange, "needs all, later", b"")
     assert not world.is_alive(1)
     return error.rank, str(error), time.monotonic() - started < 10
+
+
+def join_twice(world):
+    """What a second join says: inside the world, after leaving it, and in a fork of the rank."""
+    told = [type(raised(WorldError, join)).__name__]
+    world.leave()
+    with join() as again:
+        assert again.exchange("key", b"%d" % again.rank)[again.rank] == b"%d" % again.rank
+        told.append("joined again")
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(write_end, type(raised(WorldError, join)).__name__.encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        told.append(os.read(read_end, 100).decode())
+        again.exchange("end", b"")
+    return told

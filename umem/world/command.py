@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..errors import ConfigError, UmemError
 from .job import Outcome
@@ -69,7 +70,8 @@ def _explain(outcome: Outcome) -> None:
     """Say in one line on stderr which rank ended the world, and how."""
     cause = outcome.cause
     if cause is not None:
-        print(f"umem run: rank {cause.rank} {describe_exit(cause.exit_code)}", file=sys.stderr)
+        with suppress(BrokenPipeError):  # whoever read stderr is gone, and perhaps that is why
+            print(f"umem run: rank {cause.rank} {describe_exit(cause.exit_code)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,14 +19,17 @@ class LinePrefixer:
     def feed(self, data: bytes) -> bytes:
         """Add `data`; returns the lines that are complete now."""
         lines = (self._partial + data).splitlines(keepends=True)
-        is_partial = bool(lines) and not lines[-1].endswith((b"\n", b"\r")) and len(lines[-1]) <= _MAX_LINE_BYTES
-        self._partial = lines.pop() if is_partial else b""
+        self._partial = lines.pop() if lines and _is_partial(lines[-1]) else b""
         return b"".join(self._prefix + line for line in lines)
 
     def finish(self) -> bytes:
         """The last line where it was not ended, ended now."""
         partial, self._partial = self._partial, b""
         return self._prefix + partial + b"\n" if partial else b""
+
+
+def _is_partial(line: bytes) -> bool:
+    return not line.endswith((b"\n", b"\r")) and len(line) <= _MAX_LINE_BYTES
 
 
 def write_all(fd: int, data: bytes) -> None:

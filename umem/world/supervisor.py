@@ -191,7 +191,7 @@ class Supervisor:
             assert frame.kind is Kind.SIGNAL, frame.kind
             self._stop(signal.Signals(int(frame.payload)))
         if not data:
-            self._selector.unregister(self._caller)
+            self._unwatch(self._caller)
             self._stop(signal.SIGTERM)
 
     def _on_stream(self, rank: _Rank, events: int) -> None:
@@ -227,7 +227,7 @@ class Supervisor:
         except ConnectionError:
             data = b""
         if not data:
-            self._selector.unregister(rank.stream)
+            self._unwatch(rank.stream)
         for frame in rank.frames.feed(data):
             self._take(rank, frame)
         return bool(data)
@@ -252,11 +252,11 @@ class Supervisor:
         except BlockingIOError:
             return False
         if not data:
-            self._selector.unregister(read_end)
+            self._unwatch(read_end)
         try:
             write_all(target, lines.feed(data) if data else lines.finish())
         except BrokenPipeError:  # as in `umem run ... | head`
-            self._selector.unregister(read_end)
+            self._unwatch(read_end)
             self._stop(signal.SIGPIPE)
             return False
         return bool(data)
@@ -282,6 +282,11 @@ class Supervisor:
 
     def _is_watched(self, source: int | socket.socket) -> bool:
         return source in self._selector.get_map()
+
+    def _unwatch(self, source: int | socket.socket) -> None:
+        """Listen to `source` no more, if it still was listened to."""
+        if self._is_watched(source):
+            self._selector.unregister(source)
 
     # --- the end
 
@@ -326,8 +331,7 @@ class Supervisor:
         """Wait for an ended rank and close what belongs to it; returns its exit code."""
         sources: list[int | socket.socket] = [rank.stream, rank.pidfd, *rank.outputs]
         for source in sources:
-            if self._is_watched(source):
-                self._selector.unregister(source)
+            self._unwatch(source)
         _, status = os.waitpid(rank.pid, 0)
         rank.stream.close()
         for fd in (rank.pidfd, *rank.outputs):

@@ -1,0 +1,204 @@
+"""Worlds of other launchers: their variables, their port, and meeting in a store."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from umem.errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
+from umem.world import join, torchrun
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed: scripts/setup torch"
+)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Set the variables of a launcher."""
+
+    def set_variables(**values: object) -> None:
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    return set_variables
+
+
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"RANK": 0, "WORLD_SIZE": 2}, "MASTER_ADDR, MASTER_PORT not"),
+        ({"RANK": 2, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 9}, "RANK=2 is not below"),
+        ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 0}, "MASTER_PORT=0"),
+        ({"RANK": "one", "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 9}, "RANK='one'"),
+    ],
+)
+def test_variables_that_make_no_world_are_named(launched, values, text):
+    launched(**values)
+    with pytest.raises(ConfigError, match=text):
+        join()
+
+
+def test_a_launcher_of_one_rank_makes_a_world_of_one(launched):
+    launched(RANK=0, WORLD_SIZE=1)
+    with join() as world:
+        assert (world.rank, world.num_ranks, world.spec.kind) == (0, 1, "mapped")
+        assert world.exchange("key", b"own") == [b"own"]
+
+
+def test_a_port_that_another_program_has_is_told_before_torch_is_loaded(launched, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it would raise
+    with socket.create_server(("localhost", 0)) as other:
+        port = other.getsockname()[1]
+        launched(RANK=0, WORLD_SIZE=2, MASTER_ADDR="localhost", MASTER_PORT=port)
+        with pytest.raises(PortInUse, match=f"port {port} of localhost"):
+            join()
+
+
+def test_without_torch_the_error_says_what_to_install(launched, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    launched(RANK=0, WORLD_SIZE=2, MASTER_ADDR="localhost", MASTER_PORT=free_port())
+    with pytest.raises(WorldError, match="scripts/setup torch"):
+        join()
+
+
+# --- meeting in a store
+
+
+class DictStore:
+    """A store as torch's looks to umem, for threads of one process."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def set(self, key: str, value: bytes) -> None:
+        self.values[key] = value
+
+    def get(self, key: str) -> bytes:
+        return self.values[key]
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+
+def test_ranks_gather_in_a_store():
+    store, gathered = DictStore(), {}
+
+    def take_part(rank: int) -> None:
+        gathered[rank] = torchrun.StoreRendezvous(store, rank, 3).gather("key", b"%d" % rank, 30.0)
+
+    threads = [threading.Thread(target=take_part, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert gathered == {rank: [b"0", b"1", b"2"] for rank in range(3)}
+
+
+def test_waits_in_a_store_have_a_deadline_and_name_the_missing():
+    rendezvous = torchrun.StoreRendezvous(DictStore(), 1, 3)
+    with pytest.raises(WaitTimeout, match="for rank 0, 2"):
+        rendezvous.gather("key", b"", 0.05)
+    with pytest.raises(WaitTimeout, match="'absent'"):
+        rendezvous.get("absent", 0.05)
+    rendezvous.set("present", b"value", 1.0)
+    assert rendezvous.get("present", 1.0) == b"value"
+
+
+def test_a_death_ends_a_wait_in_a_store_unless_the_rank_had_sent_its_part():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    pidfd = os.pidfd_open(child.pid)
+    child.wait(30)
+    try:
+        store = DictStore()
+        rendezvous = torchrun.StoreRendezvous(store, 0, 2)
+        rendezvous.pidfds = {1: pidfd}
+        with pytest.raises(RankLost, match="'lost'"):
+            rendezvous.gather("lost", b"", 30.0)
+        store.set("kept/1", b"last words")
+        assert rendezvous.gather("kept", b"own", 30.0) == [b"own", b"last words"]
+    finally:
+        os.close(pidfd)
+
+
+# --- with torch itself
+
+SCRIPT = """
+import os
+from umem.world import join
+
+with join() as world:
+    assert world.num_ranks == 2 and world.hosts[0] == world.hosts[1] and world.may_map(1 - world.rank)
+    assert world.spec.kind == "mapped" and world.pids[world.rank] == os.getpid()
+    ranks = world.exchange("ranks", b"%d" % world.rank)
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"through rank %d" % world.rank)
+    theirs = world.share_fds("pipe", [read_end])
+    print(ranks, os.read(theirs[1 - world.rank][0], 100).decode(), flush=True)
+    import torch.distributed as dist
+    dist.init_process_group("gloo")  # over the same port
+    dist.barrier()
+    assert world.exchange("after", b"x") == [b"x", b"x"]
+    dist.destroy_process_group()
+"""
+
+
+@needs_torch
+def test_ranks_of_torchrun_meet(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    command += [str(free_port()), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"[b'0', b'1'] through rank {rank}" for rank in range(2)]
+
+
+@needs_torch
+@pytest.mark.parametrize("fails", [False, True])
+def test_ranks_of_a_plain_launcher_meet_at_rank_0(tmp_path, fails):
+    """Rank 0 opens the store; where rank 1 dies after joining, rank 0 hears of it."""
+    path = tmp_path / "script.py"
+    death = """
+        if world.rank == 1:
+            os.kill(os.getpid(), 9)
+        world.exchange("never", b"")
+    """
+    joined = "with join() as world:\n"
+    doomed = joined + textwrap.indent(textwrap.dedent(death), "    ")
+    path.write_text(SCRIPT.replace(joined, doomed if fails else joined))
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(path)],
+            env={**os.environ, **variables, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=100) for process in processes]
+    codes = [process.returncode for process in processes]
+    if fails:
+        assert codes == [1, -9] and "RankLost: rank 1 is dead" in outputs[0][1], outputs
+    else:
+        assert codes == [0, 0] and [out for out, _ in outputs] == [
+            f"[b'0', b'1'] through rank {1 - rank}\n" for rank in range(2)
+        ], outputs
