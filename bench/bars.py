@@ -64,7 +64,9 @@ class Bar:
     against_statistic: str = "p50"
     ranks: int = 2
     samples: int = 20
+    min_pairs: int = 8
     max_pairs: int = 128
+    warms_up: bool = True
     time_limit_s: float = 60.0
     alternative: Alternative | None = None
 
@@ -225,13 +227,15 @@ def _sample(bench: Bench, bars: Sequence[Bar], sides: Sequence[Side]) -> dict[st
     """Run rounds until every bar is decided or has used up its pairs or its time."""
     samples = max(bar.samples for bar in bars)
     deadline = time.monotonic() + max(bar.time_limit_s for bar in bars)
+    least = max(bar.min_pairs for bar in bars)
     most = max(bar.max_pairs for bar in bars)
     measured = Measured(bars[0].point)
-    warm_up(sides, samples)
+    if any(bar.warms_up for bar in bars):
+        warm_up(sides, samples)
     num_pairs = 0
     while True:
-        look = min(next_look(num_pairs), most)
-        while num_pairs < look and (num_pairs < 2 or time.monotonic() < deadline):
+        look = min(max(next_look(num_pairs), least), most)
+        while num_pairs < look and (num_pairs < 1 or time.monotonic() < deadline):
             run_rounds(sides, measured, 1, samples)
             num_pairs += 1
         results = {bar.id: evaluate(bar, measured, bench.rng) for bar in bars}

@@ -97,8 +97,11 @@ class Point:
 class Side(ABC):
     """One of the things that are compared at a point; runs when it is its turn and sleeps otherwise.
 
-    `name` is unique at its point and is what bars.toml calls it. `peer` is None for umem itself.
+    `name` is unique at its point and is what bars.toml calls it. `peer` is None for umem itself. `detail`
+    stands in the row's case where a side is one part of an operation: a step, a kind of limit.
     """
+
+    detail = ""
 
     def __init__(self, name: str, semantics: str, peer: str | None = None, transport: str = ""):
         self.name, self.semantics, self.peer, self.transport = name, semantics, peer, transport
@@ -133,9 +136,11 @@ class PartSide(Side):
         *,
         peer: str | None = None,
         transport: str = "",
+        detail: str = "",
         arguments: tuple[object, ...] = (),
     ):
         super().__init__(name, semantics, peer, transport)
+        self.detail = detail
         self._part, self._method, self._arguments = part, method or name, arguments
 
     def open(self) -> None:

@@ -128,7 +128,8 @@ class Bench:
         return chosen or side.semantics == "none"
 
     def _discard_broken(self) -> None:
-        for key in [key for key, group in self._groups.items() if not group.is_alive]:
+        """Forget groups that have died, so that the next case gets new ones."""
+        for key in [key for key, group in self._groups.items() if group.has_died]:
             del self._groups[key]
 
     def rows(self, case: Case, sides: Sequence[Side], measured: Measured) -> list[Row]:
@@ -163,7 +164,9 @@ class Bench:
     def _empty_row(
         self, case: Case, status: Status, point: Point | None = None, side: Side | None = None
     ) -> Row:
-        label = f"[{point.label}]" if point is not None and point.settings else ""
+        words = [point.label] if point is not None and point.settings else []
+        words += [side.detail] if side is not None and side.detail else []
+        label = f"[{' '.join(words)}]" if words else ""
         semantics = side.semantics if side else case.semantics[0]
         return Row(
             case=case.key + label,
@@ -189,7 +192,7 @@ class Bench:
             version=str(self.machine["version"]),
             commit=str(self.machine["commit"]),
             seed=self.options.seed,
-            pair=f"{case.key}{label}/{point.num_bytes}" if point else case.key,
+            pair=" ".join([case.key, str(point.num_bytes), point.label]).strip() if point else case.key,
         )
 
     def close(self) -> None:

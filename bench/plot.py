@@ -74,8 +74,8 @@ def _side_label(semantics: str, peer: str | None) -> str:
     return f"{peer or 'umem'} {semantics}"
 
 
-def steps_figure(steps: Sequence[tuple[str, float]], memory_us: float, title: str) -> Figure:
-    """The steps of the staged path end to end as one bar, above one load/store of the same bytes."""
+def steps_figure(steps: Sequence[tuple[str, float]], memory_us: float | None, title: str) -> Figure:
+    """The steps of the staged path end to end as one bar, beside one load/store of the same bytes."""
     figure = Figure(figsize=(PANEL_INCHES[0], 2.2), layout="constrained")
     axes = figure.subplots()
     start = 0.0
@@ -83,8 +83,11 @@ def steps_figure(steps: Sequence[tuple[str, float]], memory_us: float, title: st
     for (name, time_us), shade in zip(steps, shades, strict=False):
         axes.barh(0, time_us, left=start, color=shade, label=f"{name} {time_us:.3g} us")
         start += time_us
-    axes.barh(1, memory_us, color=MEMORY, label=f"load/store {memory_us:.3g} us")
-    axes.set_yticks((0, 1), ("staged", "load/store"))
+    bars = ["staged"]
+    if memory_us is not None:
+        axes.barh(1, memory_us, color=MEMORY, label=f"load/store {memory_us:.3g} us")
+        bars.append("load/store")
+    axes.set_yticks(range(len(bars)), bars)
     axes.set_xlabel("microseconds (p50)")
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=7, ncols=2, loc="lower right")

@@ -31,7 +31,7 @@ _TAIL_BYTES = 2000
 
 
 class WorkerError(UmemError):
-    """A worker raised something that is not one of umem's own errors; carries its traceback."""
+    """A worker raised something that is not one of umem's own errors; the text says what and where."""
 
 
 def serve(path: str, rank: int, context: object) -> None:
@@ -73,10 +73,11 @@ def _obey(parts: dict[int, Any], context: object, command: str, key: int, rest: 
 
 
 def _sendable(error: Exception) -> Exception:
-    """`error` itself where it is umem's and survives pickling by its text, else a WorkerError."""
+    """What tells the driver of `error`: its type and text where it is umem's, else a WorkerError."""
     if isinstance(error, UmemError):
         return _Carried(type(error), str(error), getattr(error, "rank", None))
-    return WorkerError("".join(traceback.format_exception(error)))
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return WorkerError(f"{type(error).__name__}: {error} ({where.filename}:{where.lineno} in {where.name})")
 
 
 class _Carried(UmemError):
@@ -104,17 +105,32 @@ class Part:
         self.key = Part._next_key
         self.group, self.name, self.arguments = group, name, arguments
         self._num_users = 0
+        self._failure: Exception | None = None
 
     def open(self) -> None:
-        """Make the part in every worker, for the first of its users."""
+        """Make the part in every worker, for the first of its users. What failed once fails again."""
+        if self._failure is not None:
+            raise self._failure
         if self._num_users == 0:
-            self.group.start()
-            self.group.command("make", self.key, self.name, self.arguments)
+            try:
+                self.group.start()
+                self.group.command("make", self.key, self.name, self.arguments)
+            except UmemError as error:
+                self._failure = error
+                raise
         self._num_users += 1
 
     def call(self, method: str, *arguments: Any, only: int | None = None) -> list[Any]:
         """Results of `method(*arguments)` in every worker, or in one; raises what a worker raised."""
         return self.group.command("call", self.key, method, arguments, only=only)
+
+    def post(self, method: str, *arguments: Any, only: int) -> None:
+        """Start a call in one worker and return; nothing else may be asked of it until `take`."""
+        self.group.send("call", self.key, method, arguments, only=only)
+
+    def take(self, only: int) -> Any:
+        """The result of what was posted."""
+        return self.group.collect([only])[0]
 
     def close(self) -> None:
         """Drop the part once its last user has closed it."""
@@ -142,6 +158,8 @@ class Group:
         self._process: subprocess.Popen[bytes] | None = None
         self._connections: list[Connection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._failure: WorkerError | None = None
+        self.has_died = False  # in the middle of its work: another group of its kind may do better
         self.pids: list[int] = []
 
     @property
@@ -150,7 +168,12 @@ class Group:
         return bool(self._connections)
 
     def start(self) -> None:
-        """Start the workers and wait until all have connected; nothing where they run already."""
+        """Start the workers and wait until all have connected; nothing where they run already.
+
+        What could not be started once is not tried again: the same WorkerError is raised.
+        """
+        if self._failure is not None:
+            raise self._failure
         if self.is_alive:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="umem-bench-")
@@ -196,7 +219,8 @@ class Group:
     def _fail(self, what: str) -> None:
         text = self._tail()
         self.close()
-        raise WorkerError(f"{self.name} {what}" + (f":\n{text}" if text else ""))
+        self._failure = WorkerError(f"{self.name} {what}" + (f":\n{text}" if text else ""))
+        raise self._failure
 
     def _tail(self) -> str:
         if self._folder is None or not self._log.exists():
@@ -204,16 +228,24 @@ class Group:
         return self._log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
 
     def command(self, command: str, key: int, *rest: Any, only: int | None = None) -> list[Any]:
-        """Send one command to every worker (or to `only`) and wait for all answers.
+        """Send one command to every worker (or to `only`) and wait for all answers: `send` and `collect`."""
+        return self.collect(self.send(command, key, *rest, only=only))
 
-        Raises the first worker's error, RankLost where one died, WaitTimeout after CALL_TIMEOUT_S.
-        """
-        targets = range(self.num_workers) if only is None else [only]
+    def send(self, command: str, key: int, *rest: Any, only: int | None = None) -> list[int]:
+        """Send one command to every worker (or to `only`); returns which. Raises RankLost."""
+        targets = list(range(self.num_workers)) if only is None else [only]
         for rank in targets:
             try:
                 self._connections[rank].send((command, key, *rest))
             except BrokenPipeError:
                 self._lose(rank)
+        return targets
+
+    def collect(self, targets: Sequence[int]) -> list[Any]:
+        """Answers of these workers, in this order.
+
+        Raises the first worker's error, RankLost where one died, WaitTimeout after CALL_TIMEOUT_S.
+        """
         answers = self._collect({self._connections[rank]: rank for rank in targets})
         errors = [answer for ok, answer in answers.values() if not ok]
         if errors:
@@ -227,6 +259,7 @@ class Group:
             ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 slow = sorted(waiting.values())
+                self.has_died = True
                 self.close()
                 raise WaitTimeout(f"{self.name}: ranks {slow} did not answer within {CALL_TIMEOUT_S:.0f} s")
             for connection in ready:
@@ -240,6 +273,7 @@ class Group:
 
     def _lose(self, rank: int) -> None:
         text = self._tail()
+        self.has_died = True
         self.close()
         raise RankLost(rank, f"{self.name} ended in the middle of a case" + (f":\n{text}" if text else ""))
 

@@ -41,7 +41,9 @@ class Anatomy(Case):
         transport = TRANSPORTS[bench.options.world].partition(",")[0]
         staged: list[Side] = [PartSide("staged", "staged", part, transport=transport)]
         staged += [
-            PartSide(f"staged.{step}", "staged", part, "step", transport=step, arguments=(step,))
+            PartSide(
+                f"staged.{step}", "staged", part, "step", transport=transport, detail=step, arguments=(step,)
+            )
             for step in STEPS
         ]
         if bench.options.world != MAPPED:

@@ -25,7 +25,7 @@ class LocalSide(Side):
     def __init__(self, name: str, seconds: Callable[[], float]):
         super().__init__(name, "none", peer="c")
         self._seconds = seconds
-        self.transport = name
+        self.detail = name
 
     def open(self) -> None:
         limits.load()

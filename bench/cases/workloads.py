@@ -19,7 +19,7 @@ PAIR = 2  # ranks
 def pair_sides(
     bench: Bench, module: str, sides: dict[str, tuple[str, str]], **arguments: object
 ) -> list[Side]:
-    """Sides {name: (class, semantics)} of a module of parts, between two ranks; load_store only where mapped."""
+    """Sides {name: (class, semantics)} of a module of parts, two ranks; `Mapped` only where it can be."""
     ranks = bench.ranks(num_ranks=PAIR)
     parts = {
         kind: Part(ranks, f"umem.bench.parts.{module}:{kind}", **arguments) for kind, _ in sides.values()

@@ -54,7 +54,7 @@ class Slice(SpacePart):
         return samples
 
     def staged(self, num_samples: int) -> Samples | None:
-        """The same through the five steps; from the owner's first to the reader's last, both ranks at work."""
+        """The same through the five steps; from the owner's first to the reader's last."""
         path = self._path()
         rows = (self.num_rows, self.row_bytes)
         steps = {step: np.zeros(num_samples) for step in STEPS}

@@ -42,7 +42,7 @@ class UcxPart(SpacePart):
         self.in_tag = self.other << 48 | TAG
 
     def rounds(self, num_samples: int, num_warm: int, loop: Callable[[int, int], int]) -> Samples:
-        """Seconds of each of `num_samples` rounds of `loop(num_rounds, times)`, after `num_warm` that are not kept.
+        """Seconds of each round of `loop(num_rounds, times)`: `num_samples`, after `num_warm` dropped ones.
 
         The loop writes the cycles of each round to `times`; what a cycle is follows from the whole.
         """

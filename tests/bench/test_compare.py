@@ -7,10 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-from .examples import row
 from umem.bench.compare import compare, print_comparison
 from umem.bench.rows import Results
 from umem.errors import ConfigError
+
+from .examples import row
 
 
 def results(*rows, host="a machine"):

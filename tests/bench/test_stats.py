@@ -47,7 +47,9 @@ def test_interval_narrows_with_more_samples():
 
 def test_interval_is_the_same_for_the_same_seed():
     values = np.random.default_rng(0).normal(size=20)
-    assert median_interval(values, np.random.default_rng(5)) == median_interval(values, np.random.default_rng(5))
+    assert median_interval(values, np.random.default_rng(5)) == median_interval(
+        values, np.random.default_rng(5)
+    )
 
 
 def test_ratio_divides_out_a_drift_that_both_sides_share():

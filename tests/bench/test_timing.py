@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .examples import FakeSide
 from umem.bench.case import Point
 from umem.bench.timing import Depth, close_sides, measure, open_sides
 from umem.errors import Waived
+
+from .examples import FakeSide
 
 POINT = Point(8)
 
@@ -33,7 +34,9 @@ def test_time_limit_ends_the_sampling_but_not_below_the_least():
     measured = measure([side], POINT, Depth(50, 1, 0, time_limit_s=5.0), clock=lambda: next(seconds))
     assert 3 <= len(measured.blocks["a"]) < 50
     late = iter([0, *[1000] * 100])
-    measured = measure([side], POINT, Depth(50, 1, 0, time_limit_s=5.0, min_rounds=4), clock=lambda: next(late))
+    measured = measure(
+        [side], POINT, Depth(50, 1, 0, time_limit_s=5.0, min_rounds=4), clock=lambda: next(late)
+    )
     assert len(measured.blocks["a"]) == 4
 
 

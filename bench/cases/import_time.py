@@ -1,0 +1,93 @@
+"""What `import umem` costs, and what it must not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from umem.errors import WorldError
+
+from ..case import NO_SEMANTICS, Case, Options, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..stats import Samples
+
+ALLOWANCE_S = 0.1
+FORBIDDEN = ("torch", "cupy", "numba", "ucp", "ucxx", "libucx")
+TIMEOUT_S = 60.0
+TIMED = "import time; begin = time.perf_counter(); import {module}; print(time.perf_counter() - begin)"
+COUNTED = f"import sys, umem; print(sum(name in sys.modules for name in {FORBIDDEN}))"
+
+
+class PrintSide(Side):
+    """What a new Python prints, plus a constant."""
+
+    def __init__(self, name: str, code: str, peer: str | None = None, plus: float = 0.0):
+        super().__init__(name, NO_SEMANTICS, peer)
+        self._code, self._plus = code, plus
+
+    def block(self, num_samples: int) -> Samples:
+        return np.array([self._number() + self._plus for _ in range(num_samples)])
+
+    def _number(self) -> float:
+        command = [sys.executable, "-c", self._code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        if done.returncode:
+            raise WorldError(f"{self._code!r} failed: {done.stderr.strip()[-400:]}")
+        return float(done.stdout)
+
+
+class ConstantSide(Side):
+    """A number to compare with."""
+
+    def __init__(self, name: str, value: float, peer: str):
+        super().__init__(name, NO_SEMANTICS, peer)
+        self._value = value
+
+    def block(self, num_samples: int) -> Samples:
+        return np.full(num_samples, self._value)
+
+
+@register
+class ImportTime(Case):
+    """Seconds."""
+
+    key = "import.time"
+    description = "import umem in a new Python, against import numpy there plus 0.1 s"
+    limit_side = "numpy"
+    min_ranks = 1
+    most_samples = 1
+    budget_s = 2.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(0)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        numpy = TIMED.format(module="numpy")
+        return [
+            PrintSide("umem", TIMED.format(module="umem")),
+            PrintSide("numpy", numpy, peer="numpy"),
+            PrintSide("numpy_and_allowance", numpy, peer="numpy + 0.1 s", plus=ALLOWANCE_S),
+        ]
+
+
+@register
+class ImportModules(Case):
+    """Modules."""
+
+    key = "import.modules"
+    description = (
+        "how many of torch, cupy, numba and the UCX bindings `import umem` loads (in place of seconds)"
+    )
+    min_ranks = 1
+    most_samples = 1
+    budget_s = 1.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(0)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        return [PrintSide("loaded", COUNTED), ConstantSide("one", 1.0, peer="1")]

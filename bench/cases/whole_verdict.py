@@ -1,0 +1,37 @@
+"""The main job as a whole."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ..case import Case, Options, Point, Side
+from ..driver import Bench
+from ..registry import register
+from .import_time import ConstantSide
+from .startup import ProgramSide
+
+LIMIT_S = 90.0
+SCRIPT = """
+import sys, tempfile
+from umem.cli import app
+with tempfile.TemporaryDirectory() as folder:
+    sys.exit(app.main(["verdict", "--report", folder + "/report.html"]))
+"""
+
+
+@register
+class WholeVerdict(Case):
+    """umem verdict."""
+
+    key = "verdict"
+    description = "umem verdict from start to end, against 90 s"
+    limit_side = "seconds_90"
+    most_samples = 1
+    budget_s = 0.0  # no part of itself
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(0)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        return [ProgramSide("verdict", [sys.executable], SCRIPT), ConstantSide("seconds_90", LIMIT_S, "90 s")]

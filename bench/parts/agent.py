@@ -1,0 +1,150 @@
+"""What rank 0 gets from a home whose user code holds the GIL: the home's agent must answer meanwhile.
+
+Beside it an eventfd round trip between the same two processes: rank 1 answers it from a thread in C. Its
+descriptors travel over a socket in the driver's folder, which also works between network namespaces.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from umem.errors import WaitTimeout
+from umem.kernels.compile import c_callback
+from umem.kernels.ops_system import now_ns
+from umem.space import Space
+
+from .. import limits
+from ..stats import Samples
+from .base import SpacePart
+
+CLIENT, HOME = 0, 1
+GAP_S = 500e-6  # between operations: longer than any spin, so that both sides sleep
+ENDLESS = 1 << 60  # rounds
+MEET_TIMEOUT_S = 20.0
+ALLOC_BYTES = 4096
+HOLDS = b"h"
+
+
+@c_callback("int64(int64)")
+def burn(duration_ns):
+    """Use the processor for `duration_ns`."""
+    end = now_ns() + duration_ns
+    while now_ns() < end:
+        pass
+    return 0
+
+
+class Home(SpacePart):
+    """Rank 1 holds its GIL; rank 0 asks for its memory. `folder` is where the two find each other."""
+
+    def __init__(self, space: Space, folder: str):
+        super().__init__(space)
+        limits.load()
+        self.word = self.shared(64, home=HOME).address
+        self.buffer = np.ones(8, np.uint8)
+        self.num_added = 0
+        self.thread: threading.Thread | None = None
+        self.socket: socket.socket | None = None
+        self.fds: list[int] = []
+        if self.rank <= HOME:
+            self._meet(os.path.join(folder, "eventfds"))
+        space.barrier()
+
+    def _meet(self, path: str) -> None:
+        if self.rank == HOME:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.settimeout(MEET_TIMEOUT_S)
+                listener.bind(path)
+                listener.listen()
+                self.space.world.set(path, b"")
+                self.socket = listener.accept()[0]
+            self.fds = [os.eventfd(0), os.eventfd(0)]
+            socket.send_fds(self.socket, [HOLDS], self.fds)
+            ask, answer = self.fds
+            echo = limits.load().event_ping_pong
+            self.thread = threading.Thread(target=echo, args=(ask, answer, 1, ENDLESS), daemon=True)
+            self.thread.start()
+        else:
+            self.space.world.get(path, MEET_TIMEOUT_S)
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(MEET_TIMEOUT_S)
+            self.socket.connect(path)
+            self.fds = socket.recv_fds(self.socket, 1, 2)[1]
+
+    # --- the home
+
+    def hold(self, duration_s: float) -> None:
+        """One call that keeps the GIL for `duration_s`; the client is told when it begins."""
+        if self.rank != HOME:
+            return
+        assert self.socket is not None
+        call = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(burn.address)
+        self.socket.send(HOLDS)
+        call(int(duration_s * 1e9))
+
+    # --- the client
+
+    def await_hold(self) -> None:
+        """Return once the home is about to hold its GIL."""
+        assert self.socket is not None
+        if self.socket.recv(1) != HOLDS:
+            raise WaitTimeout("the home ended before it held its GIL")
+
+    def get(self, num_samples: int) -> Samples:
+        """8 B from the home."""
+        return self._each(num_samples, lambda: self.space.get(self.buffer, self.word))
+
+    def put(self, num_samples: int) -> Samples:
+        """8 B to the home, the second word there."""
+        return self._each(num_samples, lambda: self.space.put(self.word + 8, self.buffer))
+
+    def fetch_add(self, num_samples: int) -> Samples:
+        """Add to the home's first word."""
+        samples = self._each(num_samples, lambda: self.space.fetch_add(self.word, 1, "int64"))
+        self.num_added += num_samples
+        self.expect(self.space.load(self.word, "int64") == self.num_added)
+        return samples
+
+    def alloc(self, num_samples: int) -> Samples:
+        """4 KiB of the home's memory, given back outside the timing."""
+        found: list[int] = []
+        samples = self._each(num_samples, lambda: found.append(self.space.alloc(ALLOC_BYTES, home=HOME)))
+        self.expect(len(set(found)) == num_samples)
+        for address in found:
+            self.space.free(address)
+        return samples
+
+    def eventfd(self, num_samples: int) -> Samples:
+        """An eventfd round trip with the home's process."""
+        ask, answer = self.fds
+        ping = limits.load().event_ping_pong
+        return self._each(num_samples, lambda: ping(answer, ask, 0, 1))
+
+    def _each(self, num_samples: int, operation: Callable[[], object]) -> Samples:
+        samples = np.empty(num_samples)
+        for sample in range(num_samples):
+            time.sleep(GAP_S)
+            begin = time.perf_counter_ns()
+            operation()
+            samples[sample] = (time.perf_counter_ns() - begin) * 1e-9
+        return samples
+
+    def close(self) -> None:
+        self.space.barrier()
+        if self.thread is not None:
+            ask = self.fds[0]
+            os.set_blocking(ask, False)  # woken once more, the echo finds nothing to read and ends
+            os.eventfd_write(ask, 1)
+            self.thread.join(MEET_TIMEOUT_S)
+        for fd in self.fds:
+            os.close(fd)
+        if self.socket is not None:
+            self.socket.close()
+        super().close()

@@ -1,0 +1,48 @@
+"""How a rank reaches every other: by which fabric, and that the bytes it finds are right."""
+
+from __future__ import annotations
+
+from umem.kernels.compile import cpu_kernel
+from umem.kernels.control import is_mapped
+from umem.space import Space
+
+from .base import SpacePart
+
+WORD_BYTES = 64
+MAGIC = 0x756D_656D_0000
+LOAD_STORE = "load/store"
+
+mapped_here = cpu_kernel("int64(int64, int64, int64)")(is_mapped)
+
+
+class Reach(SpacePart):
+    """A word in every rank's memory, which every rank reads and adds to by its address."""
+
+    def __init__(self, space: Space):
+        super().__init__(space)
+        self.words = [self.shared(WORD_BYTES, home=rank).address for rank in range(space.num_ranks)]
+        space.store(self.words[self.rank], MAGIC + self.rank, "int64")
+        space.barrier()
+
+    def ways(self) -> list[str]:
+        """By rank: how this rank reaches its memory, "" where what it read there was wrong."""
+        return [self._way(rank, address) for rank, address in enumerate(self.words)]
+
+    def _way(self, rank: int, address: int) -> str:
+        if self.space.load(address, "int64") != MAGIC + rank:
+            return ""
+        if mapped_here(self.space.control, address, 8):
+            return LOAD_STORE
+        transport = self.space.world.ucx_environment["UCX_TLS"].partition(",")[0]
+        return f"{self.space.switch.fabric_to(rank).name} {transport}"
+
+    def add(self) -> None:
+        """Every rank adds 1 to every rank's second word, all at once."""
+        self.space.barrier()
+        for address in self.words:
+            self.space.fetch_add(address + 8, 1, "int64")
+        self.space.barrier()
+
+    def sums(self) -> list[int]:
+        """The second words, as this rank sees them."""
+        return [self.space.load(address + 8, "int64") for address in self.words]
