@@ -9,30 +9,14 @@ from __future__ import annotations
 from . import status
 from .compile import cpu_kernel, device_function
 from .heap_alloc import heap_alloc, heap_alloc_for, heap_free, heap_free_for, heap_retain
-from .heap_core import record_address
-from .heap_layout import (
-    GENERATION_SHIFT,
-    RECORD_SIZE,
-    RECORD_STATE,
-    SHARED,
-    SLOT_LIVE,
-    STATE_MASK,
-)
+from .heap_audit import heap_audit
+from .heap_blocks import record_address
+from .heap_layout import RECORD_STATE, SLOT_LIVE, STATE_MASK
 from .heap_lock import heap_reclaim_dead
 from .heap_magazine import adopt_magazine, flush_all, is_own_magazine, open_guest, open_magazine
-from .heap_record import find_slot, owner_rank, slot_address
+from .heap_record import find_slot
 from .heap_setup import init_arena
-from .heap_usage import (
-    LIST_ADDRESS,
-    LIST_BYTES,
-    LIST_GENERATION,
-    LIST_OWNER,
-    LIST_REFERENCES,
-    heap_audit,
-    heap_list,
-    heap_usage,
-    num_references,
-)
+from .heap_usage import heap_list, heap_usage, write_row
 from .ops import load_acquire_i64, load_i64, store_i64
 
 
@@ -47,11 +31,7 @@ def heap_find(arena, address, row):
     state = load_acquire_i64(record, RECORD_STATE)
     if state & STATE_MASK != SLOT_LIVE:
         return status.NOT_ALLOCATED
-    store_i64(row, LIST_ADDRESS, slot_address(arena, number))
-    store_i64(row, LIST_BYTES, load_i64(record, RECORD_SIZE))
-    store_i64(row, LIST_OWNER, owner_rank(state))
-    store_i64(row, LIST_GENERATION, (state >> GENERATION_SHIFT) & 0xFFFF_FFFF)
-    store_i64(row, LIST_REFERENCES, num_references(arena, number) if state & SHARED else 1)
+    write_row(arena, number, state, row)
     return status.OK
 
 

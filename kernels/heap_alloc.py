@@ -15,24 +15,23 @@ from . import status
 from .compile import device_function, inlined_function
 from .control import EPOCH
 from .heap_bitmap import NONE
+from .heap_blocks import give_blocks, record_address, take_blocks
 from .heap_classes import RECIPROCAL_BITS, REMAINDER_MASK, aligned_class, class_of
-from .heap_core import give_blocks, give_slot, record_address, take_blocks, take_slots
 from .heap_layout import (
-    ARENA_BLOCKS,
     ARENA_SCRATCH,
+    ARENA_SPANS,
     ARGUMENT_SHIFT,
     BLOCK_BYTES,
     BLOCK_LOG2,
-    BLOCK_SLAB,
     CLASS_MASK,
     CLASS_SHIFT,
+    ENTRY_NUMBER_SHIFT,
     GENERATION_MASK,
     GRANULE_BYTES,
     GRANULE_LOG2,
     KIND_MASK,
     MAGAZINE_ARENA,
     MAGAZINE_BASE,
-    MAGAZINE_BLOCKS,
     MAGAZINE_CACHED,
     MAGAZINE_COUNTS,
     MAGAZINE_HOLDER,
@@ -41,8 +40,11 @@ from .heap_layout import (
     MAGAZINE_NUM_BYTES,
     MAGAZINE_POOL,
     MAGAZINE_RECORDS,
+    MAGAZINE_SPANS,
     MAX_ALIGNMENT,
     MAX_SLOT_BYTES,
+    PLACE_MASK,
+    PLACE_SHIFT,
     POOL_MASK,
     RECORD_BYTES,
     RECORD_STATE,
@@ -50,12 +52,15 @@ from .heap_layout import (
     SLOT_FREE,
     SLOT_LIVE,
     SLOT_LOG2,
-    SLOT_MASK,
+    SPAN_LOG2,
+    SPAN_SLAB,
+    SPANS_LOG2,
     STATE_MASK,
 )
 from .heap_lock import acquire_arena, heap_reclaim_dead, release_arena
 from .heap_magazine import flush, flush_all, hand_out, is_own_magazine, refill, row_address
 from .heap_record import add_holder, drop_holder, find_start, owner_bits, owner_rank
+from .heap_slab import give_slot, take_slots
 from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_i64
 
 
@@ -124,7 +129,7 @@ def alloc_once(control, magazine, size_class, num_bytes, live):
     code = acquire_arena(control, arena, load_i64(magazine, MAGAZINE_HOLDER))
     if code != status.OK:
         return code
-    pool = load_i64(magazine, MAGAZINE_POOL)
+    pool = load_i64(magazine, MAGAZINE_POOL) & ~KIND_MASK
     address = status.NO_MEMORY
     if size_class >= 0:
         cached = load_i64(magazine, MAGAZINE_CACHED)
@@ -132,7 +137,7 @@ def alloc_once(control, magazine, size_class, num_bytes, live):
             address = hand_out(magazine, load_i64(arena, ARENA_SCRATCH), num_bytes, live)
     else:
         num_blocks = (num_bytes + (BLOCK_BYTES - 1)) >> BLOCK_LOG2
-        first = take_blocks(arena, pool & ~KIND_MASK, num_blocks, num_bytes, live)
+        first = take_blocks(arena, pool, num_blocks, num_bytes, live)
         if first != NONE:
             address = load_i64(magazine, MAGAZINE_BASE) + (first << BLOCK_LOG2)
     release_arena(arena)
@@ -148,13 +153,14 @@ def heap_free(control, arena, magazine, address):
     """
     offset = address - load_i64(magazine, MAGAZINE_BASE)
     if 0 <= offset < load_i64(magazine, MAGAZINE_NUM_BYTES) and is_own_magazine(magazine):
-        block = offset >> BLOCK_LOG2
-        word = load_relaxed_i64(load_i64(magazine, MAGAZINE_BLOCKS), block)
+        span = offset >> SPAN_LOG2
+        word = load_relaxed_i64(load_i64(magazine, MAGAZINE_SPANS), span)
         if word & POOL_MASK == load_i64(magazine, MAGAZINE_POOL):
             factor = word >> ARGUMENT_SHIFT
-            granule = (offset >> GRANULE_LOG2) & SLOT_MASK
+            first_span = span - ((word >> PLACE_SHIFT) & PLACE_MASK)
+            granule = (offset - (first_span << SPAN_LOG2)) >> GRANULE_LOG2
             product = granule * factor
-            number = (block << SLOT_LOG2) | (product >> RECIPROCAL_BITS)
+            number = (first_span << SLOT_LOG2) + (product >> RECIPROCAL_BITS)
             record = load_i64(magazine, MAGAZINE_RECORDS) + number * RECORD_BYTES
             state = load_relaxed_i64(record, RECORD_STATE)
             is_start = offset & (GRANULE_BYTES - 1) == 0 and product & REMAINDER_MASK < factor
@@ -168,7 +174,9 @@ def heap_free(control, arena, magazine, address):
                 cached = (state & GENERATION_MASK) | load_i64(magazine, MAGAZINE_CACHED)
                 # Only one of two that free at once may win; and `reclaim` may be taking it back.
                 if compare_swap_i64(record, RECORD_STATE, state, cached) == state:
-                    store_i64(row_address(magazine, size_class), count, (number << SLOT_LOG2) | granule)
+                    store_i64(
+                        row_address(magazine, size_class), count, (number << ENTRY_NUMBER_SHIFT) | granule
+                    )
                     store_i64(magazine, MAGAZINE_COUNTS + size_class, count + 1)
                     return status.OK
     rank = owner_rank(load_i64(magazine, MAGAZINE_LIVE))
@@ -188,8 +196,7 @@ def free_slow(control, magazine, rank, address):
     number = find_start(arena, address)
     if number < 0:
         return number
-    block = number >> SLOT_LOG2
-    word = load_acquire_i64(load_i64(arena, ARENA_BLOCKS), block)
+    word = load_acquire_i64(load_i64(arena, ARENA_SPANS), number >> SLOT_LOG2)
     if word & POOL_MASK == load_i64(magazine, MAGAZINE_POOL) and is_own_magazine(magazine):
         size_class = (word >> CLASS_SHIFT) & CLASS_MASK
         limit = load_i64(magazine, MAGAZINE_LIMITS + size_class)
@@ -218,12 +225,10 @@ def free_in_core(arena, number, rank):
             return code
     elif compare_swap_i64(record, RECORD_STATE, state, (state & GENERATION_MASK) | SLOT_FREE) != state:
         return status.DOUBLE_FREE
-    block = number >> SLOT_LOG2
-    word = load_i64(load_i64(arena, ARENA_BLOCKS), block)
-    if word & KIND_MASK == BLOCK_SLAB:
-        give_slot(arena, block, number & SLOT_MASK)
+    if load_i64(load_i64(arena, ARENA_SPANS), number >> SLOT_LOG2) & KIND_MASK == SPAN_SLAB:
+        give_slot(arena, number)
     else:
-        give_blocks(arena, block)
+        give_blocks(arena, number >> (SLOT_LOG2 + SPANS_LOG2))
     return status.OK
 
 

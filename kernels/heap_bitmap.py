@@ -1,4 +1,4 @@
-"""Bitmaps over the blocks of an arena: which are free, and which slabs of a class have a free slot.
+"""Bitmaps over the blocks of an arena: free ones, those with room for a slab, those with slabs of a class.
 
 Changed and read under the arena's lock only. Every search starts at the lowest address, so that what
 lives gathers there and blocks above empty out. A hint a bitmap keeps searches short: a full scan of 1 TiB
@@ -17,6 +17,8 @@ from .heap_layout import (
     ARENA_NUM_FREE,
     FREE_BLOCKS,
     NUM_CLASSES,
+    NUM_OPEN,
+    SPANS_LOG2,
 )
 from .ops import load_i64, load_u32, store_i64, store_u32
 from .ops_system import count_trailing_zeros_u64
@@ -26,9 +28,15 @@ FULL = 0xFFFF_FFFF  # a word of bits
 
 
 @device_function
-def partial_slabs(attribute, size_class):
-    """Bitmap of the slabs of a class that have a free slot."""
-    return 1 + attribute * NUM_CLASSES + size_class
+def open_blocks(attribute, order):
+    """Bitmap of the cut blocks of an attribute with 1 << order free spans in an aligned row, not all 32."""
+    return 1 + attribute * SPANS_LOG2 + order
+
+
+@device_function
+def partial_blocks(attribute, size_class):
+    """Bitmap of the blocks with a slab of a class that has a free slot, and of some that had one."""
+    return 1 + NUM_OPEN + attribute * NUM_CLASSES + size_class
 
 
 @device_function

@@ -3,7 +3,7 @@
 Slots are whole granules of 64 B: 1, 2, 3, 4 granules, then four sizes a power of two (5, 6, 7, 8, 10, 12,
 14, 16, 20, ...) up to 1 MiB, so a request wastes at most a fifth of its slot above 256 B.
 
-`reciprocal` turns the division by a slot size into a multiplication: with g < 2**15 granules into a block
+`reciprocal` turns the division by a slot size into a multiplication: with g < 2**15 granules into a slab
 and u <= 2**14 granules a slot, g * ceil(2**30 / u) >> 30 == g // u exactly, and the 30 bits below tell
 whether g is a multiple of u: they are at most g // u * (u - 1) < 2**15 if it is, and at least
 ceil(2**30 / u) >= 2**16 if it is not (T. Granlund, P. Montgomery, Division by invariant integers, 1994).
@@ -12,7 +12,7 @@ ceil(2**30 / u) >= 2**16 if it is not (T. Granlund, P. Montgomery, Division by i
 from __future__ import annotations
 
 from .compile import device_function
-from .heap_layout import GRANULE_LOG2, MAX_SLOT_BYTES, SLOTS_PER_BLOCK
+from .heap_layout import GRANULE_LOG2, MAX_SLOT_BYTES, SLOT_LOG2, SPANS_LOG2
 from .ops_system import count_leading_zeros_u64
 
 RECIPROCAL_BITS = 30
@@ -37,9 +37,22 @@ def class_granules(size_class):
 
 
 @device_function
+def class_order(size_class):
+    """log2 of the spans of a slab of this class: 8 slots or more up to 64 KiB, 4 above, 2 above 512 KiB.
+
+    More slots would waste less at the end of the slab, and leave more unused in a class that is rare.
+    """
+    last = class_granules(size_class) - 1
+    order = 64 - count_leading_zeros_u64(last) + (3 if last < 1 << SLOT_LOG2 else 2) - SLOT_LOG2
+    if order < 0:
+        return 0
+    return order if order < SPANS_LOG2 else SPANS_LOG2
+
+
+@device_function
 def class_slots(size_class):
-    """Slots that a block of this class is cut into."""
-    return SLOTS_PER_BLOCK // class_granules(size_class)
+    """Slots that a slab of this class is cut into."""
+    return (1 << (SLOT_LOG2 + class_order(size_class))) // class_granules(size_class)
 
 
 @device_function
@@ -53,7 +66,7 @@ def reciprocal(size_class):
 def aligned_class(num_bytes, align):
     """Smallest class that holds `num_bytes` in slots that are multiples of `align`; -1 where none does.
 
-    Blocks are aligned to their size, so a slot is as aligned as its size. `align` is a power of two.
+    Slabs are aligned to their size, so a slot is as aligned as its own. `align` is a power of two.
     """
     if num_bytes < align:
         num_bytes = align

@@ -2,7 +2,7 @@
 
 alloc pops an entry and free pushes one, without the lock. An empty row is refilled and a full one half
 emptied under it, half a row at a time, so the lock is taken once in about thirty operations of small
-slots. Records say who has a slot (see heap_core.slot_has_one_place); the rows themselves are derived, and
+slots. Records say who has a slot (see heap_slab.slot_has_one_place); the rows themselves are derived, and
 nobody reads the rows of a dead rank.
 
 A magazine belongs to one thread. Any other thread that is given it, an agent's or a deleter's, goes to
@@ -15,21 +15,20 @@ from __future__ import annotations
 from . import status
 from .compile import device_function
 from .heap_classes import class_granules
-from .heap_core import free_record, give_slot, take_slots
 from .heap_layout import (
     ARENA_BASE,
-    ARENA_BLOCKS,
     ARENA_NUM_BLOCKS,
     ARENA_RECORDS,
+    ARENA_SPANS,
     BLOCK_LOG2,
-    BLOCK_SLAB,
-    ENTRY_BLOCK_SHIFT,
+    ENTRY_GRANULE_MASK,
+    ENTRY_NUMBER_SHIFT,
     GENERATION_MASK,
     GENERATION_ONE,
     GRANULE_LOG2,
+    KIND_MASK,
     MAGAZINE_ARENA,
     MAGAZINE_BASE,
-    MAGAZINE_BLOCKS,
     MAGAZINE_CACHED,
     MAGAZINE_COUNTS,
     MAGAZINE_HOLDER,
@@ -41,6 +40,7 @@ from .heap_layout import (
     MAGAZINE_POOL,
     MAGAZINE_RECORDS,
     MAGAZINE_ROWS,
+    MAGAZINE_SPANS,
     MAGAZINE_THREAD,
     MAX_STOCK_BYTES,
     NUM_CLASSES,
@@ -52,10 +52,12 @@ from .heap_layout import (
     SLOT_CACHED,
     SLOT_LIVE,
     SLOT_LOG2,
-    SLOT_MASK,
+    SPAN_LOG2,
+    SPAN_SLAB,
 )
 from .heap_lock import acquire_arena, release_arena
 from .heap_record import owner_bits
+from .heap_slab import free_record, give_slot, take_slots
 from .ops import load_i64, store_i64, store_release_i64
 from .ops_system import thread_pointer
 
@@ -80,9 +82,9 @@ def open_guest(magazine, arena, holder, rank, pool):
     store_i64(magazine, MAGAZINE_ARENA, arena)
     store_i64(magazine, MAGAZINE_BASE, load_i64(arena, ARENA_BASE))
     store_i64(magazine, MAGAZINE_NUM_BYTES, num_bytes)
-    store_i64(magazine, MAGAZINE_BLOCKS, load_i64(arena, ARENA_BLOCKS))
+    store_i64(magazine, MAGAZINE_SPANS, load_i64(arena, ARENA_SPANS))
     store_i64(magazine, MAGAZINE_RECORDS, load_i64(arena, ARENA_RECORDS))
-    store_i64(magazine, MAGAZINE_POOL, pool | BLOCK_SLAB)
+    store_i64(magazine, MAGAZINE_POOL, pool | SPAN_SLAB)
     store_i64(magazine, MAGAZINE_LIVE, owner_bits(rank) | SLOT_LIVE)
     store_i64(magazine, MAGAZINE_CACHED, owner_bits(rank) | SLOT_CACHED)
     store_i64(magazine, MAGAZINE_NUM_REFILLS, 0)
@@ -117,11 +119,12 @@ def row_address(magazine, size_class):
 @device_function
 def hand_out(magazine, entry, num_bytes, live):
     """Turn a slot of this magazine into an allocation of the owner in `live`; its address."""
-    record = load_i64(magazine, MAGAZINE_RECORDS) + (entry >> SLOT_LOG2) * RECORD_BYTES
+    record = load_i64(magazine, MAGAZINE_RECORDS) + (entry >> ENTRY_NUMBER_SHIFT) * RECORD_BYTES
     state = load_i64(record, RECORD_STATE)
     store_i64(record, RECORD_SIZE, num_bytes)
     store_release_i64(record, RECORD_STATE, ((state & GENERATION_MASK) + GENERATION_ONE) | live)
-    offset = ((entry >> ENTRY_BLOCK_SHIFT) << BLOCK_LOG2) + ((entry & SLOT_MASK) << GRANULE_LOG2)
+    first_span = entry >> (ENTRY_NUMBER_SHIFT + SLOT_LOG2)
+    offset = (first_span << SPAN_LOG2) + ((entry & ENTRY_GRANULE_MASK) << GRANULE_LOG2)
     return load_i64(magazine, MAGAZINE_BASE) + offset
 
 
@@ -136,7 +139,7 @@ def refill(control, magazine, size_class):
     code = acquire_arena(control, arena, load_i64(magazine, MAGAZINE_HOLDER))
     if code != status.OK:
         return code
-    pool = load_i64(magazine, MAGAZINE_POOL)
+    pool = load_i64(magazine, MAGAZINE_POOL) & ~KIND_MASK
     taken = take_slots(arena, pool, size_class, load_i64(magazine, MAGAZINE_CACHED), row, wanted)
     release_arena(arena)
     store_i64(magazine, MAGAZINE_COUNTS + size_class, taken)
@@ -158,9 +161,9 @@ def flush(control, magazine, size_class, kept):
         return code
     item = 0
     while item < given:
-        number = load_i64(row, item) >> SLOT_LOG2
+        number = load_i64(row, item) >> ENTRY_NUMBER_SHIFT
         free_record(arena, number)
-        give_slot(arena, number >> SLOT_LOG2, number & SLOT_MASK)
+        give_slot(arena, number)
         item += 1
     release_arena(arena)
     # The oldest went: what was freed last is still in the caches.

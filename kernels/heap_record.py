@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from . import status
 from .compile import device_function
-from .heap_classes import RECIPROCAL_BITS, class_granules
-from .heap_core import free_record, record_address
+from .heap_blocks import record_address
+from .heap_classes import RECIPROCAL_BITS, class_granules, class_slots
 from .heap_layout import (
     ARENA_BASE,
     ARENA_BLOCKS,
     ARENA_HOLDER_WORDS,
     ARENA_HOLDERS,
     ARENA_NUM_BLOCKS,
+    ARENA_SPANS,
     ARGUMENT_SHIFT,
-    BLOCK_BYTES,
     BLOCK_CONTINUED,
     BLOCK_FREE,
+    BLOCK_LARGE,
     BLOCK_LOG2,
-    BLOCK_SLAB,
     CLASS_MASK,
     CLASS_SHIFT,
     GENERATION_MASK,
@@ -36,13 +36,20 @@ from .heap_layout import (
     KIND_MASK,
     OWNER_MASK,
     OWNER_SHIFT,
+    PLACE_MASK,
+    PLACE_SHIFT,
     RECORD_STATE,
     SHARED,
     SLOT_LIVE,
     SLOT_LOG2,
     SLOT_MASK,
+    SPAN_BYTES,
+    SPAN_LOG2,
+    SPAN_SLAB,
+    SPANS_LOG2,
     STATE_MASK,
 )
+from .heap_slab import free_record
 from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_u32, store_release_i64, store_u32
 from .ops_system import count_trailing_zeros_u64
 
@@ -52,7 +59,7 @@ ANY_GENERATION = -1
 
 @device_function
 def find_slot(arena, address):
-    """Number of the slot that covers `address`, live or not; OUT_OF_RANGE, NOT_ALLOCATED in a free block."""
+    """Number of the slot that covers `address`, live or not; OUT_OF_RANGE, or NOT_ALLOCATED between slots."""
     offset = address - load_i64(arena, ARENA_BASE)
     if offset < 0 or offset >= load_i64(arena, ARENA_NUM_BLOCKS) << BLOCK_LOG2:
         return status.OUT_OF_RANGE
@@ -61,22 +68,29 @@ def find_slot(arena, address):
     kind = word & KIND_MASK
     if kind == BLOCK_FREE:
         return status.NOT_ALLOCATED
-    if kind == BLOCK_SLAB:
-        granule = (offset >> GRANULE_LOG2) & SLOT_MASK
-        slot = (granule * (word >> ARGUMENT_SHIFT)) >> RECIPROCAL_BITS
-        return (block << SLOT_LOG2) + slot
+    if kind == BLOCK_LARGE:
+        return block << (SPANS_LOG2 + SLOT_LOG2)
     if kind == BLOCK_CONTINUED:
-        block = word >> ARGUMENT_SHIFT
-    return block << SLOT_LOG2
+        return (word >> ARGUMENT_SHIFT) << (SPANS_LOG2 + SLOT_LOG2)
+    span = offset >> SPAN_LOG2
+    word = load_acquire_i64(load_i64(arena, ARENA_SPANS), span)
+    if word & KIND_MASK != SPAN_SLAB:
+        return status.NOT_ALLOCATED
+    first_span = span - ((word >> PLACE_SHIFT) & PLACE_MASK)
+    granule = (offset - (first_span << SPAN_LOG2)) >> GRANULE_LOG2
+    slot = (granule * (word >> ARGUMENT_SHIFT)) >> RECIPROCAL_BITS
+    if slot >= class_slots((word >> CLASS_SHIFT) & CLASS_MASK):
+        return status.NOT_ALLOCATED  # the end of a slab, where no slot fits
+    return (first_span << SLOT_LOG2) + slot
 
 
 @device_function
 def slot_address(arena, number):
-    """First address of slot `number`, whose block is a slab or the first of a large run."""
-    block = number >> SLOT_LOG2
-    start = load_i64(arena, ARENA_BASE) + (block << BLOCK_LOG2)
-    word = load_i64(load_i64(arena, ARENA_BLOCKS), block)
-    if word & KIND_MASK == BLOCK_SLAB:
+    """First address of slot `number` of a slab, or of a large run."""
+    span = number >> SLOT_LOG2
+    start = load_i64(arena, ARENA_BASE) + (span << SPAN_LOG2)
+    word = load_i64(load_i64(arena, ARENA_SPANS), span)
+    if word & KIND_MASK == SPAN_SLAB:
         granules = class_granules((word >> CLASS_SHIFT) & CLASS_MASK)
         start += ((number & SLOT_MASK) * granules) << GRANULE_LOG2
     return start
@@ -91,8 +105,8 @@ def find_start(arena, address):
     number = find_slot(arena, address)
     if number == status.NOT_ALLOCATED:
         offset = address - load_i64(arena, ARENA_BASE)
-        first = (offset >> BLOCK_LOG2) << SLOT_LOG2
-        if offset & (BLOCK_BYTES - 1) == 0 and generation_of(arena, first) != 0:
+        first = (offset >> SPAN_LOG2) << SLOT_LOG2
+        if offset & (SPAN_BYTES - 1) == 0 and generation_of(arena, first) != 0:
             return status.DOUBLE_FREE
         return number
     if number < 0:

@@ -12,34 +12,32 @@ from __future__ import annotations
 
 from . import status
 from .compile import device_function
-from .heap_bitmap import partial_slabs, set_bit
-from .heap_classes import class_granules, class_slots
-from .heap_core import (
-    fill_slot_bits,
-    record_address,
-    release_block,
-    slab_address,
-    slot_bits_address,
-)
+from .heap_bitmap import FULL, partial_blocks, set_bit
+from .heap_blocks import enter_open, record_address, release_block
+from .heap_classes import class_granules, class_order, class_slots
 from .heap_layout import (
     ARENA_BITMAP_WORDS,
     ARENA_BITMAPS,
     ARENA_BLOCKS,
+    ARENA_FREE_SPANS,
     ARENA_HINTS,
     ARENA_NUM_BLOCKS,
     ARENA_NUM_FREE,
+    ARENA_SPANS,
     ARGUMENT_SHIFT,
     ATTRIBUTE_MASK,
     ATTRIBUTE_SHIFT,
+    BLOCK_CUT,
     BLOCK_LARGE,
     BLOCK_LOG2,
-    BLOCK_SLAB,
     CLASS_MASK,
     CLASS_SHIFT,
     GENERATION_MASK,
     GRANULE_LOG2,
     KIND_MASK,
     NUM_BITMAPS,
+    PLACE_MASK,
+    PLACE_SHIFT,
     RECORD_BYTES,
     RECORD_STATE,
     SHARED,
@@ -51,18 +49,23 @@ from .heap_layout import (
     SLOT_FREE,
     SLOT_LIVE,
     SLOT_LOG2,
+    SPAN_FREE,
+    SPAN_SLAB,
+    SPANS_LOG2,
+    SPANS_PER_BLOCK,
     STATE_MASK,
 )
 from .heap_record import drop_holder, holds, owner_rank
-from .ops import compare_swap_i64, load_acquire_i64, load_i64, store_i64, store_u32
+from .heap_slab import fill_slot_bits, slab_address, slot_bits_address
+from .ops import compare_swap_i64, load_acquire_i64, load_i64, store_i64, store_release_i64, store_u32
 
 
 @device_function
 def rebuild(arena):
-    """Compute everything derived from block words and records; finish what a dead rank had begun.
+    """Compute everything derived from truth, and finish what a dead rank had begun; the caller has the lock.
 
-    A large run whose record is not live was never handed out or is half freed: its blocks become free,
-    as do empty slabs. The caller has the lock.
+    A large run whose record is not live was never handed out or is half freed: its blocks become free. So
+    do spans that no slab has, slabs without a slot in use, and blocks without a slab.
     """
     bitmaps = load_i64(arena, ARENA_BITMAPS)
     num_words = NUM_BITMAPS * load_i64(arena, ARENA_BITMAP_WORDS)
@@ -87,26 +90,50 @@ def rebuild_block(arena, block):
     word = load_i64(load_i64(arena, ARENA_BLOCKS), block)
     kind = word & KIND_MASK
     if kind == BLOCK_LARGE:
-        state = load_acquire_i64(record_address(arena, block << SLOT_LOG2), RECORD_STATE)
+        state = load_acquire_i64(record_address(arena, block << (SPANS_LOG2 + SLOT_LOG2)), RECORD_STATE)
         if state & STATE_MASK == SLOT_LIVE:
             return word >> ARGUMENT_SHIFT
-    if kind == BLOCK_SLAB:
-        used = rebuild_slab(arena, block, class_slots((word >> CLASS_SHIFT) & CLASS_MASK))
-        if used > 0:
-            if used < load_i64(slab_address(arena, block), SLAB_SLOTS):
-                attribute = (word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
-                set_bit(arena, partial_slabs(attribute, (word >> CLASS_SHIFT) & CLASS_MASK), block)
+    if kind == BLOCK_CUT:
+        free = rebuild_spans(arena, block)
+        if free != FULL:
+            store_u32(load_i64(arena, ARENA_FREE_SPANS), block, free)
+            enter_open(arena, block, (word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK, free)
             return 1
     release_block(arena, block)
     return 1
 
 
 @device_function
-def rebuild_slab(arena, block, num_slots):
+def rebuild_spans(arena, block):
+    """`rebuild` for the slabs of a cut block; the bits of its free spans."""
+    spans = load_i64(arena, ARENA_SPANS)
+    first = block << SPANS_LOG2
+    free = 0
+    place = 0
+    while place < SPANS_PER_BLOCK:
+        word = load_i64(spans, first + place)
+        size_class = (word >> CLASS_SHIFT) & CLASS_MASK
+        if word & KIND_MASK == SPAN_SLAB and (word >> PLACE_SHIFT) & PLACE_MASK == 0:
+            num_slots = class_slots(size_class)
+            used = rebuild_slab(arena, first + place, num_slots)
+            if used > 0:
+                if used < num_slots:
+                    attribute = (word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
+                    set_bit(arena, partial_blocks(attribute, size_class), block)
+                place += 1 << class_order(size_class)
+                continue
+        store_release_i64(spans, first + place, SPAN_FREE)
+        free |= 1 << place
+        place += 1
+    return free
+
+
+@device_function
+def rebuild_slab(arena, span, num_slots):
     """Slot bits and counts of one slab; how many of its slots are in use."""
-    slab = slab_address(arena, block)
-    bits_of_slab = slot_bits_address(arena, block)
-    record = record_address(arena, block << SLOT_LOG2)
+    slab = slab_address(arena, span)
+    bits_of_slab = slot_bits_address(arena, span)
+    record = record_address(arena, span << SLOT_LOG2)
     touched = load_i64(slab, SLAB_TOUCHED)
     end = touched if touched < num_slots else num_slots
     used = 0
@@ -142,23 +169,34 @@ def reclaim(arena, rank, freed):
     block = 0
     while block < num_blocks:
         word = load_i64(blocks, block)
-        kind = word & KIND_MASK
-        first = block << SLOT_LOG2
-        if kind == BLOCK_SLAB:
-            size_class = (word >> CLASS_SHIFT) & CLASS_MASK
-            slot_bytes = class_granules(size_class) << GRANULE_LOG2
-            end = class_slots(size_class)
-            touched = load_i64(slab_address(arena, block), SLAB_TOUCHED)
-            if touched < end:
-                end = touched
-            slot = 0
-            while slot < end:
-                reclaim_slot(arena, first + slot, rank, slot_bytes, freed)
-                slot += 1
-        elif kind == BLOCK_LARGE:
-            reclaim_slot(arena, first, rank, (word >> ARGUMENT_SHIFT) << BLOCK_LOG2, freed)
+        if word & KIND_MASK == BLOCK_LARGE:
+            number = block << (SPANS_LOG2 + SLOT_LOG2)
+            reclaim_slot(arena, number, rank, (word >> ARGUMENT_SHIFT) << BLOCK_LOG2, freed)
+        elif word & KIND_MASK == BLOCK_CUT:
+            span = block << SPANS_LOG2
+            end = span + SPANS_PER_BLOCK
+            while span < end:
+                reclaim_slab(arena, span, rank, freed)
+                span += 1
         block += 1
     rebuild(arena)
+
+
+@device_function
+def reclaim_slab(arena, span, rank, freed):
+    """`reclaim` for the slab whose first span is `span`, if it is one."""
+    word = load_i64(load_i64(arena, ARENA_SPANS), span)
+    if word & KIND_MASK != SPAN_SLAB or (word >> PLACE_SHIFT) & PLACE_MASK != 0:
+        return
+    size_class = (word >> CLASS_SHIFT) & CLASS_MASK
+    slot_bytes = class_granules(size_class) << GRANULE_LOG2
+    touched = load_i64(slab_address(arena, span), SLAB_TOUCHED)
+    num_slots = class_slots(size_class)
+    end = touched if touched < num_slots else num_slots
+    slot = 0
+    while slot < end:
+        reclaim_slot(arena, (span << SLOT_LOG2) + slot, rank, slot_bytes, freed)
+        slot += 1
 
 
 @device_function

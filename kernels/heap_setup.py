@@ -10,6 +10,7 @@ from .heap_layout import (
     ARENA_BITMAPS,
     ARENA_BLOCKS,
     ARENA_DIRECTORY,
+    ARENA_FREE_SPANS,
     ARENA_HEADER_BYTES,
     ARENA_HOLDER_WORDS,
     ARENA_HOLDERS,
@@ -20,13 +21,15 @@ from .heap_layout import (
     ARENA_RECORDS,
     ARENA_SLABS,
     ARENA_SLOT_BITS,
+    ARENA_SPANS,
     BLOCK_LOG2,
     FREE_BLOCKS,
     NUM_BITMAPS,
     RECORD_BYTES,
     SLAB_WORDS,
     SLOT_BIT_WORDS,
-    SLOTS_PER_BLOCK,
+    SLOT_LOG2,
+    SPANS_LOG2,
 )
 from .ops import store_i64, store_release_i64
 
@@ -50,14 +53,17 @@ def place_table(arena, word, offset, num_bytes, is_writing):
 @device_function
 def place_tables(arena, num_blocks, num_ranks, is_writing):
     """Lay out the tables of an arena one after the other; bytes of metadata in all."""
-    num_slots = num_blocks * SLOTS_PER_BLOCK
+    num_spans = num_blocks << SPANS_LOG2
+    num_slots = num_spans << SLOT_LOG2
     bitmap_bytes = words_of_bits(num_blocks) * 4
     end = ARENA_HEADER_BYTES
     end = place_table(arena, ARENA_BLOCKS, end, num_blocks * 8, is_writing)
     end = place_table(arena, ARENA_DIRECTORY, end, num_blocks * 8, is_writing)
-    end = place_table(arena, ARENA_SLABS, end, num_blocks * SLAB_WORDS * 8, is_writing)
+    end = place_table(arena, ARENA_SPANS, end, num_spans * 8, is_writing)
+    end = place_table(arena, ARENA_FREE_SPANS, end, num_blocks * 4, is_writing)
+    end = place_table(arena, ARENA_SLABS, end, num_spans * SLAB_WORDS * 8, is_writing)
     end = place_table(arena, ARENA_BITMAPS, end, NUM_BITMAPS * bitmap_bytes, is_writing)
-    end = place_table(arena, ARENA_SLOT_BITS, end, num_blocks * SLOT_BIT_WORDS * 4, is_writing)
+    end = place_table(arena, ARENA_SLOT_BITS, end, num_spans * SLOT_BIT_WORDS * 4, is_writing)
     end = place_table(arena, ARENA_RECORDS, end, num_slots * RECORD_BYTES, is_writing)
     return place_table(arena, ARENA_HOLDERS, end, num_slots * words_of_bits(num_ranks) * 4, is_writing)
 

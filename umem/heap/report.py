@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..kernels.heap_layout import BLOCK_BYTES, WORLD_OWNER
+from ..kernels.heap_layout import BLOCK_BYTES, SPAN_BYTES, WORLD_OWNER
 from ..kernels.heap_usage import (
     LIST_ADDRESS,
     LIST_BYTES,
@@ -18,11 +18,12 @@ from ..kernels.heap_usage import (
     OWNER_COUNT,
     OWNER_SLOT_BYTES,
     OWNER_WORDS,
+    USAGE_CUT_BLOCKS,
     USAGE_FREE_BLOCKS,
+    USAGE_FREE_SPANS,
     USAGE_LARGE_BLOCKS,
     USAGE_LONGEST_RUN,
     USAGE_OWNERS,
-    USAGE_SLAB_BLOCKS,
     USAGE_SLAB_FREE_BYTES,
 )
 from ..units import format_size
@@ -66,9 +67,10 @@ class ArenaUsage:
     arena: Arena
     free_bytes: int  # in whole blocks
     longest_free_bytes: int  # in a row: the largest allocation that would succeed
-    slab_free_bytes: int  # in slabs, each for requests of its own size class
-    slab_bytes: int  # in blocks that are cut into slots
-    large_bytes: int
+    slab_free_bytes: int  # free slots of slabs, each for requests of its own size class
+    cut_bytes: int  # in blocks that are cut for small allocations
+    cut_free_bytes: int  # of them, not yet given to slabs
+    large_bytes: int  # in blocks of large allocations
     owners: dict[int, OwnerUsage]
 
     @staticmethod
@@ -86,7 +88,8 @@ class ArenaUsage:
             int(words[USAGE_FREE_BLOCKS]) * BLOCK_BYTES,
             int(words[USAGE_LONGEST_RUN]) * BLOCK_BYTES,
             int(words[USAGE_SLAB_FREE_BYTES]),
-            int(words[USAGE_SLAB_BLOCKS]) * BLOCK_BYTES,
+            int(words[USAGE_CUT_BLOCKS]) * BLOCK_BYTES,
+            int(words[USAGE_FREE_SPANS]) * SPAN_BYTES,
             int(words[USAGE_LARGE_BLOCKS]) * BLOCK_BYTES,
             owners,
         )
@@ -108,10 +111,11 @@ class ArenaUsage:
             for owner, one in self.owners.items()
             if one.num_allocations
         )
+        partly = self.cut_free_bytes + self.slab_free_bytes
         cached = sum(one.cached_bytes for one in self.owners.values())
         return (
             f"{self.arena.name}: {format_size(self.free_bytes)} free, longest piece"
-            f" {format_size(self.longest_free_bytes)}, {format_size(self.slab_free_bytes)} in partly used"
+            f" {format_size(self.longest_free_bytes)}, {format_size(partly)} in partly used"
             f" blocks, {format_size(cached)} in magazines; held by {held or 'nobody'}"
         )
 
