@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 
 import pytest
@@ -137,12 +136,26 @@ def test_a_death_ends_a_wait_in_a_store_unless_the_rank_had_sent_its_part():
         os.close(pidfd)
 
 
+def test_a_store_that_is_gone_is_told_as_such():
+    class BrokenStore(DictStore):
+        def check(self, keys: list[str]) -> bool:
+            raise RuntimeError("Connection was likely closed")
+
+    with pytest.raises(WorldError, match="store of this world is gone"):
+        torchrun.StoreRendezvous(BrokenStore(), 0, 2).gather("key", b"", 30.0)
+
+
 # --- with torch itself
 
 SCRIPT = """
-import os
+import os, sys
+from umem.errors import RankLost
+import torch.distributed as dist
 from umem.world import join
 
+group_comes_first = "group first" in sys.argv
+if group_comes_first:
+    dist.init_process_group("gloo")
 with join() as world:
     assert world.num_ranks == 2 and world.hosts[0] == world.hosts[1] and world.may_map(1 - world.rank)
     assert world.spec.kind == "mapped" and world.pids[world.rank] == os.getpid()
@@ -151,42 +164,48 @@ with join() as world:
     os.write(write_end, b"through rank %d" % world.rank)
     theirs = world.share_fds("pipe", [read_end])
     print(ranks, os.read(theirs[1 - world.rank][0], 100).decode(), flush=True)
-    import torch.distributed as dist
-    dist.init_process_group("gloo")  # over the same port
+    if not group_comes_first:
+        dist.init_process_group("gloo")  # over the same port
     dist.barrier()
     assert world.exchange("after", b"x") == [b"x", b"x"]
+with join() as world:
+    assert world.exchange("again", b"y") == [b"y", b"y"]
+    dist.barrier()
     dist.destroy_process_group()
+    if sys.argv[1:] == ["then die"]:
+        if world.rank == 1:
+            os.kill(os.getpid(), 9)
+        try:
+            world.exchange("never", b"")
+        except RankLost as error:
+            print(error)
 """
 
 
-@needs_torch
-def test_ranks_of_torchrun_meet(tmp_path):
+@pytest.fixture
+def torch_script(tmp_path, monkeypatch):
+    """Path of SCRIPT, and lines written whole."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
-    command += [str(free_port()), str(path)]
+    return str(path)
+
+
+@needs_torch
+def test_ranks_of_torchrun_meet_where_torch_distributed_met(torch_script):
+    options = ["--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, torch_script, "group first"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [f"[b'0', b'1'] through rank {rank}" for rank in range(2)]
 
 
 @needs_torch
-@pytest.mark.parametrize("fails", [False, True])
-def test_ranks_of_a_plain_launcher_meet_at_rank_0(tmp_path, fails):
-    """Rank 0 opens the store; where rank 1 dies after joining, rank 0 hears of it."""
-    path = tmp_path / "script.py"
-    death = """
-        if world.rank == 1:
-            os.kill(os.getpid(), 9)
-        world.exchange("never", b"")
-    """
-    joined = "with join() as world:\n"
-    doomed = joined + textwrap.indent(textwrap.dedent(death), "    ")
-    path.write_text(SCRIPT.replace(joined, doomed if fails else joined))
+def test_ranks_of_a_plain_launcher_meet_at_rank_0_and_hear_of_a_death(torch_script):
     variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(path)],
+            [sys.executable, torch_script, "then die"],
             env={**os.environ, **variables, "RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -195,10 +214,6 @@ def test_ranks_of_a_plain_launcher_meet_at_rank_0(tmp_path, fails):
         for rank in range(2)
     ]
     outputs = [process.communicate(timeout=100) for process in processes]
-    codes = [process.returncode for process in processes]
-    if fails:
-        assert codes == [1, -9] and "RankLost: rank 1 is dead" in outputs[0][1], outputs
-    else:
-        assert codes == [0, 0] and [out for out, _ in outputs] == [
-            f"[b'0', b'1'] through rank {1 - rank}\n" for rank in range(2)
-        ], outputs
+    assert [process.returncode for process in processes] == [0, -9], outputs
+    first, second = outputs[0][0].splitlines()
+    assert first == "[b'0', b'1'] through rank 1" and second.startswith("rank 1 is dead"), outputs

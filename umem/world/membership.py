@@ -35,6 +35,7 @@ class _Process:
     bootstrap: Bootstrap | None = None
     current: World | None = None
     pid: int = 0
+    store: torchrun.Store | None = None  # kept between stays: others may still need what rank 0 opened
     generation: int = 0  # part of every key: ranks that leave and join again meet afresh
 
     def is_fork_of_member(self) -> bool:
@@ -111,9 +112,9 @@ def _join_torchrun(spec: WorldSpec | None) -> World:
     interface, ip_address = interfaces.choose(network)
     usable_cores = tuple(config.usable_cores())
     place = _place(ip_address, None)
-    rendezvous = torchrun.StoreRendezvous(
-        torchrun.open_store(request, asked.timeout_s), request.rank, request.num_ranks
-    )
+    if _process.store is None:
+        _process.store = torchrun.open_store(request, asked.timeout_s)
+    rendezvous = torchrun.StoreRendezvous(_process.store, request.rank, request.num_ranks)
     places = _meet(rendezvous, place, asked.timeout_s)
     num_machines = len({other.machine for other in places})
     if num_machines > 1 and network is None:

@@ -10,14 +10,16 @@ import errno
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .. import config
 from ..errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
 from . import liveness
+
+Answer = TypeVar("Answer")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # A check costs 25 us at the store, so that a world of 100 ranks that wait loads it by 25 %.
@@ -101,27 +103,27 @@ class StoreRendezvous:
 
     def set(self, key: str, blob: bytes, timeout_s: float) -> None:
         """Store `blob` under `key`; a later value replaces an earlier one."""
-        self._store.set(key, blob)
+        self._ask(self._store.set, key, blob)
 
     def get(self, key: str, timeout_s: float) -> bytes:
         """The blob under `key`, as soon as some rank has set it. Raises WaitTimeout."""
         deadline = time.monotonic() + timeout_s
-        while not self._store.check([key]):
+        while not self._ask(self._store.check, [key]):
             if time.monotonic() >= deadline:
                 raise WaitTimeout(f"nobody set {key!r} for {timeout_s:g} s")
             self._pause(())
-        return self._store.get(key)
+        return self._ask(self._store.get, key)
 
     def gather(self, key: str, blob: bytes, timeout_s: float) -> list[bytes]:
         """Every rank's blob, by rank. Collective. Raises RankLost or WaitTimeout."""
         deadline = time.monotonic() + timeout_s
-        self._store.set(f"{key}/{self._rank}", blob)
+        self._ask(self._store.set, f"{key}/{self._rank}", blob)
         missing = set(range(self._num_ranks))
         while True:
             ended = self._pause(missing) if len(missing) < self._num_ranks else []
-            missing = {rank for rank in missing if not self._store.check([f"{key}/{rank}"])}
+            missing = {rank for rank in missing if not self._ask(self._store.check, [f"{key}/{rank}"])}
             if not missing:
-                return [self._store.get(f"{key}/{rank}") for rank in range(self._num_ranks)]
+                return [self._ask(self._store.get, f"{key}/{rank}") for rank in range(self._num_ranks)]
             for rank in ended:
                 if rank in missing:
                     raise RankLost(rank, f"it ended before exchange {key!r}")
@@ -130,8 +132,14 @@ class StoreRendezvous:
                 raise WaitTimeout(f"exchange {key!r} waited {timeout_s:g} s for rank {ranks}")
 
     def close(self) -> None:
-        """Drop the store; the one that rank 0 opened ends with it."""
-        del self._store
+        """Nothing: the store belongs to the process, which may join again, and ends with it."""
+
+    def _ask(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
+        """An answer of the store. Raises WorldError for torch's RuntimeErrors: the store is gone."""
+        try:
+            return call(*arguments)
+        except RuntimeError as error:
+            raise WorldError(f"the store of this world is gone, or rank 0, which held it: {error}") from None
 
     def _pause(self, watched: Iterable[int]) -> list[int]:
         """Let a check interval pass, unless one of the `watched` ranks has ended; returns those."""
