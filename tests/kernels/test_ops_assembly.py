@@ -18,6 +18,8 @@ from umem.kernels import (
     fence_release,
     fence_seq_cst,
     fetch_add_i64,
+    fetch_and_i64,
+    fetch_or_i64,
     load_acquire_i64,
     load_relaxed_i64,
     ops,
@@ -125,6 +127,8 @@ def test_atomics_are_single_locked_instructions() -> None:
     assert re.search(r"lock\s+xadd", assembly(one(fetch_add_i64, 1)))
     assert re.search(r"lock\s+cmpxchg", assembly(one(compare_swap_i64, 1, 2)))
     assert "xchg" in assembly(one(exchange_i64, 1))  # locked by itself
+    for update in (fetch_or_i64, fetch_and_i64):  # their old value takes a loop of cmpxchg
+        assert re.search(r"lock\s+cmpxchg", assembly(one(update, 1)))
 
 
 def test_ordered_loads_are_one_move() -> None:

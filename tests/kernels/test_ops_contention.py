@@ -5,18 +5,22 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from umem.kernels import (
+    CpuKernel,
     compare_swap_i64,
     cpu_kernel,
+    device_function,
     exchange_u32,
     fetch_add_i64,
+    load_acquire_i64,
     load_i64,
-    load_relaxed_i64,
     load_relaxed_u32,
+    now_ns,
     ops,
     pause,
     store_i64,
@@ -25,9 +29,12 @@ from umem.kernels import (
     yield_cpu,
 )
 
-NUM_ROUNDS = 100_000
+NUM_ROUNDS = 1_000
+BURST = 20  # updates between two meetings
 NUM_SECTIONS = 20_000
 SPINS_BEFORE_YIELD = 100
+FLAGS = 32  # word index; each lane's flag has a line of its own
+DEADLINE_NS = 30_000_000_000
 
 
 @pytest.fixture
@@ -37,91 +44,108 @@ def shared() -> Iterator[np.ndarray]:
 
 
 def in_two_processes(work: Callable[[int], int]) -> None:
-    """Run work(0) and work(1) at once, each in a process of its own; both must return 0."""
+    """Run work(0) and work(1) at once, each in a process and, where there are two, on a core of its own;
+    both must return 0."""
+    cores = sorted(os.sched_getaffinity(0))
     children = []
     for lane in range(2):
         child = os.fork()
         if child == 0:
+            os.sched_setaffinity(0, {cores[lane % len(cores)]})
             os._exit(int(work(lane)))
         children.append(child)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
 
 
-def meet(words):
-    """Wait until both processes are here, so that they really run at once."""
-    fetch_add_i64(words, 32, 1)
+@device_function
+def meet(words, lane, round_number):
+    """Wait until the other lane is in this round too, so that both really run at once; 1 if it never is.
+
+    By flags of one writer each, so that it works even if an atomic under test does not.
+    """
+    store_release_i64(words, FLAGS + 16 * lane, round_number)
+    deadline_ns = now_ns() + DEADLINE_NS
     spins = 0
-    while load_relaxed_i64(words, 32) < 2:
+    while load_acquire_i64(words, FLAGS + 16 * (1 - lane)) < round_number:
         spins += 1
-        if spins > SPINS_BEFORE_YIELD:
+        if spins % SPINS_BEFORE_YIELD == 0:
             yield_cpu()
+            if now_ns() > deadline_ns:
+                return 1
+    return 0
 
 
-def adder(element: str) -> Callable[[int, int], int]:
-    add = getattr(ops, f"fetch_add_{element}")
-    add_relaxed = getattr(ops, f"fetch_add_relaxed_{element}")
+def adder(add: Callable[..., Any], first: int, then: Callable[..., Any], second: int) -> CpuKernel:
+    """Bursts of add(first) and then(second) on word 0 by both lanes at the same time."""
 
-    def body(words, num_rounds):
-        i = 0
-        while i < num_rounds:
-            add(words, 0, 3)
-            add_relaxed(words, 0, -1)
-            i += 1
+    def body(words, lane, num_rounds, burst):
+        round_number = 1
+        while round_number <= num_rounds:
+            if meet(words, lane, round_number):
+                return 1
+            i = 0
+            while i < burst:
+                add(words, 0, first)
+                then(words, 0, second)
+                i += 1
+            round_number += 1
         return 0
 
-    return body
+    return cpu_kernel("int64(int64, int64, int64, int64)")(body)
 
 
 @pytest.mark.parametrize("element", ["i32", "u32", "i64", "u64"])
-def test_sums_of_fetch_add_are_exact(element: str, shared: np.ndarray) -> None:
-    kernel = cpu_kernel("int64(int64, int64)")(adder(element))
+@pytest.mark.parametrize("variant", ["fetch_add", "fetch_add_relaxed"])
+def test_sums_of_fetch_add_are_exact(variant: str, element: str, shared: np.ndarray) -> None:
+    add = getattr(ops, f"{variant}_{element}")
+    kernel = adder(add, 3, add, -1)
     kernel.load()
-    in_two_processes(lambda lane: kernel(shared.ctypes.data, NUM_ROUNDS))
-    assert shared.view(f"{'int' if element[0] == 'i' else 'uint'}{element[1:]}")[0] == 4 * NUM_ROUNDS
+    in_two_processes(lambda lane: kernel(shared.ctypes.data, lane, NUM_ROUNDS, BURST))
+    kind = f"{'int' if element[0] == 'i' else 'uint'}{element[1:]}"
+    assert shared.view(kind)[0] == 2 * NUM_ROUNDS * BURST * 2
 
 
 @pytest.mark.parametrize("element", ["f32", "f64"])
 def test_sums_of_float_fetch_add_are_exact(element: str, shared: np.ndarray) -> None:
     add = getattr(ops, f"fetch_add_{element}")
-
-    def body(words, num_rounds):
-        i = 0
-        while i < num_rounds:
-            add(words, 0, 1.0)
-            i += 1
-        return 0
-
-    kernel = cpu_kernel("int64(int64, int64)")(body)
+    kernel = adder(add, 1, add, 2)
     kernel.load()
-    in_two_processes(lambda lane: kernel(shared.ctypes.data, NUM_ROUNDS))
-    assert shared.view(f"float{element[1:]}")[0] == 2 * NUM_ROUNDS  # below 2**24: exact in f32
+    in_two_processes(lambda lane: kernel(shared.ctypes.data, lane, NUM_ROUNDS, BURST))
+    assert shared.view(f"float{element[1:]}")[0] == 2 * NUM_ROUNDS * BURST * 3  # below 2**24: exact in f32
 
 
 @pytest.mark.parametrize("element", ["i32", "u32", "i64", "u64"])
 def test_or_and_and_touch_only_their_bits(element: str, shared: np.ndarray) -> None:
-    """Each process sets and clears bits of its own; nobody ever loses one."""
+    """Each lane sets and clears bits of its own; nobody ever loses one."""
     set_bits, clear_bits = getattr(ops, f"fetch_or_{element}"), getattr(ops, f"fetch_and_{element}")
 
-    def body(words, lane, num_rounds):
+    def body(words, lane, num_rounds, burst):
         mine = 0xFF << (8 * lane)
-        i = 0
-        while i < num_rounds:
-            if set_bits(words, 0, mine) & mine != 0:
+        round_number = 1
+        while round_number <= num_rounds:
+            if meet(words, lane, round_number):
                 return 1
-            if clear_bits(words, 0, ~mine) & mine != mine:
-                return 2
-            i += 1
+            i = 0
+            while i < burst:
+                if set_bits(words, 0, mine) & mine != 0:
+                    return 2
+                if clear_bits(words, 0, ~mine) & mine != mine:
+                    return 3
+                i += 1
+            round_number += 1
         return 0
 
-    kernel = cpu_kernel("int64(int64, int64, int64)")(body)
+    kernel = cpu_kernel("int64(int64, int64, int64, int64)")(body)
     kernel.load()
-    in_two_processes(lambda lane: kernel(shared.ctypes.data, lane, NUM_ROUNDS))
+    in_two_processes(lambda lane: kernel(shared.ctypes.data, lane, NUM_ROUNDS, BURST))
     assert shared[0] == 0
 
 
 @cpu_kernel("int64(int64, int64, int64)")
 def count_under_swap_lock(words, lane, num_sections):
     """A lock by compare_swap; the counter behind it is plain memory."""
+    if meet(words, lane, 1):
+        return 1
     i = 0
     while i < num_sections:
         spins = 0
@@ -139,6 +163,8 @@ def count_under_swap_lock(words, lane, num_sections):
 @cpu_kernel("int64(int64, int64, int64)")
 def count_under_exchange_lock(words, lane, num_sections):
     """A lock by exchange on a u32; the counter behind it is plain memory."""
+    if meet(words, lane, 1):
+        return 1
     i = 0
     while i < num_sections:
         spins = 0
@@ -163,18 +189,15 @@ def test_a_lock_protects_plain_memory(kernel, shared: np.ndarray) -> None:
 
 def test_plain_python_is_atomic_against_compiled_code(shared: np.ndarray) -> None:
     """The default machine's fetch_add is the real instruction, not a load and a store."""
-    kernel = cpu_kernel("int64(int64, int64)")(adder("i64"))
+    kernel = adder(fetch_add_i64, 3, fetch_add_i64, -1)
     kernel.load()
-    fetch_add_i64(shared.ctypes.data, 1, 0)  # its compiled form is loaded before the fork
-    num_python_rounds = 20_000
+    for warm in (fetch_add_i64, store_release_i64):  # their compiled forms are loaded before the fork
+        warm(shared.ctypes.data, 1, 0)
+    load_acquire_i64(shared.ctypes.data, 1)
 
     def work(lane: int) -> int:
-        meet(shared.ctypes.data)
-        if lane == 0:
-            return kernel(shared.ctypes.data, 50 * num_python_rounds)
-        for _ in range(num_python_rounds):
-            fetch_add_i64(shared.ctypes.data, 0, 1)
-        return 0
+        run = kernel if lane == 0 else kernel.body
+        return run(shared.ctypes.data, lane, NUM_ROUNDS, BURST)
 
     in_two_processes(work)
-    assert shared[0] == 2 * 50 * num_python_rounds + num_python_rounds
+    assert shared[0] == 2 * NUM_ROUNDS * BURST * 2
