@@ -122,8 +122,12 @@ def _access(name: str) -> Access:
     num_bytes = SCALARS[element].num_bytes
     zero = np.dtype(name).type(0)  # typed, so that both branches return the same type
     pair = f"Tuple((int64, {name}))"
-    load = cpu_kernel(f"{pair}(int64, int64)")(_load_body(getattr(ops, f"load_acquire_{element}"), num_bytes, zero))
-    store = cpu_kernel(f"int64(int64, int64, {name})")(_store_body(getattr(ops, f"store_release_{element}"), num_bytes))
+    load = cpu_kernel(f"{pair}(int64, int64)")(
+        _load_body(getattr(ops, f"load_acquire_{element}"), num_bytes, zero)
+    )
+    store = cpu_kernel(f"int64(int64, int64, {name})")(
+        _store_body(getattr(ops, f"store_release_{element}"), num_bytes)
+    )
     fetch_add = exchange = compare_swap = None
     if name in ATOMIC_NAMES:
         update, swap = f"{pair}(int64, int64, {name})", f"{pair}(int64, int64, {name}, {name})"

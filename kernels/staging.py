@@ -62,5 +62,9 @@ def unpack_and_copy_in(message, num_rows, row_bytes, staging, dst, dst_stride, s
     return OK
 
 
-cpu_copy_out_and_pack = cpu_kernel("void(int64, int64, int64, int64, int64, int64, int64, int64)")(copy_out_and_pack)
-cpu_unpack_and_copy_in = cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")(unpack_and_copy_in)
+cpu_copy_out_and_pack = cpu_kernel("void(int64, int64, int64, int64, int64, int64, int64, int64)")(
+    copy_out_and_pack
+)
+cpu_unpack_and_copy_in = cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")(
+    unpack_and_copy_in
+)

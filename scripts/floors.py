@@ -35,7 +35,12 @@ FLOORS = (
         "reaching memory: transports, the one place that routes, the serving thread, allocation",
         ("umem.fabric", "umem.switch", "umem.agent", "umem.heap"),
     ),
-    Floor(4, "what a program holds: the space and its arrays", ("umem.array", "umem.startup", "umem.space")),
+    Floor(
+        4,
+        "what a program holds: the space and its arrays",
+        ("umem.current", "umem.array", "umem.startup", "umem.space"),
+    ),
+    Floor(7, "umem under torch: its allocator, sharing, offload", ("umem.torch",)),
     Floor(
         8,
         "what a person runs: measurements, checks, the command line",

@@ -16,17 +16,25 @@ _HOMES = {
     "Array": "umem.array",
     "Space": "umem.space",
     "WorldSpec": "umem.world",
-    "current_space": "umem.space",
+    "current_space": "umem.current",
     "init": "umem.space",
     "launch": "umem.world",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "Array",
+    "Space",
+    "WorldSpec",
+    "__version__",
+    "current_space",
+    "init",
+    "launch",
+]
 
 if TYPE_CHECKING:
     from .array import Array as Array
+    from .current import current_space as current_space
     from .space import Space as Space
-    from .space import current_space as current_space
     from .space import init as init
     from .world import WorldSpec as WorldSpec
     from .world import launch as launch

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .current import current_space
 from .errors import AddressError
 
 if TYPE_CHECKING:
@@ -86,6 +87,4 @@ class Array:
 
 
 def _attach(address: int, shape: tuple[int, ...], dtype: str) -> Array:
-    from .space import current_space
-
     return Array(current_space(), address, shape, np.dtype(dtype))

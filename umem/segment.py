@@ -116,7 +116,7 @@ class Segments:
         return self.map.home_view(place.rank) + place.offset - self.map.linear_bytes
 
     def view(self, address: int, num_bytes: int) -> np.ndarray:
-        """The bytes [address, address + num_bytes) as a writable uint8 array; the caller has checked that they are mapped."""
+        """The bytes [address, address + num_bytes) as a writable uint8 array. They must be mapped."""
         return device.view(address, num_bytes)
 
     def close(self) -> None:
@@ -144,4 +144,3 @@ class Segments:
         if self.map.striped_bytes:
             target = self.map.home_view(self.world.rank)
             device.map(self._fds[1], target, self.map.striped_bytes, self.map.linear_bytes)
-

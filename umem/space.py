@@ -8,19 +8,24 @@ import math
 import operator
 import weakref
 from collections.abc import Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from . import startup
+from . import current, startup
+from .agent.near import Near
 from .array import Array
 from .errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName, WorldError
 from .kernels import access, status
+from .kernels.control import CONTROL_BYTES
 from .switch import Switch
 from .world import World, WorldSpec, join
 
-_current: Space | None = None
+# What `control` names after close: a page of zeros, by which no address has a home.
+_CLOSED_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)
+
 _ready: dict[Any, access.Access] = {}  # by every spelling of a dtype that was met
 
 
@@ -34,19 +39,11 @@ def init(spec: WorldSpec | None = None) -> Space:
 
 def open_space(world: World) -> Space:
     """Make this rank's part of the global address space of `world`. Collective."""
-    global _current
-    if _current is not None:
+    if current.is_open():
         raise WorldError("this process already has an open space; close it first")
     space = Space(world)
-    _current = space
+    current.enter(space)
     return space
-
-
-def current_space() -> Space:
-    """The open space of this process. Raises WorldError where there is none."""
-    if _current is None:
-        raise WorldError("no space is open in this process; use umem.init() or umem.launch")
-    return _current
 
 
 class Space:
@@ -170,8 +167,15 @@ class Space:
             for offset in range(0, num_bytes, step):
                 size = min(step, num_bytes - offset)
                 pointer = bounce.ctypes.data
-                from_route.fabric.get(from_route.rank, from_route.address + offset, pointer, size, keep=bounce)
+                from_route.fabric.get(
+                    from_route.rank, from_route.address + offset, pointer, size, keep=bounce
+                )
                 to_route.fabric.put(to_route.rank, to_route.address + offset, pointer, size, keep=bounce)
+
+    @cached_property
+    def near(self) -> Near:
+        """Operations that are shipped to the home and run beside the data. Needs UCX, in every world."""
+        return Near(self.agent.client, self.segments.map)
 
     # --- memory
 
@@ -181,10 +185,12 @@ class Space:
         `home` is a rank, "local", "striped" (over all ranks, in blocks) or "host" (this rank's host
         memory). Raises OutOfMemory, which says what is free where.
         """
-        return self.heap.alloc(_index(num_bytes, "num_bytes"), self._home(home), align)
+        self.switch.check_open()
+        return self.heap.alloc(num_bytes, home, align)
 
     def free(self, address: int) -> None:
-        """Give back what `alloc` returned; any rank may. Raises AddressError for anything else."""
+        """Give back what `alloc` returned; any rank may. Raises DoubleFree, NotAllocated, and changes nothing then."""
+        self.switch.check_open()
         self.heap.free(address)
 
     def empty(self, shape: int | Sequence[int], dtype: Any, home: int | str = "local") -> Array:
@@ -200,7 +206,9 @@ class Space:
         asked = self.world.exchange("shared", wanted)
         for rank, other in enumerate(asked):
             if other != asked[0]:  # every rank sees it, so that none is left waiting
-                raise ConfigError(f"shared array: rank 0 asks for {asked[0].decode()}, rank {rank} for {other.decode()}")
+                raise ConfigError(
+                    f"shared array: rank 0 asks for {asked[0].decode()}, rank {rank} for {other.decode()}"
+                )
         if self.rank == 0:
             array = self.empty(dims, kind, home)
             self._zero(array)
@@ -220,6 +228,7 @@ class Space:
 
     def view(self, address: int, num_bytes: int) -> np.ndarray:
         """The bytes at `address` as a writable uint8 array, no copy. Raises NotMappable where a home is not mapped."""
+        self.switch.check_open()
         for start, _ in self.segments.map.pieces(address, num_bytes):
             home = self.segments.map.home(start)
             if home not in self.segments.mapped_ranks:
@@ -246,6 +255,7 @@ class Space:
 
     def barrier(self, timeout_s: float | None = None) -> None:
         """Wait for every rank; what each stored before is visible to all after. Collective."""
+        self.switch.check_open()
         self._synchronise(self.timeout_s if timeout_s is None else timeout_s)
 
     def close(self) -> None:
@@ -254,17 +264,23 @@ class Space:
         Where numpy or torch views are still alive, their pages stay mapped until the process ends, so
         that using one is never a crash; this process can then not open another space.
         """
-        global _current
-        if _current is not self:
+        if not current.leave(self):
             return
-        _current = None
         self.page.stop()
+        self.heap.close()
         self.agent.close()
         if self.fabric is not None:
             self.fabric.close()
         self.world.leave()
+        self.switch.close()
+        self.control = _CLOSED_PAGE.ctypes.data
         if not self._views:
             self.segments.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this space can be used."""
+        return not self.switch.is_closed
 
     def __enter__(self) -> Space:
         return self
@@ -272,7 +288,7 @@ class Space:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None and self.is_open and not self.page.dead_ranks():
             self.barrier()
         self.close()
 
@@ -281,15 +297,6 @@ class Space:
 
     # --- helpers
 
-    def _home(self, home: int | str) -> int | str:
-        if home == "local":
-            return self.rank
-        if home in ("striped", "host"):
-            return home
-        if isinstance(home, int) and 0 <= home < self.num_ranks:
-            return home
-        raise UnknownName("home", home, (f"a rank from 0 to {self.num_ranks - 1}", "local", "striped", "host"))
-
     def _atomic(self, dtype: Any) -> access.Access:
         element = _ready.get(dtype) or _access(dtype)
         if element.fetch_add is None:
@@ -297,6 +304,7 @@ class Space:
         return element
 
     def _check_scalar(self, address: int, element: access.Access, code: int) -> None:
+        self.switch.check_open()
         if code == status.MISALIGNED:
             raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
         if code == status.OUT_OF_RANGE:
@@ -331,20 +339,9 @@ def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     return dims
 
 
-def _index(value: int, name: str) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{name}={value!r} is not a whole number") from None
-    if number <= 0:
-        raise ConfigError(f"{name}={number} must be above 0")
-    return number
-
-
 def _pointer_to(array: np.ndarray, writable: bool) -> int:
     if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
         raise ConfigError("the array must be a C-contiguous numpy array; use numpy.ascontiguousarray")
     if writable and not array.flags.writeable:
         raise ConfigError("the destination array is read-only")
     return array.ctypes.data
-

@@ -125,4 +125,3 @@ def _barrier(
         fabric.barrier(timeout_s)
 
     return by_messages
-

@@ -22,6 +22,12 @@ class Traffic:
     def rows(self) -> list[dict[str, object]]:
         """One dictionary a port, busiest first."""
         return [
-            {"fabric": port[0], "rank": port[1], "operation": port[2], "operations": n, "bytes": self.num_bytes[port]}
+            {
+                "fabric": port[0],
+                "rank": port[1],
+                "operation": port[2],
+                "operations": n,
+                "bytes": self.num_bytes[port],
+            }
             for port, n in self.operations.most_common()
         ]

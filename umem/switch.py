@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .errors import AddressError, NotMappable
+from .errors import AddressError, NotMappable, WorldError
 from .fabric.base import Fabric
 from .segment import Segments
 from .stats import Traffic
@@ -28,6 +28,16 @@ class Switch:
     def __init__(self, segments: Segments, mapped: Fabric, remote: Fabric | None):
         self.segments, self.mapped, self.remote = segments, mapped, remote
         self.traffic = Traffic()
+        self.is_closed = False
+
+    def close(self) -> None:
+        """Refuse every route from now on: the memory behind it is going."""
+        self.is_closed = True
+
+    def check_open(self) -> None:
+        """Raise WorldError after `close`."""
+        if self.is_closed:
+            raise WorldError("this space is closed")
 
     def fabric_to(self, rank: int) -> Fabric:
         """The fabric by which this rank reaches `rank`. Raises NotMappable where there is none."""
@@ -44,6 +54,7 @@ class Switch:
 
         Raises AddressError outside all segments or across a boundary between homes.
         """
+        self.check_open()
         rank = self.segments.map.home(address)
         if num_bytes > self.segments.map.contiguous_bytes(address):
             raise AddressError(f"{num_bytes} bytes at {address:#x} leave the segment of rank {rank}")

@@ -24,12 +24,15 @@ def complete(
     """Call `step` until it returns OK.
 
     `step` must be resumable: after AGAIN it goes on where it was. `needs` are the ranks without which
-    the wait cannot end. Raises RankLost for the first of them that is dead, WaitTimeout after
-    `timeout_s`, Interrupted when the space is closing, and whatever a signal handler raises.
+    the wait cannot end. What a rank did before it died counts: after news of a death the step gets one
+    more look before the wait is given up. Raises RankLost for the first rank of `needs` that is dead,
+    WaitTimeout after `timeout_s`, Interrupted when the space is closing, and whatever a signal handler raises.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         code = step()
+        if code == status.EPOCH_CHANGED:
+            code = step()
         if code == status.OK:
             return
         if code == status.INTERRUPTED:
@@ -38,7 +41,9 @@ def complete(
             raise UmemError(f"{what}: kernel returned status {code}")
         raise_if_lost(page, needs, what)
         if time.monotonic() >= deadline:
-            raise WaitTimeout(f"{what}: no end after {timeout_s:g} s; raise UMEM_TIMEOUT_S where that is expected")
+            raise WaitTimeout(
+                f"{what}: no end after {timeout_s:g} s; raise UMEM_TIMEOUT_S where that is expected"
+            )
 
 
 def raise_if_lost(page: ControlPage, needs: Iterable[int], what: str) -> None:

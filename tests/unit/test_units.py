@@ -10,7 +10,16 @@ from umem.units import align_up, format_size, log2_exact, parse_size, power_of_t
 
 @pytest.mark.parametrize(
     ("text", "num_bytes"),
-    [("8", 8), ("1K", 1024), ("64M", 64 << 20), ("2G", 2 << 30), ("1.5k", 1536), ("4KiB", 4096), ("1gb", 1 << 30), (7, 7)],
+    [
+        ("8", 8),
+        ("1K", 1024),
+        ("64M", 64 << 20),
+        ("2G", 2 << 30),
+        ("1.5k", 1536),
+        ("4KiB", 4096),
+        ("1gb", 1 << 30),
+        (7, 7),
+    ],
 )
 def test_sizes_are_powers_of_1024(text, num_bytes):
     assert parse_size(text) == num_bytes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +144,25 @@ def arrays_travel_as_addresses(space):
     assert space.find("travel").address == array.address
 
 
+def near_operations_agree_with_numpy(space):
+    num_rows, columns, pooling = 3000, 16, 7
+    for home in homes(space)[:-1]:  # "host" is each rank's own
+        table = space.shared(f"near-{home}", (num_rows, columns), "float32", home=home)
+        values = np.random.default_rng(5).integers(-9, 9, (num_rows, columns)).astype(np.float32)
+        if space.rank == 0:
+            table.write(values)
+        space.barrier()
+        indices = np.random.default_rng(space.rank).integers(0, num_rows, 60 * pooling)
+        rows = np.empty((len(indices), columns), np.float32)
+        space.near.gather(rows, table.address, num_rows, indices)
+        assert np.array_equal(rows, values[indices])
+        sums = np.empty((60, columns), np.float32)
+        offsets = np.arange(61) * pooling
+        space.near.gather_sum(sums, table.address, num_rows, columns * 4, offsets, indices)
+        assert np.array_equal(sums, values[indices].reshape(60, pooling, columns).sum(1))
+        space.barrier()
+
+
 def bad_input_is_named(space):
     array = space.shared("bad", 8, "int64", home=space.num_ranks - 1)
     with pytest.raises(AlignmentError, match="8-byte aligned"):
@@ -153,7 +174,10 @@ def bad_input_is_named(space):
     with pytest.raises(AddressError):
         space.store(space.segments.map.end + 64, 1, "int8")
     with pytest.raises(AddressError):
-        space.get(np.zeros(1 << 20, np.uint8), space.segments.map.slot_address(0, 1) + space.segments.map.host_bytes - 8)
+        space.get(
+            np.zeros(1 << 20, np.uint8),
+            space.segments.map.slot_address(0, 1) + space.segments.map.host_bytes - 8,
+        )
     with pytest.raises(UnknownName, match="dtype"):
         space.load(array.address, "float16")
     with pytest.raises(UnknownName, match="dtype of an atomic"):
@@ -190,7 +214,7 @@ def barriers_publish_plain_stores(space):
 
 
 def only_mappable_memory_is_in_the_process(space):
-    maps = open("/proc/self/maps").read()
+    maps = Path("/proc/self/maps").read_text()
     for rank in range(space.num_ranks):
         for kind in ("meta", "device", "host"):
             assert (f"umem-{kind}-{rank} " in maps) == space.world.may_map(rank), (rank, kind)
@@ -201,7 +225,11 @@ def traffic_is_counted(space):
     array = space.shared("counted", 64, "uint8", home=home)
     space.put(array.address, np.zeros(64, np.uint8))
     fabric = space.switch.fabric_to(home).name
-    row = next(r for r in space.switch.traffic.rows() if (r["fabric"], r["rank"], r["operation"]) == (fabric, home, "put"))
+    row = next(
+        r
+        for r in space.switch.traffic.rows()
+        if (r["fabric"], r["rank"], r["operation"]) == (fabric, home, "put")
+    )
     assert row["operations"] >= 1 and row["bytes"] >= 64
     space.barrier()
 
@@ -218,6 +246,7 @@ CHECKS = {
         views_are_the_memory_or_are_refused,
         torch_views_share_the_memory,
         arrays_travel_as_addresses,
+        near_operations_agree_with_numpy,
         bad_input_is_named,
         ranks_that_disagree_are_all_told,
         barriers_publish_plain_stores,
@@ -229,8 +258,6 @@ CHECKS = {
 
 def run_all(space: umem.Space) -> dict[str, str]:
     """Outcome of each check in this rank: "ok", "skipped: reason" or the traceback. Ranks stay in step."""
-    import traceback
-
     outcomes = {}
     for name, check in CHECKS.items():
         if name == "ranks_that_disagree_are_all_told" and space.num_ranks == 1:
@@ -241,9 +268,13 @@ def run_all(space: umem.Space) -> dict[str, str]:
             outcomes[name] = "ok"
         except pytest.skip.Exception as reason:
             outcomes[name] = f"skipped: {reason}"
-        except Exception:  # every rank reports, whatever went wrong
+        except Exception:  # noqa: BLE001 - every rank reports, whatever went wrong
             outcomes[name] = traceback.format_exc()
-        failed = [r for r, b in enumerate(space.world.exchange("check", outcomes[name][:2].encode())) if b[:2] not in (b"ok", b"sk")]
+        failed = [
+            r
+            for r, b in enumerate(space.world.exchange("check", outcomes[name][:2].encode()))
+            if b[:2] not in (b"ok", b"sk")
+        ]
         if failed:
             outcomes.setdefault("stopped", f"after {name}, which failed in ranks {failed}")
             break

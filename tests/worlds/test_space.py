@@ -24,12 +24,14 @@ WORLDS = [
 @functools.cache
 def outcomes(world: str, ranks: int) -> list[dict[str, str]]:
     """What every rank of one launch reports."""
-    return umem.launch(checks_space.run_all, ranks=ranks, world=world, segment="128M", timeout_s=60, results="all")
+    return umem.launch(
+        checks_space.run_all, ranks=ranks, world=world, segment="128M", timeout_s=60, results="all"
+    )
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("check", checks_space.CHECKS)
-@pytest.mark.parametrize(("world", "ranks"), WORLDS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("world", "ranks"), WORLDS, ids=str)
 def test_space(world, ranks, check):
     for rank, outcome in enumerate(outcomes(world, ranks)):
         told = outcome.get(check, outcome.get("stopped"))

@@ -29,7 +29,9 @@ class Staged:
     def __init__(self, fabric: UcxFabric, max_bytes: int, shares_clock: bool = True):
         self.fabric, self.shares_clock = fabric, shares_clock
         self._stream_bytes = default_stream_bytes()
-        self._staging = np.ones(max_bytes, np.uint8)  # touched: the first transfer must not pay for page faults
+        self._staging = np.ones(
+            max_bytes, np.uint8
+        )  # touched: the first transfer must not pay for page faults
         self._message = np.ones(max_bytes + HEADER_BYTES, np.uint8)
         self._times = np.zeros(4, np.int64)
         self.step_ns = dict.fromkeys(STEPS, 0)
@@ -39,7 +41,9 @@ class Staged:
         message, num_bytes = self._message.ctypes.data, self._fit(num_rows, row_bytes)
         times = self._times.ctypes.data
         staging = self._staging.ctypes.data
-        cpu_copy_out_and_pack(src, src_stride, num_rows, row_bytes, staging, message, self._stream_bytes, times)
+        cpu_copy_out_and_pack(
+            src, src_stride, num_rows, row_bytes, staging, message, self._stream_bytes, times
+        )
         self.fabric.send(rank, message, num_bytes + HEADER_BYTES, _TAG + tag, keep=self._message)
         begin, copied, packed = self._times[:3].tolist()
         self.step_ns.update(copy_out=copied - begin, pack=packed - copied)
@@ -56,11 +60,15 @@ class Staged:
             message, num_rows, row_bytes, staging, dst, dst_stride, self._stream_bytes, times
         )
         if code != status.OK:
-            raise FabricError(f"rank {rank} sent a staged message of another shape than {num_rows} x {row_bytes} bytes")
+            raise FabricError(
+                f"rank {rank} sent a staged message of another shape than {num_rows} x {row_bytes} bytes"
+            )
         begin, unpacked, copied = self._times[:3].tolist()
-        sent = int(self._message[: HEADER_BYTES].view(np.int64)[SENT_NS])
+        sent = int(self._message[:HEADER_BYTES].view(np.int64)[SENT_NS])
         self.step_ns.update(
-            transfer=begin - sent if self.shares_clock else 0, unpack=unpacked - begin, copy_in=copied - unpacked
+            transfer=begin - sent if self.shares_clock else 0,
+            unpack=unpacked - begin,
+            copy_in=copied - unpacked,
         )
 
     def _fit(self, num_rows: int, row_bytes: int) -> int:
