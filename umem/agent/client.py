@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ..control_page import ControlPage
+from ..control_page import SPIN_ROUNDS_OWN_CORE, ControlPage
 from ..errors import (
     ConfigError,
     FabricError,
@@ -23,6 +23,7 @@ from ..errors import (
     WorldError,
 )
 from ..kernels import status
+from ..kernels.control import SPIN_ROUNDS
 from ..waiting import complete, raise_if_lost
 from . import layout, requests
 from .arena import Arena
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ..fabric.ucx.fabric import UcxFabric
 
 DEFAULT_SPIN_NS = 15_000  # of polling before a sleep: see requests.py
+LONG_SPIN_NS = 100_000
 CONFIRMATION_S = 0.2  # a broken connection is a death once the agent says so: 4-8 ms
 UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
 
@@ -98,6 +100,8 @@ class Client:
         words[layout.CLIENT_RANK] = fabric.rank
         words[layout.CLIENT_CREDITS] = credits
         words[layout.CLIENT_SPIN_NS] = spin_ns
+        has_own_core = page.words[SPIN_ROUNDS] >= SPIN_ROUNDS_OWN_CORE
+        words[layout.CLIENT_LONG_SPIN_NS] = LONG_SPIN_NS if has_own_core else spin_ns
         self._slots = arena.words(slot_words)
         words[layout.CLIENT_SLOTS] = self._slots.address
         words[layout.CLIENT_FREE] = free.address
@@ -131,9 +135,10 @@ class Client:
 
         The fields are those of Request. Raises RankLost, WaitTimeout, FabricError.
         """
-        fields = (4, word0, word1, word2, word3, payload, payload_bytes, dst, capacity)
+        # A plain int: for a member of Operation Numba works out its type anew, which takes 300 us.
+        fields = (int(operation), 4, word0, word1, word2, word3, payload, payload_bytes, dst, capacity)
         while True:
-            code, first, value, num_bytes = self._ask(self.address, rank, operation, *fields)
+            code, first, value, num_bytes = self._ask(self.address, rank, *fields)
             if code == status.OK:
                 return Reply(first, value, num_bytes)
             if first != 0:  # the sequence number of a request that was sent
@@ -189,7 +194,7 @@ class Client:
             sequence = self._post(
                 self.address,
                 asked.rank,
-                asked.operation,
+                int(asked.operation),
                 words,
                 len(asked.arguments),
                 asked.payload,

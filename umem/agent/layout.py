@@ -172,7 +172,7 @@ CLIENT_WORKER = 0  # UCX's main worker
 CLIENT_CONTROL = 1
 CLIENT_RANK = 2
 CLIENT_CREDITS = 3
-CLIENT_SPIN_NS = 4
+CLIENT_SPIN_NS = 4  # of polling before a sleep, where the core may be wanted by others
 CLIENT_SLOTS = 5  # address of num_ranks * credits * CLIENT_SLOT_WORDS words
 CLIENT_FREE = 6  # address of a word a rank: bit k is set while its slot k is free
 CLIENT_ENDPOINTS = 7  # address of a word a rank: the endpoint to its agent
@@ -182,6 +182,8 @@ CLIENT_GENERATION = 10
 CLIENT_NUM_LATE = 11  # replies that came after their caller had given up
 CLIENT_NUM_SLEEPS = 12
 CLIENT_NUM_SLOTS = 13
+CLIENT_LONG_SPIN_NS = 14  # ... and where this rank has it to itself
+CLIENT_CAUTION = 15  # waits left that spin shortly, because a long spin was interrupted
 CLIENT_ARGUMENTS = 16  # NUM_WORDS words that a caller in Python hands over as numbers
 CLIENT_WORDS = 24
 
