@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from . import ops, status
-from .compile import cpu_kernel, device_function
+from .compile import CORE, cpu_kernel, device_function
 from .control import NO_HOME, PEER_MAPPED, home_rank
 from .elements import ELEMENTS as SCALARS
 from .ops import load_i64
+from .variants import ON_DEMAND
 
 NAMES = {
     "int8": "i8",
@@ -39,6 +40,7 @@ NAMES = {
     "float64": "f64",
 }
 ATOMIC_NAMES = ("int32", "uint32", "int64", "uint64")
+LOADED_BEFORE_START = ("int64", "float32", "float64")  # each kernel more makes every start 10 ms longer
 
 
 @device_function
@@ -62,9 +64,9 @@ class Access:
     num_bytes: int
     load: Any  # (control, address) -> (status, value)
     store: Any  # (control, address, value) -> status
-    fetch_add: Any  # (control, address, value) -> (status, old); None where the element has no atomics
-    exchange: Any  # as fetch_add
-    compare_swap: Any  # (control, address, expected, desired) -> (status, old); or None
+    fetch_add: Any = None  # (control, address, value) -> (status, old); None where the element has no atomics
+    exchange: Any = None  # as fetch_add
+    compare_swap: Any = None  # (control, address, expected, desired) -> (status, old); or None
 
     def to_bits(self, value: Any) -> int:
         """`value` as the unsigned word of the same bytes; integers wrap around."""
@@ -122,19 +124,21 @@ def _access(name: str) -> Access:
     num_bytes = SCALARS[element].num_bytes
     zero = np.dtype(name).type(0)  # typed, so that both branches return the same type
     pair = f"Tuple((int64, {name}))"
-    load = cpu_kernel(f"{pair}(int64, int64)")(
+    group = CORE if name in LOADED_BEFORE_START else ON_DEMAND
+    load = cpu_kernel(f"{pair}(int64, int64)", group=group)(
         _load_body(getattr(ops, f"load_acquire_{element}"), num_bytes, zero)
     )
-    store = cpu_kernel(f"int64(int64, int64, {name})")(
+    store = cpu_kernel(f"int64(int64, int64, {name})", group=group)(
         _store_body(getattr(ops, f"store_release_{element}"), num_bytes)
     )
-    fetch_add = exchange = compare_swap = None
+    updates = {}
     if name in ATOMIC_NAMES:
-        update, swap = f"{pair}(int64, int64, {name})", f"{pair}(int64, int64, {name}, {name})"
-        fetch_add = cpu_kernel(update)(_update_body(getattr(ops, f"fetch_add_{element}"), num_bytes, zero))
-        exchange = cpu_kernel(update)(_update_body(getattr(ops, f"exchange_{element}"), num_bytes, zero))
-        compare_swap = cpu_kernel(swap)(_swap_body(getattr(ops, f"compare_swap_{element}"), num_bytes, zero))
-    return Access(name, num_bytes, load, store, fetch_add, exchange, compare_swap)
+        for operation in ("fetch_add", "exchange"):
+            body = _update_body(getattr(ops, f"{operation}_{element}"), num_bytes, zero)
+            updates[operation] = cpu_kernel(f"{pair}(int64, int64, {name})", group=group)(body)
+        body = _swap_body(getattr(ops, f"compare_swap_{element}"), num_bytes, zero)
+        updates["compare_swap"] = cpu_kernel(f"{pair}(int64, int64, {name}, {name})", group=group)(body)
+    return Access(name, num_bytes, load, store, **updates)
 
 
 ACCESSES: dict[str, Access] = {name: _access(name) for name in NAMES}

@@ -239,7 +239,7 @@ class Space:
         memory = (ctypes.c_uint8 * num_bytes).from_address(address)
         self._views.add(id(memory))
         weakref.finalize(memory, self._views.discard, id(memory)).atexit = False
-        return np.frombuffer(memory, np.uint8)
+        return np.ctypeslib.as_array(memory)
 
     def pointer(self, address: int) -> int:
         """What this process dereferences for `address`: on the host the same number."""
