@@ -102,6 +102,7 @@ class Side(ABC):
     """
 
     detail = ""
+    warms_up = True  # False where a block warms up by itself
 
     def __init__(self, name: str, semantics: str, peer: str | None = None, transport: str = ""):
         self.name, self.semantics, self.peer, self.transport = name, semantics, peer, transport

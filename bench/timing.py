@@ -75,7 +75,7 @@ def run_block(side: Side, measured: Measured, num_samples: int) -> None:
 def warm_up(sides: Sequence[Side], num_samples: int) -> None:
     """One block a side that nobody looks at: page faults, connections, branch predictors."""
     if num_samples:
-        for side in sides:
+        for side in [side for side in sides if side.warms_up]:
             side.block(num_samples)
             side.num_errors()
 

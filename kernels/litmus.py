@@ -12,24 +12,32 @@ caller, and both lanes read every line before the round, so that both start with
 | SB | x = 1; fence; r0 = y | y = 1; fence; r1 = x | r0 = 0, r1 = 0: both stores came late |
 
 Sources: Alglave, Maranget, Tautschnig, Herding Cats (2014), for the names and shapes.
-Undecorated, so that the model target runs the same source; `lane_corr` ... are the compiled forms.
+The tests are plain functions, so that the model target runs the same source; `lane_corr` ... are compiled:
+they meet the other lane before every instance, because two lanes that run one after the other show nothing.
 """
 
 from __future__ import annotations
 
-from .compile import cpu_kernel
+from collections.abc import Callable
+from typing import Any
+
+from .compile import CpuKernel, cpu_kernel, device_function
 from .ops import (
     fence_seq_cst,
     load_acquire_i64,
+    load_i64,
     load_relaxed_i64,
     store_i64,
     store_relaxed_i64,
     store_release_i64,
 )
+from .probe import poll_until
+from .status import OK
 
 STRIDE_WORDS = 16  # 128 bytes: one coherence line of the kernels, two of most processors
 
 
+@device_function
 def corr(x, y, out, lane, first, last):
     """Coherence of read-read: one word, read twice. `out` takes 2 * r0 + r1 of lane 1."""
     i = first
@@ -43,6 +51,7 @@ def corr(x, y, out, lane, first, last):
         i += 1
 
 
+@device_function
 def mp(x, y, out, lane, first, last):
     """Message passing: data, then a flag. `out` takes 2 * r0 + r1 of lane 1."""
     i = first
@@ -57,6 +66,7 @@ def mp(x, y, out, lane, first, last):
         i += 1
 
 
+@device_function
 def sb(x, y, out, lane, first, last):
     """Store buffering: each stores its own word and reads the other. `out` takes r of the lane that runs."""
     i = first
@@ -82,8 +92,41 @@ def warm(x, y, num_instances):
     return total
 
 
-_LANE = "void(int64, int64, int64, int64, int64, int64)"
-lane_corr = cpu_kernel(_LANE)(corr)
-lane_mp = cpu_kernel(_LANE)(mp)
-lane_sb = cpu_kernel(_LANE)(sb)
+MAX_DELAY = 64  # turns of an empty loop, so that the lanes meet in many ways; a few hundred nanoseconds
+
+
+@device_function
+def spin(num_turns):
+    """Pass a little time without touching memory that others see; returns a number, so that it is not removed."""
+    mixed = num_turns
+    turn = 0
+    while turn < num_turns:
+        mixed = (mixed * 6364136223846793005 + 1442695040888963407) ^ turn
+        turn += 1
+    return mixed & 1
+
+
+def _compile(test: Callable[..., None]) -> CpuKernel:
+    """The lane of `test`: `mine` and `theirs` count the instances at which the lanes have met, from `met` on."""
+
+    def lane_of(control, mine, theirs, met, delays, x, y, out, lane, num_instances, deadline_ns):
+        i = 0
+        wasted = 0
+        while i < num_instances:
+            store_release_i64(mine, 0, met + i + 1)
+            code = poll_until(control, theirs, met + i + 1, deadline_ns)
+            if code != OK:
+                return code
+            wasted += spin(load_i64(delays, i))
+            test(x, y, out, lane, i, i + 1)
+            i += 1
+        return OK if wasted >= 0 else 1
+
+    lane_of.__name__ = lane_of.__qualname__ = f"lane_{test.__name__}"
+    signature = f"int64({', '.join(['int64'] * 11)})"
+    compiled: Any = cpu_kernel(signature)(lane_of)
+    return compiled
+
+
+lane_corr, lane_mp, lane_sb = _compile(corr), _compile(mp), _compile(sb)
 warm_lines = cpu_kernel("int64(int64, int64, int64)")(warm)

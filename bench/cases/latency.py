@@ -9,7 +9,7 @@ from umem.units import GIB, MIB
 from umem.world.spec import TRANSPORTS
 
 from ..case import Case, Options, PartSide, Point, Side
-from ..driver import Bench
+from ..driver import SEGMENT_BYTES, Bench
 from ..registry import register
 from ..wire import Part
 
@@ -67,7 +67,7 @@ class Chase(Case):
         return super().waived(options)
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        ranks = bench.ranks(segment_bytes=2 * point.num_bytes)
+        ranks = bench.ranks(segment_bytes=max(SEGMENT_BYTES, 2 * point.num_bytes))
         part = Part(ranks, f"{LATENCY}:Chase", num_bytes=point.num_bytes, num_steps=2000)
         return [
             PartSide("load_store", "load_store", part, "peer", transport="mapped"),

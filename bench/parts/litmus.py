@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 
-from umem.kernels.litmus import STRIDE_WORDS, lane_corr, lane_mp, lane_sb, warm_lines
+from umem.kernels.litmus import MAX_DELAY, STRIDE_WORDS, lane_corr, lane_mp, lane_sb, warm_lines
 from umem.space import Space
 
-from .base import SpacePart
+from .base import SpacePart, check
 
 INSTANCES = 256  # a round
 LANES = {"CoRR": lane_corr, "MP": lane_mp, "SB": lane_sb}
@@ -24,7 +24,10 @@ class Litmus(SpacePart):
         num_bytes = INSTANCES * STRIDE_WORDS * 8
         self.arrays = [self.shared(num_bytes, home=home) for home in (0, 1)]
         self.out = [self.shared(INSTANCES * 8, home=home) for home in (0, 1)]
-        self.random = np.random.default_rng(seed)  # the same numbers in every rank
+        self.met = [self.shared(128, home=home).address for home in (0, 1)]
+        self.num_met = 0
+        self.random = np.random.default_rng(seed)  # the same numbers in every rank: roles and homes
+        self.own_random = np.random.default_rng((seed, self.rank))
 
     def run(self, test: str, num_instances: int) -> dict[tuple[int, int], int] | None:
         """Histogram of (r0, r1) over at least `num_instances`, at rank 0."""
@@ -36,8 +39,11 @@ class Litmus(SpacePart):
             writer = int(swaps_roles)
             self._begin(x, y)
             if self.rank < 2:
-                lane = self.rank ^ writer
-                lane_of(x, y, self.out[self.rank].address, lane, 0, INSTANCES)
+                delays = self.own_random.integers(0, MAX_DELAY, INSTANCES)
+                meeting = (self.met[self.rank], self.met[1 - self.rank], self.num_met, delays.ctypes.data)
+                lane = (x, y, self.out[self.rank].address, self.rank ^ writer, INSTANCES)
+                check(lane_of(self.space.control, *meeting, *lane, self.deadline_ns()))
+            self.num_met += INSTANCES
             self.space.barrier()
             if self.rank == 0:
                 histogram.update(self._outcomes(test, writer))

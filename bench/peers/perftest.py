@@ -20,7 +20,9 @@ SEMANTICS = {"message": "message", "stream": "message", "get": "rma", "put": "rm
 
 
 class PerftestSide(Side):
-    """A block is one run of ucx_perftest, server and client."""
+    """A block is one run of ucx_perftest, server and client, with its own warm-up."""
+
+    warms_up = False
 
     def __init__(self, part: Part, semantics: str, transport: str):
         super().__init__("ucx_perftest", semantics, "ucx_perftest", transport)
@@ -61,5 +63,5 @@ def num_operations(num_bytes: int, world: str) -> int:
     if num_bytes <= 8 * KIB:
         return 4_000 if slow else 40_000
     if num_bytes <= MIB:
-        return 200 if slow else 1_000
+        return 100 if slow else 400
     return 20

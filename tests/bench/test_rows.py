@@ -11,36 +11,14 @@ from umem.errors import ConfigError
 
 from .examples import ROW, row
 
-PROMISED = [
-    "case",
-    "semantics",
-    "peer",
-    "transport",
-    "world",
-    "cache",
-    "home",
-    "ranks",
-    "bytes",
-    "p50_us",
-    "p99_us",
-    "cv",
-    "samples",
-    "gbps",
-    "errors",
-    "limit_name",
-    "limit",
-    "fraction_of_limit",
-    "status",
-    "host",
-    "version",
-    "commit",
-    "seed",
-    "pair",
-]
+PROMISED = """
+case semantics peer transport world cache home ranks bytes p50_us p99_us cv samples gbps errors
+limit_name limit fraction_of_limit status host version commit seed pair
+"""
 
 
 def test_columns_are_the_promised_ones():
-    assert list(COLUMNS) == PROMISED
+    assert list(COLUMNS) == PROMISED.split()
 
 
 ROWS = (
@@ -69,7 +47,7 @@ def test_json_round_trip(tmp_path):
 def test_csv_round_trip(tmp_path):
     write_csv(tmp_path / "r.csv", ROWS)
     assert tuple(read_csv(tmp_path / "r.csv")) == ROWS
-    assert (tmp_path / "r.csv").read_text().splitlines()[0].split(",") == PROMISED
+    assert (tmp_path / "r.csv").read_text().splitlines()[0].split(",") == PROMISED.split()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": [{"case": 1}], "notes": [], "machine": {}}'])

@@ -37,7 +37,9 @@ Seed = Annotated[int, typer.Option("--seed", help="of everything that is random"
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the results here")]
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False
+)
 def run(context: typer.Context) -> None:
     """Run a script in every rank of a new world: umem run -n N [OPTIONS] SCRIPT [-- ARGS]."""
     from ..world.command import run_command
@@ -59,7 +61,9 @@ def info(
 
 @app.command()
 def verdict(
-    ranks: Annotated[int | None, typer.Option("-n", "--ranks", help="ranks (default: a rank a core, 2 to 8)")] = None,
+    ranks: Annotated[
+        int | None, typer.Option("-n", "--ranks", help="ranks (default: a rank a core, 2 to 8)")
+    ] = None,
     world: World = MAPPED,
     report: Annotated[Path, typer.Option("--report", help="where to write the page")] = Path("report.html"),
     json_file: JsonFile = None,
@@ -74,7 +78,9 @@ def verdict(
 
 @app.command()
 def bench(
-    cases: Annotated[list[str] | None, typer.Argument(help="cases or families of them (default: all)")] = None,
+    cases: Annotated[
+        list[str] | None, typer.Argument(help="cases or families of them (default: all)")
+    ] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="list the cases")] = False,
     ranks: Ranks = 2,
     begin: Annotated[str, typer.Option("-b", "--begin", help="smallest size")] = "8",
@@ -82,7 +88,9 @@ def bench(
     factor: Annotated[int, typer.Option("-f", "--factor", help="from one size to the next")] = 4,
     warmup: Annotated[int, typer.Option("-w", "--warmup", help="iterations before the measured ones")] = 5,
     iters: Annotated[int, typer.Option("--iters", help="samples of each side at each size")] = 200,
-    semantics: Annotated[str, typer.Option(help="comma-separated: load_store, rma, message, staged, near")] = "",
+    semantics: Annotated[
+        str, typer.Option(help="comma-separated: load_store, rma, message, staged, near")
+    ] = "",
     peers: Annotated[str, typer.Option(help="comma-separated: ucx_perftest, gloo, mpi, ucxx")] = "",
     world: World = MAPPED,
     json_file: JsonFile = None,

