@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 
 import pytest
 
-from .conftest import SCRIPT_TIMEOUT_S, umem_command
+from .conftest import SCRIPT_TIMEOUT_S
 
 JOIN = "import umem\nwith umem.init() as space:\n    print('joined', space.num_ranks)\n"
 
@@ -17,13 +18,17 @@ def run_without_shared_memory(script):
     """`umem run` of a source where /dev/shm holds one page."""
 
     def run(source: str, *options: object) -> subprocess.CompletedProcess[str]:
-        command = shlex.join(umem_command("run", *options, script(source)))
+        command = shlex.join([sys.executable, "-m", "umem", "run", *map(str, options), str(script(source))])
         inside = f"mount -t tmpfs -o size=4k tmpfs /dev/shm && exec {command}"
         return subprocess.run(
-            ["unshare", "-m", "sh", "-c", inside], capture_output=True, text=True, timeout=SCRIPT_TIMEOUT_S
+            ["unshare", "-m", "sh", "-c", inside],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=SCRIPT_TIMEOUT_S,
         )
 
-    probe = subprocess.run(["unshare", "-m", "true"], capture_output=True)
+    probe = subprocess.run(["unshare", "-m", "true"], check=False)
     if probe.returncode != 0:
         pytest.skip("this machine lets us make no mount namespace, so /dev/shm cannot be made small")
     return run
