@@ -190,10 +190,11 @@ def _codes(code: python_types.CodeType) -> Iterator[python_types.CodeType]:
             yield from _codes(constant)
 
 
-def _global_names(code: python_types.CodeType) -> set[str]:
-    return {
+@functools.cache  # most kernels share their device functions: without it, half of a warm start-up goes here
+def _global_names(code: python_types.CodeType) -> frozenset[str]:
+    return frozenset(
         instruction.argval
         for part in _codes(code)
         for instruction in dis.get_instructions(part)
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }
+    )

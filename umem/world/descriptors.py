@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import os
-import secrets
 import select
 import socket
 import struct
@@ -50,7 +49,7 @@ def share(world: Members, key: str, fds: list[int], timeout_s: float) -> dict[in
     assert len(fds) <= _MAX_FDS, f"{len(fds)} descriptors do not fit into one message"
     deadline = time.monotonic() + timeout_s
     peers = [rank for rank in range(world.num_ranks) if rank != world.rank and world.may_map(rank)]
-    name = secrets.token_hex(16).encode()
+    name = os.urandom(16).hex().encode()
     received: dict[int, list[int]] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         if peers:
@@ -113,7 +112,7 @@ def _accept(listener: socket.socket, name: bytes) -> tuple[int, list[int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     rank, told_name = _HEADER.unpack(data) if len(data) == _HEADER.size else (-1, b"")
-    if not secrets.compare_digest(told_name, name) or flags & socket.MSG_CTRUNC:
+    if told_name != name or flags & socket.MSG_CTRUNC:
         _close(list(fds))
         raise WorldError(
             "a process that is no rank of this world wrote to its socket, or descriptors were cut off"

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
-import cloudpickle
-
 from .. import config
 from ..errors import RankLost
 from . import liveness
@@ -158,6 +156,8 @@ def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns:
 
     `pickled_work` is {function, arguments}; the function gets the space, or the bare world, before them.
     """
+    import cloudpickle  # loaded by the parent; scripts need none
+
     try:
         function, arguments = pickle.loads(pickled_work)
         with _open(on_space) as joined:
@@ -194,6 +194,8 @@ def _format(error: BaseException) -> str:
 
 def _pickle_error(error: BaseException) -> bytes:
     """The exception, where it survives the journey with its type and text; else nothing."""
+    import cloudpickle
+
     try:
         pickled = cloudpickle.dumps(error)
         twin = pickle.loads(pickled)
