@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import threading
@@ -26,10 +27,12 @@ from ..kernels.control import CONTROL_BYTES
 from ..kernels.ops import store_i64, store_release_i64
 from . import layout
 from .arena import Words
-from .client import DEFAULT_SPIN_NS, Client, Request, check, operation_name
+from .client import DEFAULT_SPIN_NS, Client
 from .handlers import BUILT_IN
 from .loop import serve
+from .messages import Request, check, operation_name
 from .near_handlers import NEAR, NEAR_OTHER_TYPES
+from .remote import RemoteFabric
 from .state import Ranks, build_state
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ class Agent:
         if fabric is not None:
             self._client = Client(fabric, self.page, credits, spin_ns)
         for operation, handler in (BUILT_IN | NEAR).items():
-            self.register(operation, handler, context=control)
+            self.register(operation, handler, context=self.state[layout.OWN])
 
     # --- handlers
 
@@ -97,7 +100,7 @@ class Agent:
     def serve_other_types(self) -> None:
         """Serve near sums of other types than float32 too: at every home that will be asked for them."""
         for operation, handler in NEAR_OTHER_TYPES.items():
-            self.register(operation, handler, context=self.state[layout.CONTROL])
+            self.register(operation, handler, context=self.state[layout.OWN])
 
     # --- asking
 
@@ -107,6 +110,13 @@ class Agent:
         if self._client is None:
             raise FabricMissing(f"asking another rank's agent needs UCX. Fix: {FIX}")
         return self._client
+
+    @functools.cached_property
+    def remote(self) -> RemoteFabric | None:
+        """The fabric to homes that this rank does not map; None where there is no UCX."""
+        if self._client is None or self._fabric is None:
+            return None
+        return RemoteFabric(self._client, self._fabric)
 
     def call(
         self,

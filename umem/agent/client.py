@@ -10,16 +10,13 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..control_page import SPIN_ROUNDS_OWN_CORE, ControlPage
 from ..errors import (
     ConfigError,
     FabricError,
-    HandlerError,
     RankLost,
-    UnknownOperation,
     WorldError,
 )
 from ..kernels import status
@@ -28,6 +25,7 @@ from ..waiting import complete, raise_if_lost
 from . import layout, requests
 from .arena import Arena
 from .layout import Operation
+from .messages import Reply, Request, Ticket, check, operation_name, refusal
 
 if TYPE_CHECKING:
     from ..fabric.ucx.fabric import UcxFabric
@@ -35,37 +33,10 @@ if TYPE_CHECKING:
 DEFAULT_SPIN_NS = 15_000  # of polling before a sleep: see requests.py
 LONG_SPIN_NS = 100_000
 CONFIRMATION_S = 0.2  # a broken connection is a death once the agent says so: 4-8 ms
+READ, WRITE = int(Operation.READ), int(Operation.WRITE)
+FETCH_ADD, EXCHANGE = int(Operation.FETCH_ADD), int(Operation.EXCHANGE)
+COMPARE_SWAP = int(Operation.COMPARE_SWAP)
 UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
-
-
-class Request(NamedTuple):
-    """One request. `payload` and `dst` are pointers: the bytes to send, at most MAX_PAYLOAD_BYTES, and room
-    for those of the reply. `keep` is what that memory belongs to: it lives until the request has ended."""
-
-    rank: int
-    operation: int
-    arguments: tuple[int, ...] = ()
-    payload: int = 0
-    payload_bytes: int = 0
-    dst: int = 0
-    capacity: int = 0
-    keep: Any = None
-
-
-class Reply(NamedTuple):
-    """What a handler answered: its status, one word, and how many bytes are at the request's `dst`."""
-
-    status: int
-    value: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A request in flight, under its sequence number."""
-
-    sequence: int
-    request: Request
 
 
 class Client:
@@ -137,13 +108,21 @@ class Client:
         """
         # A plain int: for a member of Operation Numba works out its type anew, which takes 300 us.
         fields = (int(operation), 4, word0, word1, word2, word3, payload, payload_bytes, dst, capacity)
-        while True:
+        code, first, value, num_bytes = self._ask(self.address, rank, *fields)
+        if code == status.OK:
+            return Reply(first, value, num_bytes)
+        return self._reply(code, first, rank, fields, timeout_s, keep)
+
+    def _reply(
+        self, code: int, first: int, rank: int, fields: tuple[int, ...], timeout_s: float | None, keep: Any
+    ) -> Reply:
+        """The reply to a request whose `ask` returned (code, first): wait for it, or ask once it can be sent."""
+        while first == 0:  # no sequence number: it was never sent
+            self._make_ready(code, rank, fields[0], timeout_s)
             code, first, value, num_bytes = self._ask(self.address, rank, *fields)
             if code == status.OK:
                 return Reply(first, value, num_bytes)
-            if first != 0:  # the sequence number of a request that was sent
-                return self._wait(Ticket(first, Request(rank, operation, keep=keep)), timeout_s)
-            self._make_ready(code, rank, operation, timeout_s)
+        return self._wait(Ticket(first, Request(rank, fields[0], keep=keep)), timeout_s)
 
     def value(self, rank: int, operation: int, *arguments: int) -> int:
         """The one word that `rank` answers to `operation` with up to four arguments. Raises HandlerError."""
@@ -223,48 +202,71 @@ class Client:
         if ticket.request.keep is not None:
             self._abandoned.append(ticket)  # UCX may still read the payload
 
-    # --- words and bytes of a home
+    # --- words and bytes of a home: one call of compiled code where nothing is amiss
 
-    def read(self, rank: int, address: int, dst: int, num_bytes: int) -> None:
-        """Copy `num_bytes` from `address`, whose home is `rank`, to the pointer `dst`."""
-        if num_bytes <= layout.MAX_PAYLOAD_BYTES:
-            reply = self.request(rank, Operation.READ, address, num_bytes, dst=dst, capacity=num_bytes)
-            check(rank, Operation.READ, reply)
+    def read(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
+        """Copy `num_bytes` from `address`, whose home is `rank`, to the pointer `dst`, in memory of `keep`."""
+        if num_bytes > layout.MAX_PAYLOAD_BYTES:
+            for request, reply in self.stream(
+                Request(rank, READ, (address + offset, size), dst=dst + offset, capacity=size, keep=keep)
+                for offset, size in pieces(num_bytes)
+            ):
+                check(request.rank, READ, reply)
             return
-        asked = (
-            Request(rank, Operation.READ, (address + offset, size), dst=dst + offset, capacity=size)
-            for offset, size in pieces(num_bytes)
-        )
-        for _, reply in self.stream(asked):
-            check(rank, Operation.READ, reply)
+        fields = (READ, 4, address, num_bytes, 0, 0, 0, 0, dst, num_bytes)
+        code, refused, _, _ = self._ask(self.address, rank, *fields)
+        if code or refused:
+            self._go_on(code, refused, rank, fields, keep)
 
-    def write(self, rank: int, address: int, src: int, num_bytes: int) -> None:
-        """Copy `num_bytes` from the pointer `src` to `address`, whose home is `rank`; complete on return."""
-        if num_bytes <= layout.MAX_PAYLOAD_BYTES:
-            reply = self.request(rank, Operation.WRITE, address, payload=src, payload_bytes=num_bytes)
-            check(rank, Operation.WRITE, reply)
+    def write(self, rank: int, address: int, src: int, num_bytes: int, keep: Any = None) -> None:
+        """Copy `num_bytes` from the pointer `src`, in memory of `keep`, to `address`, whose home is `rank`.
+
+        Complete on return.
+        """
+        if num_bytes > layout.MAX_PAYLOAD_BYTES:
+            for request, reply in self.stream(
+                Request(rank, WRITE, (address + offset,), src + offset, size, keep=keep)
+                for offset, size in pieces(num_bytes)
+            ):
+                check(request.rank, WRITE, reply)
             return
-        asked = (
-            Request(rank, Operation.WRITE, (address + offset,), src + offset, size)
-            for offset, size in pieces(num_bytes)
-        )
-        for _, reply in self.stream(asked):
-            check(rank, Operation.WRITE, reply)
+        fields = (WRITE, 4, address, 0, 0, 0, src, num_bytes, 0, 0)
+        code, refused, _, _ = self._ask(self.address, rank, *fields)
+        if code or refused:
+            self._go_on(code, refused, rank, fields, keep)
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Add `value` to the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        old = self.value(rank, Operation.FETCH_ADD, address, signed(value), num_bytes)
+        fields = (FETCH_ADD, 4, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
+        code, refused, old, _ = self._ask(self.address, rank, *fields)
+        if code or refused:
+            old = self._go_on(code, refused, rank, fields)
         return old & UNSIGNED[num_bytes]
 
     def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Put `value` into the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        old = self.value(rank, Operation.EXCHANGE, address, signed(value), num_bytes)
+        fields = (EXCHANGE, 4, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
+        code, refused, old, _ = self._ask(self.address, rank, *fields)
+        if code or refused:
+            old = self._go_on(code, refused, rank, fields)
         return old & UNSIGNED[num_bytes]
 
     def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
         """Put `desired` into the word at `address` if `expected` stands there; what stood there, unsigned."""
-        words = (address, signed(expected), signed(desired), num_bytes)
-        return self.value(rank, Operation.COMPARE_SWAP, *words) & UNSIGNED[num_bytes]
+        fields = (COMPARE_SWAP, 4, address, signed(expected), signed(desired), num_bytes, 0, 0, 0, 0)
+        code, refused, old, _ = self._ask(self.address, rank, *fields)
+        if code or refused:
+            old = self._go_on(code, refused, rank, fields)
+        return old & UNSIGNED[num_bytes]
+
+    def _go_on(self, code: int, first: int, rank: int, fields: tuple[int, ...], keep: Any = None) -> int:
+        """After a request that did not simply succeed: wait on, or ask again; the reply's value."""
+        operation = fields[0]
+        reply = (
+            Reply(first, 0, 0) if code == status.OK else self._reply(code, first, rank, fields, None, keep)
+        )
+        check(rank, operation, reply)
+        return reply.value
 
     # --- waiting and closing
 
@@ -337,32 +339,6 @@ class Client:
         raise RankLost(rank, what)
 
 
-def check(rank: int, operation: int, reply: Reply) -> None:
-    """Raise HandlerError where `reply` refuses."""
-    if reply.status < 0:
-        raise refusal(rank, operation, reply)
-
-
-def refusal(rank: int, operation: int, reply: Reply) -> HandlerError:
-    """The error that says why `rank` refused."""
-    name, code = operation_name(operation), reply.status
-    if code == layout.UNKNOWN_OPERATION:
-        return UnknownOperation(rank, name, code, "no handler is registered there; use agent.register")
-    if code == layout.REPLY_TOO_LARGE:
-        return HandlerError(rank, name, code, f"there is no room for a reply of {reply.num_bytes} bytes")
-    if code == layout.CLOSING:
-        return HandlerError(rank, name, code, "its agent was closed before it was done")
-    return HandlerError(rank, name, code, status.name(code))
-
-
-def operation_name(operation: int) -> str:
-    """How errors call an operation."""
-    try:
-        return Operation(operation).name
-    except ValueError:
-        return f"operation {operation}"
-
-
 def pieces(num_bytes: int) -> Iterator[tuple[int, int]]:
     """(offset, size) of the parts of a payload that is larger than one message."""
     step = layout.MAX_PAYLOAD_BYTES
@@ -371,4 +347,6 @@ def pieces(num_bytes: int) -> Iterator[tuple[int, int]]:
 
 def signed(word: int) -> int:
     """The int64 with the bits of `word`."""
+    if -(1 << 63) <= word < 1 << 63:
+        return word
     return (word + (1 << 63)) % (1 << 64) - (1 << 63)

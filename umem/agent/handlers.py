@@ -1,9 +1,9 @@
 """The handlers every agent has: ping, small reads and writes, atomics on words of the home.
 
 A handler is compiled, `handler(request, reply, context) -> status`, and runs in the home's agent thread;
-`context` is the address of the home's control page. Atomics are the CPU's own, so they are atomic with
-those of the home and of every rank that maps its memory; a read or write of one aligned word of 1, 2, 4
-or 8 bytes is never torn.
+`context`, for these, is the address of what describes the home's own memory. Atomics are the CPU's own,
+so they are atomic with those of the home and of every rank that maps its memory; a read or write of one
+aligned word of 1, 2, 4 or 8 bytes is never torn.
 """
 
 from __future__ import annotations
@@ -44,9 +44,23 @@ def argument(request, index):
 
 
 @device_function
-def check_range(control, address, num_bytes):
-    """OK where [address, address + num_bytes) is this rank's own memory in one piece, else OUT_OF_RANGE."""
-    if num_bytes < 0 or home_rank(control, address) != load_i64(control, RANK):
+def check_range(own, address, num_bytes):
+    """OK where [address, address + num_bytes) is this rank's own memory in one piece, else OUT_OF_RANGE.
+
+    `own` describes that memory (layout.OWN_*): addresses of the linear window and of the home's own view
+    lie in its regions; one of the striped window is looked up.
+    """
+    if num_bytes < 0:
+        return status.OUT_OF_RANGE
+    region = 0
+    while region < load_i64(own, layout.OWN_NUM_REGIONS):
+        start = load_i64(own, layout.OWN_REGIONS + 2 * region)
+        offset = address - start
+        if offset >= 0 and num_bytes <= load_i64(own, layout.OWN_REGIONS + 2 * region + 1) - offset:
+            return status.OK
+        region += 1
+    control = load_i64(own, layout.OWN_CONTROL)
+    if home_rank(control, address) != load_i64(control, RANK):
         return status.OUT_OF_RANGE
     if num_bytes > contiguous_bytes(control, address):
         return status.OUT_OF_RANGE
@@ -54,11 +68,11 @@ def check_range(control, address, num_bytes):
 
 
 @device_function
-def check_word(control, address, num_bytes):
+def check_word(own, address, num_bytes):
     """OK for a naturally aligned word of 4 or 8 bytes of this rank's own memory."""
     if (num_bytes != 4 and num_bytes != 8) or address % num_bytes != 0:
         return status.BAD_REQUEST
-    return check_range(control, address, num_bytes)
+    return check_range(own, address, num_bytes)
 
 
 @c_callback(HANDLER)
@@ -71,13 +85,13 @@ def ping(request, reply, context):
 
 
 @c_callback(HANDLER)
-def read(request, reply, control):
+def read(request, reply, own):
     """Arguments: address, num_bytes. An aligned word is loaded once, with acquire ordering; more is sent from
     where it lies, so a store that races with the read may show in part."""
     address, num_bytes = argument(request, 0), argument(request, 1)
     if num_bytes > load_i64(reply, layout.REPLY_CAPACITY):
         return status.BAD_REQUEST
-    code = check_range(control, address, num_bytes)
+    code = check_range(own, address, num_bytes)
     if code != status.OK:
         return code
     room = load_i64(reply, layout.REPLY_PAYLOAD)
@@ -94,12 +108,12 @@ def read(request, reply, control):
 
 
 @c_callback(HANDLER)
-def write(request, reply, control):
+def write(request, reply, own):
     """Argument: address. An aligned word is stored once, with release ordering; more is copied plainly."""
     address = argument(request, 0)
     src = load_i64(request, layout.REQUEST_PAYLOAD)
     num_bytes = load_i64(request, layout.REQUEST_PAYLOAD_BYTES)
-    code = check_range(control, address, num_bytes)
+    code = check_range(own, address, num_bytes)
     if code != status.OK:
         return code
     if num_bytes == 8 and address % 8 == 0:
@@ -116,10 +130,10 @@ def write(request, reply, control):
 
 
 @c_callback(HANDLER)
-def fetch_add(request, reply, control):
+def fetch_add(request, reply, own):
     """Arguments: address, value, num_bytes (4 or 8). The reply's value is what stood there."""
     address, value, num_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
-    code = check_word(control, address, num_bytes)
+    code = check_word(own, address, num_bytes)
     if code != status.OK:
         return code
     if num_bytes == 8:
@@ -130,10 +144,10 @@ def fetch_add(request, reply, control):
 
 
 @c_callback(HANDLER)
-def exchange(request, reply, control):
+def exchange(request, reply, own):
     """Arguments: address, value, num_bytes (4 or 8). The reply's value is what stood there."""
     address, value, num_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
-    code = check_word(control, address, num_bytes)
+    code = check_word(own, address, num_bytes)
     if code != status.OK:
         return code
     if num_bytes == 8:
@@ -144,11 +158,11 @@ def exchange(request, reply, control):
 
 
 @c_callback(HANDLER)
-def compare_swap(request, reply, control):
+def compare_swap(request, reply, own):
     """Arguments: address, expected, desired, num_bytes (4 or 8). The reply's value is what stood there."""
     address, num_bytes = argument(request, 0), argument(request, 3)
     expected, desired = argument(request, 1), argument(request, 2)
-    code = check_word(control, address, num_bytes)
+    code = check_word(own, address, num_bytes)
     if code != status.OK:
         return code
     if num_bytes == 8:

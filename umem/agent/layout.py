@@ -137,6 +137,7 @@ NUM_SLEEPS = 36
 NUM_BUSY_ARMS = 37
 MAX_READY = 38  # most requests that ever waited
 LOCAL_FD = 39
+OWN = 41  # address of the words OWN_*
 POLL_SCRATCH = 40  # the 8 bytes that reading the eventfd needs
 STATE_WORDS = 64
 
@@ -166,6 +167,11 @@ WATCH_ENDPOINT = 2  # 0 for a rank that is not watched this way
 WATCH_SEND = 3  # send request of the greeting
 WATCH_HELLO = 4  # the greeting: this rank
 WATCH_WORDS = 8
+
+# --- what a home calls its own: the context of the handlers that touch memory
+OWN_CONTROL = 0
+OWN_NUM_REGIONS = 1
+OWN_REGIONS = 2  # {address, bytes} of each
 
 # --- a client's state: `client` is the address of these words
 CLIENT_WORKER = 0  # UCX's main worker

@@ -13,8 +13,9 @@ import numpy as np
 from ..address import AddressMap
 from ..errors import AddressError, AlignmentError, ConfigError, UnknownName
 from . import layout
-from .client import Client, Request, check
+from .client import Client
 from .layout import Operation
+from .messages import Request, check
 from .near_handlers import REDUCE_TYPE_BYTES, REDUCE_TYPES, ROW_TYPES
 
 MAX_INDICES = 8192  # of one request: 64 KiB, so that a long look-up overlaps transport and gathering
@@ -81,18 +82,34 @@ class Near:
             raise UnknownName("row type", row_type, ROW_TYPES)
         num_bags, num_columns = dst.shape
         _check_arrays(dst, indices, num_bags)
-        if len(offsets) != num_bags + 1 or offsets[0] != 0 or offsets[-1] != len(indices):
-            raise ConfigError(f"{len(offsets)} offsets up to {offsets[-1]} do not cut {len(indices)} indices")
+        if (
+            offsets.dtype != np.int64
+            or len(offsets) != num_bags + 1
+            or offsets[0] != 0
+            or offsets[-1] != len(indices)
+        ):
+            raise ConfigError(
+                f"{len(offsets)} offsets ({offsets.dtype}) from {offsets[0]} to {offsets[-1]} do not cut"
+                f" {len(indices)} indices into {num_bags} bags"
+            )
         operation = Operation.GATHER_SUM if row_type == "f32" else Operation.GATHER_SUM_HALF
         if num_columns * (4 if row_type == "f32" else 2) > row_bytes:
             raise ConfigError(f"{num_columns} columns of {row_type} are more than a row of {row_bytes} bytes")
+        homes = self._homes(table, num_rows, row_bytes, indices)
+        fixed = (table, num_rows, row_bytes, num_columns, ROW_TYPES.index(row_type))
+        is_one = len(indices) + num_bags < MAX_INDICES and dst.nbytes <= layout.MAX_PAYLOAD_BYTES
+        if is_one and num_bags and len(homes) == 1 and homes[0][1] is None:
+            asked = _request(
+                homes[0][0], operation, (*fixed, num_bags), np.concatenate([offsets, indices]), dst
+            )
+            check(asked.rank, operation, self.client.finish(self.client.post(asked)))
+            return
         bag_of = np.repeat(np.arange(num_bags), np.diff(offsets))
         max_bags = max(1, layout.MAX_PAYLOAD_BYTES // max(4 * num_columns, 1))
-        fixed = (table, num_rows, row_bytes, num_columns, ROW_TYPES.index(row_type))
         parts: list[tuple[np.ndarray, np.ndarray]] = []
 
         def asked() -> Iterator[Request]:
-            for home, places in self._homes(table, num_rows, row_bytes, indices):
+            for home, places in homes:
                 mine = indices if places is None else indices[places]
                 bags = bag_of if places is None else bag_of[places]
                 for first in range(0, len(mine), MAX_INDICES):

@@ -2,9 +2,9 @@
 
 `near` semantics ships the operation to the home: indices or a block travel there, rows, sums or nothing
 come back. The loops are those of kernels/gather.py, gather_sum.py and reduce.py, so results are the same
-bits as of the same loop over mapped memory. `control` is the home's control page: every row is checked to
-be the home's own before it is touched. Those of other types than float32 are served where
-Agent.serve_other_types was called: loading them would lengthen every start.
+bits as of the same loop over mapped memory. `own` describes the home's memory: every row is checked to
+be the home's before it is touched. Other types than float32 are served where Agent.serve_other_types was
+called: loading them would lengthen every start.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ _add_f32, _add_f64, _add_i32, _add_i64, _add_f16, _add_bf16 = (REDUCE[name] for 
 
 
 @device_function
-def check_rows(control, table, num_rows, row_bytes, indices, num_indices):
+def check_rows(own, table, num_rows, row_bytes, indices, num_indices):
     """OK where every index names a row of the table that is wholly this rank's own, else OUT_OF_RANGE.
 
     A table in one piece is checked once; one that is striped over homes, row by row.
     """
     if num_rows <= 0 or row_bytes <= 0 or num_rows > layout.MAX_TABLE_BYTES // row_bytes:
         return status.OUT_OF_RANGE
-    if check_range(control, table, num_rows * row_bytes) == status.OK:
+    if check_range(own, table, num_rows * row_bytes) == status.OK:
         return check_indices(indices, num_indices, num_rows)
     position = 0
     while position < num_indices:
         index = load_i64(indices, position)
         if index < 0 or index >= num_rows:
             return status.OUT_OF_RANGE
-        if check_range(control, table + index * row_bytes, row_bytes) != status.OK:
+        if check_range(own, table + index * row_bytes, row_bytes) != status.OK:
             return status.OUT_OF_RANGE
         position += 1
     return status.OK
 
 
 @c_callback(HANDLER)
-def gather(request, reply, control):
+def gather(request, reply, own):
     """Arguments: table, num_rows, row_bytes; payload: indices (int64). The reply's payload: those rows."""
     table, num_rows, row_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
     indices = load_i64(request, layout.REQUEST_PAYLOAD)
     num_indices = load_i64(request, layout.REQUEST_PAYLOAD_BYTES) // WORD
-    code = check_rows(control, table, num_rows, row_bytes, indices, num_indices)
+    code = check_rows(own, table, num_rows, row_bytes, indices, num_indices)
     if code != status.OK:
         return code
     if num_indices * row_bytes > load_i64(reply, layout.REPLY_CAPACITY):
@@ -83,7 +83,7 @@ def check_offsets(offsets, num_bags, num_indices):
 
 
 @device_function
-def check_bags(request, reply, control, element_bytes):
+def check_bags(request, reply, own, element_bytes):
     """OK where a request for sums of bags is sound, its rows are this rank's own, and the reply has room."""
     table, num_rows, row_bytes = argument(request, 0), argument(request, 1), argument(request, 2)
     num_columns, num_bags = argument(request, 3), argument(request, 5)
@@ -97,17 +97,17 @@ def check_bags(request, reply, control, element_bytes):
     code = check_offsets(offsets, num_bags, num_indices)
     if code == status.OK:
         store_i64(reply, layout.REPLY_PAYLOAD_BYTES, num_bags * num_columns * 4)
-        code = check_rows(control, table, num_rows, row_bytes, offsets + (num_bags + 1) * WORD, num_indices)
+        code = check_rows(own, table, num_rows, row_bytes, offsets + (num_bags + 1) * WORD, num_indices)
     return code
 
 
 @c_callback(HANDLER)
-def gather_sum(request, reply, control):
+def gather_sum(request, reply, own):
     """Arguments: table, num_rows, row_bytes, num_columns, place of the type in ROW_TYPES, num_bags; payload:
     num_bags + 1 offsets, then indices (int64). The reply's payload: a row of float32 for each bag."""
     if argument(request, 4) != 0:
         return status.BAD_REQUEST
-    code = check_bags(request, reply, control, 4)
+    code = check_bags(request, reply, own, 4)
     if code == status.OK:
         table, row_bytes = argument(request, 0), argument(request, 2)
         num_columns, num_bags = argument(request, 3), argument(request, 5)
@@ -118,12 +118,12 @@ def gather_sum(request, reply, control):
 
 
 @c_callback(HANDLER, group=ON_DEMAND)
-def gather_sum_half(request, reply, control):
+def gather_sum_half(request, reply, own):
     """`gather_sum` of rows of float16 and bfloat16."""
     row_type = argument(request, 4)
     if row_type != 1 and row_type != 2:
         return status.BAD_REQUEST
-    code = check_bags(request, reply, control, 2)
+    code = check_bags(request, reply, own, 2)
     if code == status.OK:
         table, row_bytes = argument(request, 0), argument(request, 2)
         num_columns, num_bags = argument(request, 3), argument(request, 5)
@@ -137,7 +137,7 @@ def gather_sum_half(request, reply, control):
 
 
 @device_function
-def check_block(request, control, element_bytes):
+def check_block(request, own, element_bytes):
     """OK where a request to add a block is sound; leaves {dst, block} in the request's scratch words."""
     dst, num_elements = argument(request, 0), argument(request, 1)
     num_bytes = load_i64(request, layout.REQUEST_PAYLOAD_BYTES)
@@ -146,11 +146,11 @@ def check_block(request, control, element_bytes):
     sources = request + layout.REQUEST_SCRATCH * WORD
     store_i64(sources, 0, dst)
     store_i64(sources, 1, load_i64(request, layout.REQUEST_PAYLOAD))
-    return check_range(control, dst, num_bytes)
+    return check_range(own, dst, num_bytes)
 
 
 @c_callback(HANDLER)
-def reduce(request, reply, control):
+def reduce(request, reply, own):
     """Arguments: dst, num_elements, place of the type in REDUCE_TYPES; payload: a block. dst[i] += block[i].
 
     Blocks that several ranks send to one `dst` are added one after the other, because one thread adds
@@ -158,7 +158,7 @@ def reduce(request, reply, control):
     """
     if argument(request, 2) != 0:
         return status.BAD_REQUEST
-    code = check_block(request, control, 4)
+    code = check_block(request, own, 4)
     if code == status.OK:
         sources = request + layout.REQUEST_SCRATCH * WORD
         _add_f32(argument(request, 0), sources, 2, argument(request, 1), NEVER_STREAM, 0, 1)
@@ -166,12 +166,12 @@ def reduce(request, reply, control):
 
 
 @c_callback(HANDLER, group=ON_DEMAND)
-def reduce_other(request, reply, control):
+def reduce_other(request, reply, own):
     """`reduce` of the other types."""
     dst, num_elements, element_type = argument(request, 0), argument(request, 1), argument(request, 2)
     if element_type < 1 or element_type >= len(REDUCE_TYPES):
         return status.BAD_REQUEST
-    code = check_block(request, control, REDUCE_TYPE_BYTES[element_type])
+    code = check_block(request, own, REDUCE_TYPE_BYTES[element_type])
     if code != status.OK:
         return code
     sources = request + layout.REQUEST_SCRATCH * WORD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,6 +78,9 @@ def build_state(
     if fabric is not None:
         state[layout.SEND_PARAM] = arena.send_param(asks=False)
         state[layout.ROOMS] = arena.take(num_slots * layout.ROOM_BYTES)
+        regions = [(region.address, region.num_bytes) for region in fabric.context.regions]
+        own = arena.words_of([state[layout.CONTROL], len(regions), *itertools.chain(*regions)])
+        state[layout.OWN] = own.address
         state[layout.WORKER] = fabric.agent_worker.handle
         receive = receive_request.address
         fabric.agent_worker.set_handler(layout.AM_REQUEST, receive, state.address, keeps_data=True)
