@@ -97,6 +97,8 @@ class HeapMachine(RuleBasedStateMachine):
         if address not in self.live:
             return
         inside = address + int(part * self.live[address].num_bytes)
+        if part > 0.1:
+            inside &= -GRANULE_BYTES  # where another slot might begin
         if inside != address:
             assert self.memory.free(rank, inside) == status.INTERIOR
             assert self.memory.find(inside).address == address
