@@ -234,6 +234,37 @@ def test_a_survivor_that_hears_nothing_is_ended(run_bare, tmp_path):
     assert all(has_ended(int((tmp_path / str(rank)).read_text()), 0) for rank in range(2))
 
 
+CALLER = """
+import os, sys, time
+from umem.world import WorldSpec
+from umem.world.job import Job
+from umem.world.launcher import run_job
+
+def work(world):
+    world.exchange("all are here", b"")
+    print("pid", os.getpid(), flush=True)
+    time.sleep(1000)
+
+run_job(Job(WorldSpec.of(2), on_space=False), work, ())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ranks_end_with_their_caller(number):
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        pids = [int(caller.stdout.readline().split()[-1]) for _ in range(2)]
+        caller.send_signal(number)
+        _, errors = caller.communicate(timeout=30)
+    finally:
+        caller.kill()
+    assert caller.returncode == -number
+    assert all(has_ended(pid, 10) for pid in pids)
+    assert number == signal.SIGKILL or errors.rstrip().endswith("KeyboardInterrupt")
+
+
 # --- two worlds in one process
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
+from umem import config
 from umem.errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
-from umem.world import join, torchrun
+from umem.world import World, WorldSpec, join, liveness, membership, torchrun
+from umem.world.world import Place
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -75,6 +79,50 @@ def test_without_torch_the_error_says_what_to_install(launched, monkeypatch):
     launched(RANK=0, WORLD_SIZE=2, MASTER_ADDR="localhost", MASTER_PORT=free_port())
     with pytest.raises(WorldError, match="scripts/setup torch"):
         join()
+
+
+# --- what a world of another launcher is
+
+OWN = Place(config.host_name(), liveness.machine_id(), os.getpid(), "127.0.0.1", None)
+
+
+@pytest.fixture
+def join_beside(launched, monkeypatch):
+    """Join as rank 0 of a world of two whose rank 1 says that it is at `place`."""
+
+    def join_world(place: Place, spec: WorldSpec | None = None) -> World:
+        launched(RANK=0, WORLD_SIZE=2, MASTER_ADDR="localhost", MASTER_PORT=free_port())
+        store = DictStore()
+        store.set("join 0/1", json.dumps(vars(place)).encode())
+        monkeypatch.setattr(membership, "_process", membership._Process())
+        monkeypatch.setattr(torchrun, "open_store", lambda asked, timeout_s: store)
+        return join(spec)
+
+    return join_world
+
+
+def test_ranks_that_name_one_host_are_mapped(join_beside):
+    with join_beside(OWN) as world:
+        assert (world.spec.kind, world.spec.num_hosts, world.may_map(1)) == ("mapped", 1, True)
+    with join_beside(OWN, WorldSpec.of(world="no-peer-access")) as world:
+        assert (world.spec.kind, world.may_map(1)) == ("no-peer-access", False)
+
+
+def test_umem_host_divides_ranks_of_one_machine(join_beside):
+    with join_beside(replace(OWN, host="elsewhere")) as world:
+        assert (world.spec.kind, world.spec.num_hosts, world.may_map(1)) == ("hosts", 2, False)
+        assert world.is_alive(1) and world.ucx_environment["UCX_TLS"] == "tcp,self"
+
+
+def test_machines_are_joined_only_through_an_interface_that_was_named(join_beside, monkeypatch):
+    other = replace(OWN, host="elsewhere", machine="another kernel", pid=1)
+    with pytest.raises(WorldError, match="UMEM_NETWORK"):
+        join_beside(other)
+    monkeypatch.setenv("UMEM_NETWORK", "lo")
+    with join_beside(other) as world:
+        assert world.spec.kind == "hosts" and not world.shares_pids(1)
+        with pytest.raises(WorldError, match="another machine"):
+            world.pidfd(1)
 
 
 # --- meeting in a store

@@ -44,7 +44,7 @@ def share(world: Members, key: str, fds: list[int], timeout_s: float) -> dict[in
     """Send `fds` to every other rank that may map this one; returns theirs, which the caller closes.
 
     Collective: every rank of the world, in the same order. Raises RankLost, WaitTimeout, or WorldError
-    where a process of another user answers.
+    where a peer cannot be reached or this process may open no more files.
     """
     assert len(fds) <= _MAX_FDS, f"{len(fds)} descriptors do not fit into one message"
     deadline = time.monotonic() + timeout_s
@@ -61,8 +61,9 @@ def share(world: Members, key: str, fds: list[int], timeout_s: float) -> dict[in
                 _send(world, peer, names[peer], fds)
             while len(received) < len(peers):
                 _wait_for_peer(world, listener, [rank for rank in peers if rank not in received], deadline)
-                rank, theirs = _accept(listener, name)
-                received[rank] = theirs
+                accepted = _accept(listener, name, deadline)
+                if accepted is not None:
+                    received[accepted[0]] = accepted[1]
         except BaseException:
             for theirs in received.values():
                 _close(theirs)
@@ -79,7 +80,8 @@ def _send(world: Members, peer: int, name: bytes, fds: list[int]) -> None:
         try:
             # Never waits: the peer listens with room for all its peers until each has connected.
             stream.connect(_abstract(name))
-            _check_user(stream)
+            if not _is_own_user(stream):
+                raise WorldError(f"the socket of rank {peer} belongs to a process of another user")
             header = _HEADER.pack(world.rank, name)
             stream.sendmsg([header], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
         except (ConnectionError, FileNotFoundError):
@@ -102,30 +104,39 @@ def _wait_for_peer(world: Members, listener: socket.socket, missing: list[int], 
             raise WaitTimeout(f"no descriptors from rank {', '.join(map(str, missing))}")
 
 
-def _accept(listener: socket.socket, name: bytes) -> tuple[int, list[int]]:
+def _accept(listener: socket.socket, name: bytes, deadline: float) -> tuple[int, list[int]] | None:
+    """The rank and descriptors of whoever connected; None for a stranger, who is sent away.
+
+    Any user of the machine can find the name of an abstract socket and connect to it.
+    """
     stream, _ = listener.accept()
     with stream:
-        _check_user(stream)
-        data, ancillary, flags, _ = stream.recvmsg(_HEADER.size, socket.CMSG_SPACE(4 * _MAX_FDS))
+        if not _is_own_user(stream):
+            return None
+        stream.settimeout(max(_LIVENESS_SLICE_S, deadline - time.monotonic()))
+        try:
+            data, ancillary, flags, _ = stream.recvmsg(_HEADER.size, socket.CMSG_SPACE(4 * _MAX_FDS))
+        except TimeoutError:
+            return None
     fds = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     rank, told_name = _HEADER.unpack(data) if len(data) == _HEADER.size else (-1, b"")
-    if told_name != name or flags & socket.MSG_CTRUNC:
-        _close(list(fds))
-        raise WorldError(
-            "a process that is no rank of this world wrote to its socket, or descriptors were cut off"
-            f" ({len(fds)} arrived; the limit on open files is `ulimit -n`)"
-        )
-    return rank, list(fds)
+    if told_name == name and not flags & socket.MSG_CTRUNC:
+        return rank, list(fds)
+    _close(list(fds))
+    if told_name != name:
+        return None
+    raise WorldError(
+        f"{len(fds)} descriptors of rank {rank} arrived and others were cut off; raise `ulimit -n`"
+    )
 
 
-def _check_user(stream: socket.socket) -> None:
+def _is_own_user(stream: socket.socket) -> bool:
     credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(credentials)
-    if uid != os.geteuid():
-        raise WorldError(f"a process of user {uid} is on a socket of user {os.geteuid()}'s world")
+    return bool(uid == os.geteuid())
 
 
 def _close(fds: list[int]) -> None:

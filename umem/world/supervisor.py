@@ -121,6 +121,11 @@ class Supervisor:
         try:
             for placement in placements:
                 self._start_rank(placement)
+        except OSError as error:  # of pipe, socketpair or fork
+            raise WorldError(
+                f"cannot start {len(placements)} ranks: {error}; see the limits `ulimit -n` (files, 4 a rank)"
+                " and `ulimit -u` (processes)"
+            ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
 
