@@ -158,6 +158,37 @@ def test_a_peer_that_died_before_the_first_contact_is_rank_lost(transport, call)
     run_ranks([survivor, victim], transport)
 
 
+def test_what_a_rank_sent_before_it_left_is_received_after_its_end(transport):
+    def leaver(me: Rank) -> None:
+        fabric, word = me.open(4096), np.array([9], np.int64)
+        fabric.barrier()
+        me.exchange("pid", str(os.getpid()).encode())
+        fabric.send(1, word.ctypes.data, 8)
+        fabric.barrier()
+        me.control[STOP] = 1  # as a closing space does
+        me.close()
+
+    def late(me: Rank) -> list[int]:
+        fabric, word, recv = me.open(4096), np.zeros(1, np.int64), me.fabric._recv
+        fabric.barrier()
+        watcher = me.bury_when_dead(0, int(me.exchange("pid", b"")[0]))
+
+        def recv_late(*arguments: int) -> int:
+            watcher.join()
+            return recv(*arguments)
+
+        fabric._recv = recv_late
+        fabric.barrier()  # its other half has left it, and ended, before this half looks
+        fabric._recv = recv
+        fabric.recv(0, word.ctypes.data, 8)
+        with pytest.raises(RankLost):
+            fabric.recv(0, word.ctypes.data, 8)
+        me.close()
+        return word.tolist()
+
+    assert run_ranks([leaver, late], transport)[1] == [9]
+
+
 def test_a_barrier_names_the_dead_rank_to_those_who_wait_for_others(transport):
     """Rank 0 hears from rank 2 and tells rank 1; rank 3 is no partner of its first round."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -42,6 +43,7 @@ _BARRIER = 1 << 40  # plus the distance of the round
 _SENDER_SHIFT = 48  # the upper 16 bits of UCX's tag are the sender's rank
 CONFIRM_S = 1.0  # how long a broken connection may take to be confirmed as a death; measured: 4-60 ms
 CONFIRM_STEP_S = 0.002
+_OPEN_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)  # a control page on which nothing ever happens
 BROKEN = (abi.UCS_ERR_CONNECTION_RESET, abi.UCS_ERR_ENDPOINT_TIMEOUT, abi.UCS_ERR_NOT_CONNECTED)
 
 
@@ -194,17 +196,21 @@ class UcxFabric:
 
     # --- lifetime
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = 1.0) -> None:
         """Send off what living peers have still to receive, then close everything; safe to repeat.
 
         The agent's thread must have ended, and peers' operations towards this rank must be complete:
-        synchronise before. Takes at most about `timeout_s`.
+        synchronise before. Over tcp UCX's flush ends only when the peer's main thread is in UCX too, as
+        it is when it closes its own fabric: it is waited for at most `timeout_s`.
         """
         if not self.context.handle:
             return
-        deadline = time.monotonic() + timeout_s
+        self._release_port(None)
+        # The space is closing, which ends waits; this one has its own deadline.
+        self.port = Port(self.main_worker, _OPEN_PAGE.ctypes.data)
+        deadline, dead = time.monotonic() + timeout_s, self.page.dead_ranks()
         for peer in self.peers:
-            if peer.has_messages and not peer.failure:
+            if peer.has_messages and not peer.failure and peer.rank not in dead:
                 code = self._start(self._flush, peer.rank, None, peer.messages.handle)
                 while code == status.AGAIN and not peer.failure and time.monotonic() < deadline:
                     code = operations.resume(self.port.address, peer.rank)
@@ -242,14 +248,18 @@ class UcxFabric:
 
     def _complete(self, code: int, call: str, rank: int, timeout_s: float, needs: Iterable[int]) -> None:
         """See the operation in the port through; gives it up where it ends with an exception."""
-        deadline = time.monotonic() + timeout_s
+        deadline, lost_deadline = time.monotonic() + timeout_s, math.inf
         try:
             while code != status.OK:
                 if code == status.AGAIN:
-                    self._raise_if_lost(call, needs)
+                    now = time.monotonic()
+                    if self._lost(needs):  # which may have done its part before it ended
+                        lost_deadline = min(lost_deadline, now + CONFIRM_S)
+                        if now >= lost_deadline:
+                            self._raise_if_lost(call, needs)
                     if self.peers[rank].failure:
                         raise self._broken(call, rank, self.peers[rank].failure, needs)
-                    if time.monotonic() >= deadline:
+                    if now >= deadline:
                         raise WaitTimeout(f"{call} with rank {rank} over ucx: no end after {timeout_s:g} s")
                     code = operations.resume(self.port.address, rank)
                 elif code == status.RANK_LOST:
@@ -263,8 +273,11 @@ class UcxFabric:
             self._release_port(self._kept)
             raise
 
+    def _lost(self, needs: Iterable[int]) -> set[int]:
+        return set(self.page.dead_ranks()).intersection(needs)
+
     def _raise_if_lost(self, call: str, needs: Iterable[int]) -> None:
-        for lost in set(self.page.dead_ranks()).intersection(needs):
+        for lost in self._lost(needs):
             raise RankLost(lost, f"{call} over ucx")
 
     def _broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError:

@@ -32,6 +32,8 @@ from .waiting import GROUP, look, reap, wait_ended, wait_request
 
 EVERY_BIT = -1  # tag mask, as int64
 
+NO_RANK = -1
+
 # STAGE: what is left to do once the request has ended
 DONE, FLUSH_AFTER, RECEIVING = 0, 1, 2
 
@@ -83,8 +85,7 @@ def begin(port, rank, request, stage):
 @cpu_kernel("int64(int64, int64)", group=GROUP)
 def resume(port, rank):
     """Go on with the operation that returned AGAIN."""
-    code = look(load_i64(port, CONTROL), rank)
-    return finish(port, rank) if code == OK else code
+    return finish(port, rank)
 
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64)", group=GROUP)
@@ -98,8 +99,11 @@ def send(port, rank, endpoint, src, num_bytes, tag):
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64)", group=GROUP)
 def recv(port, rank, dst, max_bytes, tag):
-    """Receive the message with `tag`, whole; its length is in the port. A longer one fails."""
-    code = may_start(port, rank)
+    """Receive the message with `tag`, whole; its length is in the port. A longer one fails.
+
+    A message that `rank` sent before it died is still received.
+    """
+    code = may_start(port, NO_RANK)
     if code != OK:
         return code
     worker = load_i64(port, WORKER)

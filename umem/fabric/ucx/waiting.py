@@ -21,6 +21,7 @@ from .port import CONTROL, NUM_SLEEPS, NUM_YIELDS, POLL_FD, POLLING, SPIN_NS, UC
 GROUP = "ucx"
 ROUNDS_PER_LOOK = 64  # rounds between looks at clock and control page: about 1 us, and 1 % of the time
 ROUNDS_PER_POLITE_LOOK = 8
+DRAINED_ROUNDS = 64  # rounds without work after which nothing is left of what a dead peer had sent
 NS_PER_MS = 1_000_000
 
 worker_progress, worker_arm = calls.worker_progress, calls.worker_arm
@@ -66,14 +67,20 @@ def wait_ended(port, request, rank, how):
     """
     worker = load_i64(port, WORKER)
     rounds = 0
+    idle_rounds = 0
     deadline_ns = 0  # the clock is read at the first look: short waits never pay for it
     sleep_ns = 0
     while request_status(request) == UCS_INPROGRESS:
-        worker_progress(worker)
+        if worker_progress(worker) == 0:
+            idle_rounds += 1
+        else:
+            idle_rounds = 0
         rounds += 1
         if rounds % (ROUNDS_PER_LOOK if how == POLLING else ROUNDS_PER_POLITE_LOOK) == 0:
             control = load_i64(port, CONTROL)
             code = look(control, rank)
+            if code == RANK_LOST and idle_rounds < DRAINED_ROUNDS:
+                continue  # what it sent while it lived still counts
             if code != OK:
                 return code
             now = now_ns()
