@@ -1,4 +1,8 @@
-"""A world of ranks that obeys the driver: `python -m umem.bench.ranks SOCKET SPEC`."""
+"""A world of ranks that obeys the driver: `python -m umem.bench.ranks SOCKET SPEC`.
+
+`python -m umem.bench.ranks --load` compiles every kernel that such a world needs into the cache and ends:
+what a set-up runs, so that the first measurement does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,30 @@ def obey(space: Space, path: str) -> None:
     serve(path, space.rank, space)
 
 
+def part_modules() -> list[str]:
+    """Modules to import, and kernels to load, once, before the ranks are forked."""
+    return [f"{parts.__name__}.{module.name}" for module in pkgutil.iter_modules(parts.__path__)]
+
+
+def load() -> None:
+    """Compile what is not in the cache: also what calls UCX, where there is one."""
+    from umem.agent import bind_ucx
+    from umem.fabric.ucx.waiting import GROUP
+    from umem.kernels.compile import load_all
+    from umem.world.warm_parent import warm_up
+
+    warm_up(part_modules())
+    if bind_ucx():
+        load_all(groups=(GROUP,))
+
+
 def main() -> None:
-    """Start the ranks and wait for their end. The parts' kernels load once, before the ranks are forked."""
+    """Load kernels, or start the ranks and wait for their end."""
+    if sys.argv[1:] == ["--load"]:
+        load()
+        return
     path, text = sys.argv[1:]
-    preload = [f"{parts.__name__}.{module.name}" for module in pkgutil.iter_modules(parts.__path__)]
-    launch(obey, args=(path,), spec=WorldSpec.of(**json.loads(text)), preload=preload)
+    launch(obey, args=(path,), spec=WorldSpec.of(**json.loads(text)), preload=part_modules())
 
 
 if __name__ == "__main__":

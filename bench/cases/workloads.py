@@ -61,6 +61,7 @@ class GatherSum(Case):
             "c": ("Mapped", "none"),
             "message": ("Asked", "message"),
             "staged": ("Asked", "staged"),
+            "near": ("Asked", "near"),
         }
         num_rows = point.num_bytes // ROW_BYTES
         return pair_sides(bench, "gather_sum", sides, num_rows=num_rows, seed=bench.options.seed)

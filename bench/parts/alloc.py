@@ -27,7 +27,8 @@ NUM_PAIRS = 5000  # a sample
 SEED_WORD = 88172645463325252  # of xorshift64, as in malloc_churn
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
+# A group of its own: it takes long to compile, and only this case needs it.
+@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)", group="bench")
 def heap_churn(control, arena, magazine, live, num_live, sizes, num_sizes, num_pairs):
     """malloc_churn of bench/limits.c over umem's heap: free a random live block, allocate another.
 

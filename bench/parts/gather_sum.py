@@ -7,6 +7,7 @@ loop; staged has the home pack the rows and send them all, and sums here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -106,6 +107,22 @@ class Asked(UcxPart):
     def staged(self, num_samples: int) -> Samples | None:
         """The home packs the rows and sends them; they are summed here."""
         return self._run(num_samples, loops.ask_rows, loops.serve_rows)
+
+    def near(self, num_samples: int) -> Samples | None:
+        """The home's agent sums; asked from Python, one request at a time."""
+        if not self.is_timed:
+            return None
+        ask, request = self.space.near.gather_sum, self.request
+        table, num_table_rows = request.table.address, TABLE_BYTES // ROW_BYTES
+        samples = np.empty(num_samples)
+        for sample in range(num_samples):
+            number = sample % NUM_REQUESTS
+            out, indices = request.out[number : number + 1], request.indices[number]
+            begin = time.perf_counter_ns()
+            ask(out, table, num_table_rows, ROW_BYTES, request.offsets, indices)
+            samples[sample] = (time.perf_counter_ns() - begin) * 1e-9
+        self.expect(request.is_right(num_samples))
+        return samples
 
     def _run(self, num_samples: int, ask: Callable[..., int], serve: Callable[..., int]) -> Samples | None:
         self.space.barrier()

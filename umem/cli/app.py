@@ -27,6 +27,7 @@ WORLD_HELP = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="One memory across devices in software, messages beside it, and measurements of both.",
 )
@@ -156,18 +157,17 @@ def _console() -> Console:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Run a command; returns its exit code. Errors of umem's users are one line on stderr."""
-    args = None if arguments is None else list(arguments)
     try:
-        code = app(args=args, standalone_mode=False)
+        app(args=None if arguments is None else list(arguments))
+    except SystemExit as end:  # how typer ends, also for options that it does not know
+        return int(end.code or 0)
     except ConfigError as error:
         return _fail(error, USAGE_CODE)
     except UmemError as error:
         return _fail(error, FAILURE_CODE)
-    except typer.Abort:
-        return INTERRUPTED_CODE
     except KeyboardInterrupt:
         return INTERRUPTED_CODE
-    return int(code or 0)
+    return 0
 
 
 def _fail(error: UmemError, code: int) -> int:

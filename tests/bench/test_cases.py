@@ -1,0 +1,76 @@
+"""Every case runs for real, tiny, in every world in which it has a meaning, and its data is right."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from umem.bench import registry
+from umem.bench.case import Options
+from umem.bench.driver import Bench
+from umem.bench.rows import Status
+from umem.bench.timing import Depth
+from umem.errors import UmemError
+
+TINY = Depth(num_rounds=1, samples_per_block=2, warmup_samples=1)
+SIZES = {"begin_bytes": 256, "end_bytes": 16384, "factor": 64}
+SLOW = ("verdict", "startup.ranks", "latency.chase")  # start-up compiles, a chase fills 2 GiB
+CASES = [case for case in registry.all_cases() if case.key not in SLOW]
+NEEDS_PRIVILEGE = "unshare, or user namespaces, to make the `hosts` world"
+
+
+@pytest.fixture(scope="module", params=["mapped", "no-peer-access", "hosts"])
+def bench(request):
+    with Bench(Options(world=request.param, **SIZES)) as opened:
+        if request.param == "hosts":
+            try:
+                opened.ranks().start()
+            except UmemError as error:
+                pytest.skip(f"needs {NEEDS_PRIVILEGE}: {error}")
+        yield opened
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.key)
+def test_case_runs_and_its_data_is_right(bench, case):
+    results = bench.run(case(), TINY, brief=True)
+    assert results.rows
+    assert sum(row.errors for row in results.rows) == 0
+    failed = [row.case for row in results.rows if row.status == Status.ERROR]
+    assert not failed, results.notes
+    if bench.options.world not in case.worlds:
+        assert {row.status for row in results.rows} == {Status.WAIVED}
+        assert results.notes
+    elif shutil.which("cc"):
+        assert Status.PASSED in {row.status for row in results.rows}, results.notes
+
+
+@pytest.mark.parametrize("case", registry.all_cases(), ids=lambda case: case.key)
+def test_case_says_what_it_is(case):
+    made = case()
+    assert made.description
+    assert "\n" not in made.description
+    assert made.budget_s >= 0
+    points = made.points(Options(world=made.worlds[0]))
+    assert points
+    assert all(point.num_bytes >= 0 for point in points)
+
+
+def test_semantics_choose_the_sides():
+    with Bench(Options(semantics=("message",), **SIZES)) as bench:
+        results = bench.run(registry.find("exchange")(), TINY, brief=True)
+    assert {row.semantics for row in results.rows if row.peer is None} == {"message"}
+
+
+def test_a_case_without_the_chosen_semantics_is_waived():
+    with Bench(Options(semantics=("near",))) as bench:
+        results = bench.run(registry.find("latency.line")(), TINY)
+    assert [row.status for row in results.rows] == [Status.WAIVED]
+    assert "--semantics load_store" in results.notes[0]
+
+
+def test_a_case_that_needs_two_ranks_is_waived_with_one():
+    with Bench(Options(ranks=1)) as bench:
+        results = bench.run(registry.find("latency.line")(), TINY)
+    assert [row.status for row in results.rows] == [Status.WAIVED]
+    assert "needs 2 ranks" in results.notes[0]
