@@ -9,12 +9,12 @@ compiled for CUDA (`cuda_ptx`). Importing this package loads Numba, and nothing 
 | ops | typed loads and stores, atomics, fences |
 | ops_vector | vectors as wide as the target, half-precision loads and stores |
 | ops_system | waiting, time, bits, bulk copy, calls of C functions |
-| compile | device_function, cpu_kernel, c_callback, load_all |
+| compile | device_function, inlined_function, cpu_kernel, c_callback, load_all |
 | cuda | cuda_ptx, cuda_cubin |
 """
 
 from . import faults, machine, ops, ops_system, ops_vector, status
-from .compile import CCallback, CpuKernel, c_callback, cpu_kernel, device_function, load_all
+from .compile import CCallback, CpuKernel, c_callback, cpu_kernel, device_function, inlined_function, load_all
 from .cuda import cuda_cubin, cuda_ptx
 from .ops import *  # noqa: F403
 from .ops_system import *  # noqa: F403
@@ -29,6 +29,7 @@ __all__ = [
     "cuda_ptx",
     "device_function",
     "faults",
+    "inlined_function",
     "load_all",
     "machine",
     "status",

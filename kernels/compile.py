@@ -33,6 +33,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CORE = "core"  # group of the kernels that need no library beyond libc
 # Division by zero gives NumPy's result instead of an exception, without which no loop would vectorise.
 OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+# C entry points beside what Numba itself calls: only callbacks need them, and they would double the code.
+NO_C_ENTRY: dict[str, Any] = {"no_cfunc_wrapper": True}
 
 DEVICE_FUNCTIONS: list[Callable[..., Any]] = []
 
@@ -40,18 +42,21 @@ DEVICE_FUNCTIONS: list[Callable[..., Any]] = []
 def device_function(function: Function) -> Function:
     """Mark `function` as callable from kernels of every target, and return it unchanged."""
     DEVICE_FUNCTIONS.append(function)
-    register_jitable(**OPTIONS)(function)
+    register_jitable(**OPTIONS, **NO_C_ENTRY)(function)
     return function
 
 
 def inlined_function(function: Function) -> Function:
-    """`device_function` whose CPU calls are always inlined: for fast paths, where a call costs a third."""
+    """`device_function` whose CPU calls are always inlined: for small fast paths, where a call costs a third.
+
+    A large body that is called from several places multiplies the time to compile.
+    """
     DEVICE_FUNCTIONS.append(function)
-    register_jitable(forceinline=True, **OPTIONS)(function)
+    register_jitable(forceinline=True, **OPTIONS, **NO_C_ENTRY)(function)
     return function
 
 
-class _Lazy:
+class Lazy:
     """A function that is compiled once, when it is first needed, by one thread of one process."""
 
     def __init__(self, body: Any, signature: Any, group: str):
@@ -94,7 +99,7 @@ class _Lazy:
         return f"<{type(self).__name__} {self.__module__}.{self.__qualname__} {self.signature}>"
 
 
-class CpuKernel(_Lazy):
+class CpuKernel(Lazy):
     """A compiled kernel: call it, or take `.compiled`, the bare Numba dispatcher, where 0.1 us counts.
 
     `.body` is the undecorated function. Kernels may call each other.
@@ -112,14 +117,14 @@ class CpuKernel(_Lazy):
         return ready(*args)
 
     def _compile(self, use_cache: bool) -> Any:
-        dispatcher = numba.njit(nogil=True, cache=use_cache, **OPTIONS)(self.body)
+        dispatcher = numba.njit(nogil=True, cache=use_cache, **OPTIONS, **NO_C_ENTRY)(self.body)
         if self.signature is not None:
             dispatcher.compile(self.signature)
             dispatcher.disable_compile()
         return dispatcher
 
 
-class CCallback(_Lazy):
+class CCallback(Lazy):
     """A compiled function with C calling convention; it must not raise."""
 
     @property
@@ -136,7 +141,7 @@ class CCallback(_Lazy):
         return numba.cfunc(self.signature, cache=use_cache, **OPTIONS)(self.body)
 
 
-REGISTRY: list[_Lazy] = []
+REGISTRY: list[Lazy] = []
 _registry_lock = threading.Lock()
 
 
@@ -163,7 +168,7 @@ def c_callback(signature: Any, *, group: str = CORE) -> Callable[[Callable[..., 
     return decorate
 
 
-LazyKind = TypeVar("LazyKind", bound=_Lazy)
+LazyKind = TypeVar("LazyKind", bound=Lazy)
 
 
 def _enter(lazy: LazyKind) -> LazyKind:
@@ -172,15 +177,20 @@ def _enter(lazy: LazyKind) -> LazyKind:
     return lazy
 
 
+def registered(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> list[Lazy]:
+    """Kernels and callbacks of `groups` with a signature, from imported modules under `prefix`."""
+    wanted = set(groups)
+    with _registry_lock:
+        chosen = [lazy for lazy in REGISTRY if lazy.group in wanted and lazy.signature is not None]
+    return [lazy for lazy in chosen if f"{lazy.__module__}.".startswith(prefix + ".")]
+
+
 def load_all(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> int:
     """Load every kernel and callback of `groups` whose module lies under `prefix`; how many those are.
 
     Only modules that are imported count. The process keeps its number of threads, so it may fork after.
     """
-    wanted = set(groups)
-    with _registry_lock:
-        chosen = [lazy for lazy in REGISTRY if lazy.group in wanted and lazy.signature is not None]
-    chosen = [lazy for lazy in chosen if f"{lazy.__module__}.".startswith(prefix + ".")]
+    chosen = registered(prefix, groups)
     for lazy in chosen:
         lazy.load()
     return len(chosen)

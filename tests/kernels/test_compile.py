@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from umem.kernels import (
     compile,
     cpu_kernel,
     device_function,
+    inlined_function,
     load_all,
     load_i64,
     store_i64,
@@ -42,6 +44,22 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[compile.CpuKernel]:
 
     monkeypatch.setattr(compile.CpuKernel, "_compile", record)
     return kernels
+
+
+@inlined_function
+def tripled(value):
+    """3 * value."""
+    return 3 * value
+
+
+def test_inlined_functions_are_called_like_others() -> None:
+    @cpu_kernel("int64(int64)")
+    def kernel(value):
+        return tripled(value) + doubled(tripled(value + 1))
+
+    assert tripled(2) == 6
+    assert kernel(2) == kernel.body(2) == 6 + 18
+    assert not re.search(r"call\w*\s+\S*tripled", "".join(kernel.compiled.inspect_asm().values()))
 
 
 def test_nothing_is_compiled_before_it_is_needed(compiled: list[compile.CpuKernel]) -> None:
