@@ -1,0 +1,33 @@
+"""Processes killed at shared accesses of compiled heap code: others go on, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def kill(num_alone: int, num_beside: int, timeout_s: float) -> str:
+    """Run heap_kills.py under the faults build; its output."""
+    command = [sys.executable, "-m", "tests.kernels.heap_kills", str(num_alone), str(num_beside)]
+    environment = {**os.environ, "UMEM_BUILD": "faults"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_heap_survives_kills():
+    assert "alone 100" in kill(100, 8, timeout_s=110)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_heap_survives_a_kill_at_every_access(soak_factor):
+    assert "alone" in kill(5_000, 100 * soak_factor, timeout_s=590)
