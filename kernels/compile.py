@@ -15,8 +15,11 @@ warm parent calls `load_all` before it forks the ranks. Compiled code runs witho
 
 from __future__ import annotations
 
+import functools
+import operator
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -79,10 +82,15 @@ class Lazy:
                     self._ready = self._load()
         return self._ready
 
+    @functools.cached_property
+    def folder(self) -> Path | None:
+        """Where its compiled form is kept; None where it cannot be cached."""
+        return cache.folder(self.body, self.signature)
+
     def _load(self) -> Any:
         if faults.is_active():
             faults.install()
-        path = cache.folder(self.body, self.signature)
+        path = self.folder
         if path is None:
             return self._compile(use_cache=False)
         with cache.first_compile(path), _numba_cache(str(path)):
@@ -105,16 +113,21 @@ class CpuKernel(Lazy):
     `.body` is the undecorated function. Kernels may call each other.
     """
 
+    def __init__(self, body: Any, signature: Any, group: str):
+        super().__init__(body, signature, group)
+        self._target: Callable[..., Any] = self._first_call
+
     @property
     def compiled(self) -> Any:
         """The Numba dispatcher, compiled for the signature."""
         return self.load()
 
-    def __call__(self, *args: Any) -> Any:
-        ready = self._ready
-        if ready is None:
-            ready = self.load()
-        return ready(*args)
+    # A property in C, not a method, so that no Python frame stands between a call and the dispatcher.
+    __call__ = property(operator.attrgetter("_target"))
+
+    def _first_call(self, *args: Any) -> Any:
+        self._target = self.load()
+        return self._target(*args)
 
     def _compile(self, use_cache: bool) -> Any:
         dispatcher = numba.njit(nogil=True, cache=use_cache, **OPTIONS, **NO_C_ENTRY)(self.body)
