@@ -22,6 +22,7 @@ from .kernels import status
 from .kernels.barrier import cpu_world_barrier
 from .kernels.compile import CORE, load_all
 from .kernels.control import CONTROL_BYTES
+from .kernels.precompile import precompile
 from .segment import Segments, check_fits, default_device_bytes
 from .units import align_up
 from .waiting import complete
@@ -52,6 +53,7 @@ def prepare() -> None:
     if library.is_available():
         library.load()
         groups.append("ucx")
+    precompile(groups=groups)
     load_all(groups=groups)
 
 

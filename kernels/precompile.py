@@ -1,0 +1,56 @@
+"""The first start on a machine: compile what the cache lacks on all cores, before anyone loads it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable
+
+from umem import config
+
+from . import cache
+from .compile import CORE, Lazy, registered
+
+MIN_MISSING = 8  # fewer compile in the time that it takes to fork for them
+
+_PR_SET_PDEATHSIG = 1
+
+
+def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> int:
+    """Put every kernel of `groups` into the cache that is not there; how many those were.
+
+    Forks a process a core, so this one must have a single thread; nothing is loaded here. A kernel that
+    cannot be cached, or whose compilation fails, is left to whoever loads it and sees why.
+    """
+    missing = [lazy for lazy in registered(prefix, groups) if _is_missing(lazy)]
+    num_processes = min(len(config.usable_cores()), len(missing))
+    if len(missing) < MIN_MISSING or num_processes < 2:
+        return len(missing)
+    sys.stderr.write(f"umem: compiling {len(missing)} kernels, once on this machine\n")
+    children = [_fork(missing[part::num_processes]) for part in range(num_processes)]
+    for pid in children:
+        os.waitpid(pid, 0)
+    return len(missing)
+
+
+def _is_missing(lazy: Lazy) -> bool:
+    return lazy.folder is not None and not cache.is_ready(lazy.folder)
+
+
+def _fork(part: list[Lazy]) -> int:
+    """A child that compiles `part`; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        for lazy in part:
+            lazy.load()
+        code = 0
+    except BaseException:  # noqa: BLE001 - whatever it is: this process must not return into the parent's code
+        traceback.print_exc()
+    os._exit(code)
