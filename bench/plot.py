@@ -16,6 +16,7 @@ from .rows import Row
 
 matplotlib.use("Agg")
 
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 PANEL_INCHES = (6.4, 3.6)
 MEMORY, MESSAGE, OTHER = "#1668b8", "#d1532b", "#8a8a8a"
 COLOURS = {"load_store": MEMORY, "near": "#2a9d8f", "rma": "#6a4c93", "message": MESSAGE, "staged": "#e9a23b"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 
 from rich import box
 from rich.console import Console
@@ -16,6 +15,7 @@ from .rows import Results, Row, Status
 
 HEADINGS = (
     ("size", "right"),
+    ("what", "left"),
     ("semantics", "left"),
     ("by", "left"),
     ("transport", "left"),
@@ -57,11 +57,7 @@ def print_case(console: Console, case: type[Case], results: Results) -> None:
     """The rows of one case under its sentence."""
     console.print()
     _comment(console, f"{case.key}: {case.description}")
-    by_label = groupby(results.rows, key=lambda row: row.case)
-    for label, rows in by_label:
-        if label != case.key:
-            _comment(console, label)
-        console.print(table(list(rows)))
+    console.print(table(results.rows))
     for note in results.notes:
         _comment(console, note)
 
@@ -80,6 +76,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """What the table shows of a row."""
     return (
         format_size(row.bytes) if row.bytes else "-",
+        what(row) or "-",
         row.semantics if row.semantics != "none" else "-",
         row.peer or "umem",
         row.transport or "-",
@@ -91,6 +88,11 @@ def cells(row: Row) -> tuple[str, ...]:
         str(row.errors),
         row.status,
     )
+
+
+def what(row: Row) -> str:
+    """Settings of the row's point and which part of the operation it is: what stands in the case's brackets."""
+    return row.case.partition("[")[2].rstrip("]")
 
 
 def number(value: float | None) -> str:

@@ -219,7 +219,7 @@ def rows_section(title: str, meaning: str, findings: Findings, keys: Sequence[st
     if not rows:
         return None
     heading = ("case", *(name for name, _ in table.HEADINGS[:-1]))
-    lines = tuple((row.case, *table.cells(row)[:-1]) for row in rows)
+    lines = tuple((row.case.partition("[")[0], *table.cells(row)[:-1]) for row in rows)
     return Section(title, meaning, heading, lines)
 
 
@@ -236,11 +236,11 @@ def steps_section(findings: Findings) -> Section | None:
     if not steps:
         return None
     sizes = sorted({row.bytes for row in steps})
-    names = list(dict.fromkeys(step_name(row) for row in steps))
+    names = list(dict.fromkeys(table.what(row) for row in steps))
     wholes = [("staged", "all five, end to end"), ("load_store", "one pass of loads and stores")]
     lines = []
     for name in names:
-        mine = [row for row in steps if step_name(row) == name]
+        mine = [row for row in steps if table.what(row) == name]
         lines.append((name, *(time_of(mine, size) for size in sizes)))
     for semantics, label in wholes:
         chosen = [row for row in rows if row.semantics == semantics and "[" not in row.case]
@@ -256,14 +256,9 @@ def steps_figures(rows: Sequence[Row], steps: Sequence[Row]) -> tuple[Figure, ..
     """One picture of the largest slice."""
     size = max(row.bytes for row in steps)
     memory = [row for row in rows if row.bytes == size and row.semantics == "load_store"]
-    parts = [(step_name(row), row.p50_us or 0.0) for row in steps if row.bytes == size]
+    parts = [(table.what(row), row.p50_us or 0.0) for row in steps if row.bytes == size]
     memory_us = memory[0].p50_us if memory else None
     return (plot.steps_figure(parts, memory_us, f"a slice of {format_size(size)}"),)
-
-
-def step_name(row: Row) -> str:
-    """The step that a row of the anatomy is about."""
-    return row.case.partition("[")[2].rstrip("]")
 
 
 def time_of(rows: Iterable[Row], size: int) -> str:

@@ -84,7 +84,7 @@ class BusySide(Side):
 
     def __init__(self, name: str, semantics: str, home: BusyHome, peer: str | None = None):
         super().__init__(name, semantics, peer)
-        self._home = home
+        self._home, self.detail = home, "" if peer else name
 
     def open(self) -> None:
         self._home.open()
@@ -114,22 +114,15 @@ class Agent(Case):
     budget_s = 12.0
 
     def points(self, options: Options) -> Sequence[Point]:
-        return [
-            Point(8, (("operation", operation), ("burners", burners)))
-            for burners in (0, 1)
-            for operation in OPERATIONS
-        ]
+        return [Point(8, (("burners", burners),)) for burners in (0, 1)]
 
     def brief_points(self, options: Options) -> Sequence[Point]:
-        return [point for point in self.points(options) if point.setting("burners", 0) == 0]
+        return [Point(8, (("burners", 0),))]
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         home = BusyHome(bench.ranks(num_ranks=2), int(point.setting("burners", 0)))
-        operation = str(point.setting("operation", "get"))
-        return [
-            BusySide(operation, OPERATIONS[operation], home),
-            BusySide("eventfd", NO_SEMANTICS, home, peer="eventfd"),
-        ]
+        sides: list[Side] = [BusySide(name, semantics, home) for name, semantics in OPERATIONS.items()]
+        return [*sides, BusySide("eventfd", NO_SEMANTICS, home, peer="eventfd")]
 
     def bytes_moved(self, point: Point) -> int:
         return 0

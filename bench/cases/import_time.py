@@ -59,6 +59,7 @@ class ImportTime(Case):
     description = "import umem in a new Python, against import numpy there plus 0.1 s"
     limit_side = "numpy"
     min_ranks = 1
+    worlds = ("mapped",)
     most_samples = 1
     budget_s = 2.0
 
@@ -83,6 +84,7 @@ class ImportModules(Case):
         "how many of torch, cupy, numba and the UCX bindings `import umem` loads (in place of seconds)"
     )
     min_ranks = 1
+    worlds = ("mapped",)
     most_samples = 1
     budget_s = 1.0
 
