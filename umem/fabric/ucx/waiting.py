@@ -21,7 +21,6 @@ from .port import CONTROL, NUM_SLEEPS, NUM_YIELDS, POLL_FD, POLLING, SPIN_NS, UC
 GROUP = "ucx"
 ROUNDS_PER_LOOK = 64  # rounds between looks at clock and control page: about 1 us, and 1 % of the time
 ROUNDS_PER_POLITE_LOOK = 8
-DRAINED_ROUNDS = 64  # rounds without work after which nothing is left of what a dead peer had sent
 NS_PER_MS = 1_000_000
 
 worker_progress, worker_arm = calls.worker_progress, calls.worker_arm
@@ -66,38 +65,39 @@ def wait_ended(port, request, rank, how):
     in progress.
     """
     worker = load_i64(port, WORKER)
+    rounds_per_look = ROUNDS_PER_LOOK if how == POLLING else ROUNDS_PER_POLITE_LOOK
     rounds = 0
-    idle_rounds = 0
     deadline_ns = 0  # the clock is read at the first look: short waits never pay for it
     sleep_ns = 0
-    while request_status(request) == UCS_INPROGRESS:
-        if worker_progress(worker) == 0:
-            idle_rounds += 1
-        else:
-            idle_rounds = 0
-        rounds += 1
-        if rounds % (ROUNDS_PER_LOOK if how == POLLING else ROUNDS_PER_POLITE_LOOK) == 0:
-            control = load_i64(port, CONTROL)
-            code = look(control, rank)
-            if code == RANK_LOST and idle_rounds < DRAINED_ROUNDS:
-                continue  # what it sent while it lived still counts
-            if code != OK:
-                return code
-            now = now_ns()
-            if deadline_ns == 0:
-                deadline_ns = now + SLICE_NS
-                sleep_ns = now + load_i64(port, SPIN_NS)
-            if now >= deadline_ns:
-                return AGAIN
-            if how != POLLING:
-                if now >= sleep_ns:
-                    code = sleep_until_event(port, deadline_ns)
-                    if code != OK:
-                        return code
-            elif rounds >= load_i64(control, SPIN_ROUNDS):
-                store_i64(port, NUM_YIELDS, load_i64(port, NUM_YIELDS) + 1)
-                yield_cpu()
-    return OK
+    while True:
+        turn = 0
+        work = 0
+        while turn < rounds_per_look:
+            if request_status(request) != UCS_INPROGRESS:
+                return OK
+            work += worker_progress(worker)
+            turn += 1
+        rounds += turn
+        control = load_i64(port, CONTROL)
+        code = look(control, rank)
+        if code == RANK_LOST and work != 0:
+            continue  # what it sent while it lived still counts
+        if code != OK:
+            return code
+        now = now_ns()
+        if deadline_ns == 0:
+            deadline_ns = now + SLICE_NS
+            sleep_ns = now + load_i64(port, SPIN_NS)
+        if now >= deadline_ns:
+            return AGAIN
+        if how != POLLING:
+            if now >= sleep_ns:
+                code = sleep_until_event(port, deadline_ns)
+                if code != OK:
+                    return code
+        elif rounds >= load_i64(control, SPIN_ROUNDS):
+            store_i64(port, NUM_YIELDS, load_i64(port, NUM_YIELDS) + 1)
+            yield_cpu()
 
 
 @device_function
