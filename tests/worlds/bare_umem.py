@@ -1,6 +1,7 @@
 """`umem run` without what ranks need for a space: for scripts of the bare world, a second sooner.
 
-Everything else is the real command, in a process of its own.
+Everything else is the real command, in a process of its own. Leading arguments NAME=SECONDS replace times
+of the supervisor's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ import sys
 from types import SimpleNamespace
 
 from umem.__main__ import main
-from umem.world import warm_parent
+from umem.world import supervisor, warm_parent
 
+while "=" in sys.argv[1]:
+    name, seconds = sys.argv.pop(1).split("=")
+    assert hasattr(supervisor, name), name
+    setattr(supervisor, name, float(seconds))
 sys.modules[warm_parent.STARTUP] = SimpleNamespace(prepare=lambda: None)  # type: ignore[assignment]
 main()

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,12 @@ def run_bare() -> RunWorld:
     return run
 
 
-def umem_command(*arguments: object, for_space: bool = False) -> list[str]:
-    """Command line of `umem` with these arguments; without `for_space` it loads nothing for a space."""
-    program = ["-m", "umem"] if for_space else [str(Path(__file__).parent / "bare_umem.py")]
+def umem_command(*arguments: object, for_space: bool = False, times: Sequence[str] = ()) -> list[str]:
+    """Command line of `umem` with these arguments; without `for_space` it loads nothing for a space.
+
+    `times` replaces times of the supervisor's: see bare_umem.py.
+    """
+    program = ["-m", "umem"] if for_space else [str(Path(__file__).parent / "bare_umem.py"), *times]
     return [sys.executable, *program, *map(str, arguments)]
 
 
@@ -114,9 +117,10 @@ def run_script(script: Callable[[str], Path]) -> RunScript:
         *options: object,
         arguments: tuple[object, ...] = (),
         for_space: bool = False,
+        times: Sequence[str] = (),
         **process: Any,
     ) -> subprocess.CompletedProcess[str]:
-        command = umem_command("run", *options, script(source), *arguments, for_space=for_space)
+        command = umem_command("run", *options, script(source), *arguments, for_space=for_space, times=times)
         if "input" not in process:
             process["stdin"] = subprocess.DEVNULL
         return subprocess.run(
@@ -131,9 +135,11 @@ def start_script(script: Callable[[str], Path]) -> Iterator[Callable[..., subpro
     """Start `umem run` of a script's source; what still runs at the test's end is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(source: str, *options: object, for_space: bool = False) -> subprocess.Popen[str]:
+    def start(
+        source: str, *options: object, for_space: bool = False, times: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            umem_command("run", *options, script(source), for_space=for_space),
+            umem_command("run", *options, script(source), for_space=for_space, times=times),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -98,8 +98,10 @@ def die_while_others_wait(world, how):
 def join_twice(world):
     """What a second join says: inside the world, after leaving it, and in a fork of the rank."""
     told = [type(raised(WorldError, join)).__name__]
+    world.set("left behind", b"x")
     world.leave()
     with join() as again:
+        raised(WaitTimeout, again.get, "left behind", timeout_s=0.05)
         assert again.exchange("key", b"%d" % again.rank)[again.rank] == b"%d" % again.rank
         told.append("joined again")
         read_end, write_end = os.pipe()

@@ -93,6 +93,7 @@ def test_a_reply_to_a_request_that_was_given_up_is_dropped(client, monkeypatch):
     hub.sendall(encode(Kind.VALUE, 1, b"too late"))  # request 1 was the get, 2 its cancellation
     hub.sendall(encode(Kind.VALUE, 3, b"in time"))
     assert rendezvous.get("next", 1.0) == b"in time"
+    assert not rendezvous._channel._replies, "nothing is kept for those who gave up"
 
 
 def test_a_launcher_that_is_gone_is_an_error_and_no_wait(client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -92,15 +93,18 @@ def test_a_preloaded_module_that_starts_threads_is_refused(tmp_path, monkeypatch
         run_job(Job(WorldSpec.of(1), on_space=False, preload=("starts_a_thread",)), print, ())
 
 
-def test_ranks_draw_different_random_numbers(run_bare):
+def test_ranks_draw_different_random_numbers():
+    """Although the parent had both generators, seeded, before it forked."""
+
     def work(world):
         import random
 
         import numpy as np
 
-        return random.random(), np.random.random()
+        return world.exchange("numbers", repr((random.random(), np.random.random())).encode())
 
-    first, second = run_bare(work, 2)
+    job = Job(WorldSpec.of(2), on_space=False, preload=("random", "numpy.random"))
+    first, second = (ast.literal_eval(blob.decode()) for blob in run_job(job, work, ()))
     assert first[0] != second[0] and first[1] != second[1]
 
 
@@ -205,6 +209,34 @@ def test_a_rank_that_dies_before_it_joins_is_the_cause(run_bare, tmp_path, monke
     with pytest.raises(LaunchError, match="SIGKILL") as caught:
         run_bare(lambda world, poison: None, 3, args=(Poison(),))
     assert caught.value.rank == 1
+
+
+def test_the_last_words_of_a_rank_are_heard_although_its_death_is_seen_first():
+    program = """
+        from umem.world.frames import Kind
+        from umem.world.spec import WorldSpec
+        from umem.world.supervisor import Supervisor
+
+        class SeesDeathFirst(Supervisor):
+            def _on_stream(self, child, events):
+                pass
+
+            def _on_output(self, child, read_end, events, is_last=False):
+                if is_last:
+                    super()._on_output(child, read_end, events, is_last)
+
+        def work(rank, channel):
+            print("last words")
+            channel.send(Kind.RESULT, b"last result", 10)
+            return 0
+
+        print(SeesDeathFirst(WorldSpec.of(1), work, needs_results=True).run().results)
+    """
+    source = textwrap.dedent(program)
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[0] last words\n{0: b'last result'}\n", done.stderr
 
 
 def test_survivors_go_on_where_asked(run_bare):

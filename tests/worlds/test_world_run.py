@@ -139,17 +139,24 @@ def test_the_others_go_on_where_asked(run_script):
 def test_a_rank_that_ignores_sigterm_is_killed(run_script):
     wait = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nworld.exchange('set', b'')\nsignal.pause()"
     source = SAY_PID + f"if world.rank == 1:\n    world.exchange('set', b'')\n    sys.exit(4)\n{wait}"
-    done = run_script(source, "-n", 2)
+    done = run_script(source, "-n", 2, times=["GRACE_S=0.2", "KILL_AFTER_S=0.2"])
     assert done.returncode == 4
     assert all(has_ended(int(pid), 0) for pid in re.findall(r"pid (\d+)", done.stdout))
 
 
 def test_what_a_rank_started_ends_with_it(run_script):
-    source = "import subprocess; print('pid', subprocess.Popen(['sleep', '1000']).pid)"
+    """A child that holds the rank's output open, and one that never stops writing to it."""
+    source = """
+        import os, subprocess
+        for command in (["sleep", "1000"], ["yes", "x" * 1000]):
+            print("pid", subprocess.Popen(command).pid, flush=True)
+        os.write(2, b"unfinished")
+    """
     done = run_script(source, "-n", 2)
     assert done.returncode == 0
+    assert sorted(done.stderr.splitlines()) == ["[0] unfinished", "[1] unfinished"]
     children = re.findall(r"pid (\d+)", done.stdout)
-    assert len(children) == 2 and all(has_ended(int(pid), 5) for pid in children)
+    assert len(children) == 4 and all(has_ended(int(pid), 5) for pid in children)
 
 
 # --- signals
@@ -167,6 +174,15 @@ def test_a_signal_reaches_every_rank_and_ends_the_world(start_script, number):
     assert all(has_ended(pid, 0) for pid in pids)
 
 
+def test_a_hangup_that_is_ignored_stays_ignored(script, tmp_path):
+    """As under nohup."""
+    heard = tmp_path / "heard"
+    source = SAY_PID + f"open({str(heard)!r}, 'x').write(str(signal.getsignal(signal.SIGHUP)))"
+    command = ["nohup", *umem_command("run", "-n", 1, script(source))]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
+    assert heard.read_text() == "1", "SIG_IGN"
+
+
 def test_a_signal_that_every_rank_handles_is_no_failure(start_script):
     source = SAY_PID + "try:\n    signal.pause()\nexcept KeyboardInterrupt:\n    print('tidied up')"
     process = start_script(source, "-n", 2)
@@ -177,10 +193,9 @@ def test_a_signal_that_every_rank_handles_is_no_failure(start_script):
 
 
 def test_a_second_ctrl_c_does_not_wait(start_script):
-    source = SAY_PID.replace(
-        "print(", "signal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\nprint("
-    )
-    process = start_script(source + "while True: signal.pause()", "-n", 2)
+    handler = "signal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
+    source = SAY_PID.replace("print(", handler + "print(") + "while True: signal.pause()"
+    process = start_script(source, "-n", 2, times=["INTERRUPT_GRACE_S=1000"])
     pids = pids_said(process, 2)
     process.send_signal(signal.SIGINT)
     while "heard" not in process.stdout.readline():

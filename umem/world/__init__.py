@@ -6,7 +6,8 @@
     launcher      launch(): a function in new ranks, from any process, notebooks included
     command       `umem run`
     warm_parent   the single-threaded process that loads everything once and forks the ranks
-    supervisor    its loop: output, hub, signals, failures, the end
+    supervisor    its loop: hub, signals, failures, the end
+    child         one running rank as the parent holds it: process, stream, output
     placement     which core, host and network each rank gets
     ranks         what happens in a rank between fork and the user's first line
     job, output   what goes to the parent and comes back; the ranks' lines

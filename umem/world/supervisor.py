@@ -18,19 +18,18 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from ..errors import WorldError
 from . import namespaces
+from .child import STDIN, Child, start_child
 from .frames import Frame, FrameBuffer, Kind, unpack_blobs
 from .hub import Hub, Outgoing
 from .job import Failure, Outcome
 from .liveness import describe_exit
-from .output import LinePrefixer, write_all
 from .placement import Placement, check_network, place_ranks
-from .ranks import FORWARDED_SIGNALS, Inheritance, Work, fork_rank
+from .ranks import FORWARDED_SIGNALS, Work
 from .spec import END, HOSTS, WorldSpec
 
 GRACE_S = 2.0
@@ -38,21 +37,6 @@ KILL_AFTER_S = 2.0
 INTERRUPT_GRACE_S = 3.0
 
 _READ_BYTES = 1 << 16
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
-
-
-@dataclass
-class _Rank:
-    """A running rank as its parent holds it. `outputs`: read end -> (our stream, its lines so far)."""
-
-    rank: int
-    pid: int
-    pidfd: int
-    stream: socket.socket
-    outputs: dict[int, tuple[int, LinePrefixer]]
-    frames: FrameBuffer = field(default_factory=FrameBuffer)
-    unsent: bytearray = field(default_factory=bytearray)
-    failure: Failure | None = None
 
 
 class Supervisor:
@@ -79,7 +63,7 @@ class Supervisor:
         self._caller, self._caller_frames = caller, FrameBuffer()
         self._hub = Hub(spec.num_ranks)
         self._selector = selectors.DefaultSelector()
-        self._running: dict[int, _Rank] = {}
+        self._running: dict[int, Child] = {}
         self._outcome = Outcome()
         self._stop_signal: int | None = None
         self._escalation: list[tuple[float, signal.Signals]] = []  # (when, signal), soonest first
@@ -130,45 +114,28 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
 
     def _start_rank(self, placement: Placement) -> None:
-        rank = placement.rank
-        with ExitStack() as rank_ends:  # closed here once the rank has its own copies
-            ours, theirs = socket.socketpair()
-            rank_ends.enter_context(theirs)
-            streams = {}
-            if rank > 0 or self._caller is not None or os.isatty(_STDIN):
-                # A rank is no foreground process: reading the terminal would stop it.
-                streams[_STDIN] = os.open(os.devnull, os.O_RDONLY)
-                rank_ends.callback(os.close, streams[_STDIN])
-            outputs = {}
-            for target in (_STDOUT, _STDERR) if self._marks_output else ():
-                read_end, streams[target] = os.pipe()
-                rank_ends.callback(os.close, streams[target])
-                os.set_blocking(read_end, False)
-                outputs[read_end] = target, LinePrefixer(b"[%d] " % rank)
-            inheritance = Inheritance(self.spec, theirs.fileno(), streams, self._environment)
-            release = partial(self._release, ours, list(outputs))
-            pid = fork_rank(placement, inheritance, self._work, release)
-        with suppress(ProcessLookupError, PermissionError):  # the rank does it too; whoever is first
-            os.setpgid(pid, pid)
-        ours.setblocking(False)
-        started = _Rank(rank, pid, os.pidfd_open(pid), ours, outputs)
-        self._running[rank] = started
-        self._selector.register(started.pidfd, selectors.EVENT_READ, partial(self._on_death, started))
-        self._selector.register(ours, selectors.EVENT_READ, partial(self._on_stream, started))
-        for read_end in outputs:
-            on_output = partial(self._on_output, started, read_end)
+        # A rank is no foreground process: reading the terminal would stop it.
+        reads_stdin = placement.rank == 0 and self._caller is None and not os.isatty(STDIN)
+        child = start_child(
+            self.spec,
+            placement,
+            self._work,
+            self._marks_output,
+            reads_stdin,
+            self._environment,
+            self._release,
+        )
+        self._running[child.rank] = child
+        self._selector.register(child.pidfd, selectors.EVENT_READ, partial(self._on_death, child))
+        self._selector.register(child.stream, selectors.EVENT_READ, partial(self._on_stream, child))
+        for read_end in child.outputs:
+            on_output = partial(self._on_output, child, read_end)
             self._selector.register(read_end, selectors.EVENT_READ, on_output)
 
-    def _release(self, ours: socket.socket, read_ends: list[int]) -> None:
-        """In a new rank: close the parent's ends. An end that is held twice never closes."""
-        ours.close()
-        for fd in read_ends:
-            os.close(fd)
+    def _release(self) -> None:
+        """In a new rank: close the parent's ends of the others. An end that is held twice never closes."""
         for other in self._running.values():
-            other.stream.close()
-            os.close(other.pidfd)
-            for fd in other.outputs:
-                os.close(fd)
+            other.close()
         if self._caller is not None:
             self._caller.close()
         self._selector.close()
@@ -196,75 +163,51 @@ class Supervisor:
             assert frame.kind is Kind.SIGNAL, frame.kind
             self._stop(signal.Signals(int(frame.payload)))
         if not data:
-            self._unwatch(self._caller)
+            self._selector.unregister(self._caller)
             self._stop(signal.SIGTERM)
 
-    def _on_stream(self, rank: _Rank, events: int) -> None:
+    def _on_stream(self, child: Child, events: int) -> None:
         if events & selectors.EVENT_WRITE:
-            self._flush(rank)
+            self._flush(child)
         if events & selectors.EVENT_READ:
-            self._read_frames(rank)
+            self._receive(child)
 
-    def _on_output(self, rank: _Rank, read_end: int, events: int) -> None:
-        self._read_output(rank, read_end)
-
-    def _on_death(self, rank: _Rank, events: int) -> None:
-        # What it said last comes first: its result, its error, its output.
-        while self._read_frames(rank):
-            pass
-        for read_end in rank.outputs:
-            while self._read_output(rank, read_end):
-                pass
-        self._signal_rank(rank, signal.SIGKILL)  # its children; the pid is its until it is reaped
-        del self._running[rank.rank]
-        exit_code = self._reap(rank)
-        self._judge(rank, exit_code)
-        self._send(self._hub.rank_ended(rank.rank, describe_exit(exit_code)))
-
-    def _read_frames(self, rank: _Rank) -> bool:
-        """Take what a rank has sent; whether there may be more now."""
-        if not self._is_watched(rank.stream):
-            return False
+    def _on_output(self, child: Child, read_end: int, events: int, is_last: bool = False) -> None:
         try:
-            data = rank.stream.recv(_READ_BYTES)
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            data = b""
-        if not data:
-            self._unwatch(rank.stream)
-        for frame in rank.frames.feed(data):
-            self._take(rank, frame)
-        return bool(data)
+            may_come = child.pass_on(read_end, is_last)
+        except BrokenPipeError:  # as in `umem run ... | head`
+            may_come = False
+            self._stop(signal.SIGPIPE)
+        if not may_come:
+            self._selector.unregister(read_end)
 
-    def _take(self, rank: _Rank, frame: Frame) -> None:
+    def _on_death(self, child: Child, events: int) -> None:
+        # What it said last comes first: its result, its error, its output.
+        if child.is_connected:
+            self._receive(child)
+        for read_end in child.outputs:
+            if read_end in self._selector.get_map():
+                self._on_output(child, read_end, selectors.EVENT_READ, is_last=True)
+        exit_code = self._reap(child)
+        del self._running[child.rank]
+        self._judge(child, exit_code)
+        self._send(self._hub.rank_ended(child.rank, describe_exit(exit_code)))
+
+    def _receive(self, child: Child) -> None:
+        for frame in child.receive():
+            self._take(child, frame)
+        if not child.is_connected:
+            self._selector.unregister(child.stream)
+
+    def _take(self, child: Child, frame: Frame) -> None:
         if frame.kind is Kind.RESULT:
-            self._outcome.results[rank.rank] = frame.payload
+            self._outcome.results[child.rank] = frame.payload
         elif frame.kind is Kind.FAILED:
             is_consequence, text, pickled_error = unpack_blobs(frame.payload)
-            failure = Failure(rank.rank, 1, text.decode(), pickled_error, is_consequence == b"1")
-            self._note_failure(rank, failure)
+            failure = Failure(child.rank, 1, text.decode(), pickled_error, is_consequence == b"1")
+            self._note_failure(child, failure)
         else:
-            self._send(self._hub.receive(rank.rank, frame))
-
-    def _read_output(self, rank: _Rank, read_end: int) -> bool:
-        """Pass on what a rank has printed; whether there may be more now."""
-        if not self._is_watched(read_end):
-            return False
-        target, lines = rank.outputs[read_end]
-        try:
-            data = os.read(read_end, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._unwatch(read_end)
-        try:
-            write_all(target, lines.feed(data) if data else lines.finish())
-        except BrokenPipeError:  # as in `umem run ... | head`
-            self._unwatch(read_end)
-            self._stop(signal.SIGPIPE)
-            return False
-        return bool(data)
+            self._send(self._hub.receive(child.rank, frame))
 
     def _send(self, outgoing: Outgoing) -> None:
         for rank, data in outgoing:
@@ -272,41 +215,27 @@ class Supervisor:
                 self._running[rank].unsent += data
                 self._flush(self._running[rank])
 
-    def _flush(self, rank: _Rank) -> None:
+    def _flush(self, child: Child) -> None:
         """Send what the rank takes now; the loop comes back for the rest."""
-        try:
-            while rank.unsent:
-                del rank.unsent[: rank.stream.send(rank.unsent)]
-        except BlockingIOError:
-            pass
-        except ConnectionError:
-            rank.unsent.clear()  # it is ending; its pidfd tells
-        if self._is_watched(rank.stream):
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if rank.unsent else 0)
-            self._selector.modify(rank.stream, events, partial(self._on_stream, rank))
-
-    def _is_watched(self, source: int | socket.socket) -> bool:
-        return source in self._selector.get_map()
-
-    def _unwatch(self, source: int | socket.socket) -> None:
-        """Listen to `source` no more, if it still was listened to."""
-        if self._is_watched(source):
-            self._selector.unregister(source)
+        child.flush()
+        if child.is_connected:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.unsent else 0)
+            self._selector.modify(child.stream, events, partial(self._on_stream, child))
 
     # --- the end
 
-    def _judge(self, rank: _Rank, exit_code: int) -> None:
+    def _judge(self, child: Child, exit_code: int) -> None:
         was_ended_here = self._has_ended_ranks and exit_code - 128 in (signal.SIGTERM, signal.SIGKILL)
-        if rank.failure is not None:
-            rank.failure.exit_code = exit_code
+        if child.failure is not None:
+            child.failure.exit_code = exit_code
         elif exit_code and not was_ended_here:
-            self._note_failure(rank, Failure(rank.rank, exit_code))
-        elif self._needs_results and rank.rank not in self._outcome.results:
+            self._note_failure(child, Failure(child.rank, exit_code))
+        elif self._needs_results and child.rank not in self._outcome.results:
             text = f"it {describe_exit(exit_code)} before its function returned"
-            self._note_failure(rank, Failure(rank.rank, exit_code, text))
+            self._note_failure(child, Failure(child.rank, exit_code, text))
 
-    def _note_failure(self, rank: _Rank, failure: Failure) -> None:
-        rank.failure = failure
+    def _note_failure(self, child: Child, failure: Failure) -> None:
+        child.failure = failure
         self._outcome.failures.append(failure)
         if self.spec.on_failure == END and not self._escalation:
             self._escalate(GRACE_S)
@@ -324,31 +253,21 @@ class Supervisor:
         when = time.monotonic() + delay_s
         self._escalation = [(when, first), (when + KILL_AFTER_S, signal.SIGKILL)]
 
-    def _signal_ranks(self, number: signal.Signals) -> None:
-        for rank in self._running.values():
-            self._signal_rank(rank, number)
+    def _signal_ranks(self, number: int) -> None:
+        for child in self._running.values():
+            child.signal(number)
 
-    def _signal_rank(self, rank: _Rank, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(rank.pid, number)
-
-    def _reap(self, rank: _Rank) -> int:
-        """Wait for an ended rank and close what belongs to it; returns its exit code."""
-        sources: list[int | socket.socket] = [rank.stream, rank.pidfd, *rank.outputs]
-        for source in sources:
-            self._unwatch(source)
-        _, status = os.waitpid(rank.pid, 0)
-        rank.stream.close()
-        for fd in (rank.pidfd, *rank.outputs):
-            os.close(fd)
-        code = os.waitstatus_to_exitcode(status)
-        return code if code >= 0 else 128 - code
+    def _reap(self, child: Child) -> int:
+        for source in child.sources:
+            if source in self._selector.get_map():
+                self._selector.unregister(source)
+        return child.reap()
 
     def _kill_and_reap(self) -> None:
         """Leave no rank, whatever ended the loop."""
         self._signal_ranks(signal.SIGKILL)
-        for rank in self._running.values():
-            self._reap(rank)
+        for child in self._running.values():
+            self._reap(child)
         self._running.clear()
 
     def _conclude(self) -> Outcome:
@@ -363,12 +282,18 @@ class Supervisor:
 
 @contextmanager
 def _signals_as_bytes() -> Iterator[socket.socket]:
-    """FORWARDED_SIGNALS as bytes on a socket, instead of what they did before, inside the block."""
+    """FORWARDED_SIGNALS as bytes on a socket, instead of what they did before, inside the block.
+
+    A hangup that was ignored, as under nohup, stays ignored.
+    """
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        before = {number: signal.signal(number, lambda *_: None) for number in FORWARDED_SIGNALS}
+        wanted = [
+            number for number in FORWARDED_SIGNALS if number != signal.SIGHUP or not _is_ignored(number)
+        ]
+        before = {number: signal.signal(number, lambda *_: None) for number in wanted}
         wakeup_before = signal.set_wakeup_fd(theirs.fileno())
         try:
             yield ours
@@ -376,3 +301,7 @@ def _signals_as_bytes() -> Iterator[socket.socket]:
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN

@@ -1,0 +1,148 @@
+"""One running rank as its parent holds it: its process, its stream to the hub, its output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+from .frames import Frame, FrameBuffer
+from .job import Failure
+from .output import LinePrefixer, write_all
+from .placement import Placement
+from .ranks import Inheritance, Work, fork_rank
+from .spec import WorldSpec
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+_READ_BYTES = 1 << 16
+# Reads at a time: more than any pipe or socket buffer holds, and few enough that one rank, or a process
+# that it left behind, cannot keep the parent from the others.
+_MAX_READS = 16
+
+
+class Child:
+    """A rank that was started and not yet reaped. `outputs`: read end -> (our stream, its lines so far)."""
+
+    def __init__(
+        self, rank: int, pid: int, stream: socket.socket, outputs: dict[int, tuple[int, LinePrefixer]]
+    ):
+        self.rank, self.pid, self.stream, self.outputs = rank, pid, stream, outputs
+        self.pidfd = os.pidfd_open(pid)
+        self.is_connected = True
+        self.unsent = bytearray()
+        self.failure: Failure | None = None
+        self._frames = FrameBuffer()
+
+    @property
+    def sources(self) -> list[int | socket.socket]:
+        """What a selector can watch of it."""
+        return [self.stream, self.pidfd, *self.outputs]
+
+    def receive(self) -> list[Frame]:
+        """The frames that have come. `is_connected` is False after the last."""
+        frames: list[Frame] = []
+        for _ in range(_MAX_READS):
+            try:
+                data = self.stream.recv(_READ_BYTES)
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                data = b""
+            if not data:
+                self.is_connected = False
+                break
+            frames += self._frames.feed(data)
+        return frames
+
+    def flush(self) -> None:
+        """Send of `unsent` what the rank takes now."""
+        try:
+            while self.unsent:
+                del self.unsent[: self.stream.send(self.unsent)]
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self.unsent.clear()  # it is ending; its pidfd tells
+
+    def pass_on(self, read_end: int, is_last: bool = False) -> bool:
+        """Write what has come from one of its outputs; whether more may come. Raises BrokenPipeError.
+
+        `is_last`: the rank has ended, and what processes that it left behind still write is not waited for.
+        """
+        target, lines = self.outputs[read_end]
+        may_come = not is_last
+        for _ in range(_MAX_READS):
+            try:
+                data = os.read(read_end, _READ_BYTES)
+            except BlockingIOError:
+                break
+            if not data:
+                may_come = False
+                break
+            write_all(target, lines.feed(data))
+        if not may_come:
+            write_all(target, lines.finish())
+        return may_come
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the rank and to what it started, which is in its process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def reap(self) -> int:
+        """Wait for the ended rank and close what belongs to it; returns its exit code, as shells count."""
+        self.signal(signal.SIGKILL)  # what it started; the pid is its own until it is reaped
+        _, status = os.waitpid(self.pid, 0)
+        self.close()
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+
+    def close(self) -> None:
+        """Close this process's ends."""
+        self.stream.close()
+        for fd in (self.pidfd, *self.outputs):
+            os.close(fd)
+
+
+def start_child(
+    spec: WorldSpec,
+    placement: Placement,
+    work: Work,
+    marks_output: bool,
+    reads_stdin: bool,
+    environment: dict[str, str],
+    release: Callable[[], None],
+) -> Child:
+    """Fork a rank with a stream to the hub and, where its output is to be marked, pipes for that.
+
+    `release` closes, in the rank, what else of the parent's it must not hold.
+    """
+    with ExitStack() as rank_ends:  # closed here once the rank has its own copies
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        rank_ends.enter_context(theirs)
+        streams = {}
+        if not reads_stdin:
+            streams[STDIN] = os.open(os.devnull, os.O_RDONLY)
+            rank_ends.callback(os.close, streams[STDIN])
+        outputs = {}
+        for target in (STDOUT, STDERR) if marks_output else ():
+            read_end, streams[target] = os.pipe()
+            rank_ends.callback(os.close, streams[target])
+            os.set_blocking(read_end, False)
+            outputs[read_end] = target, LinePrefixer(b"[%d] " % placement.rank)
+
+        def release_all() -> None:
+            ours.close()
+            for fd in outputs:
+                os.close(fd)
+            release()
+
+        inheritance = Inheritance(spec, theirs.fileno(), streams, environment)
+        pid = fork_rank(placement, inheritance, work, release_all)
+    with suppress(ProcessLookupError, PermissionError):  # the rank does it too; whoever is first
+        os.setpgid(pid, pid)
+    return Child(placement.rank, pid, ours, outputs)
