@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 
 import numpy as np
@@ -76,6 +77,36 @@ def test_large_payloads_both_ways_between_all_ranks_at_once(transport: str) -> N
         me.close()
 
     run_ranks([everybody] * 4, transport)
+
+
+def test_what_ucx_keeps_for_a_request_is_given_back(transport: str) -> None:
+    """100 MiB of payload through one agent leave its process no larger."""
+    num_bytes, num_requests = layout.MAX_PAYLOAD_BYTES, 400
+
+    def user(me: Rank) -> None:
+        client, sent = start(me).client, np.ones(num_bytes, np.uint8)
+        fields = (1, Operation.WRITE, (me.word(1),), sent.ctypes.data, num_bytes)
+        for warm_up in (True, False):
+            asked = [Request(*fields)] * (num_requests // (4 if warm_up else 1))
+            assert all(reply.status == status.OK for _, reply in client.stream(asked))
+            me.meet()
+        me.close()
+
+    def home(me: Rank) -> int:
+        start(me)
+        me.meet()
+        before = resident_bytes()
+        me.meet()
+        grown = resident_bytes() - before
+        me.close()
+        return grown
+
+    assert run_ranks([user, home], transport)[1] < num_requests * num_bytes // 4
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def test_ranks_that_wait_for_each_other_in_pending_handlers_still_answer(transport: str) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +72,27 @@ def test_agents_come_and_go_without_leaving_threads_or_descriptors(transport: st
             assert num_fds[-1] == num_fds[0]
 
     run_ranks([rank, rank], transport)
+
+
+@pytest.mark.timeout(120)  # another process may be compiling what this one loads
+def test_an_agent_runs_where_no_ucx_is_installed(tmp_path: Path) -> None:
+    """Liveness alone: the symbols of libucp are bound to stubs that nothing calls."""
+    program = """
+from tests.agent.ranks import run_ranks
+from umem.fabric.ucx import library
+
+def rank(me):
+    assert not library.is_available()
+    agent = me.start()
+    me.wait_until(lambda: agent.counters()["sleeps"] >= 2)
+    me.close()
+    return me.page.dead_ranks()
+
+assert run_ranks([rank, rank], None) == [[], []]
+"""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "UMEM_UCX": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True, timeout=100)
 
 
 @WITH_UCX
