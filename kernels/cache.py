@@ -8,7 +8,8 @@ constants it refers to, and on the lowering of the intrinsics. So each kernel ha
 The lowering key hashes this package's sources, the versions of Python, Numba and llvmlite, the CPU and the
 build. The fingerprint hashes the kernel's file, its bytecode, and everything that the bytecode names,
 followed through other functions and modules: code by its bytecode, constants by their value. A kernel that
-names something without a stable value (an open file, a C function pointer) is not cached.
+names something without a stable value (an open file, a C function pointer), or a function whose module
+cannot be imported by name, is not cached.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import fcntl
 import functools
 import hashlib
 import platform
+import sys
 import types as python_types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,7 +169,9 @@ class _Walk:
             self.function(value)
 
     def function(self, function: python_types.FunctionType) -> None:
-        self.text("function", function.__qualname__)
+        if function.__module__ not in sys.modules:  # Numba imports it when it loads the compiled form
+            raise NotCacheable(f"{function.__qualname__} is of no importable module: {function.__module__}")
+        self.text("function", function.__module__, function.__qualname__)
         names = frozenset(name for code in _codes(function.__code__) for name in code.co_names)
         for code in _codes(function.__code__):
             self.text(code.co_code, code.co_names, code.co_varnames, code.co_freevars)

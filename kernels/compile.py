@@ -129,6 +129,20 @@ class CpuKernel(Lazy):
         self._target = self.load()
         return self._target(*args)
 
+    def assembly(self) -> str:
+        """Machine code as text. Compiles anew each time: Numba cannot show code that came from the cache."""
+        return "\n".join(self._compile_to_show().inspect_asm().values())
+
+    def llvm_ir(self) -> str:
+        """Optimised LLVM IR as text; compiles anew each time."""
+        return "\n".join(self._compile_to_show().inspect_llvm().values())
+
+    def _compile_to_show(self) -> Any:
+        if faults.is_active():
+            faults.install()
+        with global_compiler_lock:
+            return self._compile(use_cache=False)
+
     def _compile(self, use_cache: bool) -> Any:
         dispatcher = numba.njit(nogil=True, cache=use_cache, **OPTIONS, **NO_C_ENTRY)(self.body)
         if self.signature is not None:

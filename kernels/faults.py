@@ -3,8 +3,8 @@
 With UMEM_BUILD=faults each load, store and atomic of a kernel calls `umem_fault_tick` first; the normal
 build has no trace of it. UMEM_FAULT_AT=n sets the countdown when the first kernel is made ready; `arm(n)`
 sets it at run time, which forked ranks need, since each is to die elsewhere. The process dies by SIGKILL,
-before the n-th access takes place, as if its power had gone. The counter is private memory: a forked
-child has its own copy.
+before the n-th access takes place, as if its power had gone. A vector store or a copy_bytes counts as one
+access. The counter is private memory: a forked child has its own copy.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_inlined_functions_are_called_like_others() -> None:
 
     assert tripled(2) == 6
     assert kernel(2) == kernel.body(2) == 6 + 18
-    assert not re.search(r"call\w*\s+\S*tripled", "".join(kernel.compiled.inspect_asm().values()))
+    assert not re.search(r"call\w*\s+\S*tripled", kernel.assembly())
 
 
 def test_nothing_is_compiled_before_it_is_needed(compiled: list[compile.CpuKernel]) -> None:
@@ -162,6 +162,22 @@ def test_functions_without_a_file_compile_uncached() -> None:
     store_i64(buffer.address, 1, 21)
     assert cache.folder(scope["kernel"], "int64(int64)") is None
     assert cpu_kernel("int64(int64)")(scope["kernel"])(buffer.address) == 42
+
+
+def test_functions_of_a_module_that_cannot_be_imported_compile_uncached() -> None:
+    """What a file loaded by path defines: Numba would import its module when it loads the compiled form."""
+
+    def helper(value):
+        return value + 1
+
+    helper.__module__ = "loaded_by_path"
+    device_function(helper)
+
+    def body(value):
+        return helper(value)
+
+    assert cache.folder(body, "int64(int64)") is None
+    assert cpu_kernel("int64(int64)")(body)(1) == 2
 
 
 def test_an_unwritable_cache_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

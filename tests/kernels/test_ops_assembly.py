@@ -45,8 +45,7 @@ PACKED_ADD = {"f32": "addps", "f64": "addpd", "i32": "paddd", "i64": "paddq"}
 
 def assembly(kernel: CpuKernel) -> str:
     """Machine code of the kernel itself, without the wrapper that Python calls."""
-    text = "".join(kernel.compiled.inspect_asm().values())
-    functions = re.split(r"\n(?=\w+:\n)", text)
+    functions = re.split(r"\n(?=\w+:\n)", kernel.assembly())
     return next(part for part in functions if part.startswith("_ZN") and not part.startswith("_ZN7cpython"))
 
 
