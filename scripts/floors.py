@@ -60,7 +60,10 @@ NOT_LOADED_BY_IMPORT = ("numba", "torch", "cupy", "typer", "rich", "matplotlib",
 
 # A wait is on a condition, a descriptor or a process. The exceptions, each with its reason.
 MAY_SLEEP = {
+    "umem.bench.cases.agent": "what idle ranks use is measured over a window of time",
+    "umem.bench.parts.agent": "operations come at intervals, so that each meets an agent that sleeps",
     "umem.bench.parts.perftest": "another program's start gives nothing to wait on",
+    "umem.fabric.ucx.fabric": "the agent's word that a rank is dead comes through memory; looked at until a deadline",
 }
 
 MAX_LINES = 400

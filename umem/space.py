@@ -7,7 +7,7 @@ import json
 import math
 import operator
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,12 @@ def init(spec: WorldSpec | None = None) -> Space:
 
     Collective: every rank of the world. Returns an open space; use it as a context manager.
     """
-    return open_space(join(spec))
+    world = join(spec)
+    try:
+        return open_space(world)
+    except BaseException:
+        world.leave()  # else this process could never join again
+        raise
 
 
 def open_space(world: World) -> Space:
@@ -64,10 +69,11 @@ class Space:
         parts = startup.connect(world)
         self.segments, self.page, self.fabric = parts.segments, parts.page, parts.fabric
         self.mapped, self.agent, self.heap = parts.mapped, parts.agent, parts.heap
-        self.switch = Switch(self.segments, self.mapped, self.fabric)
+        self.switch = Switch(self.segments, self.mapped, self.agent.remote)
         self.control = self.segments.control
         self._synchronise = parts.synchronise
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
+        self._close_checks: list[Callable[[bool], None]] = []
         self._word = (ctypes.c_uint64 * 1)()
         self._word_pointer = ctypes.addressof(self._word)
         self.barrier()
@@ -258,12 +264,27 @@ class Space:
         self.switch.check_open()
         self._synchronise(self.timeout_s if timeout_s is None else timeout_s)
 
-    def close(self) -> None:
+    def before_close(self, check: Callable[[bool], None]) -> None:
+        """Call `check(is_forced)` when the space is about to close; it may raise to keep the space open.
+
+        `is_forced`: the space closes whatever it says, because an exception has left the context.
+        """
+        self._close_checks.append(check)
+
+    def keep_mapped(self) -> None:
+        """Let the memory stay mapped when the space closes, until the process ends; others may point into it."""
+        self._views.add(id(self))
+
+    def close(self, *, is_forced: bool = False) -> None:
         """Leave the world. Collective where all ranks live; the memory goes with the last rank that maps it.
 
         Where numpy or torch views are still alive, their pages stay mapped until the process ends, so
         that using one is never a crash; this process can then not open another space.
         """
+        if not self.is_open:
+            return
+        for check in self._close_checks:
+            check(is_forced)
         if not current.leave(self):
             return
         self.page.stop()
@@ -290,7 +311,7 @@ class Space:
     ) -> None:
         if kind is None and self.is_open and not self.page.dead_ranks():
             self.barrier()
-        self.close()
+        self.close(is_forced=kind is not None)
 
     def __repr__(self) -> str:
         return f"umem.Space(rank={self.rank}, num_ranks={self.num_ranks}, world={self.world.spec.kind!r})"

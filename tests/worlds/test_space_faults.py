@@ -36,6 +36,10 @@ def survive_a_death(space, victim):
     with pytest.raises(RankLost):
         space.alloc(64, home=victim)
     seen["alloc"] = space.load(space.alloc(64), "int8") is not None
+    space.world.set(f"done-{space.rank}", b"")
+    for rank in range(space.num_ranks):
+        if rank != victim:
+            space.world.get(f"done-{rank}")  # a rank that leaves takes its memory with it, like one that dies
     return seen
 
 
@@ -122,5 +126,7 @@ def test_views_outlive_the_space():
         view[:] = 3
     assert view.sum() == 48
     with pytest.raises(WorldError, match="in use"):
+        umem.init()
+    with pytest.raises(WorldError, match="in use"):  # and not: in a world already
         umem.init()
     del view
