@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from . import status
 from .compile import cpu_kernel, device_function
-from .heap_alloc import heap_alloc, heap_alloc_for, heap_free, heap_free_for, heap_retain
+from .heap_alloc import heap_alloc, heap_alloc_for, heap_free, heap_free_for, heap_give, heap_retain
 from .heap_audit import heap_audit
 from .heap_blocks import record_address
 from .heap_layout import RECORD_STATE, SLOT_LIVE, STATE_MASK
@@ -86,6 +86,7 @@ free_for = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_free_for)
 alloc_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")(heap_alloc_batch)
 free_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_free_batch)
 retain = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_retain)
+give = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_give)
 flush = cpu_kernel("int64(int64, int64)")(heap_flush)
 reclaim_dead = cpu_kernel("int64(int64, int64, int64, int64)")(heap_reclaim_dead)
 find = cpu_kernel("int64(int64, int64, int64)")(heap_find)

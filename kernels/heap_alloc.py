@@ -59,7 +59,7 @@ from .heap_layout import (
 )
 from .heap_lock import acquire_arena, heap_reclaim_dead, release_arena
 from .heap_magazine import flush, flush_all, hand_out, is_own_magazine, refill, row_address
-from .heap_record import add_holder, drop_holder, find_start, owner_bits, owner_rank
+from .heap_record import add_holder, drop_holder, find_start, give_slot_to, owner_bits, owner_rank
 from .heap_slab import give_slot, take_slots
 from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_i64
 
@@ -70,6 +70,15 @@ def heap_alloc(control, arena, magazine, num_bytes, align):
 
     NO_MEMORY where no room is left, BAD_REQUEST for a negative size or another alignment.
     """
+    address = pop_slot(magazine, num_bytes, align)
+    if address != 0:
+        return address
+    return alloc_slow(control, magazine, num_bytes, align, load_i64(magazine, MAGAZINE_LIVE))
+
+
+@inlined_function
+def pop_slot(magazine, num_bytes, align):
+    """The fast path: an address from the magazine's stock; 0 where `alloc_slow` is needed."""
     if 0 < num_bytes <= MAX_SLOT_BYTES and align <= GRANULE_BYTES and is_own_magazine(magazine):
         size_class = class_of(num_bytes)
         count = load_i64(magazine, MAGAZINE_COUNTS + size_class) - 1
@@ -77,7 +86,7 @@ def heap_alloc(control, arena, magazine, num_bytes, align):
             entry = load_i64(row_address(magazine, size_class), count)
             store_i64(magazine, MAGAZINE_COUNTS + size_class, count)
             return hand_out(magazine, entry, num_bytes, load_i64(magazine, MAGAZINE_LIVE))
-    return alloc_slow(control, magazine, num_bytes, align, load_i64(magazine, MAGAZINE_LIVE))
+    return 0
 
 
 @device_function
@@ -151,6 +160,15 @@ def heap_free(control, arena, magazine, address):
     An allocation that nobody but its owner holds may be freed by any rank. OUT_OF_RANGE, NOT_ALLOCATED,
     INTERIOR, DOUBLE_FREE and NOT_HELD say what is wrong with the address; then nothing has changed.
     """
+    if push_slot(magazine, address):
+        return status.OK
+    rank = owner_rank(load_i64(magazine, MAGAZINE_LIVE))
+    return free_slow(control, magazine, rank, address)
+
+
+@inlined_function
+def push_slot(magazine, address):
+    """The fast path: 1 where the allocation went to the magazine's stock, 0 where `free_slow` is needed."""
     offset = address - load_i64(magazine, MAGAZINE_BASE)
     if 0 <= offset < load_i64(magazine, MAGAZINE_NUM_BYTES) and is_own_magazine(magazine):
         span = offset >> SPAN_LOG2
@@ -178,9 +196,8 @@ def heap_free(control, arena, magazine, address):
                         row_address(magazine, size_class), count, (number << ENTRY_NUMBER_SHIFT) | granule
                     )
                     store_i64(magazine, MAGAZINE_COUNTS + size_class, count + 1)
-                    return status.OK
-    rank = owner_rank(load_i64(magazine, MAGAZINE_LIVE))
-    return free_slow(control, magazine, rank, address)
+                    return 1
+    return 0
 
 
 @device_function
@@ -244,5 +261,17 @@ def heap_retain(control, arena, holder, address, rank, generation):
         return code
     number = find_start(arena, address)
     code = number if number < 0 else add_holder(arena, number, rank, generation)
+    release_arena(arena)
+    return code
+
+
+@device_function
+def heap_give(control, arena, holder, address, rank, heir):
+    """Make `heir` (a rank, or WORLD_RANK) the owner of the allocation at `address` that `rank` owns."""
+    code = acquire_arena(control, arena, holder)
+    if code != status.OK:
+        return code
+    number = find_start(arena, address)
+    code = number if number < 0 else give_slot_to(arena, number, rank, heir)
     release_arena(arena)
     return code

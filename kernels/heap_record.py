@@ -48,6 +48,7 @@ from .heap_layout import (
     SPAN_SLAB,
     SPANS_LOG2,
     STATE_MASK,
+    WORLD_OWNER,
 )
 from .heap_slab import free_record
 from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_u32, store_release_i64, store_u32
@@ -55,6 +56,7 @@ from .ops_system import count_trailing_zeros_u64
 
 NO_HOLDER = -1
 ANY_GENERATION = -1
+WORLD_RANK = WORLD_OWNER - 1  # all ranks, as an owner
 
 
 @device_function
@@ -134,7 +136,7 @@ def owner_bits(rank):
 
 @device_function
 def owner_rank(state):
-    """Owner in word 0 of a record; WORLD_OWNER - 1 stands for all ranks."""
+    """Owner in word 0 of a record; WORLD_RANK stands for all ranks."""
     return ((state >> OWNER_SHIFT) & OWNER_MASK) - 1
 
 
@@ -187,7 +189,7 @@ def add_holder(arena, number, rank, generation):
             return status.DOUBLE_FREE
         if generation != ANY_GENERATION and (state >> GENERATION_SHIFT) & 0xFFFF_FFFF != generation:
             return status.STALE
-        if owner_rank(state) == rank:
+        if owner_rank(state) == rank or owner_rank(state) == WORLD_RANK:
             return status.OK
         # The mark first: a mark without bits is harmless, bits without the mark would be lost.
         if state & SHARED or compare_swap_i64(record, RECORD_STATE, state, state | SHARED) == state:
@@ -196,14 +198,42 @@ def add_holder(arena, number, rank, generation):
 
 
 @device_function
+def give_slot_to(arena, number, rank, heir):
+    """Make `heir` the owner of a live slot that `rank` owns; NOT_HELD where another does.
+
+    WORLD_RANK as heir: the slot belongs to all, so that no death takes it back. The caller has the lock.
+    """
+    record = record_address(arena, number)
+    while True:
+        state = load_acquire_i64(record, RECORD_STATE)
+        if state & STATE_MASK != SLOT_LIVE:
+            return status.DOUBLE_FREE
+        if owner_rank(state) != rank:
+            return status.NOT_HELD
+        given = (state & ~(OWNER_MASK << OWNER_SHIFT)) | owner_bits(heir)
+        if compare_swap_i64(record, RECORD_STATE, state, given) == state:
+            break
+    if given & SHARED and heir != WORLD_RANK:
+        set_holder(arena, number, heir, 0)  # it may have been a holder: an owner needs no bit
+        if first_holder(arena, number) == NO_HOLDER:
+            store_release_i64(record, RECORD_STATE, given & ~SHARED)
+    return status.OK
+
+
+@device_function
 def drop_holder(arena, number, rank):
     """Take away the reference of `rank` to a SHARED slot; 1 where it was the last and the slot is now free.
 
-    OK where others hold it still, NOT_HELD where `rank` did not. The caller has the lock, and gives a freed
-    slot to the core.
+    OK where others hold it still, NOT_HELD where `rank` did not. What the world owns is freed by anyone. The
+    caller has the lock, and gives a freed slot to the core.
     """
     record = record_address(arena, number)
     state = load_acquire_i64(record, RECORD_STATE)
+    if owner_rank(state) == WORLD_RANK:
+        while first_holder(arena, number) != NO_HOLDER:
+            set_holder(arena, number, first_holder(arena, number), 0)
+        free_record(arena, number)
+        return 1
     is_holder = holds(arena, number, rank)
     if owner_rank(state) != rank and not is_holder:
         return status.NOT_HELD

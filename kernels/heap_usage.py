@@ -170,8 +170,7 @@ def num_references(arena, number):
 def heap_list(arena, number, rows, capacity):
     """Write rows of LIST_WORDS for live allocations from slot `number` on, at most `capacity`.
 
-    Unused rows are left alone: their address is 0 if it was. Returns the slot to go on from, or END. The
-    owner of what belongs to the world is WORLD_OWNER - 1.
+    Unused rows are left alone: their address is 0 if it was. Returns the slot to go on from, or END.
     """
     num_spans = load_i64(arena, ARENA_NUM_BLOCKS) << SPANS_LOG2
     span = number >> SLOT_LOG2

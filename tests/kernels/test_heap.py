@@ -19,6 +19,7 @@ from umem.kernels.heap_layout import (
     SPAN_BYTES,
     SPANS_PER_BLOCK,
 )
+from umem.kernels.heap_record import WORLD_RANK
 from umem.kernels.heap_usage import (
     OWNER_ASKED_BYTES,
     OWNER_CACHED_BYTES,
@@ -253,6 +254,23 @@ def test_references_of_other_ranks_keep_an_allocation(memory):
         assert memory.retain(0, address, 1) in (status.DOUBLE_FREE, status.NOT_ALLOCATED)
         assert memory.live() == []
         memory.check()
+
+
+def test_an_owner_gives_what_it_owns(memory):
+    address = memory.alloc(0, 100)
+    common = memory.control(0), memory.arena, memory.holder(0), address
+    assert memory.retain(0, address, 1) == status.OK
+    assert heap.give(*common, 0, 1) == status.OK
+    assert (memory.find(address).owner, memory.find(address).references) == (1, 1)
+    assert heap.give(*common, 0, 2) == status.NOT_HELD
+    assert heap.give(*common, 1, WORLD_RANK) == status.OK
+    for rank in (0, 1):
+        memory.announce_death(rank)
+    memory.reclaim(2)
+    assert memory.find(address).owner == WORLD_RANK, "no death takes back what belongs to all"
+    assert memory.free(2, address) == status.OK
+    assert memory.live() == []
+    memory.check()
 
 
 def test_a_lock_that_a_living_rank_holds_ends_the_slice(memory):

@@ -14,7 +14,7 @@ import pytest
 from tests.kernels.heap_memory import BASE, HeapMemory, words_at
 from umem.kernels import machine, status
 from umem.kernels.elements import Element, Number
-from umem.kernels.heap_alloc import heap_alloc, heap_free, heap_retain
+from umem.kernels.heap_alloc import heap_alloc, heap_free, heap_give, heap_retain
 from umem.kernels.heap_layout import ARENA_LOCK, BLOCK_BYTES, MAGAZINE_THREAD
 from umem.kernels.heap_lock import heap_reclaim_dead
 from umem.kernels.heap_magazine import flush_all
@@ -72,6 +72,10 @@ class Rank:
     def retain(self, address: int, rank: int) -> None:
         control, arena, _ = self.common
         assert heap_retain(control, arena, self.memory.holder(self.rank), address, rank, -1) == status.OK
+
+    def give(self, address: int, heir: int) -> None:
+        control, arena, _ = self.common
+        assert heap_give(control, arena, self.memory.holder(self.rank), address, self.rank, heir) == status.OK
 
     def flush(self) -> None:
         assert flush_all(self.common[0], self.common[2]) == status.OK
@@ -164,6 +168,13 @@ def give_a_reference(memory: HeapMemory, rank: Rank) -> Scene:
     return lambda: rank.retain(address, SURVIVOR), []
 
 
+def give_an_allocation(memory: HeapMemory, rank: Rank) -> Scene:
+    first, second = memory.alloc(VICTIM, 200), memory.alloc(VICTIM, 200)
+    memory.retain(VICTIM, second, SURVIVOR)
+    memory.retain(VICTIM, second, BYSTANDER)
+    return lambda: (rank.give(first, BYSTANDER), rank.give(second, SURVIVOR)), [second]
+
+
 def drop_references(memory: HeapMemory, rank: Rank) -> Scene:
     own, large = memory.alloc(VICTIM, 200), memory.alloc(VICTIM, BLOCK_BYTES)
     foreign = memory.alloc(SURVIVOR, 200)
@@ -207,6 +218,7 @@ SCENES = [
     flush_a_magazine,
     work_from_another_thread,
     give_a_reference,
+    give_an_allocation,
     drop_references,
     take_back_what_a_dead_rank_had,
     take_the_lock_of_a_dead_rank,

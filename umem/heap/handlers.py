@@ -21,7 +21,7 @@ from ..agent.layout import (
 from ..kernels import c_callback, device_function, load_i64, status, store_i64
 from ..kernels.control import NUM_RANKS, peer_is_dead
 from ..kernels.heap import heap_find
-from ..kernels.heap_alloc import heap_alloc_for, heap_free_for, heap_retain
+from ..kernels.heap_alloc import heap_alloc_for, heap_free_for, heap_give, heap_retain
 from ..kernels.heap_usage import LIST_WORDS, OWNER_WORDS, USAGE_OWNERS, heap_list, heap_usage
 from .layout import ArenaKind
 
@@ -41,7 +41,8 @@ class HeapOperation(IntEnum):
     USAGE = Operation.USAGE  # payload of the reply: the words of kernels.heap_usage
     RETAIN = 19  # address, rank, generation
     FIND = 20  # address; payload of the reply: one row
-    LIST = 21  # slot number, most rows; value: where to go on; payload of the reply: that many rows
+    GIVE = 21  # address, rank
+    LIST = 22  # slot number, most rows; value: where to go on; payload of the reply: that many rows
 
 
 @device_function
@@ -102,6 +103,17 @@ def retain(request, reply, context):
 
 
 @c_callback(HANDLER)
+def give(request, reply, context):
+    """Make another rank the owner of what the rank that asks owns."""
+    arena = requested_arena(request, context)
+    if arena == 0:
+        return status.NOT_FOUND
+    control, holder = load_i64(context, CONTROL), load_i64(context, HOLDER)
+    source = load_i64(request, REQUEST_SOURCE)
+    return serve_status(heap_give(control, arena, holder, argument(request, 1), source, argument(request, 2)))
+
+
+@c_callback(HANDLER)
 def find(request, reply, context):
     """The allocation that covers an address."""
     arena = requested_arena(request, context)
@@ -156,6 +168,7 @@ HANDLERS = {
     HeapOperation.FREE: free,
     HeapOperation.USAGE: usage,
     HeapOperation.RETAIN: retain,
+    HeapOperation.GIVE: give,
     HeapOperation.FIND: find,
     HeapOperation.LIST: list_live,
 }

@@ -24,11 +24,11 @@ from ..kernels import status
 from ..kernels.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, RANK
 from ..kernels.heap_layout import MAX_ALIGNMENT
 from ..kernels.heap_lock import HOLDER_INCARNATION_SHIFT
-from ..kernels.heap_record import ANY_GENERATION
+from ..kernels.heap_record import ANY_GENERATION, WORLD_RANK
 from ..kernels.heap_usage import END, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
 from .handlers import ARENAS, CONTEXT_WORDS, CONTROL, HANDLERS, HOLDER, MAGAZINES, HeapOperation
 from .layout import HeapLayout
-from .report import Allocation, ArenaUsage, out_of_memory_text
+from .report import WORLD, Allocation, ArenaUsage, out_of_memory_text
 from .sites import Magazines, Site, Sites
 
 DEFAULT_ALIGN = 64
@@ -79,6 +79,11 @@ class Heap:
         self._free: Callable[..., int] = kernel.free.compiled
         self._context = self._serve(agent)
         _heaps.add(self)
+
+    @property
+    def holder(self) -> int:
+        """What this process writes into the locks of arenas: for those who work on magazines of their own."""
+        return self._holder
 
     # --- allocate and free
 
@@ -137,6 +142,24 @@ class Heap:
             code = self._ask(site, HeapOperation.RETAIN, address, holder, generation).status
         if code == status.BAD_REQUEST:
             raise ConfigError(f"rank {holder} is not between 0 and {self.num_ranks - 1}")
+        if code != status.OK:
+            self._refuse(site, address, code)
+
+    def give(self, address: int, owner: int = WORLD) -> None:
+        """Make rank `owner` the owner of an allocation that this rank owns; WORLD: all ranks together.
+
+        What the world owns is freed by any rank, once, and outlives every rank. Raises NotAllocated where
+        this rank is not the owner.
+        """
+        site = self.sites.of_address(address)
+        if owner != WORLD and not 0 <= owner < self.num_ranks:
+            raise ConfigError(f"rank {owner} is not between 0 and {self.num_ranks - 1}")
+        heir = WORLD_RANK if owner == WORLD else owner
+        if site.is_mapped:
+            words = (self.control, site.metadata, self._holder, address, self.rank, heir)
+            code = self._finish(site, partial(kernel.give, *words))
+        else:
+            code = self._ask(site, HeapOperation.GIVE, address, heir).status
         if code != status.OK:
             self._refuse(site, address, code)
 

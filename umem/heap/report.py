@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..kernels.heap_layout import BLOCK_BYTES, SPAN_BYTES, WORLD_OWNER
+from ..kernels.heap_layout import BLOCK_BYTES, SPAN_BYTES
+from ..kernels.heap_record import WORLD_RANK
 from ..kernels.heap_usage import (
     LIST_ADDRESS,
     LIST_BYTES,
@@ -45,7 +46,7 @@ class Allocation:
     @staticmethod
     def of_row(row: Any) -> Allocation:
         """From a row of kernels.heap_usage.heap_list."""
-        owner = WORLD if row[LIST_OWNER] == WORLD_OWNER - 1 else row[LIST_OWNER]
+        owner = WORLD if row[LIST_OWNER] == WORLD_RANK else row[LIST_OWNER]
         values = (row[LIST_ADDRESS], row[LIST_BYTES], owner, row[LIST_GENERATION], row[LIST_REFERENCES])
         return Allocation(*map(int, values))
 
