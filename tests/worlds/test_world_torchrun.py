@@ -212,7 +212,7 @@ with join() as world:
     os.write(write_end, b"through rank %d" % world.rank)
     theirs = world.share_fds("pipe", [read_end])
     told = os.read(theirs[1 - world.rank][0], 100).decode()
-    os.write(1, f"{ranks} {told}\n".encode())  # one write: both ranks share the pipe
+    os.write(1, f"{ranks} {told}\\n".encode())  # one write: both ranks share the pipe
     if not group_comes_first:
         dist.init_process_group("gloo")  # over the same port
     dist.barrier()
