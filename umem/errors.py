@@ -137,5 +137,13 @@ class Interrupted(UmemError):
     """A compiled wait was told to stop because its space is closing."""
 
 
+class TorchMissing(UmemError, ImportError):
+    """umem.torch was used where torch is not installed."""
+
+
+class AllocatorRefused(UmemError):
+    """torch's allocator could not be taken over in this process; the text has what was tried and the way out."""
+
+
 class Waived(UmemError):
     """A case or measurement cannot run on this machine; the text is the reason."""

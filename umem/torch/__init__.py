@@ -1,0 +1,49 @@
+"""umem under torch: its CPU allocator draws from any rank's memory, and tensors travel by address.
+
+    with umem.init() as space:
+        umem.torch.install(space)
+        with umem.torch.use_pool(home=1):     # what torch allocates here lives in rank 1's memory
+            model = MyModel()
+
+layout and callbacks (what runs inside torch's allocator), c10 and shim (how torch is told of it), memory and
+threads (what a thread has), pool (install, use_pool), placement, sharing, offload, summary. Floor 7. Nothing
+here is loaded, and torch is not imported, before one of the names below is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TorchMissing
+
+# public name -> module that defines it
+_HOMES = {
+    "install": "pool",
+    "use_pool": "pool",
+}
+
+__all__ = list(_HOMES)
+
+if TYPE_CHECKING:
+    from .pool import install as install
+    from .pool import use_pool as use_pool
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'umem.torch' has no attribute {name!r}")
+    try:
+        module = import_module(f"{__name__}.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise TorchMissing(
+            f"umem.torch.{name} needs torch, which is not installed: scripts/setup torch"
+        ) from None
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,363 @@
+"""install and use_pool: torch's CPU allocator over the heap of a space, for the thread that asks for it.
+
+Inside `use_pool` everything that torch allocates on the CPU comes from the homes named: factory functions,
+outputs of operations, parameters, gradients, optimizer state, what torch.load reads. A storage is freed at
+its home whenever its last use ends: on any thread, inside or outside of the context, in any order.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ContextDecorator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+import torch
+
+from ..errors import AllocatorRefused, ConfigError, NotMappable, WorldError
+from ..heap.layout import ArenaKind
+from ..heap.sites import Site
+from ..space import Space
+from ..units import format_size
+from . import callbacks, shim
+from .c10 import C10, make_object
+from .layout import (
+    CLOSED,
+    FORKED,
+    MAX_SITES,
+    OPEN,
+    PAGE_ADDRESS,
+    PAGE_ALLOCATE_SLOWLY,
+    PAGE_CONTROL,
+    PAGE_DELETE,
+    PAGE_FREE_SLOWLY,
+    PAGE_HIGH,
+    PAGE_LINEAR_BASE,
+    PAGE_LOW,
+    PAGE_MODE,
+    PAGE_NUM_FREES,
+    PAGE_NUM_SHARED,
+    PAGE_NUM_SITES,
+    PAGE_SITES,
+    PAGE_STRIDE_LOG2,
+    PAGE_STRIPED_BASE,
+    PAGE_STRIPED_SITE,
+    PAGE_TIMEOUT_NS,
+    PAGE_USES,
+    PAGE_USES_LOG2,
+    POLICY_NUM_HOMES,
+    POLICY_SITES,
+    POLICY_TEXT,
+    POLICY_TEXT_BYTES,
+    SITE_ARENA,
+    SITE_GUEST,
+    SITE_WORDS,
+    TEXT_BYTES,
+    THREAD_MAGAZINES,
+    THREAD_NUM_ALLOCS,
+    THREAD_NUM_BYTES,
+    THREAD_NUM_FREES,
+    THREAD_NUM_PLACED,
+    THREAD_NUM_SPILLED,
+)
+from .memory import Words, keep_forever, lasting_text, lasting_words, page, words_at
+from .threads import Threads, open_guest
+from .uses import ENTRY_WORDS, move_uses
+
+Home = int | str
+AtClose = Literal["refuse", "detach"]
+
+USES_LOG2 = 10  # places of the first table of local uses
+HOLDERS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Homes to try in order: its words, which compiled code reads, and the numbers of its sites."""
+
+    address: int
+    sites: tuple[int, ...]
+
+
+class Pool:
+    """The heap of a space as torch's allocator uses it. One a process; `install` makes it."""
+
+    def __init__(self, space: Space, at_close: AtClose):
+        self.space, self.heap, self.at_close = space, space.heap, at_close
+        self.page = page()
+        self.sites = self._sites()
+        self._policies: dict[tuple[Home, ...], Policy] = {}
+        self.threads = Threads(self.page, self.heap, self.heap.holder, self.sites)
+        self._fill_page()
+        self.num_before = self._num_live()  # detached by an earlier space of this process
+
+    # --- homes
+
+    def number_of(self, home: Home) -> int:
+        """The site that a home means. Raises UnknownName, RankLost, OutOfMemory, NotMappable."""
+        site = self.heap.sites.at_home(home)
+        members = (
+            self.space.segments.map.members if site.arena.kind is ArenaKind.STRIPED else (site.arena.home,)
+        )
+        for rank in members:
+            if rank not in self.space.segments.mapped_ranks:
+                raise NotMappable(
+                    f"home={home!r}: torch reads its memory by plain loads, and rank {self.space.rank} cannot map"
+                    f" that of rank {rank}; use homes that are mapped, and space.put/get to move data there"
+                )
+        return self._number(site)
+
+    def policy(self, homes: tuple[Home, ...]) -> Policy:
+        """The policy that tries `homes` in order. Raises what is wrong with one of them."""
+        numbers = [self.number_of(home) for home in homes]
+        if homes not in self._policies:
+            self._policies[homes] = self._make_policy(homes, numbers)
+        return self._policies[homes]
+
+    def enter(self, policy: Policy) -> None:
+        """Put a policy in force for the calling thread."""
+        part = self.threads.current()
+        for number in policy.sites:
+            if not part.words[THREAD_MAGAZINES + number]:
+                self.threads.open(part, number)
+        part.enter(policy.address)
+
+    def leave(self) -> None:
+        """Put in force, for the calling thread, what was before."""
+        self.threads.current().leave()
+
+    def _make_policy(self, homes: tuple[Home, ...], numbers: list[int]) -> Policy:
+        where = ", ".join(map(repr, homes))
+        text = f"umem: no room at home {where}; umem.torch.memory_summary() says what is free where, use_pool"
+        text += "(spill=...) names more homes, --segment makes larger ones. Bytes in one piece: "
+        encoded = text.encode()[: TEXT_BYTES - callbacks.DIGITS - 1]
+        address = lasting_words(POLICY_SITES + len(numbers))
+        words = words_at(address, POLICY_SITES + len(numbers))
+        words[POLICY_NUM_HOMES] = len(numbers)
+        words[POLICY_TEXT], words[POLICY_TEXT_BYTES] = lasting_text(encoded), len(encoded)
+        words[POLICY_SITES:] = numbers  # type: ignore[assignment]
+        return Policy(address, tuple(numbers))
+
+    def _number(self, site: Site) -> int:
+        if site.arena.kind is ArenaKind.STRIPED:
+            return 2 * self.space.num_ranks
+        return 2 * site.arena.home + site.arena.kind
+
+    def _sites(self) -> dict[int, Site]:
+        return {self._number(site): site for site in self.heap.sites.all if site.is_mapped}
+
+    def _fill_page(self) -> None:
+        plan, words = self.space.segments.map, self.page
+        assert 2 * self.space.num_ranks < MAX_SITES
+        words[PAGE_LOW], words[PAGE_HIGH] = plan.linear_base, plan.striped_end
+        words[PAGE_CONTROL] = self.space.control
+        words[PAGE_LINEAR_BASE], words[PAGE_STRIPED_BASE] = plan.linear_base, plan.striped_base
+        words[PAGE_STRIDE_LOG2] = plan.stride.bit_length() - 1
+        words[PAGE_STRIPED_SITE] = 2 * self.space.num_ranks
+        words[PAGE_NUM_SITES] = 2 * self.space.num_ranks + 1
+        words[PAGE_TIMEOUT_NS] = int(self.space.timeout_s * 1e9)
+        words[PAGE_NUM_SHARED] = 0
+        words[PAGE_USES], words[PAGE_USES_LOG2] = lasting_words(ENTRY_WORDS << USES_LOG2), USES_LOG2
+        for number, site in self.sites.items():
+            row = PAGE_SITES + number * SITE_WORDS
+            words[row + SITE_ARENA] = site.metadata
+            words[row + SITE_GUEST] = open_guest(site, self.heap.holder, self.heap.rank)
+
+    def grow_uses(self) -> None:
+        """Twice as many places in the table of local uses."""
+        log2 = self.page[PAGE_USES_LOG2] + 1
+        move_uses(PAGE_ADDRESS, lasting_words(ENTRY_WORDS << log2), log2)
+
+    # --- what is alive
+
+    def holds(self, pointer: int) -> bool:
+        """Whether a storage's memory is the pool's."""
+        return self.page[PAGE_LOW] <= pointer < self.page[PAGE_HIGH]
+
+    def counters(self) -> dict[str, int]:
+        """Of this process since torch was imported: how many allocations, bytes, ..., by name."""
+        total = self.threads.total
+        return {
+            "allocations": total(THREAD_NUM_ALLOCS),
+            "bytes": total(THREAD_NUM_BYTES),
+            "spilled": total(THREAD_NUM_SPILLED),
+            "placed": total(THREAD_NUM_PLACED),
+            "frees": total(THREAD_NUM_FREES) + self.page[PAGE_NUM_FREES],
+        }
+
+    def num_live(self) -> int:
+        """Storages of the pool that live in this process."""
+        return self._num_live() - self.num_before
+
+    def _num_live(self) -> int:
+        made = self.threads.total(THREAD_NUM_ALLOCS, THREAD_NUM_PLACED)
+        return made - self.threads.total(THREAD_NUM_FREES) - self.page[PAGE_NUM_FREES]
+
+    def before_close(self, is_forced: bool) -> None:
+        """Refuse that the space closes while tensors live in it, or let them keep its memory."""
+        if self.num_live():
+            gc.collect()
+        num_live = self.num_live()
+        if num_live and self.at_close == "refuse" and not is_forced:
+            raise WorldError(
+                f"{num_live} torch storages live in this space:\n  "
+                + "\n  ".join(self._describe_live())
+                + "\ndelete"
+                " them before the space closes, or install(space, at_close='detach') lets them keep their memory"
+            )
+        if num_live or self.threads.others_are_alive():
+            self.space.keep_mapped()
+        self._end()
+
+    def _describe_live(self) -> Iterator[str]:
+        """A line a living tensor that Python knows, largest first."""
+        found = sorted(live_tensors(self), key=lambda tensor: -tensor.untyped_storage().nbytes())
+        for tensor in found[:HOLDERS_SHOWN]:
+            size = format_size(tensor.untyped_storage().nbytes())
+            pointer = tensor.untyped_storage().data_ptr()
+            kind = type(tensor).__name__
+            yield f"{kind} {tuple(tensor.shape)} {tensor.dtype}, {size} at {pointer:#x}, rank {self.rank_of(pointer)}"
+        if len(found) > HOLDERS_SHOWN:
+            yield f"and {len(found) - HOLDERS_SHOWN} more tensors"
+        if not found:
+            yield "none that Python knows: saved by an autograd graph, or held by a library"
+
+    def rank_of(self, pointer: int) -> int:
+        """The rank in whose segment an address of the pool lives."""
+        return int(self.space.segments.map.home(pointer))
+
+    def _end(self) -> None:
+        """From here on torch allocates by itself; what still lives in the pool is never freed."""
+        self.threads.trim()
+        self.page[PAGE_MODE] = CLOSED
+        assert _c10 is not None
+        _c10.replace(_default_allocator)
+        self.threads.close()
+
+
+class use_pool(ContextDecorator):
+    """Context in which torch's CPU allocations of the calling thread come from `home`.
+
+    `home` and each of `spill`, which are tried in order when it is full, is a rank, "local", "striped" or
+    "host". Contexts nest, one object may be entered again, and by several threads; threads that are started
+    inside are not in it. Needs `install`. Raises UnknownName, NotMappable, RankLost; an allocation for which
+    no home has room raises RuntimeError inside torch, as torch's own allocator does.
+    """
+
+    def __init__(self, home: Home = "local", spill: tuple[Home, ...] | list[Home] = ()):
+        if isinstance(spill, str | int):
+            raise ConfigError(f"spill={spill!r} must be a tuple of homes: spill=({spill!r},)")
+        self._pool = installed()
+        self._policy = self._pool.policy((home, *spill))
+
+    def __enter__(self) -> use_pool:
+        if self._pool is not installed():
+            raise WorldError("this use_pool belongs to a space that is closed")
+        self._pool.enter(self._policy)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.leave()
+
+
+def install(space: Space, at_close: AtClose = "refuse") -> None:
+    """Make torch's CPU allocator able to serve from `space`; nothing changes until `use_pool`.
+
+    `at_close` says what `space.close` does while tensors of the pool are alive: "refuse" raises WorldError
+    with a list of them and leaves the space open, "detach" closes it and leaves their memory mapped until
+    the process ends. After an exception the space detaches in any case. Installing into the same space again
+    changes only `at_close`. Raises WorldError in a forked child, or where the space is closed;
+    AllocatorRefused where torch does not let itself be served.
+    """
+    global _pool
+    if at_close not in ("refuse", "detach"):
+        raise ConfigError(f"at_close={at_close!r} is neither 'refuse' nor 'detach'")
+    with _install_lock:
+        if page()[PAGE_MODE] == FORKED:
+            raise WorldError(
+                "this process is a fork of a rank: it shares the rank's pool and cannot install its own"
+            )
+        if not space.is_open:
+            raise WorldError("the space is closed")
+        if _pool is not None and _pool.space is space and page()[PAGE_MODE] == OPEN:
+            _pool.at_close = at_close
+            return
+        pool = Pool(space, at_close)
+        _take_over(pool.page)
+        pool.page[PAGE_MODE] = OPEN
+        _pool = pool
+        space.before_close(pool.before_close)
+
+
+def installed() -> Pool:
+    """The pool of this process. Raises WorldError where there is none, or the process is a fork of its rank."""
+    if _pool is None or _pool.page[PAGE_MODE] != OPEN:
+        if _pool is not None and _pool.page[PAGE_MODE] == FORKED:
+            raise WorldError(
+                "this process is a fork of a rank: its new tensors come from torch's own allocator"
+            )
+        raise WorldError("umem.torch has no space: call umem.torch.install(space) first")
+    return _pool
+
+
+def _take_over(words: Words) -> None:
+    """Put our allocator in force; the first time also find torch's own, and make ours over it."""
+    global _own_allocator, _default_allocator, _c10
+    if _c10 is None:
+        c10 = C10()
+        default = c10.allocator()
+        try:
+            own = make_object(words, c10, default)
+        except AllocatorRefused as refusal:
+            own = shim.make_object(words, c10, refusal)
+        slow = callbacks.allocate_slowly, callbacks.free_slowly
+        for callback in (callbacks.delete, *slow):
+            keep_forever(callback.load())
+        words[PAGE_DELETE] = callbacks.delete.address
+        words[PAGE_ALLOCATE_SLOWLY], words[PAGE_FREE_SLOWLY] = (callback.address for callback in slow)
+        _c10, _default_allocator, _own_allocator = c10, default, own
+    _c10.replace(_own_allocator)
+
+
+def _after_fork() -> None:
+    """In the child: leave the parent's memory alone, allocate by torch's own allocator."""
+    if _pool is not None and _pool.page[PAGE_MODE] == OPEN:
+        _pool.page[PAGE_MODE] = FORKED
+
+
+def _at_exit() -> None:
+    """What torch still frees while the process is taken apart stays: the heap may be gone already."""
+    if _pool is not None and _pool.page[PAGE_MODE] == OPEN:
+        _pool.page[PAGE_MODE] = CLOSED
+
+
+_pool: Pool | None = None
+_c10: C10 | None = None
+_default_allocator = _own_allocator = 0
+_install_lock = threading.Lock()
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
+
+
+def live_tensors(pool: Pool) -> list[torch.Tensor]:
+    """Tensors whose memory is the pool's, one a storage, as far as Python's collector knows them."""
+    found: dict[int, torch.Tensor] = {}
+    for item in gc.get_objects():
+        # Not isinstance: that asks objects for __class__, and some of torch's answer with a warning.
+        if (
+            issubclass(type(item), torch.Tensor)
+            and item.device.type == "cpu"
+            and item.layout is torch.strided
+        ):
+            pointer = item.untyped_storage().data_ptr()
+            if pool.holds(pointer):
+                found.setdefault(pointer, item)
+    return list(found.values())
