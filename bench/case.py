@@ -11,6 +11,7 @@ from umem.errors import ConfigError, UnknownName
 from umem.units import parse_size
 from umem.world.spec import KINDS
 
+from . import limits
 from .stats import Samples
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class Side(ABC):
 class PartSide(Side):
     """A side that runs as a method of a part, in every worker of the part's group.
 
-    Every worker is called; the first that returns samples (not None) has the stop-watch.
+    Every worker is called; the first that returns samples (not None) has the stop-watch. `needs_c`: the
+    method calls limits.c, so without a C compiler the side is waived.
     """
 
     def __init__(
@@ -139,12 +141,15 @@ class PartSide(Side):
         transport: str = "",
         detail: str = "",
         arguments: tuple[object, ...] = (),
+        needs_c: bool = False,
     ):
         super().__init__(name, semantics, peer, transport)
-        self.detail = detail
+        self.detail, self._needs_c = detail, needs_c
         self._part, self._method, self._arguments = part, method or name, arguments
 
     def open(self) -> None:
+        if self._needs_c:
+            limits.load()
         self._part.open()
 
     def block(self, num_samples: int) -> Samples:

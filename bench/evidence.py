@@ -88,6 +88,11 @@ class Conclusion:
     is_supernode: bool
     reasons: tuple[str, ...]
 
+    @property
+    def last_line(self) -> str:
+        """The conclusion with its evidence, in one line."""
+        return "; ".join((self.line, *self.reasons))
+
 
 def conclude(evidence: Evidence) -> Conclusion:
     """One memory, or stacked servers: decided by reach and coherence alone; speed is told, not judged.
@@ -120,7 +125,7 @@ def _reach_reason(evidence: Evidence) -> str:
 
 def _litmus_reason(result: LitmusResult) -> str:
     told = {
-        "ok": f"{result.num_forbidden} of {result.num_instances} instances forbidden",
+        "ok": f"0 of {result.num_instances} instances forbidden",
         "forbidden": f"{result.num_forbidden} of {result.num_instances} instances forbidden: NOT coherent",
         "inconclusive": f"inconclusive: one outcome in all {result.num_instances} instances, so no overlap",
     }

@@ -58,9 +58,7 @@ def show(
     for note in results.notes:
         comment(console, note)
     comment(console, f"{elapsed_s:.0f} s")
-    for reason in conclusion.reasons:
-        comment(console, reason)
-    console.print(conclusion.line, style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.print(conclusion.last_line, style="bold", highlight=False, markup=False, soft_wrap=True)
 
 
 def comment(console: Console, text: str) -> None:

@@ -133,10 +133,13 @@ class Part:
         return self.group.collect([only])[0]
 
     def close(self) -> None:
-        """Drop the part once its last user has closed it."""
+        """Drop the part once its last user has closed it; workers that cannot are ended."""
         self._num_users -= 1
         if self._num_users == 0 and self.group.is_alive:
-            self.group.command("drop", self.key)
+            try:
+                self.group.command("drop", self.key)
+            except UmemError:
+                self.group.abandon()
 
 
 class Group:
@@ -259,8 +262,7 @@ class Group:
             ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 slow = sorted(waiting.values())
-                self.has_died = True
-                self.close()
+                self.abandon()
                 raise WaitTimeout(f"{self.name}: ranks {slow} did not answer within {CALL_TIMEOUT_S:.0f} s")
             for connection in ready:
                 assert isinstance(connection, Connection)
@@ -273,9 +275,13 @@ class Group:
 
     def _lose(self, rank: int) -> None:
         text = self._tail()
+        self.abandon()
+        raise RankLost(rank, f"{self.name} ended in the middle of a case" + (f":\n{text}" if text else ""))
+
+    def abandon(self) -> None:
+        """End workers that no longer obey, so that the next case gets new ones."""
         self.has_died = True
         self.close()
-        raise RankLost(rank, f"{self.name} ended in the middle of a case" + (f":\n{text}" if text else ""))
 
     def close(self) -> None:
         """Hang up and end the workers; safe to call twice."""

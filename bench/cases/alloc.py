@@ -34,5 +34,5 @@ class Alloc(Case):
         )
         return [
             PartSide("umem", NO_SEMANTICS, part, transport="mapped"),
-            PartSide("glibc", NO_SEMANTICS, part, peer="glibc"),
+            PartSide("glibc", NO_SEMANTICS, part, needs_c=True, peer="glibc"),
         ]

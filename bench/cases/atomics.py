@@ -19,8 +19,8 @@ class Atomic(Case):
     """One operation, alone or against another rank."""
 
     operation: ClassVar[str]
-    semantics = ("load_store", "rma", "near")
-    limit_side = "c"
+    semantics: tuple[str, ...] = ("load_store", "rma", "near")
+    limit_side: str | None = "c"
     most_samples = 50
     budget_s = 1.5
 
@@ -36,7 +36,7 @@ class Atomic(Case):
         if bench.options.world == MAPPED:
             sides.append(PartSide("load_store", "load_store", word, transport="mapped"))
             if self.operation != "exchange":
-                sides.append(PartSide("c", "none", word, peer="c", transport="mapped"))
+                sides.append(PartSide("c", "none", word, needs_c=True, peer="c", transport="mapped"))
         if not contended and self.operation != "compare_swap":
             remote = Part(bench.ranks(), f"{ATOMICS}:RemoteWord", operation=self.operation)
             sides.append(PartSide("rma", "rma", remote, transport=transport))

@@ -27,8 +27,8 @@ def copy_sides(bench: Bench, point: Point, rotation_bytes: int) -> list[Side]:
     )
     return [
         PartSide("load_store", "load_store", part, transport="mapped"),
-        PartSide("libc", "none", part, peer="libc memcpy", transport="mapped"),
-        PartSide("c_stream", "none", part, peer="c, nontemporal", transport="mapped"),
+        PartSide("libc", "none", part, needs_c=True, peer="libc memcpy", transport="mapped"),
+        PartSide("c_stream", "none", part, needs_c=True, peer="c, nontemporal", transport="mapped"),
     ]
 
 

@@ -36,7 +36,7 @@ class Line(Case):
         part = Part(bench.ranks(), f"{LATENCY}:Line", num_rounds=5000)
         return [
             PartSide("load_store", "load_store", part, transport="mapped"),
-            PartSide("c", "none", part, peer="c", transport="mapped"),
+            PartSide("c", "none", part, needs_c=True, peer="c", transport="mapped"),
         ]
 
     def bytes_moved(self, point: Point) -> int:
@@ -72,7 +72,7 @@ class Chase(Case):
         return [
             PartSide("load_store", "load_store", part, "peer", transport="mapped"),
             PartSide("private", "none", part, "own", peer="private memory"),
-            PartSide("c", "none", part, peer="c"),
+            PartSide("c", "none", part, needs_c=True, peer="c"),
         ]
 
     def bytes_moved(self, point: Point) -> int:

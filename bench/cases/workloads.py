@@ -32,7 +32,7 @@ def pair_sides(
             continue
         peer = "c" if name == "c" else None
         way = "mapped" if needs_map else transport
-        made.append(PartSide(name, semantics, parts[kind], peer=peer, transport=way))
+        made.append(PartSide(name, semantics, parts[kind], peer=peer, transport=way, needs_c=name == "c"))
     return made
 
 
