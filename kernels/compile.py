@@ -45,14 +45,15 @@ DEVICE_FUNCTIONS: list[Callable[..., Any]] = []
 def device_function(function: Function) -> Function:
     """Mark `function` as callable from kernels of every target, and return it unchanged."""
     DEVICE_FUNCTIONS.append(function)
-    register_jitable(**OPTIONS, **NO_C_ENTRY)(function)
+    # Said, because what is not said is inherited: below an inlined function all would be inlined, without end.
+    register_jitable(forceinline=False, **OPTIONS, **NO_C_ENTRY)(function)
     return function
 
 
 def inlined_function(function: Function) -> Function:
     """`device_function` whose CPU calls are always inlined: for small fast paths, where a call costs a third.
 
-    A large body that is called from several places multiplies the time to compile.
+    What it calls is not inlined for that: keep the slow ways in device functions.
     """
     DEVICE_FUNCTIONS.append(function)
     register_jitable(forceinline=True, **OPTIONS, **NO_C_ENTRY)(function)

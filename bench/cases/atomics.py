@@ -19,8 +19,8 @@ class Atomic(Case):
     """One operation, alone or against another rank."""
 
     operation: ClassVar[str]
-    semantics: tuple[str, ...] = ("load_store", "rma", "near")
-    limit_side: str | None = "c"
+    semantics: ClassVar[tuple[str, ...]] = ("load_store", "rma", "near")
+    limit_side: ClassVar[str | None] = "c"
     most_samples = 50
     budget_s = 1.5
 

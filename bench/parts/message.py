@@ -51,7 +51,7 @@ class UcxPart(SpacePart):
         code = loop(len(times), times.ctypes.data)
         elapsed_s = (time.perf_counter_ns() - begin_ns) * 1e-9
         check(code)
-        return times[num_warm:] * (elapsed_s / max(int(times.sum()), 1))
+        return np.asarray(times[num_warm:] * (elapsed_s / max(int(times.sum()), 1)), np.float64)
 
 
 def warm_rounds(num_bytes: int) -> int:

@@ -26,7 +26,9 @@ def choose(num_indices: int, num_rows: int) -> np.ndarray:
 
 @settings(max_examples=120, deadline=None)
 @given(
-    row_bytes=st.one_of(st.integers(0, 300), st.sampled_from([8, 16, 32, 64, 128, 256, 512, 2047, 2048, 4096])),
+    row_bytes=st.one_of(
+        st.integers(0, 300), st.sampled_from([8, 16, 32, 64, 128, 256, 512, 2047, 2048, 4096])
+    ),
     num_rows=st.integers(0, 90),
     dst_offset=st.sampled_from([0, 0, 8, 13]),
     table_offset=st.sampled_from([0, 0, 8, 29]),

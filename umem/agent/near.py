@@ -99,10 +99,10 @@ class Near:
         fixed = (table, num_rows, row_bytes, num_columns, ROW_TYPES.index(row_type))
         is_one = len(indices) + num_bags < MAX_INDICES and dst.nbytes <= layout.MAX_PAYLOAD_BYTES
         if is_one and num_bags and len(homes) == 1 and homes[0][1] is None:
-            asked = _request(
+            only = _request(
                 homes[0][0], operation, (*fixed, num_bags), np.concatenate([offsets, indices]), dst
             )
-            check(asked.rank, operation, self.client.finish(self.client.post(asked)))
+            check(only.rank, operation, self.client.finish(self.client.post(only)))
             return
         bag_of = np.repeat(np.arange(num_bags), np.diff(offsets))
         max_bags = max(1, layout.MAX_PAYLOAD_BYTES // max(4 * num_columns, 1))

@@ -18,11 +18,12 @@ from ..agent.layout import (
     REQUEST_SOURCE,
     Operation,
 )
-from ..kernels import c_callback, device_function, load_i64, status, store_i64
+from ..kernels import c_callback, device_function, status
 from ..kernels.control import NUM_RANKS, peer_is_dead
 from ..kernels.heap import heap_find
 from ..kernels.heap_alloc import heap_alloc_for, heap_free_for, heap_give, heap_retain
 from ..kernels.heap_usage import LIST_WORDS, OWNER_WORDS, USAGE_OWNERS, heap_list, heap_usage
+from ..kernels.ops import load_i64, store_i64
 from .layout import ArenaKind
 
 CONTROL = 0  # words of the context

@@ -199,7 +199,7 @@ class Heap:
             kernel.usage(site.metadata, self.num_ranks, ctypes.addressof(words))
         else:
             site.check(self._ask(site, HeapOperation.USAGE, row=words).status)
-        return ArenaUsage.of_words(site.arena, words, self.num_ranks)
+        return ArenaUsage.of_words(site.arena, list(words), self.num_ranks)
 
     def snapshot(self) -> list[Allocation]:
         """Every live allocation of the world, in order of address within an arena. A walk, not one moment."""
@@ -275,7 +275,7 @@ class Heap:
                 reply = self._ask(site, HeapOperation.LIST, number, ROWS_PER_CALL, row=rows)
                 site.check(reply.status)
                 number = reply.value
-            for row in np.frombuffer(rows, np.int64).reshape(ROWS_PER_CALL, LIST_WORDS):
+            for row in np.ctypeslib.as_array(rows).reshape(ROWS_PER_CALL, LIST_WORDS):
                 if row[0] == 0:
                     break
                 yield Allocation.of_row(row)
