@@ -20,7 +20,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numba
 from numba.core import types
@@ -123,8 +123,14 @@ class CpuKernel(Lazy):
         """The Numba dispatcher, compiled for the signature."""
         return self.load()
 
-    # A property in C, not a method, so that no Python frame stands between a call and the dispatcher.
-    __call__ = property(operator.attrgetter("_target"))
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any) -> Any:
+            """Call the compiled kernel."""
+
+    else:
+        # A property in C, not a method, so that no Python frame stands between a call and the dispatcher.
+        __call__ = property(operator.attrgetter("_target"))
 
     def _first_call(self, *args: Any) -> Any:
         self._target = self.load()

@@ -150,7 +150,7 @@ def tensors_die_on_any_thread(space):
             with use_pool(home=home):
                 mine = [torch.ones(1000) for _ in range(20)]
         for _ in range(count):
-            cached.append(float(kept.pop()[0]))
+            cached.append(float(kept.pop()[0]))  # noqa: PERF401
         if home is not None:
             del mine
 
@@ -286,7 +286,7 @@ def closing_is_refused_with_a_list(space):
 def the_pool_is_private_to_homes_that_are_mapped(space):
     install(space)
     for home in (neighbour(space), "striped"):
-        with pytest.raises(NotMappable, match="space.put/get"):
+        with pytest.raises(NotMappable, match=r"space\.put/get"):
             use_pool(home=home)
     with pytest.raises(NotMappable):
         use_pool(home=space.rank, spill=(neighbour(space),))
