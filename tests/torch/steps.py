@@ -13,7 +13,7 @@ import umem
 Check = Callable[[umem.Space], None]
 
 # Imported once by the parent of the ranks instead of by each of them.
-PRELOAD = ("pytest", "torch", "umem.torch.pool")
+PRELOAD = ("pytest", "torch", "umem.torch.attach", "umem.torch.offload", "umem.torch.summary")
 
 
 def launch(
@@ -55,7 +55,9 @@ def outcome(check: Check, space: umem.Space) -> str:
     except pytest.skip.Exception as reason:
         return f"skipped: {reason}"
     except Exception:  # noqa: BLE001 - every rank reports, whatever went wrong
-        return traceback.format_exc()
+        told = traceback.format_exc()
+        print(told, flush=True)  # should the other ranks wait for this one, their time-out is what a test sees
+        return told
     return "ok"
 
 

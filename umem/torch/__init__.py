@@ -6,7 +6,8 @@
             model = MyModel()
 
 layout and callbacks (what runs inside torch's allocator), c10 and shim (how torch is told of it), memory and
-threads (what a thread has), pool (install, use_pool), placement, sharing, offload, summary. Floor 7. Nothing
+threads (what a thread has), pool (use_pool), attach (install), placement, flight and sharing, offload, summary.
+Floor 7. Nothing
 here is loaded, and torch is not imported, before one of the names below is used.
 """
 
@@ -19,15 +20,33 @@ from ..errors import TorchMissing
 
 # public name -> module that defines it
 _HOMES = {
-    "install": "pool",
+    "adopt": "placement",
+    "empty": "placement",
+    "home": "placement",
+    "install": "attach",
+    "memory_summary": "summary",
+    "offload_activations": "offload",
+    "offload_optimizer": "offload",
+    "recv": "sharing",
+    "send": "sharing",
+    "to_home": "placement",
     "use_pool": "pool",
 }
 
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
-    from .pool import install as install
+    from .attach import install as install
+    from .offload import offload_activations as offload_activations
+    from .offload import offload_optimizer as offload_optimizer
+    from .placement import adopt as adopt
+    from .placement import empty as empty
+    from .placement import home as home
+    from .placement import to_home as to_home
     from .pool import use_pool as use_pool
+    from .sharing import recv as recv
+    from .sharing import send as send
+    from .summary import memory_summary as memory_summary
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import atexit
 import gc
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ContextDecorator
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,8 +24,10 @@ from ..heap.layout import ArenaKind
 from ..heap.sites import Site
 from ..space import Space
 from ..units import format_size
+from ..world.spec import NO_PEER_ACCESS
 from . import callbacks, shim
 from .c10 import C10, make_object
+from .flight import Flights
 from .layout import (
     CLOSED,
     FORKED,
@@ -70,6 +72,7 @@ from .threads import Threads, open_guest
 from .uses import ENTRY_WORDS, move_uses
 
 Home = int | str
+Homes = Sequence[Home]
 AtClose = Literal["refuse", "detach"]
 
 USES_LOG2 = 10  # places of the first table of local uses
@@ -87,11 +90,12 @@ class Policy:
 class Pool:
     """The heap of a space as torch's allocator uses it. One a process; `install` makes it."""
 
-    def __init__(self, space: Space, at_close: AtClose):
+    def __init__(self, space: Space, at_close: AtClose, lease_s: float):
         self.space, self.heap, self.at_close = space, space.heap, at_close
         self.page = page()
         self.sites = self._sites()
         self._policies: dict[tuple[Home, ...], Policy] = {}
+        self.flights = Flights(self.heap, space.page.dead_ranks, lease_s)
         self.threads = Threads(self.page, self.heap, self.heap.holder, self.sites)
         self._fill_page()
         self.num_before = self._num_live()  # detached by an earlier space of this process
@@ -101,16 +105,41 @@ class Pool:
     def number_of(self, home: Home) -> int:
         """The site that a home means. Raises UnknownName, RankLost, OutOfMemory, NotMappable."""
         site = self.heap.sites.at_home(home)
-        members = (
-            self.space.segments.map.members if site.arena.kind is ArenaKind.STRIPED else (site.arena.home,)
-        )
-        for rank in members:
-            if rank not in self.space.segments.mapped_ranks:
-                raise NotMappable(
-                    f"home={home!r}: torch reads its memory by plain loads, and rank {self.space.rank} cannot map"
-                    f" that of rank {rank}; use homes that are mapped, and space.put/get to move data there"
-                )
+        for rank in self._ranks(site):
+            self._check_rank(rank, f"home={home!r}")
         return self._number(site)
+
+    def number_at(self, address: int) -> int:
+        """The site that an address of the pool belongs to."""
+        return self._number(self.heap.sites.of_address(address))
+
+    def check_mapped(self, address: int) -> None:
+        """Raise NotMappable where this rank cannot map the memory of the arena at `address`."""
+        for rank in self._ranks(self.heap.sites.of_address(address)):
+            self._check_rank(rank, f"address {address:#x}")
+
+    def check_mapped_by(self, reader: int, address: int) -> None:
+        """Raise NotMappable where rank `reader` cannot map the memory of the arena at `address`."""
+        world = self.space.world
+        for rank in self._ranks(self.heap.sites.of_address(address)):
+            is_far = world.spec.kind == NO_PEER_ACCESS or world.hosts[rank] != world.hosts[reader]
+            if is_far and rank != reader:
+                raise NotMappable(
+                    f"rank {reader} cannot map the memory of rank {rank}, where a tensor at {address:#x} lives;"
+                    " send(..., staged=True) sends its bytes"
+                )
+
+    def _check_rank(self, rank: int, what: str) -> None:
+        if rank not in self.space.segments.mapped_ranks:
+            raise NotMappable(
+                f"{what}: torch reads its memory by plain loads, and rank {self.space.rank} cannot map that of rank"
+                f" {rank}; use homes that are mapped, and space.put/get to move data there"
+            )
+
+    def _ranks(self, site: Site) -> tuple[int, ...]:
+        """The ranks whose memory an arena manages."""
+        is_striped = site.arena.kind is ArenaKind.STRIPED
+        return tuple(self.space.segments.map.members) if is_striped else (site.arena.home,)
 
     def policy(self, homes: tuple[Home, ...]) -> Policy:
         """The policy that tries `homes` in order. Raises what is wrong with one of them."""
@@ -199,7 +228,11 @@ class Pool:
         return made - self.threads.total(THREAD_NUM_FREES) - self.page[PAGE_NUM_FREES]
 
     def before_close(self, is_forced: bool) -> None:
-        """Refuse that the space closes while tensors live in it, or let them keep its memory."""
+        """Refuse that the space closes while tensors live in it, or let them keep its memory.
+
+        Tensors that are on their way to another process are given up first: nobody could receive them.
+        """
+        self.flights.close()
         if self.num_live():
             gc.collect()
         num_live = self.num_live()
@@ -249,7 +282,7 @@ class use_pool(ContextDecorator):
     no home has room raises RuntimeError inside torch, as torch's own allocator does.
     """
 
-    def __init__(self, home: Home = "local", spill: tuple[Home, ...] | list[Home] = ()):
+    def __init__(self, home: Home = "local", spill: Homes = ()):
         if isinstance(spill, str | int):
             raise ConfigError(f"spill={spill!r} must be a tuple of homes: spill=({spill!r},)")
         self._pool = installed()
@@ -267,19 +300,10 @@ class use_pool(ContextDecorator):
         self._pool.leave()
 
 
-def install(space: Space, at_close: AtClose = "refuse") -> None:
-    """Make torch's CPU allocator able to serve from `space`; nothing changes until `use_pool`.
-
-    `at_close` says what `space.close` does while tensors of the pool are alive: "refuse" raises WorldError
-    with a list of them and leaves the space open, "detach" closes it and leaves their memory mapped until
-    the process ends. After an exception the space detaches in any case. Installing into the same space again
-    changes only `at_close`. Raises WorldError in a forked child, or where the space is closed;
-    AllocatorRefused where torch does not let itself be served.
-    """
+def open_pool(space: Space, at_close: AtClose, lease_s: float) -> Pool:
+    """The pool of `space`, made unless it has one; torch's allocator is ours from here on."""
     global _pool
-    if at_close not in ("refuse", "detach"):
-        raise ConfigError(f"at_close={at_close!r} is neither 'refuse' nor 'detach'")
-    with _install_lock:
+    with _open_lock:
         if page()[PAGE_MODE] == FORKED:
             raise WorldError(
                 "this process is a fork of a rank: it shares the rank's pool and cannot install its own"
@@ -287,13 +311,19 @@ def install(space: Space, at_close: AtClose = "refuse") -> None:
         if not space.is_open:
             raise WorldError("the space is closed")
         if _pool is not None and _pool.space is space and page()[PAGE_MODE] == OPEN:
-            _pool.at_close = at_close
-            return
-        pool = Pool(space, at_close)
+            _pool.at_close, _pool.flights.lease_s = at_close, lease_s
+            return _pool
+        pool = Pool(space, at_close, lease_s)
         _take_over(pool.page)
         pool.page[PAGE_MODE] = OPEN
         _pool = pool
         space.before_close(pool.before_close)
+        return pool
+
+
+def pool_or_none() -> Pool | None:
+    """The pool of this process, where it has one that can be used."""
+    return _pool if _pool is not None and _pool.page[PAGE_MODE] == OPEN else None
 
 
 def installed() -> Pool:
@@ -341,7 +371,7 @@ def _at_exit() -> None:
 _pool: Pool | None = None
 _c10: C10 | None = None
 _default_allocator = _own_allocator = 0
-_install_lock = threading.Lock()
+_open_lock = threading.Lock()
 
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)

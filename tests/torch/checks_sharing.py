@@ -1,0 +1,263 @@
+"""Tensors that travel by address, as functions that every rank of a world runs."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from multiprocessing.connection import Client, Listener
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+import torch
+
+from umem.errors import AddressError, NotAllocated, NotMappable, WorldError
+from umem.torch import home, install, recv, send, use_pool
+from umem.torch.flight import BOARD_WORDS
+from umem.torch.layout import PAGE_NUM_REFUSED, PAGE_NUM_SHARED
+from umem.torch.pool import USES_LOG2, installed
+
+from .checks_allocator import neighbour, num_live
+
+_turns = iter(range(1_000_000))
+
+
+def swap(space, data: bytes) -> bytes:
+    """Give this rank's bytes to the neighbour and take those of the other."""
+    blobs = space.world.exchange(f"swap {next(_turns)}", data)
+    return blobs[(space.rank - 1) % space.num_ranks]
+
+
+def swap_tensors(space, message):
+    return pickle.loads(swap(space, bytes(ForkingPickler.dumps(message))))
+
+
+def is_free(space, address):
+    try:
+        return space.heap.find(address).address != address
+    except AddressError:
+        return True
+
+
+def a_tensor_travels_as_its_address(space):
+    install(space)
+    with use_pool(home=neighbour(space)):
+        mine = torch.full((1 << 20,), float(space.rank))
+    data = bytes(ForkingPickler.dumps(mine))
+    assert len(data) <= 1024, "4 MB in a message of a kilobyte"
+    got = pickle.loads(swap(space, data))
+    assert got.data_ptr() == int(swap(space, str(mine.data_ptr()).encode()))
+    got[0] = 100.0 + space.rank
+    space.barrier()
+    assert float(mine[0]) == 100.0 + neighbour(space), "both see one memory"
+    assert float(got[-1]) == neighbour(space)
+    space.barrier()
+
+
+def kind_strides_and_views_are_kept(space):
+    with use_pool(home=space.rank):
+        base = torch.arange(24.0).reshape(4, 6)
+        message = {
+            "base": base,
+            "view": base[1:, ::2].t(),
+            "parameter": torch.nn.Parameter(torch.ones(5)),
+            "frozen": torch.nn.Parameter(torch.ones(5), requires_grad=False),
+            "half": torch.ones(3, dtype=torch.bfloat16),
+            "empty": torch.empty(0),
+        }
+    got = swap_tensors(space, message)
+    for name, sent in message.items():
+        assert type(got[name]) is type(sent) and got[name].dtype is sent.dtype, name
+        assert torch.equal(got[name], sent) and got[name].stride() == sent.stride(), name
+        assert got[name].requires_grad == sent.requires_grad, name
+    assert got["view"].data_ptr() - got["base"].data_ptr() == message["view"].data_ptr() - base.data_ptr()
+    got["base"][1, 0] = -1.0
+    assert float(got["view"][0, 0]) == -1.0, "views share memory after the journey"
+    space.barrier()
+
+
+def memory_is_freed_with_the_last_rank(space):
+    before = num_live()
+    with use_pool(home=space.rank):
+        mine = torch.ones(1000)
+    address = mine.data_ptr()
+    got = swap_tensors(space, mine)
+    space.barrier()
+    assert installed().flights.collect() == 0, "it has arrived"
+    del mine
+    space.barrier()
+    assert not is_free(space, address), "the neighbour holds it"
+    assert float(got.sum()) == 1000
+    space.barrier()
+    del got
+    space.barrier()
+    assert is_free(space, address)
+    assert num_live() == before and installed().page[PAGE_NUM_SHARED] == 0
+    assert installed().page[PAGE_NUM_REFUSED] == 0
+
+
+def a_tensor_comes_home(space):
+    with use_pool(home=space.rank):
+        mine = torch.ones(1000)
+    address = mine.data_ptr()
+    back = swap_tensors(space, swap_tensors(space, mine))
+    assert back.data_ptr() == address, "two ranks: twice around is home"
+    again = pickle.loads(bytes(ForkingPickler.dumps(mine)))
+    assert again.data_ptr() == address
+    space.barrier()
+    installed().flights.collect()
+    del mine, again
+    assert not is_free(space, address) and float(back.sum()) == 1000
+    space.barrier()
+    installed().flights.collect()
+    del back
+    space.barrier()
+    assert is_free(space, address)
+
+
+def one_message_may_be_read_twice(space):
+    with use_pool(home=space.rank):
+        mine = torch.ones(1000)
+    address = mine.data_ptr()
+    data = swap(space, bytes(ForkingPickler.dumps(mine)))
+    first, second = pickle.loads(data), pickle.loads(data)
+    assert first.data_ptr() == second.data_ptr()
+    del mine, first
+    space.barrier()
+    assert float(second.sum()) == 1000
+    installed().flights.collect()
+    space.barrier()
+    del second
+    space.barrier()
+    assert is_free(space, address)
+
+
+def what_nobody_reads_is_freed_after_its_lease(space):
+    flights, before = installed().flights, num_live()
+    clock = flights._clock
+    with use_pool(home=space.rank):
+        mine = torch.ones(1000)
+    address, data = mine.data_ptr(), bytes(ForkingPickler.dumps(mine))
+    del mine
+    assert flights.collect() == 1 and not is_free(space, address)
+    flights._clock = lambda: clock() + flights.lease_s + 1
+    try:
+        assert flights.collect() == 0 and is_free(space, address)
+    finally:
+        flights._clock = clock
+    with pytest.raises(NotAllocated, match="after its lease"):
+        pickle.loads(data)
+    with use_pool(home=space.rank):
+        others = [torch.ones(1000) for _ in range(100)]
+    with pytest.raises(NotAllocated, match="after its lease"):
+        pickle.loads(data)
+    del others
+    assert num_live() == before
+
+
+def many_at_once(space):
+    before, count = num_live(), max(2 * BOARD_WORDS, 1 << USES_LOG2) + 10
+    with use_pool(home=space.rank):
+        sent = [torch.full((16,), float(index)) for index in range(count)]
+    got = swap_tensors(space, sent)
+    assert [int(tensor[-1]) for tensor in got] == list(range(count))
+    space.barrier()
+    assert installed().flights.collect() == 0
+    del sent, got
+    assert num_live() == before and installed().page[PAGE_NUM_SHARED] == 0
+    assert installed().page[PAGE_NUM_REFUSED] == 0
+    space.barrier()
+
+
+def connections_of_multiprocessing_carry_addresses(space):
+    with use_pool(home=space.rank):
+        mine = torch.full((1 << 20,), 3.0)
+    if space.rank == 0:
+        with tempfile.TemporaryDirectory() as folder, Listener(f"{folder}/door") as listener:
+            space.world.set("door", listener.address.encode())
+            with listener.accept() as connection:
+                connection.send(mine)
+                assert connection.recv() == mine.data_ptr()
+    else:
+        with Client(space.world.get("door", 20.0).decode(), family="AF_UNIX") as connection:
+            got = connection.recv()
+            assert float(got.sum()) == 3.0 * (1 << 20)
+            connection.send(got.data_ptr())
+    space.barrier()
+
+
+def send_and_recv_keep_order_and_tags(space):
+    peer = neighbour(space)
+    with use_pool(home=space.rank):
+        mine = torch.full((1 << 20,), float(space.rank))
+    if space.rank == 0:
+        send(("first", mine), peer)
+        send({"outside": torch.arange(5), "staged": 2}, peer, tag=3)
+        send(mine, peer, staged=True)
+        answer = recv(peer)
+    else:
+        by_tag = recv(peer, tag=3)
+        answer, copied = recv(peer), recv(peer)
+        assert by_tag["outside"].tolist() == [0, 1, 2, 3, 4]
+        assert home(copied) is None and float(copied.sum()) == 0.0
+        send(("first", mine), peer)
+    name, tensor = answer
+    assert name == "first" and home(tensor) == peer and float(tensor[5]) == peer
+    space.barrier()
+    assert installed().flights.collect() == 0
+
+
+def others_are_refused(space):
+    with use_pool(home=space.rank):
+        mine = torch.ones(10)
+    rebuild, (sender, *rest) = _reduced(mine)
+    with pytest.raises(WorldError, match="is not rank"):
+        rebuild((sender[0], sender[1] + 1), *rest)
+    with pytest.raises(WorldError, match="is not rank"):
+        rebuild((space.num_ranks, sender[1]), *rest)
+    del mine
+    rebuild(sender, *rest)  # ends the reference in flight
+    assert installed().flights.collect() == 0
+
+
+def _reduced(tensor):
+    from umem.torch.sharing import reduce_storage
+
+    return reduce_storage(tensor.untyped_storage())
+
+
+def remote_tensors_are_refused_or_staged(space):
+    install(space)
+    peer = neighbour(space)
+    with use_pool(home=space.rank):
+        mine = torch.full((1000,), float(space.rank))
+    with pytest.raises(NotMappable, match="staged=True"):
+        send(mine, peer)
+    data = swap(space, bytes(ForkingPickler.dumps(mine)))
+    with pytest.raises(NotMappable):
+        pickle.loads(data)
+    if space.rank == 0:
+        send(mine, peer, staged=True)
+        got = recv(peer)
+    else:
+        got = recv(peer)
+        send(mine, peer, staged=True)
+    assert float(got.sum()) == 1000.0 * peer
+    assert installed().flights.collect() == 1, "the refused one is kept for its lease"
+
+
+MAPPED = {
+    check.__name__: check
+    for check in (
+        a_tensor_travels_as_its_address,
+        kind_strides_and_views_are_kept,
+        memory_is_freed_with_the_last_rank,
+        a_tensor_comes_home,
+        one_message_may_be_read_twice,
+        what_nobody_reads_is_freed_after_its_lease,
+        many_at_once,
+        connections_of_multiprocessing_carry_addresses,
+        send_and_recv_keep_order_and_tags,
+        others_are_refused,
+    )
+}
+UNMAPPED = {check.__name__: check for check in (remote_tensors_are_refused_or_staged,)}

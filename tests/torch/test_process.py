@@ -1,0 +1,188 @@
+"""What umem.torch does to the process around it: imports, the end of the space and of the interpreter, the shim."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
+
+TIMEOUT_S = 100
+SPACE = "umem.init(umem.WorldSpec.of(1, 'mapped', segment='32M', timeout_s=20))"
+
+
+def run(source: str, **environment: str) -> str:
+    """What a program prints; it must end with exit code 0 and no word of complaint."""
+    program = textwrap.dedent(source).replace("SPACE", SPACE)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    )
+    complaints = [line for line in done.stderr.splitlines() if "compiling" not in line]
+    assert (done.returncode, complaints) == (0, []), done.stderr
+    return done.stdout.strip()
+
+
+pytestmark = pytest.mark.timeout(2 * TIMEOUT_S)
+
+
+def test_nothing_imports_torch_before_it_is_used():
+    told = run("""
+        import sys, umem, umem.torch
+        print("torch" in sys.modules, "numba" in sys.modules, "use_pool" in dir(umem.torch))
+    """)
+    assert told == "False False True"
+
+
+def test_torch_missing_is_said_with_the_way_out():
+    told = run("""
+        import sys, umem.torch
+        sys.modules["torch"] = None
+        try:
+            umem.torch.install
+        except umem.errors.TorchMissing as error:
+            print(error)
+    """)
+    assert "scripts/setup torch" in told
+
+
+def test_detached_tensors_outlive_the_space():
+    told = run("""
+        import torch, umem, umem.torch
+        space = SPACE
+        umem.torch.install(space, at_close="detach")
+        with umem.torch.use_pool(home=0):
+            kept = torch.arange(100_000)
+        space.close()
+        print(int(kept.sum()), int((kept + 1).sum()), torch.ones(3).tolist())
+        del kept
+        print(umem.torch.pool.pool_or_none())
+    """)
+    assert told.splitlines() == ["4999950000 5000050000 [1.0, 1.0, 1.0]", "None"]
+
+
+def test_after_an_exception_the_space_detaches():
+    told = run("""
+        import torch, umem, umem.torch
+        try:
+            with SPACE as space:
+                umem.torch.install(space)
+                with umem.torch.use_pool(home=0):
+                    kept = torch.arange(100)
+                    raise KeyError("mine")
+        except KeyError as error:
+            print(error, int(kept.sum()), space.is_open)
+    """)
+    assert told == "'mine' 4950 False"
+
+
+def test_tensors_may_live_at_the_end_of_the_interpreter():
+    told = run("""
+        import threading, torch, umem, umem.torch
+        space = SPACE
+        umem.torch.install(space)
+        context = umem.torch.use_pool(home=0)
+        context.__enter__()
+        model = torch.nn.Linear(64, 64)
+        loss = model(torch.randn(64, 64)).sin().sum()
+        cycle = [loss]
+        cycle.append(cycle)
+        forever = threading.Event()
+        threading.Thread(target=lambda held: forever.wait(), args=(torch.ones(1000),), daemon=True).start()
+        print("end")
+    """)
+    assert told == "end"
+
+
+def test_one_space_after_another():
+    told = run("""
+        import threading, torch, umem, umem.torch
+        for _ in range(3):
+            with SPACE as space:
+                umem.torch.install(space)
+                context = umem.torch.use_pool(home=0)
+                with context:
+                    tensor = torch.ones(1000)
+                print(umem.torch.home(tensor), end=" ")
+                del tensor
+            try:
+                with context:
+                    print("entered")
+            except umem.errors.WorldError:
+                pass
+        print(torch.ones(2).tolist())
+    """)
+    assert told == "0 0 0 [1.0, 1.0]"
+
+
+SHIM = """
+    import platform, torch, umem, umem.torch
+    platform.machine = lambda: "elsewhere"
+    with SPACE as space:
+        umem.torch.install(space)
+        with umem.torch.use_pool(home=0):
+            tensor = torch.randn(100, 100) @ torch.randn(100, 100)
+            storage = torch.UntypedStorage(4096)
+            try:
+                torch.empty(1 << 40, dtype=torch.uint8)
+            except RuntimeError as error:
+                print("no room" in str(error))
+        print(umem.torch.home(tensor), umem.torch.home(torch.ones(3)))
+        tensor.resize_(10, 10)
+        del tensor, storage
+        print(umem.torch.pool.installed().num_live())
+"""
+
+
+def test_the_shim_does_the_same(tmp_path):
+    told = run(SHIM, UMEM_CACHE=os.environ.get("UMEM_CACHE", ""))
+    assert told.split() == ["True", "0", "None", "0"]
+
+
+def test_without_layout_and_compiler_the_reasons_are_given():
+    told = run("""
+        import platform, shutil, torch, umem, umem.torch
+        import umem.torch.shim as shim
+        platform.machine = lambda: "elsewhere"
+        shim.SOURCE = type("Other", (), {"read_text": staticmethod(lambda: "other text")})
+        shutil.which = lambda name: None
+        with SPACE as space:
+            try:
+                umem.torch.install(space)
+            except umem.errors.AllocatorRefused as error:
+                print(error)
+            print(torch.ones(2).tolist())
+    """)
+    assert "known for x86_64, not for elsewhere" in told and "no C++ compiler" in told
+    assert told.endswith("[1.0, 1.0]")
+
+
+def test_an_unknown_layout_is_noticed_before_anything_is_called():
+    told = run("""
+        import torch, umem, umem.torch
+        import umem.torch.c10 as c10
+        found = c10.C10()
+        default = found.allocator()
+        table = c10._word(default)
+        for slot in range(c10.NUM_SLOTS):
+            words = (c10.ctypes.c_uint64 * 8)(*[c10._word(table + 8 * index) for index in range(8)])
+            if slot in (0, 1):
+                continue
+            words[slot] = c10.ctypes.cast(c10.ctypes.CDLL(None).abort, c10.ctypes.c_void_p).value
+            fake = (c10.ctypes.c_uint64 * 1)(c10.ctypes.addressof(words))
+            try:
+                found.default_functions(c10.ctypes.addressof(fake))
+                print(slot, "unseen")
+            except umem.errors.AllocatorRefused:
+                print(slot, end=" ")
+    """)
+    assert told == "2 3 4 5"

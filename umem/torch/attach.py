@@ -1,0 +1,26 @@
+"""Bring torch's allocator, its pickling and a space together."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from ..space import Space
+from . import sharing
+from .pool import AtClose, open_pool
+
+
+def install(space: Space, at_close: AtClose = "refuse", lease_s: float | None = None) -> None:
+    """Make torch's CPU allocator able to serve from `space`; nothing changes until `use_pool`.
+
+    `at_close` says what `space.close` does while tensors of the pool are alive: "refuse" raises WorldError
+    with a list of them and leaves the space open, "detach" closes it and leaves their memory mapped until
+    the process ends. After an exception the space detaches in any case. A tensor that is sent and never
+    received is kept for `lease_s` (the space's timeout unless given). Installing into the same space again
+    changes only these two. Raises WorldError in a forked child, or where the space is closed;
+    AllocatorRefused where torch does not let itself be served.
+    """
+    if at_close not in ("refuse", "detach"):
+        raise ConfigError(f"at_close={at_close!r} is neither 'refuse' nor 'detach'")
+    if lease_s is not None and not lease_s > 0:
+        raise ConfigError(f"lease_s={lease_s!r} must be above 0")
+    open_pool(space, at_close, space.timeout_s if lease_s is None else lease_s)
+    sharing.register()

@@ -1,0 +1,151 @@
+"""Where a tensor lives, and tensors at a place of one's choice."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, TypeVar, cast, overload
+
+import torch
+
+from ..errors import (
+    AddressError,
+    AlignmentError,
+    ConfigError,
+    DoubleFree,
+    NotAllocated,
+    UmemError,
+    WaitTimeout,
+)
+from ..kernels import status
+from ..kernels.heap_record import ANY_GENERATION
+from .layout import PAGE_ADDRESS, PAGE_CONTROL, PAGE_SITES, SITE_ARENA, SITE_WORDS, THREAD_PLACE
+from .pool import Home, Homes, Pool, installed, use_pool
+from .uses import add_use
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def home(tensor: torch.Tensor) -> int | str | None:
+    """The rank in whose memory a tensor lives, "striped" over all, or None where it is not in the pool."""
+    pool, pointer = installed(), pointer_of(tensor)
+    if not pool.holds(pointer):
+        return None
+    return "striped" if pointer >= pool.space.segments.map.striped_base else pool.rank_of(pointer)
+
+
+@overload
+def to_home(what: torch.Tensor, home: Home, spill: Homes = ()) -> torch.Tensor: ...
+
+
+@overload
+def to_home(what: Module, home: Home, spill: Homes = ()) -> Module: ...
+
+
+def to_home(what: Any, home: Home, spill: Homes = ()) -> Any:
+    """`what` at `home`: the same tensor where it lives there already, else a copy, as `Tensor.to`.
+
+    Gradients flow through the copy. A module is changed in place, as by `Module.to`: its parameters stay the
+    same objects. Raises what use_pool raises.
+    """
+    context, pool = use_pool(home, spill), installed()
+    sites = {pool.number_of(one) for one in (home, *spill)}
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        pointer = pointer_of(tensor)
+        if pool.holds(pointer) and pool.number_at(pointer) in sites:
+            return tensor
+        with context:
+            return tensor.clone()
+
+    if isinstance(what, torch.nn.Module):
+        return what._apply(moved)
+    return moved(what)
+
+
+def empty(*size: Any, home: Home = "local", spill: Homes = (), **options: Any) -> torch.Tensor:
+    """torch.empty at `home`: sizes and options as there."""
+    with use_pool(home, spill):
+        return torch.empty(*size, **options)
+
+
+def adopt(address: int, shape: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A contiguous tensor over memory of the heap, without a copy: all of an allocation, or a part of it.
+
+    The tensor holds a reference. To what this rank has allocated it takes over the rank's own: the memory is
+    freed with the last tensor over it, and must not be freed besides. To what others own it adds one. Adopting
+    the memory of a living tensor is a mistake: take views of that tensor. Raises NotAllocated, AddressError
+    past the end of the allocation, AlignmentError, NotMappable.
+    """
+    pool = installed()
+    dims = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(extent < 0 for extent in dims):
+        raise ConfigError(f"shape {dims} has a negative extent")
+    found = pool.heap.find(address)
+    offset, num_bytes = address - found.address, math.prod(dims) * dtype.itemsize
+    if offset + num_bytes > found.num_bytes:
+        raise AddressError(
+            f"{num_bytes} bytes at {address:#x} reach past the allocation at {found.address:#x} of"
+            f" {found.num_bytes} bytes"
+        )
+    if offset % dtype.itemsize:
+        raise AlignmentError(address, dtype.itemsize, f"a {dtype} needs it")
+    storage = storage_at(pool, found.address, found.num_bytes, found.generation)
+    whole = torch.empty(0, dtype=dtype, device="cpu")
+    return whole.set_(cast(Any, storage), offset // dtype.itemsize, dims, _row_major(dims))
+
+
+def storage_at(
+    pool: Pool, address: int, num_bytes: int, generation: int = ANY_GENERATION
+) -> torch.UntypedStorage:
+    """A storage over the allocation that begins at `address`, holding this rank's reference to it.
+
+    Raises NotMappable; NotAllocated where the allocation is gone, or is not that of `generation` any more.
+    """
+    pool.check_mapped(address)
+    _take_reference(pool, address, generation)
+    part = pool.threads.current()
+    part.words[THREAD_PLACE] = address
+    try:
+        # Not UntypedStorage(n, device="cpu"): that takes an allocator of its own.
+        storage = torch.empty(num_bytes, dtype=torch.uint8, device="cpu").untyped_storage()
+    finally:
+        part.words[THREAD_PLACE] = 0
+    assert storage.data_ptr() == address, "torch's allocator is not ours any more"
+    return storage
+
+
+def pointer_of(tensor: torch.Tensor) -> int:
+    """First address of a tensor's storage; 0 where it has none on the CPU."""
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        return 0
+    return tensor.untyped_storage().data_ptr()
+
+
+def _take_reference(pool: Pool, address: int, generation: int) -> None:
+    site = PAGE_SITES + pool.number_at(address) * SITE_WORDS
+    arena, control = pool.page[site + SITE_ARENA], pool.page[PAGE_CONTROL]
+    deadline = time.monotonic() + pool.heap.timeout_s
+    words = (control, arena, pool.heap.holder, address, pool.heap.rank, generation)
+    while True:
+        code = add_use(PAGE_ADDRESS, *words)
+        if code == status.OK:
+            return
+        if code == status.FULL:
+            pool.grow_uses()
+        elif code != status.AGAIN:
+            raise _reason(address, code)
+        elif time.monotonic() >= deadline:
+            raise WaitTimeout(f"the lock of the heap at {address:#x} was held for {pool.heap.timeout_s:g} s")
+
+
+def _reason(address: int, code: int) -> UmemError:
+    if code == status.DOUBLE_FREE:
+        return DoubleFree(f"the allocation at {address:#x} has been freed")
+    if code == status.STALE:
+        return NotAllocated(f"another allocation has taken the place of {address:#x}")
+    return NotAllocated(f"no allocation begins at {address:#x}: {status.name(code)}")
+
+
+def _row_major(dims: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(dims[index + 1 :]) for index in range(len(dims)))
