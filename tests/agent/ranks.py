@@ -56,6 +56,8 @@ class Rank:
 
     def __init__(self, rank: int, num_ranks: int, transport: str | None, link: Connection):
         self.rank, self.num_ranks, self._link = rank, num_ranks, link
+        self.core: int | None = None
+        self.usable_cores = sorted(os.sched_getaffinity(0))
         self.ucx_environment = TRANSPORTS.get(transport or "", {})
         self.hosts = [f"host {rank if transport == 'tcp' else 0}" for rank in range(num_ranks)]
         self.pids = [int(blob) for blob in self.exchange(str(os.getpid()).encode())]
@@ -87,6 +89,9 @@ class Rank:
 
     def share_fds(self, key: str, fds: list[int]) -> dict[int, list[int]]:
         return {self.rank: fds}
+
+    def shares_pids(self, rank: int) -> bool:
+        return True
 
     def pidfd(self, rank: int) -> int:
         if rank not in self._pidfds:

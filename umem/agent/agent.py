@@ -27,12 +27,13 @@ from ..kernels.control import CONTROL_BYTES
 from ..kernels.ops import store_i64, store_release_i64
 from . import layout
 from .arena import Words
-from .client import DEFAULT_SPIN_NS, Client
+from .client import Client
 from .handlers import BUILT_IN
 from .loop import serve
 from .messages import Request, check, operation_name
 from .near_handlers import NEAR, NEAR_OTHER_TYPES
 from .remote import RemoteFabric
+from .spins import Spins
 from .state import Ranks, build_state
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Agent:
         control: int,
         fabric: UcxFabric | None = None,
         credits: int = layout.DEFAULT_CREDITS,
-        spin_ns: int = DEFAULT_SPIN_NS,
+        spins: Spins | None = None,
     ):
         self.rank, self.num_ranks = world.rank, world.num_ranks
         self.page = ControlPage(_words_at(control))
@@ -72,12 +73,15 @@ class Agent:
         self._handlers: dict[int, Handler] = {}
         self._thread: threading.Thread | None = None
         self._code = [status.OK]
+        self._cores = tuple(world.usable_cores)
+        num_local = sum(world.shares_pids(rank) for rank in range(world.num_ranks))  # hosts may share a machine
+        spins = spins or Spins.fit(num_local, len(self._cores))
         bind_ucx()
         self._local_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.state = build_state(world, self.page, fabric, credits, spin_ns, self._local_fd)
+        self.state = build_state(world, self.page, fabric, credits, spins, self._local_fd)
         self._client: Client | None = None
         if fabric is not None:
-            self._client = Client(fabric, self.page, credits, spin_ns)
+            self._client = Client(fabric, self.page, credits, spins)
         for operation, handler in (BUILT_IN | NEAR).items():
             self.register(operation, handler, context=self.state[layout.OWN])
 
@@ -145,7 +149,10 @@ class Agent:
         """Start the thread. Handlers are loaded by now, so that nothing compiles while it runs."""
         assert self._thread is None, "the agent has been started"
         thread = threading.Thread(
-            target=_serve, args=(serve.compiled, self.state, self._code), name="umem-agent", daemon=True
+            target=_serve,
+            args=(serve.compiled, self.state, self._code, self._cores),
+            name="umem-agent",
+            daemon=True,
         )
         self._thread = thread
         self._end = weakref.finalize(self, _end, self.state, self._local_fd, thread)
@@ -222,8 +229,12 @@ def _forget_agents() -> None:
 os.register_at_fork(after_in_child=_forget_agents)
 
 
-def _serve(loop: Callable[[int], int], state: Words, code: list[int]) -> None:
-    """The thread. Signals stay with the thread that runs user code, whose waits they interrupt."""
+def _serve(loop: Callable[[int], int], state: Words, code: list[int], cores: tuple[int, ...]) -> None:
+    """The thread. It may use every core, though its rank is pinned to one where user code may compute.
+
+    Signals stay with the thread that runs user code, whose waits they interrupt.
+    """
+    os.sched_setaffinity(0, cores)  # 0 is the calling thread
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     code[0] = loop(state.address)
 

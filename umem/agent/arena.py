@@ -47,6 +47,12 @@ class Arena:
             words[index] = value
         return words
 
+    def bytes_of(self, image: bytes) -> int:
+        """Address of a copy of `image`."""
+        address = self.take(len(image))
+        ctypes.memmove(address, image, len(image))
+        return address
+
     def send_param(self, asks: bool) -> int:
         """Address of a ucp_request_param_t for active messages: eager, and with a way to reply if one `asks`.
 
@@ -57,9 +63,7 @@ class Arena:
         if asks:
             flags |= abi.CONSTANTS["UCP_AM_SEND_FLAG_REPLY"]
         param = abi.RequestParam(op_attr_mask=abi.CONSTANTS["UCP_OP_ATTR_FIELD_FLAGS"], flags=flags)
-        address = self.take(ctypes.sizeof(param))
-        ctypes.memmove(address, ctypes.addressof(param), ctypes.sizeof(param))
-        return address
+        return self.bytes_of(bytes(param))
 
     def poll_fds(self, fds: Sequence[int]) -> int:
         """Address of an array of struct pollfd that waits for input on `fds`; poll ignores those below 0."""

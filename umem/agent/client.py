@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..control_page import SPIN_ROUNDS_OWN_CORE, ControlPage
+from ..control_page import ControlPage
 from ..errors import (
     ConfigError,
     FabricError,
@@ -20,18 +20,16 @@ from ..errors import (
     WorldError,
 )
 from ..kernels import status
-from ..kernels.control import SPIN_ROUNDS
 from ..waiting import complete, raise_if_lost
 from . import layout, requests
 from .arena import Arena
 from .layout import Operation
 from .messages import Reply, Request, Ticket, check, operation_name, refusal
+from .spins import Spins
 
 if TYPE_CHECKING:
     from ..fabric.ucx.fabric import UcxFabric
 
-DEFAULT_SPIN_NS = 15_000  # of polling before a sleep: see requests.py
-LONG_SPIN_NS = 100_000
 CONFIRMATION_S = 0.2  # a broken connection is a death once the agent says so: 4-8 ms
 READ, WRITE = int(Operation.READ), int(Operation.WRITE)
 FETCH_ADD, EXCHANGE = int(Operation.FETCH_ADD), int(Operation.EXCHANGE)
@@ -50,7 +48,7 @@ class Client:
         fabric: UcxFabric,
         page: ControlPage,
         credits: int = layout.DEFAULT_CREDITS,
-        spin_ns: int = DEFAULT_SPIN_NS,
+        spins: Spins = Spins(),
     ):
         if not 1 <= credits <= layout.MAX_CREDITS:
             raise ConfigError(f"credits={credits} is not between 1 and {layout.MAX_CREDITS}")
@@ -70,9 +68,8 @@ class Client:
         words[layout.CLIENT_CONTROL] = page.words.ctypes.data
         words[layout.CLIENT_RANK] = fabric.rank
         words[layout.CLIENT_CREDITS] = credits
-        words[layout.CLIENT_SPIN_NS] = spin_ns
-        has_own_core = page.words[SPIN_ROUNDS] >= SPIN_ROUNDS_OWN_CORE
-        words[layout.CLIENT_LONG_SPIN_NS] = LONG_SPIN_NS if has_own_core else spin_ns
+        words[layout.CLIENT_SPIN_NS] = spins.close_ns
+        words[layout.CLIENT_LONE_SPIN_NS] = spins.lone_ns
         self._slots = arena.words(slot_words)
         words[layout.CLIENT_SLOTS] = self._slots.address
         words[layout.CLIENT_FREE] = free.address

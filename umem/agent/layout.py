@@ -73,7 +73,8 @@ WIRE_COUNT_SHIFT = 16
 WIRE_REPLY_SEQUENCE = 0
 WIRE_REPLY_STATUS = 1
 WIRE_REPLY_VALUE = 2
-WIRE_REPLY_INLINE_BYTES = 3
+WIRE_REPLY_INLINE_BYTES = 3  # | IS_CLOSE << WIRE_CLOSE_SHIFT
+WIRE_CLOSE_SHIFT = 16
 REPLY_HEADER_BYTES = 4 * WORD
 
 AM_REQUEST = 1  # UCX's number of each kind of active message
@@ -114,7 +115,7 @@ WORKER = 1  # UCX's agent worker, or 0 where no UCX is installed
 CONTROL = 2
 RANK = 3
 NUM_SLOTS = 4
-SPIN_NS = 5
+SPIN_NS = 5  # of polling before a sleep, while requests follow each other closely
 SLOTS = 6  # address of NUM_SLOTS * SLOT_WORDS words
 ROOMS = 7  # address of NUM_SLOTS * ROOM_BYTES bytes
 HANDLERS = 8  # address of NUM_OPERATIONS * {function, context}
@@ -138,6 +139,8 @@ NUM_BUSY_ARMS = 37
 MAX_READY = 38  # most requests that ever waited
 LOCAL_FD = 39
 OWN = 41  # address of the words OWN_*
+IS_CLOSE = 42  # 1 while requests follow each other closely: see loop.py
+CORES = 43  # address of two cpu_set_t: every core that the agent may use, and its rank's own; or 0
 POLL_SCRATCH = 40  # the 8 bytes that reading the eventfd needs
 STATE_WORDS = 64
 
@@ -156,6 +159,8 @@ RING_ITEMS = 0  # address of its items
 RING_MASK = 1  # its capacity, a power of two, less 1
 RING_HEAD = 2  # counts what was taken from the front
 RING_TAIL = 3  # counts what was added, less what was taken from the back
+
+CPU_SET_BYTES = 128
 
 POLLFD_BYTES = 8  # int fd; short events; short revents
 POLL_WORKER, POLL_LOCAL, POLL_FIRST_PEER = 0, 1, 2  # places in the array
@@ -178,7 +183,7 @@ CLIENT_WORKER = 0  # UCX's main worker
 CLIENT_CONTROL = 1
 CLIENT_RANK = 2
 CLIENT_CREDITS = 3
-CLIENT_SPIN_NS = 4  # of polling before a sleep, where the core may be wanted by others
+CLIENT_SPIN_NS = 4  # of polling before a sleep, where requests follow each other closely
 CLIENT_SLOTS = 5  # address of num_ranks * credits * CLIENT_SLOT_WORDS words
 CLIENT_FREE = 6  # address of a word a rank: bit k is set while its slot k is free
 CLIENT_ENDPOINTS = 7  # address of a word a rank: the endpoint to its agent
@@ -188,10 +193,11 @@ CLIENT_GENERATION = 10
 CLIENT_NUM_LATE = 11  # replies that came after their caller had given up
 CLIENT_NUM_SLEEPS = 12
 CLIENT_NUM_SLOTS = 13
-CLIENT_LONG_SPIN_NS = 14  # ... and where this rank has it to itself
-CLIENT_CAUTION = 15  # waits left that spin shortly, because a long spin was interrupted
+CLIENT_LONE_SPIN_NS = 14  # of polling where they do not
+CLIENT_LAST_DONE_NS = 15  # when the last wait ended
+CLIENT_IS_CLOSE = 24  # 1 if the agent that replied last spins
 CLIENT_ARGUMENTS = 16  # NUM_WORDS words that a caller in Python hands over as numbers
-CLIENT_WORDS = 24
+CLIENT_WORDS = 32
 
 SEQUENCE_SLOT_BITS = 16  # sequence = generation << 16 | slot
 

@@ -6,28 +6,32 @@ seconds still answers. Asleep, it waits for UCX, for its own process and for dea
 
 from __future__ import annotations
 
+from numba.types import ExternalFunction, int64
+
 from ..fabric.ucx.abi import UCS_ERR_BUSY
 from ..fabric.ucx.calls import worker_arm, worker_progress
 from ..kernels import status
 from ..kernels.compile import cpu_kernel, device_function
 from ..kernels.control import HEARTBEAT
-from ..kernels.ops import load_acquire_i64, load_i64, store_relaxed_i64
+from ..kernels.ops import load_acquire_i64, load_i64, store_i64, store_relaxed_i64
 from ..kernels.ops_system import now_ns, pause
 from . import layout
 from .liveness import greet, look, publish_lost_connections
 from .queue import ring_length
 from .service import continue_pending, count, reap_sent, refuse_all, serve_ready
 
+sched_setaffinity = ExternalFunction("sched_setaffinity", int64(int64, int64, int64))  # libc's
 WORD = layout.WORD
 HEARTBEAT_MS = 200  # longest sleep: 5 turns a second keep the heartbeat going at under 0.01 % of a core
 SHORT_SLEEP_MS = 1  # while a handler is PENDING, or UCX cannot arm: what they wait for wakes nobody
 ARM_PATIENCE_NS = 200_000  # a worker that cannot be armed for so long has sends that a peer does not take
 LOOK_NS = 2_000_000  # a busy agent looks for deaths this often
+CLOSE_REQUESTS = 4
 FAREWELL_NS = 200_000_000  # at the end, for the last replies to leave
 
 
 @device_function
-def sleep(state, idle_ns):
+def sleep(state, awake_ns):
     """Sleep until something happens, at most HEARTBEAT_MS; descriptors that were ready, negative on error.
 
     UCX refuses to arm (BUSY) while it has news or unfinished sends: then progress comes first.
@@ -37,7 +41,7 @@ def sleep(state, idle_ns):
         code = worker_arm(worker)
         if code == UCS_ERR_BUSY:
             count(state, layout.NUM_BUSY_ARMS)
-            if idle_ns < ARM_PATIENCE_NS:
+            if awake_ns < ARM_PATIENCE_NS:
                 return 0
             return look(state, layout.POLL_LOCAL, SHORT_SLEEP_MS)
         if code < 0:
@@ -66,17 +70,35 @@ def turn(state):
     return num_done
 
 
+@device_function
+def set_close(state, is_close):
+    """Begin or end a time of close requests.
+
+    In it the agent spins, on its rank's own core. At other times it may wake on any core: the client that
+    wakes it is about to sleep, and its core is then the only free one where every rank computes.
+    """
+    store_i64(state, layout.IS_CLOSE, is_close)
+    cores = load_i64(state, layout.CORES)
+    if cores != 0:
+        sched_setaffinity(0, layout.CPU_SET_BYTES, cores + is_close * layout.CPU_SET_BYTES)
+
+
 @cpu_kernel("int64(int64)", group="ucx")
 def serve(state):
     """Serve requests until `state[STOP]`; OK, or why the loop could not go on.
 
-    The spin before sleeping is bounded by time, not by turns: a turn takes 30 ns over shared memory and
-    a microsecond over tcp, and a longer spin burns the time slice that the next wake-up will want.
+    It sleeps as soon as there is nothing to do, unless requests follow each other closely: after
+    CLOSE_REQUESTS in a row that came within SPIN_NS it spins for that long. So a client that asks again
+    and again is answered in 1 us, and one that pauses does not find its core taken. The spin is bounded
+    by time, not by turns: a turn takes 30 ns over shared memory and a microsecond over tcp.
     """
     control = load_i64(state, layout.CONTROL)
+    spin_ns = load_i64(state, layout.SPIN_NS)
     greet(state)
-    busy_at = now_ns()
-    looked_at = busy_at
+    busy_at = now_ns()  # when something was last done
+    woken_at = looked_at = busy_at
+    ran_dry = False  # nothing was done since
+    num_close = 0
     num_turns = 0
     code = status.OK
     while load_acquire_i64(state, layout.STOP) == 0 and code == status.OK:
@@ -85,19 +107,28 @@ def serve(state):
         num_done = turn(state)
         now = now_ns()
         if num_done > 0:
+            if ran_dry:
+                num_close = num_close + 1 if now - busy_at <= spin_ns else 0
+                if num_close == CLOSE_REQUESTS:
+                    set_close(state, 1)
+            ran_dry = False
             busy_at = now
             if now - looked_at > LOOK_NS:
                 look(state, layout.POLL_LOCAL, 0)
                 looked_at = now
-        elif now - busy_at < load_i64(state, layout.SPIN_NS):
-            pause()
-        else:
-            num_ready = sleep(state, now - busy_at)
-            looked_at = now_ns()
-            if num_ready > 0:
-                busy_at = looked_at
-            elif num_ready < 0:
-                code = num_ready
+            continue
+        ran_dry = True
+        if load_i64(state, layout.IS_CLOSE) != 0:
+            if now - busy_at <= spin_ns:
+                pause()
+                continue
+            set_close(state, 0)
+        num_ready = sleep(state, now - max(busy_at, woken_at))
+        looked_at = now_ns()
+        if num_ready > 0:
+            woken_at = looked_at
+        elif num_ready < 0:
+            code = num_ready
     refuse_all(state)
     deadline = now_ns() + FAREWELL_NS
     while ring_length(state + layout.SENDING * WORD) > 0 and now_ns() < deadline:

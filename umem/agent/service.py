@@ -174,14 +174,15 @@ def send_reply(state, slot, code):
     store_i64(header, layout.WIRE_REPLY_SEQUENCE, load_i64(request, layout.REQUEST_SEQUENCE))
     store_i64(header, layout.WIRE_REPLY_STATUS, code)
     store_i64(header, layout.WIRE_REPLY_VALUE, load_i64(reply, layout.REPLY_VALUE))
+    is_close = load_i64(state, layout.IS_CLOSE) << layout.WIRE_CLOSE_SHIFT
     if num_bytes <= layout.INLINE_BYTES:
         if payload != room + layout.ROOM_PAYLOAD and num_bytes > 0:
             copy_bytes(room + layout.ROOM_PAYLOAD, payload, num_bytes)
-        store_i64(header, layout.WIRE_REPLY_INLINE_BYTES, num_bytes)
+        store_i64(header, layout.WIRE_REPLY_INLINE_BYTES, num_bytes | is_close)
         header_bytes += num_bytes
         num_bytes = 0
     else:
-        store_i64(header, layout.WIRE_REPLY_INLINE_BYTES, 0)
+        store_i64(header, layout.WIRE_REPLY_INLINE_BYTES, is_close)
     sent = am_send(
         load_i64(request, layout.SLOT_REPLY_ENDPOINT),
         layout.AM_REPLY,

@@ -15,6 +15,7 @@ from .arena import Arena, Words
 from .liveness import note_lost_connection
 from .queue import ring_words
 from .service import receive_request
+from .spins import Spins
 
 if TYPE_CHECKING:
     from ..fabric.ucx.fabric import UcxFabric
@@ -30,8 +31,22 @@ class Ranks(Protocol):
     num_ranks: int
 
     @property
+    def usable_cores(self) -> Sequence[int]:
+        """Cores that this rank may use, wherever its own thread is pinned."""
+        ...
+
+    @property
+    def core(self) -> int | None:
+        """The core that this rank's own thread is pinned to, if it is."""
+        ...
+
+    @property
     def hosts(self) -> Sequence[str]:
         """The host of each rank."""
+        ...
+
+    def shares_pids(self, rank: int) -> bool:
+        """Whether `rank` is a process of this machine, whatever its host is called."""
         ...
 
     def pidfd(self, rank: int) -> int:
@@ -40,7 +55,7 @@ class Ranks(Protocol):
 
 
 def build_state(
-    world: Ranks, page: ControlPage, fabric: UcxFabric | None, credits: int, spin_ns: int, local_fd: int
+    world: Ranks, page: ControlPage, fabric: UcxFabric | None, credits: int, spins: Spins, local_fd: int
 ) -> Words:
     """The state of the agent of `world.rank`, ready for the loop; without a fabric it has no slots.
 
@@ -59,10 +74,13 @@ def build_state(
     state[layout.RANK] = world.rank
     state[layout.NUM_RANKS] = num_ranks
     state[layout.NUM_SLOTS] = num_slots
-    state[layout.SPIN_NS] = spin_ns
+    state[layout.SPIN_NS] = spins.close_ns
     state[layout.SLOTS] = arena.take(slot_words * WORD)
     state[layout.HANDLERS] = arena.take(2 * layout.NUM_OPERATIONS * WORD)
     state[layout.LOCAL_FD] = local_fd
+    if world.core is not None:
+        sets = cpu_set(world.usable_cores) + cpu_set([world.core])
+        state[layout.CORES] = arena.bytes_of(sets)
     state[layout.POLL_FDS] = arena.poll_fds(fds)
     state[layout.NUM_POLL_FDS] = len(fds)
     state[layout.POLL_RANKS] = arena.words_of(fd_ranks).address
@@ -86,6 +104,11 @@ def build_state(
         fabric.agent_worker.set_handler(layout.AM_REQUEST, receive, state.address, keeps_data=True)
         _watch_connections(world, fabric, state, watches)
     return state
+
+
+def cpu_set(cores: Sequence[int]) -> bytes:
+    """A cpu_set_t with the bits of `cores`."""
+    return sum(1 << core for core in set(cores)).to_bytes(layout.CPU_SET_BYTES, "little")
 
 
 def _descriptors(
