@@ -70,13 +70,20 @@ class Access:
 
     def to_bits(self, value: Any) -> int:
         """`value` as the unsigned word of the same bytes; integers wrap around."""
+        if isinstance(value, int) and SCALARS[NAMES[self.name]].kind != "f":
+            return value & ((1 << 8 * self.num_bytes) - 1)
         scalar = SCALARS[NAMES[self.name]].ctype(value)
         return int.from_bytes(bytes(scalar), "little")
 
     def from_bits(self, bits: int) -> Any:
         """The value whose bytes are the low bytes of `bits`."""
-        word = (bits & ((1 << 64) - 1)).to_bytes(8, "little")
-        return SCALARS[NAMES[self.name]].ctype.from_buffer_copy(word).value
+        kind = SCALARS[NAMES[self.name]].kind
+        if kind != "f":
+            word = bits & ((1 << 8 * self.num_bytes) - 1)
+            is_negative = kind == "i" and word >> (8 * self.num_bytes - 1)
+            return word - (1 << 8 * self.num_bytes) if is_negative else word
+        data = (bits & ((1 << 64) - 1)).to_bytes(8, "little")
+        return SCALARS[NAMES[self.name]].ctype.from_buffer_copy(data).value
 
 
 def _load_body(load: Callable[..., Any], num_bytes: int, zero: Any) -> Callable[[int, int], tuple[int, Any]]:

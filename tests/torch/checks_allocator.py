@@ -32,6 +32,7 @@ def neighbour(space: umem.Space) -> int:
 
 def num_live() -> int:
     gc.collect()
+    installed().flights.collect()
     return installed().num_live()
 
 

@@ -70,6 +70,7 @@ def kind_strides_and_views_are_kept(space):
         assert torch.equal(got[name], sent) and got[name].stride() == sent.stride(), name
         assert got[name].requires_grad == sent.requires_grad, name
     assert got["view"].data_ptr() - got["base"].data_ptr() == message["view"].data_ptr() - base.data_ptr()
+    space.barrier()  # before the one memory changes under the other rank's eyes
     got["base"][1, 0] = -1.0
     assert float(got["view"][0, 0]) == -1.0, "views share memory after the journey"
     space.barrier()

@@ -56,7 +56,9 @@ def outcome(check: Check, space: umem.Space) -> str:
         return f"skipped: {reason}"
     except Exception:  # noqa: BLE001 - every rank reports, whatever went wrong
         told = traceback.format_exc()
-        print(told, flush=True)  # should the other ranks wait for this one, their time-out is what a test sees
+        print(
+            told, flush=True
+        )  # should the other ranks wait for this one, their time-out is what a test sees
         return told
     return "ok"
 

@@ -74,7 +74,9 @@ class Agent:
         self._thread: threading.Thread | None = None
         self._code = [status.OK]
         self._cores = tuple(world.usable_cores)
-        num_local = sum(world.shares_pids(rank) for rank in range(world.num_ranks))  # hosts may share a machine
+        num_local = sum(
+            world.shares_pids(rank) for rank in range(world.num_ranks)
+        )  # hosts may share a machine
         spins = spins or Spins.fit(num_local, len(self._cores))
         bind_ucx()
         self._local_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

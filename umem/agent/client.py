@@ -20,6 +20,7 @@ from ..errors import (
     WorldError,
 )
 from ..kernels import status
+from ..kernels.control import home_rank
 from ..waiting import complete, raise_if_lost
 from . import layout, requests
 from .arena import Arena
@@ -59,7 +60,8 @@ class Client:
         num_slots = num_ranks * credits
         assert num_slots <= 1 << layout.SEQUENCE_SLOT_BITS
         slot_words = num_slots * layout.CLIENT_SLOT_WORDS
-        arena = Arena(8 * (layout.CLIENT_WORDS + slot_words + 2 * num_ranks) + 4096)
+        port_words = num_ranks * layout.NUM_COUNTED * layout.COUNTED_WORDS
+        arena = Arena(8 * (layout.CLIENT_WORDS + slot_words + port_words + 2 * num_ranks) + 4096)
         words = arena.words(layout.CLIENT_WORDS)
         self._endpoints, free = arena.words(num_ranks), arena.words(num_ranks)
         for peer in range(num_ranks):
@@ -72,6 +74,8 @@ class Client:
         words[layout.CLIENT_LONE_SPIN_NS] = spins.lone_ns
         self._slots = arena.words(slot_words)
         words[layout.CLIENT_SLOTS] = self._slots.address
+        self._ports = arena.words(port_words)
+        words[layout.CLIENT_TRAFFIC] = self._ports.address
         words[layout.CLIENT_FREE] = free.address
         words[layout.CLIENT_ENDPOINTS] = self._endpoints.address
         words[layout.CLIENT_SEND_PARAM] = arena.send_param(asks=True)
@@ -79,6 +83,7 @@ class Client:
         words[layout.CLIENT_NUM_SLOTS] = num_slots
         self.words, self.address = words, words.address
         self._ask: Callable[..., tuple[int, int, int, int]] = requests.ask.compiled
+        self._ask_at: Callable[..., tuple[int, int, int, int]] = requests.ask_at.compiled
         self._post: Callable[..., int] = requests.post_request.compiled
         worker.set_handler(layout.AM_REPLY, requests.receive_reply.address, self.address)
 
@@ -104,7 +109,7 @@ class Client:
         The fields are those of Request. Raises RankLost, WaitTimeout, FabricError.
         """
         # A plain int: for a member of Operation Numba works out its type anew, which takes 300 us.
-        fields = (int(operation), 4, word0, word1, word2, word3, payload, payload_bytes, dst, capacity)
+        fields = (int(operation), word0, word1, word2, word3, payload, payload_bytes, dst, capacity)
         code, first, value, num_bytes = self._ask(self.address, rank, *fields)
         if code == status.OK:
             return Reply(first, value, num_bytes)
@@ -210,7 +215,7 @@ class Client:
             ):
                 check(request.rank, READ, reply)
             return
-        fields = (READ, 4, address, num_bytes, 0, 0, 0, 0, dst, num_bytes)
+        fields = (READ, address, num_bytes, 0, 0, 0, 0, dst, num_bytes)
         code, refused, _, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             self._go_on(code, refused, rank, fields, keep)
@@ -227,14 +232,14 @@ class Client:
             ):
                 check(request.rank, WRITE, reply)
             return
-        fields = (WRITE, 4, address, 0, 0, 0, src, num_bytes, 0, 0)
+        fields = (WRITE, address, 0, 0, 0, src, num_bytes, 0, 0)
         code, refused, _, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             self._go_on(code, refused, rank, fields, keep)
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Add `value` to the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        fields = (FETCH_ADD, 4, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
+        fields = (FETCH_ADD, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
         code, refused, old, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             old = self._go_on(code, refused, rank, fields)
@@ -242,7 +247,7 @@ class Client:
 
     def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Put `value` into the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        fields = (EXCHANGE, 4, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
+        fields = (EXCHANGE, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
         code, refused, old, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             old = self._go_on(code, refused, rank, fields)
@@ -250,11 +255,34 @@ class Client:
 
     def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
         """Put `desired` into the word at `address` if `expected` stands there; what stood there, unsigned."""
-        fields = (COMPARE_SWAP, 4, address, signed(expected), signed(desired), num_bytes, 0, 0, 0, 0)
+        fields = (COMPARE_SWAP, address, signed(expected), signed(desired), num_bytes, 0, 0, 0, 0)
         code, refused, old, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             old = self._go_on(code, refused, rank, fields)
         return old & UNSIGNED[num_bytes]
+
+    def at(self, fields: tuple[int, ...], keep: Any = None) -> int | None:
+        """Ask the home of an address; the reply's value. None where this rank maps it or no one home has it.
+
+        `fields` are those of requests.ask_at after the client: operation, address, three words, payload
+        and its bytes, dst and its capacity.
+        """
+        code, first, value, _ = self._ask_at(self.address, *fields)
+        if code == 0 and first == 0:
+            return value
+        if code in (status.OUT_OF_RANGE, layout.MAPPED_HERE):
+            return None
+        rank = value if code else home_rank(self.words[layout.CLIENT_CONTROL], fields[1])
+        return self._go_on(code, first, rank, fields, keep)
+
+    def ports(self) -> Iterator[tuple[int, Operation, int, int]]:
+        """(rank, operation, requests, bytes) of what was asked by address."""
+        step = layout.NUM_COUNTED * layout.COUNTED_WORDS
+        for rank in range(self.fabric.num_ranks):
+            for code in (READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP):
+                first = rank * step + code * layout.COUNTED_WORDS
+                if self._ports[first]:
+                    yield rank, Operation(code), self._ports[first], self._ports[first + 1]
 
     def _go_on(self, code: int, first: int, rank: int, fields: tuple[int, ...], keep: Any = None) -> int:
         """After a request that did not simply succeed: wait on, or ask again; the reply's value."""
@@ -273,7 +301,7 @@ class Client:
         def refuse(*_: int) -> NoReturn:
             raise WorldError(why)
 
-        self._ask = self._post = refuse
+        self._ask = self._ask_at = self._post = refuse
 
     def _wait(self, ticket: Ticket, timeout_s: float | None) -> Reply:
         rank, operation = ticket.request.rank, ticket.request.operation

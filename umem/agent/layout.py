@@ -50,6 +50,7 @@ NUM_OPERATIONS = 256
 UNKNOWN_OPERATION = -1001  # no handler is registered for it
 REPLY_TOO_LARGE = -1002  # more bytes than the asker has room for
 CLOSING = -1003  # the agent was closed before the handler was done
+MAPPED_HERE = -1004  # the asker itself: it can load and store there
 
 # --- sizes
 NUM_WORDS = 8  # arguments of a request: in its header, so that a small request is one short message
@@ -197,7 +198,11 @@ CLIENT_LONE_SPIN_NS = 14  # of polling where they do not
 CLIENT_LAST_DONE_NS = 15  # when the last wait ended
 CLIENT_IS_CLOSE = 24  # 1 if the agent that replied last spins
 CLIENT_ARGUMENTS = 16  # NUM_WORDS words that a caller in Python hands over as numbers
+CLIENT_TRAFFIC = 25  # address of NUM_COUNTED * COUNTED_WORDS words a rank
 CLIENT_WORDS = 32
+
+NUM_COUNTED = 8  # operations by address: those of Operation below 8
+COUNTED_WORDS = 2  # requests, bytes
 
 SEQUENCE_SLOT_BITS = 16  # sequence = generation << 16 | slot
 

@@ -18,7 +18,15 @@ from ..fabric.ucx.abi import UCS_ERR_BUSY, UCS_INPROGRESS, UCS_OK
 from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_arm, worker_progress
 from ..kernels import status
 from ..kernels.compile import c_callback, cpu_kernel, device_function
-from ..kernels.control import EPOCH, STOP, peer_is_dead
+from ..kernels.control import (
+    EPOCH,
+    NO_HOME,
+    PEER_MAPPED,
+    STOP,
+    contiguous_bytes,
+    home_rank,
+    peer_is_dead,
+)
 from ..kernels.ops import load_acquire_i64, load_i64, store_i64
 from ..kernels.ops_system import copy_bytes, count_trailing_zeros_u64, now_ns, pause
 from . import layout
@@ -252,14 +260,12 @@ def wait_for_credit(client, rank, epoch):
     return wait_for_bits(client, load_i64(client, layout.CLIENT_FREE) + rank * WORD, -1, epoch)
 
 
-@cpu_kernel("UniTuple(int64, 4)(" + ", ".join(["int64"] * 12) + ")", group="ucx")
-def ask(
-    client, rank, operation, num_words, word0, word1, word2, word3, payload, payload_bytes, dst, capacity
-):
-    """Send a request of up to four arguments and wait for its reply: the hot path, one call from Python.
+@device_function
+def ask_rank(client, rank, operation, word0, word1, word2, word3, payload, payload_bytes, dst, capacity):
+    """Send a request of four arguments to `rank` and wait for its reply; what `finish` returns.
 
-    Returns what `finish` does; else (code, sequence, 0, 0), to go on with by `finish_request`, or
-    (code, 0, 0, 0) where nothing was sent, for the reasons that `post` gives.
+    Else (code, sequence, rank, 0), to go on with by `finish_request`, or (code, 0, rank, 0) where nothing
+    was sent, for the reasons that `post` gives.
     """
     words = client + layout.CLIENT_ARGUMENTS * WORD
     store_i64(words, 0, word0)
@@ -267,10 +273,42 @@ def ask(
     store_i64(words, 2, word2)
     store_i64(words, 3, word3)
     epoch = load_acquire_i64(load_i64(client, layout.CLIENT_CONTROL), EPOCH)
-    sequence = post(client, rank, operation, words, num_words, payload, payload_bytes, dst, capacity)
+    sequence = post(client, rank, operation, words, 4, payload, payload_bytes, dst, capacity)
     if sequence < 0:
-        return sequence, 0, 0, 0
+        return sequence, 0, rank, 0
     code, reply_status, value, num_bytes = finish(client, sequence, epoch)
     if code != status.OK:
-        return code, sequence, 0, 0
+        return code, sequence, rank, 0
     return code, reply_status, value, num_bytes
+
+
+# The hot path, one call from Python: every argument more costs it 50 ns.
+@cpu_kernel("UniTuple(int64, 4)(" + ", ".join(["int64"] * 11) + ")", group="ucx")
+def ask(client, rank, operation, word0, word1, word2, word3, payload, payload_bytes, dst, capacity):
+    """See `ask_rank`."""
+    return ask_rank(
+        client, rank, operation, word0, word1, word2, word3, payload, payload_bytes, dst, capacity
+    )
+
+
+@cpu_kernel("UniTuple(int64, 4)(" + ", ".join(["int64"] * 10) + ")", group="ucx")
+def ask_at(client, operation, address, word1, word2, word3, payload, payload_bytes, dst, capacity):
+    """Ask the home of `address`, the request's first argument; as `ask_rank`, and counted as traffic.
+
+    OUT_OF_RANGE where no segment has the address or the bytes of payload and reply have several homes,
+    MAPPED_HERE where this rank can do without asking.
+    """
+    control = load_i64(client, layout.CLIENT_CONTROL)
+    rank = home_rank(control, address)
+    num_bytes = payload_bytes + capacity
+    if rank == NO_HOME or num_bytes > contiguous_bytes(control, address):
+        return status.OUT_OF_RANGE, 0, NO_HOME, 0
+    if load_i64(control, PEER_MAPPED + rank) != 0:
+        return layout.MAPPED_HERE, 0, rank, 0
+    port = load_i64(client, layout.CLIENT_TRAFFIC)
+    port += (rank * layout.NUM_COUNTED + operation) * layout.COUNTED_WORDS * WORD
+    store_i64(port, 0, load_i64(port, 0) + 1)
+    store_i64(port, 1, load_i64(port, 1) + num_bytes)
+    return ask_rank(
+        client, rank, operation, address, word1, word2, word3, payload, payload_bytes, dst, capacity
+    )

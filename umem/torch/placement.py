@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from .layout import PAGE_ADDRESS, PAGE_CONTROL, PAGE_SITES, SITE_ARENA, SITE_WOR
 from .pool import Home, Homes, Pool, installed, use_pool
 from .uses import add_use
 
-Module = TypeVar("Module", bound=torch.nn.Module)
+TensorOrModule = TypeVar("TensorOrModule", torch.Tensor, torch.nn.Module)
 
 
 def home(tensor: torch.Tensor) -> int | str | None:
@@ -34,15 +34,7 @@ def home(tensor: torch.Tensor) -> int | str | None:
     return "striped" if pointer >= pool.space.segments.map.striped_base else pool.rank_of(pointer)
 
 
-@overload
-def to_home(what: torch.Tensor, home: Home, spill: Homes = ()) -> torch.Tensor: ...
-
-
-@overload
-def to_home(what: Module, home: Home, spill: Homes = ()) -> Module: ...
-
-
-def to_home(what: Any, home: Home, spill: Homes = ()) -> Any:
+def to_home(what: TensorOrModule, home: Home, spill: Homes = ()) -> TensorOrModule:
     """`what` at `home`: the same tensor where it lives there already, else a copy, as `Tensor.to`.
 
     Gradients flow through the copy. A module is changed in place, as by `Module.to`: its parameters stay the

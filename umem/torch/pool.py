@@ -104,6 +104,8 @@ class Pool:
 
     def number_of(self, home: Home) -> int:
         """The site that a home means. Raises UnknownName, RankLost, OutOfMemory, NotMappable."""
+        if not self.heap.sites.dead.issuperset(self.space.page.dead_ranks()):
+            self.heap.reclaim()
         site = self.heap.sites.at_home(home)
         for rank in self._ranks(site):
             self._check_rank(rank, f"home={home!r}")

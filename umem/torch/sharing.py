@@ -71,13 +71,15 @@ class _MessagePickler(ForkingPickler):
     def __init__(self, file: io.BytesIO, pool: Pool, rank: int, staged: bool):
         super().__init__(file)
         self._pool, self._rank, self._staged = pool, rank, staged
-        self.dispatch_table[torch.UntypedStorage] = self._reduce  # type: ignore[index]
 
-    def _reduce(self, storage: torch.UntypedStorage) -> tuple[Any, ...]:
-        if self._staged or not _is_in(self._pool, storage):
-            return _storage_of_bytes, (_bytes_of(storage),)
-        self._pool.check_mapped_by(self._rank, storage.data_ptr())
-        return _ticket(self._pool, storage, self._rank)
+    def reducer_override(self, item: Any) -> Any:
+        """How a storage is written; all else is left to the pickler."""
+        if type(item) is not torch.UntypedStorage:  # not isinstance, which asks objects for their __class__
+            return NotImplemented
+        if self._staged or not _is_in(self._pool, item):
+            return _storage_of_bytes, (_bytes_of(item),)
+        self._pool.check_mapped_by(self._rank, item.data_ptr())
+        return _ticket(self._pool, item, self._rank)
 
 
 def _ticket(pool: Pool, storage: torch.UntypedStorage, receiver: int) -> tuple[Any, ...]:
@@ -122,7 +124,7 @@ def _is_in(pool: Pool, storage: torch.UntypedStorage) -> bool:
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> bytes:
-    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage)
     return bytes(whole.numpy())
 
 
