@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 import time
 import traceback
 from collections.abc import Callable
@@ -35,8 +36,14 @@ def start_rank(rank: int, work: Callable[[int], int | None]) -> int:
     return pid
 
 
-def end_of(pid: int) -> int:
-    """Wait for a child; its exit code, or minus the signal that killed it."""
+def end_of(pid: int, timeout_s: float | None = None) -> int:
+    """Wait for a child; its exit code, or minus the signal that killed it. TimeoutError if it does not end."""
+    if timeout_s is not None:
+        process = os.pidfd_open(pid)
+        has_ended = select.select([process], [], [], timeout_s)[0]
+        os.close(process)
+        if not has_ended:
+            raise TimeoutError(f"process {pid} has not ended within {timeout_s:g} s")
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
