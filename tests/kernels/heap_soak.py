@@ -31,6 +31,7 @@ HELD_BYTES = NUM_BLOCKS * BLOCK_BYTES // (2 * NUM_WORKERS)  # a worker drops bef
 DEADLINE_S = 30.0  # for anything: what takes longer is a hang
 KILLS_PER_HEAP = 400  # each kill uses up a rank
 ACCESSES = 4000  # of a worker from its start: the first use of every path of alloc, free, retain and flush
+DEAD = -1  # in place of a process id
 BOX_ADDRESS, BOX_GENERATION, BOX_WORDS = 0, 1, 2
 
 
@@ -71,7 +72,7 @@ class Soak:
         self.steps = SharedWords(NUM_WORKERS)
         self.stop, self.num_started = SharedWords(1), SharedWords(1)
         self.boxes = SharedWords(NUM_WORKERS * NUM_WORKERS * BOX_WORDS)
-        self.ranks, self.pids = [-1] * NUM_WORKERS, [-1] * NUM_WORKERS
+        self.ranks, self.pids = [-1] * NUM_WORKERS, [DEAD] * NUM_WORKERS
 
     def box(self, sender: int, receiver: int) -> int:
         """Index of the box from one place to another; only the receiver empties it."""
@@ -92,18 +93,21 @@ class Soak:
         self.ranks[place], self.pids[place] = rank, start_rank(rank, work)
 
     def bury(self, place: int) -> None:
-        """The process at `place` has been killed: announce it, take back what it had."""
+        """The process at `place` has been killed: announce it, and when others have gone on take back what it had."""
         code = end_of(self.pids[place], DEADLINE_S)
         assert code == -signal.SIGKILL, f"the worker at place {place} ended with {code}"
         self.memory.announce_death(self.ranks[place])
+        self.pids[place] = DEAD
+        self.wait_for_work()
         self.memory.reclaim(self.clerk)
         owners = self.memory.usage()[1]
         assert not any(owners[self.ranks[place]]), "the dead own nothing"
 
     def wait_for_work(self) -> None:
-        """Return when every worker has taken another step: nobody waits for the dead."""
+        """Return when every living worker has taken another step: nobody waits for the dead."""
         before, deadline = list(self.steps.words), time.monotonic() + DEADLINE_S
-        while any(now == then for now, then in zip(self.steps.words, before, strict=True)):
+        living = [place for place, pid in enumerate(self.pids) if pid != DEAD]
+        while any(self.steps.words[place] == before[place] for place in living):
             assert time.monotonic() < deadline, f"a worker hangs: {before} to {list(self.steps.words)} steps"
             time.sleep(0.0002)
 
