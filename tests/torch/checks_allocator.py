@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
@@ -12,7 +13,16 @@ import pytest
 import torch
 
 import umem
-from umem.errors import ConfigError, NotMappable, OutOfMemory, UnknownName, WorldError
+from umem.errors import (
+    AddressError,
+    ConfigError,
+    DoubleFree,
+    NotAllocated,
+    NotMappable,
+    OutOfMemory,
+    UnknownName,
+    WorldError,
+)
 from umem.torch import install, use_pool
 from umem.torch.layout import PAGE_NUM_ORPHANS, PAGE_NUM_REFUSED
 from umem.torch.pool import installed
@@ -138,6 +148,34 @@ def only_the_entering_thread_is_in_the_pool(space):
     assert seen == {"plain": None, "other": neighbour(space), "own": space.rank}
 
 
+def threads_inside_and_outside_allocate_at_the_same_time(space):
+    before = num_live()
+    homes = (None, space.rank, neighbour(space), "host")
+    start, wrong = threading.Barrier(len(homes)), []
+
+    def work(name, home):
+        expected = space.rank if home == "host" else home
+        start.wait(20)
+        kept = []
+        for turn in range(300):
+            with contextlib.nullcontext() if home is None else use_pool(home=home):
+                kept.append((turn, torch.full((turn * 7 + 1,), turn)))
+            if home_of(kept[-1][1]) != expected:
+                wrong.append(f"{name}: {home_of(kept[-1][1])}")
+            if turn % 3 == 2:
+                value, tensor = kept.pop(turn // 3)
+                if not bool((tensor == value).all()):
+                    wrong.append(f"{name}: a tensor of {value} holds something else")
+                del tensor
+
+    threads = [threading.Thread(target=work, args=(repr(home), home)) for home in homes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == [] and num_live() == before
+
+
 def tensors_die_on_any_thread(space):
     before, refused = num_live(), installed().page[PAGE_NUM_REFUSED]
     with use_pool(home=neighbour(space)):
@@ -192,7 +230,8 @@ def threads_give_back_their_stock(space):
 
 def a_full_home_raises_or_spills(space):
     before = num_live()
-    with use_pool(home=space.rank), pytest.raises(RuntimeError, match=r"no room at home \d.*: 1073741824"):
+    said = r"no room at home \d.*memory_summary\(\) says what is free where.*: 1073741824"
+    with use_pool(home=space.rank), pytest.raises(RuntimeError, match=said):
         torch.empty(1 << 30, dtype=torch.uint8)
     kept = []
     with use_pool(home="host", spill=(space.rank,)):
@@ -212,6 +251,22 @@ def a_full_home_raises_or_spills(space):
 
 def home_kind(space, tensor):
     return space.heap.sites.of_address(tensor.data_ptr()).arena.kind.name
+
+
+def wrong_frees_are_refused(space):
+    with use_pool(home=space.rank):
+        tensor = torch.ones(1000)
+    address, before = tensor.data_ptr(), installed().page[PAGE_NUM_REFUSED]
+    with pytest.raises(NotAllocated, match=f"64 bytes into the allocation at {address:#x}"):
+        space.free(address + 64)
+    with pytest.raises(AddressError, match="no segment"):
+        space.free(torch.ones(1000).data_ptr())
+    assert float(tensor.sum()) == 1000
+    space.free(address)
+    with pytest.raises((DoubleFree, NotAllocated)):
+        space.free(address)
+    del tensor
+    assert installed().page[PAGE_NUM_REFUSED] == before + 1, "its deleter comes too late and changes nothing"
 
 
 def bad_homes_are_named(space):
@@ -306,11 +361,13 @@ MAPPED = {
         contexts_nest_and_are_entered_again,
         sizes_from_nothing_to_many_blocks,
         only_the_entering_thread_is_in_the_pool,
+        threads_inside_and_outside_allocate_at_the_same_time,
         tensors_die_on_any_thread,
         threads_give_back_their_stock,
         a_full_home_raises_or_spills,
         bad_homes_are_named,
         a_fork_leaves_the_pool_alone,
+        wrong_frees_are_refused,
         closing_is_refused_with_a_list,
     )
 }

@@ -124,6 +124,19 @@ def test_one_space_after_another():
     assert told == "0 0 0 [1.0, 1.0]"
 
 
+def test_a_closed_space_is_refused():
+    told = run("""
+        import umem, umem.torch
+        space = SPACE
+        space.close()
+        try:
+            umem.torch.install(space)
+        except umem.errors.WorldError as error:
+            print(error)
+    """)
+    assert told == "the space is closed"
+
+
 SHIM = """
     import platform, torch, umem, umem.torch
     platform.machine = lambda: "elsewhere"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..heap import ArenaUsage
 from ..units import format_size
-from .layout import PAGE_NUM_ORPHANS
+from .layout import PAGE_NUM_ORPHANS, PAGE_NUM_REFUSED
 from .pool import Pool, installed
 
 COLUMNS = ("home", "this rank", "all ranks", "in stock", "free", "longest piece")
@@ -49,6 +49,7 @@ def _counts(pool: Pool) -> list[tuple[str, str]]:
         ("allocations", f"{counters['allocations']}, {format_size(counters['bytes'])} in all"),
         ("spilled", str(counters["spilled"])),
         ("frees", str(counters["frees"])),
+        ("frees refused", str(pool.page[PAGE_NUM_REFUSED])),
         ("left alone", str(pool.page[PAGE_NUM_ORPHANS])),
     ]
 
