@@ -19,9 +19,9 @@ from umem.errors import ConfigError, UmemError, UnknownName, Waived
 
 from . import registry
 from .case import Measured, Options, Point, Side
-from .driver import Bench
+from .driver import Bench, is_waived
 from .stats import Interval, Limit, Outcome, Samples, judge, next_look, ratio_interval
-from .timing import close_sides, open_sides, run_rounds, warm_up
+from .timing import Missing, close_sides, open_sides, run_rounds, warm_up
 
 FILE = Path(__file__).with_name("bars.toml")
 ALL = "all"
@@ -186,8 +186,7 @@ def _run_together(bench: Bench, bars: Sequence[Bar]) -> list[Result]:
     opened: list[Side] = []
     try:
         opened, missing = open_sides(_needed(bench, bars))
-        reasons = {lack.side.name: str(lack.error) for lack in missing}
-        runnable, results = _split(bars, {side.name for side in opened}, reasons)
+        runnable, results = _split(bars, {side.name for side in opened}, missing)
         if runnable:
             results |= _sample(bench, runnable, opened)
     except Waived as error:
@@ -208,19 +207,29 @@ def _needed(bench: Bench, bars: Sequence[Bar]) -> list[Side]:
 
 
 def _split(
-    bars: Sequence[Bar], opened: set[str], reasons: dict[str, str]
+    bars: Sequence[Bar], opened: set[str], missing: Sequence[Missing]
 ) -> tuple[list[Bar], dict[str, Result]]:
     """Bars whose sides are all open, and results for the others."""
+    lacks = {lack.side.name: lack for lack in missing}
     runnable: list[Bar] = []
     results: dict[str, Result] = {}
     for bar in bars:
         lacking = [name for name in (bar.side, bar.against) if name not in opened]
-        if lacking:
-            reason = reasons.get(lacking[0], f"case {bar.case} has no side {lacking[0]} here")
-            results[bar.id] = _without(bar, Outcome.WAIVED, reason)
-        else:
+        if not lacking:
             runnable.append(bar)
+        elif lacking[0] in lacks:
+            results[bar.id] = _missing(bar, lacks[lacking[0]])
+        else:
+            reason = f"case {bar.case} has no side {lacking[0]} here"
+            results[bar.id] = _without(bar, Outcome.WAIVED, reason)
     return runnable, results
+
+
+def _missing(bar: Bar, lack: Missing) -> Result:
+    """The result of a bar whose side did not open: the machine's reason waives it, any other is a failure."""
+    if is_waived(lack):
+        return _without(bar, Outcome.WAIVED, str(lack.error))
+    return _without(bar, Outcome.FAIL, f"{type(lack.error).__name__}: {lack.error}")
 
 
 def _sample(bench: Bench, bars: Sequence[Bar], sides: Sequence[Side]) -> dict[str, Result]:

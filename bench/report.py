@@ -13,7 +13,7 @@ from rich.table import Table
 
 from . import plot, table
 from .evidence import Conclusion
-from .rows import Results
+from .rows import NOTE_KINDS, Results
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1b1f24; }
@@ -85,15 +85,21 @@ def html(
     copy = f"umem {machine['version']} {machine['commit']}".strip()
     facts = f"{machine['host']}, {machine['memory']}; {copy}; world {world}"
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in conclusion.reasons)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in results.notes)
-    absent = f"<h2>Not measured here</h2><ul>{notes}</ul>" if notes else ""
+    notes = "".join(notes_html(kind, results.notes) for kind in NOTE_KINDS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>umem verdict</title>'
         f"<style>{STYLE}</style></head><body><h1>One memory, or stacked servers?</h1>"
         f'<p class="meaning">{escape(facts)}; {elapsed_s:.0f} s</p>'
         f'<p class="{kind}"><strong>{escape(conclusion.line)}</strong></p><ul>{reasons}</ul>'
-        f"{''.join(map(section_html, sections))}{absent}</body></html>\n"
+        f"{''.join(map(section_html, sections))}{notes}</body></html>\n"
     )
+
+
+def notes_html(kind: str, notes: Sequence[str]) -> str:
+    """The notes of one kind under its heading; nothing where there are none."""
+    mine = [note.removeprefix(f"{kind}: ") for note in notes if note.startswith(f"{kind}: ")]
+    items = "".join(f"<li>{escape(note)}</li>" for note in mine)
+    return f"<h2>{escape(NOTE_KINDS[kind])}</h2><ul>{items}</ul>" if mine else ""
 
 
 def section_html(section: Section) -> str:

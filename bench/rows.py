@@ -21,6 +21,10 @@ class Status(StrEnum):
     ERROR = "Error"
 
 
+# Kind of a note, and the heading under which the report shows it.
+NOTE_KINDS = {"remark": "Remarks", "waived": "Not measured here", "error": "What failed"}
+
+
 @dataclass(frozen=True)
 class Row:
     """One side of one case at one point.
@@ -72,7 +76,10 @@ _OPTIONAL_TEXT = ("peer", "limit_name")
 
 @dataclass(frozen=True)
 class Results:
-    """What one run of `umem bench` found: rows, what each waived row lacked, and the machine."""
+    """What one run of `umem bench` found: rows, notes on them, and the machine.
+
+    A note begins with its kind, one of NOTE_KINDS.
+    """
 
     machine: Mapping[str, Any]
     rows: tuple[Row, ...]

@@ -25,7 +25,7 @@ from .case import Case, Options
 from .driver import Bench
 from .evidence import SHAPES, Evidence, conclude, gather
 from .report import Section
-from .rows import Results, Row, write_json
+from .rows import Results, Row, Status, write_json
 from .stats import crossover
 from .timing import Depth
 
@@ -85,7 +85,7 @@ def default_ranks() -> int:
 def run(
     console: Console, ranks: int | None, world: str, report: Path, json_file: Path | None, seed: int
 ) -> int:
-    """Measure, show, conclude; 0 whatever the conclusion is, 1 where data was wrong."""
+    """Measure, show, conclude; 0 whatever the conclusion is, 1 where data was wrong or a case failed."""
     outputs = command.Outputs(json=json_file)
     if not report.parent.is_dir():
         raise ConfigError(f"{report}: there is no folder {report.parent}")
@@ -96,16 +96,25 @@ def run(
         findings = measure(bench, begin + LIMIT_S - REPORT_S)
         bench.machine["ping_pong_ns"] = findings.ping_pong_ns
     elapsed_s = time.monotonic() - begin
-    conclusion = conclude(findings.evidence)
     sections = describe(findings, options)
     rows = [row for results in findings.results.values() for row in results.rows]
+    failed = [row for row in rows if row.status == Status.ERROR]
+    conclusion = conclude(findings.evidence)
+    if failed:
+        conclusion = replace(conclusion, reasons=(*conclusion.reasons, failure(failed, len(rows))))
     notes = tuple(dict.fromkeys(note for results in findings.results.values() for note in results.notes))
     whole = Results(bench.machine, tuple(rows), notes)
     page.show(console, whole, sections, conclusion, options.world, findings.ping_pong_ns, elapsed_s)
     report.write_text(page.html(whole, sections, conclusion, options.world, elapsed_s))
     if outputs.json:
         write_json(outputs.json, whole)
-    return int(any(row.errors for row in rows) or not findings.evidence.is_one_address)
+    return int(bool(failed) or not findings.evidence.is_one_address)
+
+
+def failure(failed: Sequence[Row], num_rows: int) -> str:
+    """What the last line says of rows that failed."""
+    names = ", ".join(dict.fromkeys(row.case.partition("[")[0] for row in failed))
+    return f"but {len(failed)} of {num_rows} rows FAILED: {names}"
 
 
 def peers_here() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from umem.bench.bars import Alternative, Bar
 from umem.bench.case import Measured, Options, Point
 from umem.bench.driver import Bench
 from umem.bench.stats import Limit, Outcome
-from umem.errors import ConfigError, UnknownName, Waived
+from umem.errors import ConfigError, RankLost, UnknownName, Waived
 
 from .examples import FakeSide
 
@@ -31,11 +31,18 @@ AGENT = {
     for statistic in ("p50", "p99")
     for world in ("no_peer_access", "hosts")
 }
+# Issue 3's table.
+TORCH = """
+torch_raw_mlp torch_raw_transformer torch_empty_pool torch_empty_inactive torch_training_mlp
+torch_training_transformer torch_offload_mlp torch_offload_transformer torch_wire
+"""
 
 
-def test_every_promise_of_the_foundation_has_a_bar():
-    declared = {bar.id for bar in bars.select("foundation", bars.read())}
-    assert declared == set(PROMISED.split()) | AGENT
+@pytest.mark.parametrize(
+    ("group", "promised"), [("foundation", set(PROMISED.split()) | AGENT), ("torch", set(TORCH.split()))]
+)
+def test_every_promise_of_a_group_has_a_bar(group, promised):
+    assert {bar.id for bar in bars.select(group, bars.read())} == promised
 
 
 @pytest.mark.parametrize("bar", bars.read(), ids=lambda bar: bar.id)
@@ -170,6 +177,13 @@ def test_time_ends_the_sampling(run_fake):
 def test_a_missing_peer_waives_the_bar_and_says_why(run_fake):
     result = run_fake(BAR, FakeSide("a", [1.0]), FakeSide("b", [1.0], failure=Waived("no b here")))
     assert (result.outcome, result.reason) == (Outcome.WAIVED, "no b here")
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_side_that_fails_to_open_fails_the_bar(run_fake, name):
+    sides = [FakeSide(each, [1.0], failure=RankLost(1) if each == name else None) for each in "ab"]
+    result = run_fake(BAR, *sides)
+    assert (result.outcome, result.reason) == (Outcome.FAIL, "RankLost: rank 1 is dead")
 
 
 def test_a_case_that_cannot_run_waives_the_bar(run_fake):
