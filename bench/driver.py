@@ -44,8 +44,12 @@ class Bench:
         world: str | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         hosts: int | None = None,
+        preload: Sequence[str] = (),
     ) -> Group:
-        """The ranks of a world of umem, not started yet; the same call gives the same ranks."""
+        """The ranks of a world of umem, not started yet; the same call gives the same ranks.
+
+        `preload` names modules that they need besides those of bench/parts.
+        """
         num_ranks = num_ranks or self.options.ranks
         spec: dict[str, Any] = {
             "ranks": num_ranks,
@@ -58,9 +62,11 @@ class Bench:
         text = json.dumps(spec)
 
         def command(path: str) -> list[str]:
-            return [sys.executable, "-m", "umem.bench.ranks", path, text]
+            return [sys.executable, "-m", "umem.bench.ranks", path, text, *preload]
 
-        return self.group(("umem", text), f"world {spec['world']} of {num_ranks} ranks", command, num_ranks)
+        return self.group(
+            ("umem", text, *preload), f"world {spec['world']} of {num_ranks} ranks", command, num_ranks
+        )
 
     def group(
         self,

@@ -1,4 +1,6 @@
-"""A world of ranks that obeys the driver: `python -m umem.bench.ranks SOCKET SPEC`.
+"""A world of ranks that obeys the driver: `python -m umem.bench.ranks SOCKET SPEC [MODULE...]`.
+
+The modules are imported, once, before the ranks are forked.
 
 `python -m umem.bench.ranks --load` compiles every kernel that such a world needs into the cache and ends:
 what a set-up runs, so that the first measurement does not wait for it.
@@ -47,8 +49,8 @@ def main() -> None:
     if sys.argv[1:] == ["--load"]:
         load()
         return
-    path, text = sys.argv[1:]
-    launch(obey, args=(path,), spec=WorldSpec.of(**json.loads(text)), preload=part_modules())
+    path, text, *more = sys.argv[1:]
+    launch(obey, args=(path,), spec=WorldSpec.of(**json.loads(text)), preload=[*part_modules(), *more])
 
 
 if __name__ == "__main__":

@@ -68,15 +68,7 @@ class SpacePart:
 
     def alone(self, num_samples: int, num_operations: int, run: Callable[[], int]) -> Samples | None:
         """The same for what rank 0 does by itself, while the others sleep."""
-        if not self.is_timed:
-            return None
-        samples = np.empty(num_samples)
-        for sample in range(num_samples):
-            begin = time.perf_counter_ns()
-            code = run()
-            samples[sample] = (time.perf_counter_ns() - begin) * 1e-9 / num_operations
-            check(code)
-        return samples
+        return sampled(num_samples, num_operations, run) if self.is_timed else None
 
     def expect(self, is_right: bool) -> None:
         """Count an error in the data."""
@@ -94,6 +86,17 @@ class SpacePart:
             for array in self._arrays:
                 array.free()
         self._arrays = []
+
+
+def sampled(num_samples: int, num_operations: int, run: Callable[[], int]) -> Samples:
+    """Seconds per operation of `num_samples` runs of `num_operations` each; `run` returns a status."""
+    samples = np.empty(num_samples)
+    for sample in range(num_samples):
+        begin = time.perf_counter_ns()
+        code = run()
+        samples[sample] = (time.perf_counter_ns() - begin) * 1e-9 / num_operations
+        check(code)
+    return samples
 
 
 def check(code: int) -> None:

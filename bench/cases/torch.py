@@ -1,0 +1,43 @@
+"""What the cases under torch share. Nothing here imports torch: the ranks do."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import ClassVar
+
+from ..case import Case, Options
+from ..driver import Bench
+from ..wire import Group
+
+PARTS = "umem.bench.parts.torch"
+PRELOAD = ("torch", "umem.torch.attach", "umem.torch.offload")
+MODELS = ("mlp", "transformer")
+
+
+class TorchCase(Case):
+    """A case in ranks that map each other and have torch; rank 0 works in the memory of rank 1."""
+
+    worlds = ("mapped",)
+    home: ClassVar[str] = "rank 1"
+
+    def waived(self, options: Options) -> str | None:
+        if find_spec("torch") is None:
+            return "torch is not installed: scripts/setup torch"
+        return super().waived(options)
+
+
+def torch_ranks(bench: Bench) -> Group:
+    """Two ranks with torch; the same for all cases, and no others, so that nothing else meets torch's threads."""
+    return bench.ranks(num_ranks=2, preload=PRELOAD)
+
+
+def alone(bench: Bench, library: str | None = None) -> Group:
+    """A process without a space, with `library` preloaded instead of glibc's malloc."""
+    environment = {"LD_PRELOAD": library} if library else None
+
+    def command(path: str) -> list[str]:
+        return [sys.executable, "-m", "umem.bench.alone", path]
+
+    name = f"a process with {library or 'glibc'}"
+    return bench.group(("alone", library), name, command, 1, environment)

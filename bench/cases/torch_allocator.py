@@ -1,0 +1,81 @@
+"""torch's CPU allocator: in the pool, installed but not in use, and torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes.util import find_library
+
+from umem.errors import Waived
+
+from ..case import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..wire import Part
+from .torch import MODELS, PARTS, TorchCase, alone, torch_ranks
+
+MALLOCS = ("jemalloc", "mimalloc")
+
+
+class PreloadSide(PartSide):
+    """torch over another malloc, in a process of its own that was started with it."""
+
+    def __init__(self, bench: Bench, name: str, **arguments: object):
+        self._library = find_library(name)
+        part = Part(alone(bench, self._library), f"{PARTS}.allocator:RawAlone", library=name, **arguments)
+        super().__init__(name, NO_SEMANTICS, part, "block", peer=name)
+
+    def open(self) -> None:
+        if self._library is None:
+            raise Waived(f"{self.name} is not installed (Debian: apt install lib{self.name}-dev)")
+        super().open()
+
+
+@register
+class Raw(TorchCase):
+    """c10::Allocator."""
+
+    key = "torch.raw"
+    description = "allocations and frees of a training step through torch's allocator, by compiled code"
+    limit_side = "default"
+    most_samples = 20
+    budget_s = 4.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(0, (("model", model),)) for model in MODELS]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        arguments: dict[str, object] = {
+            "model": point.setting("model", MODELS[0]),
+            "seed": bench.options.seed,
+        }
+        part = Part(torch_ranks(bench), f"{PARTS}.allocator:Raw", **arguments)
+        apart = Part(alone(bench), f"{PARTS}.allocator:RawAlone", library="", **arguments)
+        return [
+            PartSide("pool", NO_SEMANTICS, part, transport="mapped"),
+            PartSide("inactive", NO_SEMANTICS, part, detail="inactive"),
+            PartSide("default", NO_SEMANTICS, part, peer="torch"),
+            PartSide("alone", NO_SEMANTICS, apart, "block", peer="torch alone"),
+            *(PreloadSide(bench, name, **arguments) for name in MALLOCS),
+        ]
+
+
+@register
+class Empty(TorchCase):
+    """torch.empty."""
+
+    key = "torch.empty"
+    description = "torch.empty of 64 B to 64 KiB and the end of the tensor; a sample is a mean of 2,000"
+    limit_side = "default"
+    most_samples = 20
+    budget_s = 3.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(0)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        part = Part(torch_ranks(bench), f"{PARTS}.allocator:Empty", seed=bench.options.seed)
+        return [
+            PartSide("pool", NO_SEMANTICS, part, transport="mapped"),
+            PartSide("inactive", NO_SEMANTICS, part, detail="inactive"),
+            PartSide("default", NO_SEMANTICS, part, peer="torch"),
+        ]

@@ -1,0 +1,67 @@
+"""A tensor between processes: by address, or as torch shares memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from umem.units import KIB, MIB
+
+from ..case import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..wire import Part
+from .import_time import ConstantSide
+from .torch import PARTS, TorchCase, torch_ranks
+
+TORCH_WAYS = ("file_descriptor", "share_memory")
+
+
+class SharingCase(TorchCase):
+    """A float32 tensor through a multiprocessing queue."""
+
+    most_samples = 100
+    budget_s = 3.0
+    in_bytes = False
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(size) for size in options.sizes(least=KIB, most=64 * MIB)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(4 * MIB)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        part = Part(torch_ranks(bench), f"{PARTS}.sharing:Sharing", num_bytes=point.num_bytes)
+        chosen = (self.in_bytes,)
+        return [
+            PartSide("umem", NO_SEMANTICS, part, transport="mapped", arguments=chosen),
+            *(PartSide(way, NO_SEMANTICS, part, peer=way, arguments=chosen) for way in TORCH_WAYS),
+        ]
+
+    def bytes_moved(self, point: Point) -> int:
+        return 0
+
+
+@register
+class Time(SharingCase):
+    """Seconds."""
+
+    key = "torch.sharing"
+    description = (
+        "a tensor through a multiprocessing queue, until the receiver's answer: by address, by descriptor"
+    )
+    limit_side = "share_memory"
+
+
+@register
+class Wire(SharingCase):
+    """Bytes."""
+
+    key = "torch.wire"
+    description = (
+        "bytes that a queue carries for a tensor that arrives at the same address (in place of seconds)"
+    )
+    most_samples = 5
+    in_bytes = True
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        return [*super().sides(bench, point), ConstantSide("kib", float(KIB), peer="1 KiB")]

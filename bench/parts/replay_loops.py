@@ -1,0 +1,74 @@
+"""A trace of allocations, replayed through the interface of torch's allocator by compiled code.
+
+A trace is pairs of words: (slot, bytes) allocates into a slot, (slot, 0) frees it. The loop does what
+c10::Allocator::raw_allocate and raw_deallocate do, which are inline functions of torch's header: call
+`allocate`, take the pointer out of the DataPtr that it fills; ask `raw_deleter` for a function, call it.
+"""
+
+from __future__ import annotations
+
+from umem.kernels import cpu_kernel, device_function
+from umem.kernels.ops import load_i64, load_u8, store_i64, store_u8
+from umem.kernels.ops_system import call_handler
+
+TRACE_WORDS = 2  # of one entry
+DATA_WORDS = 8  # more than a DataPtr has
+ALLOCATE, RAW_DELETER = 2, 4  # slots of an allocator's table of functions; see umem/torch/c10.py
+ALIGNMENT = 64
+MARK_MASK = 255
+
+
+@device_function
+def raw_allocate(allocator, data, num_bytes):
+    """`num_bytes` of an allocator; the words at `data` have room for a DataPtr."""
+    call_handler(load_i64(load_i64(allocator, 0), ALLOCATE), data, allocator, num_bytes)
+    return load_i64(data, 0)
+
+
+@device_function
+def raw_deallocate(allocator, address):
+    """Give back what `raw_allocate` gave."""
+    delete = call_handler(load_i64(load_i64(allocator, 0), RAW_DELETER), allocator, 0, 0)
+    call_handler(delete, address, 0, 0)
+
+
+@cpu_kernel("void(int64, int64, int64, int64, int64, int64)")
+def replay(allocator, trace, num_entries, live, data, num_rounds):
+    """The whole trace `num_rounds` times. `live` has a word a slot."""
+    while num_rounds > 0:
+        entry = 0
+        while entry < num_entries:
+            slot, num_bytes = load_i64(trace, 2 * entry), load_i64(trace, 2 * entry + 1)
+            if num_bytes != 0:
+                store_i64(live, slot, raw_allocate(allocator, data, num_bytes))
+            else:
+                raw_deallocate(allocator, load_i64(live, slot))
+            entry += 1
+        num_rounds -= 1
+
+
+@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
+def checked_replay(allocator, trace, num_entries, live, sizes, data, low, high):
+    """The trace once, with every block's ends written when it is allocated and compared when it is freed.
+
+    Returns the errors: blocks outside of [low, high), misaligned, or overwritten by another. `sizes` has a
+    word a slot.
+    """
+    errors = 0
+    entry = 0
+    while entry < num_entries:
+        slot, num_bytes = load_i64(trace, 2 * entry), load_i64(trace, 2 * entry + 1)
+        if num_bytes != 0:
+            address = raw_allocate(allocator, data, num_bytes)
+            errors += 1 - (low <= address and address + num_bytes <= high and address % ALIGNMENT == 0)
+            store_i64(live, slot, address)
+            store_i64(sizes, slot, num_bytes)
+            store_u8(address, 0, slot & MARK_MASK)
+            store_u8(address, num_bytes - 1, slot & MARK_MASK)
+        else:
+            address = load_i64(live, slot)
+            first, last = load_u8(address, 0), load_u8(address, load_i64(sizes, slot) - 1)
+            errors += 1 - (first == slot & MARK_MASK and last == slot & MARK_MASK)
+            raw_deallocate(allocator, address)
+        entry += 1
+    return errors

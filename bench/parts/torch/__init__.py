@@ -1,0 +1,1 @@
+"""Parts that need torch. A package of its own, so that the ranks of all other cases never load them."""
