@@ -216,3 +216,7 @@ class Case(ABC):
     def bytes_moved(self, point: Point) -> int:
         """Bytes that one operation moves; 0 where a rate has no meaning."""
         return point.num_bytes
+
+    def remarks(self, measured: Measured) -> Sequence[str]:
+        """What the rows of a point cannot say; stands under the table."""
+        return ()

@@ -122,7 +122,7 @@ class Bench:
             close_sides(opened)
             self._discard_broken()
         rows = self.rows(case, opened, measured)
-        notes = []
+        notes = [f"remark: {case.key}: {remark}" for remark in case.remarks(measured)]
         for lack in missing:
             status = Status.WAIVED if is_waived(lack) else Status.ERROR
             rows.append(self._empty_row(case, status, point, lack.side))

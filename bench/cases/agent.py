@@ -13,7 +13,7 @@ import numpy as np
 
 from umem.world.spec import HOSTS, NO_PEER_ACCESS
 
-from ..case import NO_SEMANTICS, Case, Options, Point, Side
+from ..case import NO_SEMANTICS, Case, Measured, Options, Point, Side
 from ..driver import Bench
 from ..registry import register
 from ..stats import Samples
@@ -126,6 +126,16 @@ class Agent(Case):
 
     def bytes_moved(self, point: Point) -> int:
         return 0
+
+    def remarks(self, measured: Measured) -> Sequence[str]:
+        """The worst cases, which a median and a 99th percentile hide."""
+        samples = {name: np.concatenate(blocks) * 1e6 for name, blocks in measured.blocks.items()}
+        worst = [f"{name} {samples[name].max():.0f}" for name in OPERATIONS if name in samples]
+        told = [f"{measured.point.label}: worst case in us: {', '.join(worst)}"]
+        if "eventfd" in samples:
+            percentiles = np.percentile(samples["eventfd"], [50, 99, 100])
+            told.append("eventfd p50 {:.0f}, p99 {:.0f}, worst {:.0f}".format(*percentiles))
+        return ["; ".join(told)]
 
 
 class Watch:

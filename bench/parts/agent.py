@@ -29,6 +29,7 @@ GAP_S = 500e-6  # between operations: longer than any spin, so that both sides s
 ENDLESS = 1 << 60  # rounds
 MEET_TIMEOUT_S = 20.0
 ALLOC_BYTES = 4096
+MAX_SAMPLES = 1024  # of a block of get and put: each has a word of its own
 HOLDS = b"h"
 
 
@@ -48,8 +49,9 @@ class Home(SpacePart):
         super().__init__(space)
         limits.load()
         self.word = self.shared(64, home=HOME).address
-        self.buffer = np.ones(8, np.uint8)
         self.num_added = 0
+        self.words = self.shared(8 * MAX_SAMPLES, home=HOME).address
+        self.random = np.random.default_rng(space.rank)
         self.thread: threading.Thread | None = None
         self.socket: socket.socket | None = None
         self.fds: list[int] = []
@@ -98,16 +100,28 @@ class Home(SpacePart):
             raise WaitTimeout("the home ended before it held its GIL")
 
     def get(self, num_samples: int) -> Samples:
-        """8 B from the home."""
-        return self._each(num_samples, lambda: self.space.get(self.buffer, self.word))
+        """8 B from the home: a word a sample, all of them new in every block."""
+        values = self._new_words(num_samples)
+        self.space.put(self.words, values)
+        found = np.zeros_like(values)
+        places = np.split(found, num_samples)
+        samples = self._each(num_samples, lambda i: self.space.get(places[i], self.words + 8 * i))
+        self.expect(np.array_equal(found, values))
+        return samples
 
     def put(self, num_samples: int) -> Samples:
-        """8 B to the home, the second word there."""
-        return self._each(num_samples, lambda: self.space.put(self.word + 8, self.buffer))
+        """8 B to the home: a word a sample, read back after the block."""
+        values = self._new_words(num_samples)
+        words = np.split(values, num_samples)
+        samples = self._each(num_samples, lambda i: self.space.put(self.words + 8 * i, words[i]))
+        found = np.zeros_like(values)
+        self.space.get(found, self.words)
+        self.expect(np.array_equal(found, values))
+        return samples
 
     def fetch_add(self, num_samples: int) -> Samples:
-        """Add to the home's first word."""
-        samples = self._each(num_samples, lambda: self.space.fetch_add(self.word, 1, "int64"))
+        """Add to a word of the home's."""
+        samples = self._each(num_samples, lambda _: self.space.fetch_add(self.word, 1, "int64"))
         self.num_added += num_samples
         self.expect(self.space.load(self.word, "int64") == self.num_added)
         return samples
@@ -115,7 +129,7 @@ class Home(SpacePart):
     def alloc(self, num_samples: int) -> Samples:
         """4 KiB of the home's memory, given back outside the timing."""
         found: list[int] = []
-        samples = self._each(num_samples, lambda: found.append(self.space.alloc(ALLOC_BYTES, home=HOME)))
+        samples = self._each(num_samples, lambda _: found.append(self.space.alloc(ALLOC_BYTES, home=HOME)))
         self.expect(len(set(found)) == num_samples)
         for address in found:
             self.space.free(address)
@@ -125,14 +139,19 @@ class Home(SpacePart):
         """An eventfd round trip with the home's process."""
         ask, answer = self.fds
         ping = limits.load().event_ping_pong
-        return self._each(num_samples, lambda: ping(answer, ask, 0, 1))
+        return self._each(num_samples, lambda _: ping(answer, ask, 0, 1))
 
-    def _each(self, num_samples: int, operation: Callable[[], object]) -> Samples:
+    def _new_words(self, num_samples: int) -> np.ndarray:
+        """Words that have not stood at the home before."""
+        assert num_samples <= MAX_SAMPLES
+        return self.random.integers(1, 1 << 62, num_samples)
+
+    def _each(self, num_samples: int, operation: Callable[[int], object]) -> Samples:
         samples = np.empty(num_samples)
         for sample in range(num_samples):
             time.sleep(GAP_S)
             begin = time.perf_counter_ns()
-            operation()
+            operation(sample)
             samples[sample] = (time.perf_counter_ns() - begin) * 1e-9
         return samples
 

@@ -18,6 +18,9 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from umem.errors import Waived
+from umem.world.spec import HOSTS
+
 if TYPE_CHECKING:
     from ..case import Point, Side
     from ..driver import Bench
@@ -33,3 +36,9 @@ def sides(bench: Bench, names: Iterable[str], operation: str, point: Point) -> l
         if operation in module.OPERATIONS:
             found.append(module.side(bench, operation, point))
     return found
+
+
+def check_world(bench: Bench, name: str) -> None:
+    """Raise Waived where a peer with processes of its own would not run in the world that its rows name."""
+    if bench.options.world == HOSTS:
+        raise Waived(f"{name} would run outside the network namespaces of world {HOSTS}; use --world mapped")

@@ -20,6 +20,7 @@ from umem.errors import Waived
 
 from ..case import PartSide
 from ..wire import Part, serve
+from . import check_world
 
 if TYPE_CHECKING:
     from ..case import Point, Side
@@ -36,6 +37,7 @@ def side(bench: Bench, operation: str, point: Point) -> Side:
     num_ranks = bench.options.ranks
 
     def command(path: str) -> list[str]:
+        check_world(bench, "gloo")
         if find_spec("torch") is None:
             raise Waived(f"no torch here. Fix: {FIX}")
         return [sys.executable, "-m", "umem.bench.peers.gloo", path, str(num_ranks)]

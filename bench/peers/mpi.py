@@ -19,6 +19,7 @@ from umem.units import MIB
 
 from ..case import PartSide
 from ..wire import Part, serve
+from . import check_world
 
 if TYPE_CHECKING:
     from ..case import Point, Side
@@ -30,13 +31,20 @@ SEMANTICS = {"message": "message", "reduce": "message", "exchange": "message"}
 FIX = "pip install 'umem[peers]'"
 BATCH_BYTES = MIB  # a sample of small operations is a batch of as many as this, at most BATCH
 BATCH = 1000
+TARGET = 1  # rank at which memory is accessed: a word for fetch_add, then room for gets and puts
+WORD_BYTES = 8
+MAX_BYTE = 255
 
 
 def side(bench: Bench, operation: str, point: Point) -> Side:
     """The MPI job at `point`."""
     num_ranks = bench.options.ranks
-    name = f"MPI job of {num_ranks} ranks"
-    group = bench.group(("mpi", num_ranks), name, lambda path: command(path, num_ranks), num_ranks)
+
+    def start(path: str) -> list[str]:
+        check_world(bench, "MPI")
+        return command(path, num_ranks)
+
+    group = bench.group(("mpi", num_ranks), f"MPI job of {num_ranks} ranks", start, num_ranks)
     part = Part(group, "umem.bench.peers.mpi:Mpi", operation=operation, num_bytes=point.num_bytes)
     semantics = SEMANTICS.get(operation, "rma")
     return PartSide("mpi", semantics, part, "block", peer="mpi", transport="shared memory")
@@ -67,9 +75,10 @@ class Mpi:
         self.src = np.full(num_bytes * self.num_ranks, self.rank + 1, np.uint8)
         self.dst = np.zeros(num_bytes * self.num_ranks, np.uint8)
         self.errors = 0
+        self.lap = 0  # of gets and puts: the value of every byte
         self.window: Any = None
         if operation in ("get", "put", "fetch_add"):
-            self.window = context.Win.Allocate(num_bytes + 8, 1, comm=world)
+            self.window = context.Win.Allocate(WORD_BYTES + num_bytes, 1, comm=world)
             self.window.Lock_all()
         if operation == "reduce":
             self.src = np.full(max(num_bytes // 4, 1), float(self.rank + 1), np.float32)
@@ -111,7 +120,7 @@ class Mpi:
             one.ctypes.data,
             old.ctypes.data,
             self._handle(self.mpi.INT64_T),
-            1,
+            TARGET,
             self._handle(self.mpi.SUM),
             self._handle(self.window),
         )
@@ -125,19 +134,30 @@ class Mpi:
         return self._access(out, num_samples, is_put=1)
 
     def _access(self, out: int, num_samples: int, is_put: int) -> int:
+        """What is put is new in every block and read back; what is got stands there since just before."""
         if self.rank != 0:
             return 0
+        self.lap = self.lap % MAX_BYTE + 1
+        mine, found = self.src[: self.num_bytes], self.dst[: self.num_bytes]
+        mine[:], found[:] = self.lap, 0
+        if not is_put:
+            self.window.Put(mine, TARGET, WORD_BYTES)
+            self.window.Flush(TARGET)
         code = self.loops.access_many(
             out,
             num_samples,
             self.batch,
             is_put,
-            self.dst.ctypes.data,
+            (mine if is_put else found).ctypes.data,
             self.num_bytes,
             self._handle(self.mpi.BYTE),
-            1,
+            TARGET,
             self._handle(self.window),
         )
+        if is_put:
+            self.window.Get(found, TARGET, WORD_BYTES)
+            self.window.Flush(TARGET)
+        self.errors += bool((found != self.lap).any())
         return int(code)
 
     def _reduce(self, out: int, num_samples: int) -> int:

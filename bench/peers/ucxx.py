@@ -1,4 +1,4 @@
-"""ucxx as a peer, where it is installed: UCX through its own asyncio interface, as its users call it."""
+"""ucxx, or its forerunner ucp, as a peer, where one is installed: called through asyncio, as its users do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from umem.errors import Waived
 
 from ..case import PartSide
 from ..wire import Part, serve
+from . import check_world
 
 if TYPE_CHECKING:
     from ..case import Point, Side
@@ -31,13 +32,15 @@ def side(bench: Bench, operation: str, point: Point) -> Side:
     """ucxx at `point`."""
 
     def command(path: str) -> list[str]:
+        check_world(bench, "ucxx")
         if module_name() is None:
             raise Waived(f"neither ucxx nor ucp here. Fix: {FIX}")
         return [sys.executable, "-m", "umem.bench.peers.ucxx", path]
 
     group = bench.group(("ucxx",), "two processes with ucxx", command, NUM_WORKERS)
     part = Part(group, "umem.bench.peers.ucxx:Message", num_bytes=point.num_bytes)
-    return PartSide("ucxx", "message", part, "block", peer="ucxx", transport="UCX's choice")
+    binding = module_name() or "ucxx"
+    return PartSide("ucxx", "message", part, "block", peer=binding, transport="UCX's choice")
 
 
 def module_name() -> str | None:

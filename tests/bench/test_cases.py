@@ -1,21 +1,27 @@
-"""Every case runs for real, tiny, in every world in which it has a meaning, and its data is right."""
+"""Cases run for real, tiny, in every world in which they have a meaning, and their data is right.
+
+All but the SLOW ones, which minutes of compiling, or 2 GiB, keep out of the suite.
+"""
 
 from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
 from umem.bench import registry
-from umem.bench.case import Options
+from umem.bench.case import Case, Measured, Options, Point
 from umem.bench.driver import Bench
 from umem.bench.rows import Status
 from umem.bench.timing import Depth
 from umem.errors import UmemError
 
+from .examples import FakeSide
+
 TINY = Depth(num_rounds=1, samples_per_block=2, warmup_samples=1)
 SIZES = {"begin_bytes": 256, "end_bytes": 16384, "factor": 64}
-SLOW = ("verdict", "startup.ranks", "latency.chase")  # start-up compiles, a chase fills 2 GiB
+SLOW = ("verdict", "startup.ranks", "latency.chase")
 CASES = [case for case in registry.all_cases() if case.key not in SLOW]
 SAME_EVERYWHERE = ("startup.run", "limits.bandwidth", "limits.latency")  # run in one world only
 NEEDS_PRIVILEGE = "unshare, or user namespaces, to make the `hosts` world"
@@ -77,3 +83,27 @@ def test_a_case_that_needs_two_ranks_is_waived_with_one():
         results = bench.run(registry.find("latency.line")(), TINY)
     assert [row.status for row in results.rows] == [Status.WAIVED]
     assert "needs 2 ranks" in results.notes[0]
+
+
+def test_the_worst_cases_at_a_busy_home_are_told():
+    blocks = {"get": [[1e-6, 9e-6], [2e-6, 3e-6]], "put": [[4e-6]], "eventfd": [[5e-6] * 99, [70e-6]]}
+    arrays = {name: [np.array(block) for block in found] for name, found in blocks.items()}
+    (told,) = registry.find("agent.busy_home")().remarks(Measured(Point.parse("8 burners=1"), arrays))
+    assert told == "burners=1: worst case in us: get 9, put 4; eventfd p50 5, p99 6, worst 70"
+
+
+def test_remarks_stand_among_the_notes():
+    class Remarked(Case):
+        key, description, budget_s = "remarked", "says how many blocks there were", 1.0
+
+        def points(self, options):
+            return [Point(8)]
+
+        def sides(self, bench, point):
+            return [FakeSide("a", [1.0])]
+
+        def remarks(self, measured):
+            return [f"{len(measured.blocks['a'])} blocks"]
+
+    results = Bench(Options()).run(Remarked(), Depth(2, 1))
+    assert results.notes == ("remark: remarked: 2 blocks",)
