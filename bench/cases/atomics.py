@@ -37,11 +37,11 @@ class Atomic(Case):
             sides.append(PartSide("load_store", "load_store", word, transport="mapped"))
             if self.operation != "exchange":
                 sides.append(PartSide("c", "none", word, needs_c=True, peer="c", transport="mapped"))
-        if not contended and self.operation != "compare_swap":
+        if not contended:
             remote = Part(bench.ranks(), f"{ATOMICS}:RemoteWord", operation=self.operation)
             sides.append(PartSide("rma", "rma", remote, transport=transport))
-        if not contended and self.operation == "fetch_add":
             sides.append(PartSide("near", "near", word, transport=transport))
+        if not contended and self.operation == "fetch_add":
             sides += bench.peer_sides("fetch_add", point)
         return sides
 
@@ -64,8 +64,6 @@ class CompareSwap(Atomic):
 
     key = "atomics.compare_swap"
     operation = "compare_swap"
-    semantics = ("load_store",)
-    worlds = (MAPPED,)
     description = "rank 0 counts by compare-and-swap on the peer's word; contended: rank 1 does too"
 
 
@@ -75,7 +73,6 @@ class Exchange(Atomic):
 
     key = "atomics.exchange"
     operation = "exchange"
-    semantics = ("load_store", "rma")
     limit_side = None
     description = "rank 0 exchanges the peer's word for the next number"
 

@@ -44,7 +44,7 @@ class GatherSum(Case):
     description = (
         "rank 0 sums rows of 256 B of a table at rank 1: loads, the home's user code, rows sent over"
     )
-    semantics = ("load_store", "message", "staged")
+    semantics = ("load_store", "message", "staged", "near")
     limit_side = "c"
     most_samples = 100
     budget_s = 4.0
@@ -72,8 +72,10 @@ class Reduce(Case):
     """All-reduce of two ranks."""
 
     key = "reduce"
-    description = "all-reduce (sum of float32) between two ranks: by loads of both blocks, by messages"
-    semantics = ("load_store", "message")
+    description = (
+        "all-reduce (sum of float32) of two ranks: by loads of both blocks, by messages, added at the home"
+    )
+    semantics = ("load_store", "message", "near")
     most_samples = 50
     budget_s = 3.0
 
@@ -84,7 +86,11 @@ class Reduce(Case):
         return [Point(8), Point(16 * KIB), Point(256 * KIB), Point(4 * MIB)]
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        sides = {"load_store": ("Mapped", "load_store"), "message": ("Message", "message")}
+        sides = {
+            "load_store": ("Mapped", "load_store"),
+            "message": ("Message", "message"),
+            "near": ("Near", "near"),
+        }
         found = pair_sides(bench, "reduce", sides, num_bytes=point.num_bytes)
         return [*found, *bench.peer_sides("reduce", point)]
 

@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from umem.errors import FabricMissing
 from umem.fabric.ucx import abi
-from umem.fabric.ucx.library import FIX
 from umem.kernels import probe
 from umem.kernels.random_access import cpu_count_by_compare_swap, cpu_count_by_fetch_add
 from umem.kernels.status import OK
@@ -23,13 +21,18 @@ from .message import UcxPart
 
 HOME = 1
 BATCH = 1000
+WORD_BYTES = 8
 
 KERNELS = {
     "fetch_add": cpu_count_by_fetch_add,
     "compare_swap": cpu_count_by_compare_swap,
     "exchange": None,  # takes values, so it is called below
 }
-OPERATIONS = {"fetch_add": abi.ATOMIC_ADD, "exchange": abi.ATOMIC_SWAP}
+UCX_OPERATIONS = {
+    "fetch_add": abi.ATOMIC_ADD,
+    "compare_swap": abi.ATOMIC_CSWAP,
+    "exchange": abi.ATOMIC_SWAP,
+}
 
 
 class Word(SpacePart):
@@ -58,11 +61,13 @@ class Word(SpacePart):
         """Shipped to the home's agent, one request at a time; asked from Python."""
         if not self.is_timed:
             return None
-        client = self.space.agent.client
+        ask = getattr(self.space.agent.client, self.operation)
         samples = np.empty(num_samples)
         for sample in range(num_samples):
+            operand, _ = operands(self.operation, self.expected)
+            desired = [self.expected + 1] if self.operation == "compare_swap" else []
             begin = time.perf_counter_ns()
-            old = client.fetch_add(HOME, self.word, 1, 8)
+            old = ask(HOME, self.word, operand, *desired, WORD_BYTES)
             samples[sample] = (time.perf_counter_ns() - begin) * 1e-9
             self.expect(old == self.expected)
             self.expected += 1
@@ -106,40 +111,49 @@ class Word(SpacePart):
 
 
 class RemoteWord(UcxPart):
-    """The same word through UCX atomics, by rank 0 alone."""
+    """A word that rank 0 alone counts up through UCX atomics."""
 
     def __init__(self, space: Space, operation: str):
         super().__init__(space)
-        if operation not in OPERATIONS:
-            raise FabricMissing(f"{operation} over UCX is not driven from a compiled loop. Fix: {FIX}")
         self.operation = operation
         self.word = self.shared(128, home=HOME).address
-        self.num_done = 0
+        self.num_done = 0  # value of the word
 
     def rma(self, num_samples: int) -> Samples | None:
-        """Each timed, complete on return."""
+        """Each timed, complete on return; every one must find what the one before it left."""
         if not self.is_timed:
             return None
         address = self.space.segments.remote_address(self.word)
         reach = self.fabric.peers[HOME].words
+        first = self.num_done
+        operand, operand_step = operands(self.operation, first)
+        replies = np.full(num_samples, -1)
 
         def loop(num_rounds: int, times: int) -> int:
             code = loops.atomic(
                 self.port.address,
                 reach.endpoint.handle,
                 HOME,
-                OPERATIONS[self.operation],
-                1,
+                UCX_OPERATIONS[self.operation],
+                first,
+                operand,
+                operand_step,
                 address,
-                reach.key(address, 8),
+                reach.key(address, WORD_BYTES),
                 num_rounds,
                 times,
+                replies.ctypes.data,
                 self.deadline_ns(),
             )
             return int(code)
 
         samples = self.rounds(num_samples, 0, loop)
         self.num_done += num_samples
-        total = self.num_done if self.operation == "fetch_add" else 1
-        self.expect(self.space.load(self.word, "int64") == total)
+        self.expect(bool((replies == np.arange(first, self.num_done)).all()))
+        self.expect(self.space.load(self.word, "int64") == self.num_done)
         return samples
+
+
+def operands(operation: str, value: int) -> tuple[int, int]:
+    """Operand that makes `value` + 1 of a word of `value`, and how much larger the next operation's is."""
+    return {"fetch_add": (1, 0), "exchange": (value + 1, 1), "compare_swap": (value, 1)}[operation]

@@ -142,20 +142,42 @@ def access(port, endpoint, rank, is_put, buffer, num_bytes, address, key, num_op
     return OK
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
-def atomic(port, endpoint, rank, operation, value, address, key, num_operations, times, deadline_ns):
-    """`num_operations` fetching atomics on one 8-byte word; `times` takes the cycles of each."""
+_ATOMIC = "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)"
+
+
+@cpu_kernel(_ATOMIC, group=GROUP)
+def atomic(
+    port,
+    endpoint,
+    rank,
+    operation,
+    first,
+    operand,
+    operand_step,
+    address,
+    key,
+    num_operations,
+    times,
+    replies,
+    deadline_ns,
+):
+    """`num_operations` fetching atomics, each of which makes of an 8-byte word the next number, from `first` on.
+
+    The operand is `operand`, then `operand_step` more each time; what a compare-and-swap writes is the next
+    number. `times` takes the cycles of each, `replies` what stood there.
+    """
     done = 0
     begin = cycles()
     while done < num_operations:
-        store_i64(port, VALUE, value)
-        store_i64(port, REPLY, value)
+        store_i64(port, VALUE, operand + done * operand_step)
+        store_i64(port, REPLY, first + done + 1)
         request = ucp_atomic(
             endpoint, types.int32(operation), port + 8 * VALUE, 1, address, key, port + 8 * ATOMIC_U64
         )
         code = finish(port, request, rank, deadline_ns)
         if code != OK:
             return code
+        store_i64(replies, done, load_i64(port, REPLY))
         end = cycles()
         store_i64(times, done, end - begin)
         begin = end

@@ -1,9 +1,10 @@
-"""All-reduce of float32: by loads of every rank's block where it is, by messages and a sum."""
+"""All-reduce of float32: by loads of every rank's block where it is, by messages and a sum, at the homes."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from umem.kernels.status import OK
 from umem.space import Space
 
 from ..stats import Samples
@@ -89,3 +90,36 @@ class Message(UcxPart):
             self.deadline_ns(),
         )
         return int(code)
+
+
+class Near(SpacePart):
+    """Ranks 0 and 1 ship their blocks to each other's agents, which add them; asked from Python.
+
+    A sum is made in one of two places in turn: while one is added to, the other gets this rank's block.
+    """
+
+    def __init__(self, space: Space, num_bytes: int):
+        super().__init__(space)
+        self.block = np.full(max(num_bytes // 4, 1), self.rank + 1, np.float32)
+        places = [[self.shared(self.block.nbytes, home=rank) for rank in (0, 1)] for _ in range(2)]
+        self.takes_part = self.rank < 2
+        if self.takes_part:
+            self.remote = [place[1 - self.rank].address for place in places]
+            self.sums = [place[self.rank].numpy().view(np.float32) for place in places]
+            self.sums[0][:] = self.block
+        self.turn = 0
+
+    def near(self, num_samples: int) -> Samples | None:
+        """Rounds, each timed."""
+        samples = self.timed(num_samples, 1, self._run)
+        if self.takes_part:
+            self.expect(bool((self.sums[1 - self.turn] == 3).all()))
+        return samples
+
+    def _run(self) -> int:
+        if self.takes_part:
+            self.space.near.reduce(self.remote[self.turn], self.block, "f32")
+            self.sums[1 - self.turn][:] = self.block
+        self.turn = 1 - self.turn
+        self.space.barrier()
+        return OK

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from umem.bench import registry
-from umem.bench.case import Case, Measured, Options, Point
+from umem.bench.case import NO_SEMANTICS, Case, Measured, Options, Point
 from umem.bench.driver import Bench
 from umem.bench.rows import Status
 from umem.bench.timing import Depth
@@ -63,6 +63,16 @@ def test_case_says_what_it_is(case):
     points = made.points(Options(world=made.worlds[0]))
     assert points
     assert all(point.num_bytes >= 0 for point in points)
+
+
+@pytest.mark.parametrize("case", registry.all_cases(), ids=lambda case: case.key)
+def test_semantics_of_a_case_are_those_of_its_sides(case):
+    found = set()
+    for world in case.worlds:
+        options = Options(world=world, **SIZES)
+        sides = [side for point in case().points(options) for side in case().sides(Bench(options), point)]
+        found |= {side.semantics for side in sides if side.peer is None}
+    assert found - {NO_SEMANTICS} == set(case.semantics) - {NO_SEMANTICS}
 
 
 def test_semantics_choose_the_sides():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from umem.bench.parts import atomics
 from umem.bench.parts.agent import Home
+from umem.kernels import status
 
 HOME_BYTES = 8192
 
@@ -34,3 +39,45 @@ def test_lost_words_at_a_busy_home_are_errors(operation, faulty):
     for _ in range(2):
         assert len(getattr(home, operation)(5)) == 5
         assert home.num_errors() == int(faulty)
+
+
+class FakeWord:
+    """What UCX does to a word at the home, in place of the compiled loop; loses the operation number `lost`."""
+
+    def __init__(self, lost=None):
+        self.value, self.lost, self.num_asked = 0, lost, 0
+
+    def atomic(self, port, endpoint, rank, operation, first, operand, operand_step, *rest):
+        _, _, num_operations, _, replies, _ = rest
+        replies = (ctypes.c_int64 * num_operations).from_address(replies)
+        for i in range(num_operations):
+            replies[i] = self.value
+            if self.num_asked != self.lost:
+                self.value = self.after(operation, operand + i * operand_step, first + i + 1)
+            self.num_asked += 1
+        return status.OK
+
+    def after(self, operation, operand, desired):
+        if operation == atomics.abi.ATOMIC_ADD:
+            return self.value + operand
+        if operation == atomics.abi.ATOMIC_SWAP:
+            return operand
+        return desired if operand == self.value else self.value
+
+
+@pytest.mark.parametrize("operation", atomics.UCX_OPERATIONS)
+@pytest.mark.parametrize("lost", [None, 3, 7])
+def test_a_lost_atomic_is_an_error(monkeypatch, operation, lost):
+    part, word = object.__new__(atomics.RemoteWord), FakeWord(lost)
+    monkeypatch.setattr(atomics.loops, "atomic", word.atomic)
+    reach = SimpleNamespace(endpoint=SimpleNamespace(handle=0), key=lambda address, num_bytes: 0)
+    part.operation, part.word, part.rank, part.num_done, part._errors = operation, 0, 0, 0, 0
+    part.space = SimpleNamespace(
+        segments=SimpleNamespace(remote_address=lambda address: address), load=lambda *_: word.value
+    )
+    part.fabric = SimpleNamespace(peers={atomics.HOME: SimpleNamespace(words=reach)})
+    part.port = SimpleNamespace(address=0)
+    part.rounds = lambda num_samples, num_warm, loop: np.full(num_samples, float(loop(num_samples, 0)))
+    for _ in range(2):
+        part.rma(4)
+    assert (part.num_errors() > 0) == (lost is not None)
