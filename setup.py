@@ -26,6 +26,7 @@ EXTRAS = {
         "mypy==2.4.1",
         "numba-cuda[cu13]==0.30.4",
         "pyroute2==0.9.7",
+        "scikit-learn==1.9.1",  # scripts/train_digits.py
     ],
 }
 

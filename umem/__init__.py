@@ -20,6 +20,8 @@ _HOMES = {
     "init": "umem.space",
     "launch": "umem.world",
 }
+# Packages that `import umem` is enough for: umem.torch.install(space). Not in __all__, where torch would hide torch.
+_PACKAGES = ("torch",)
 
 __all__ = [
     "Array",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from . import torch as torch
     from .array import Array as Array
     from .current import current_space as current_space
     from .space import Space as Space
@@ -45,8 +48,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'umem' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, *_PACKAGES})

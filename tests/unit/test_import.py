@@ -31,6 +31,11 @@ def test_every_public_name_loads(name):
     assert name in dir(umem)
 
 
+def test_umem_torch_is_there_after_import_umem_and_loads_no_torch():
+    out = fresh_interpreter("import sys, umem; print(umem.torch.__name__, 'torch' in sys.modules)")
+    assert out.split() == ["umem.torch", "False"]
+
+
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         _ = umem.no_such_name
