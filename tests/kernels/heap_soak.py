@@ -9,6 +9,7 @@ between any two steps leaves a reference that nobody knows of.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -31,6 +32,7 @@ HELD_BYTES = NUM_BLOCKS * BLOCK_BYTES // (2 * NUM_WORKERS)  # a worker drops bef
 DEADLINE_S = 30.0  # for anything: what takes longer is a hang
 KILLS_PER_HEAP = 400  # each kill uses up a rank
 ACCESSES = 4000  # of a worker from its start: the first use of every path of alloc, free, retain and flush
+PR_SET_PDEATHSIG = 1
 DEAD = -1  # in place of a process id
 BOX_ADDRESS, BOX_GENERATION, BOX_WORDS = 0, 1, 2
 
@@ -63,7 +65,7 @@ class Soak:
 
     def __init__(self, num_ranks: int = control.MAX_RANKS):
         self.memory = HeapMemory(NUM_BLOCKS, num_ranks)
-        self.clerk, self.clerk_pid = num_ranks - 1, os.getpid()
+        self.clerk = num_ranks - 1
         HOST.reserve(BASE, self.memory.num_bytes)
         self._fd = HOST.create(self.memory.num_bytes, "umem-soak")
         HOST.map(self._fd, BASE, self.memory.num_bytes)
@@ -85,6 +87,9 @@ class Soak:
         assert rank < self.clerk, "no rank is left"
 
         def work(rank: int) -> None:
+            ctypes.CDLL(None).prctl(
+                PR_SET_PDEATHSIG, signal.SIGKILL
+            )  # not without the clerk, who may have failed
             self.memory.open(rank)
             worker = Worker(self, place, rank)
             prepare()
@@ -134,9 +139,9 @@ class Worker:
         self.num_bytes = 0
 
     def run(self) -> None:
-        """Work until told to stop, then drop everything; not without the clerk, who may have failed."""
+        """Work until told to stop, then drop everything."""
         actions = (self.alloc, self.drop, self.offer, self.take, self.flush)
-        while not self.soak.stop.words[0] and os.getppid() == self.soak.clerk_pid:
+        while not self.soak.stop.words[0]:
             (action,) = self.rng.choices(actions, (40, 25, 15, 20, 1))
             action()
             self.soak.steps.words[self.place] += 1
