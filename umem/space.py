@@ -290,7 +290,7 @@ class Space:
         self._synchronise(self.timeout_s if timeout_s is None else timeout_s)
 
     def before_close(self, check: Callable[[bool], None]) -> None:
-        """Call `check(is_forced)` when the space is about to close; it may raise to keep the space open.
+        """Call `check(is_forced)` when the space is about to close, the latest first; it may raise to keep it open.
 
         `is_forced`: the space closes whatever it says, because an exception has left the context.
         """
@@ -308,7 +308,7 @@ class Space:
         """
         if not self.is_open:
             return
-        for check in self._close_checks:
+        for check in reversed(self._close_checks):
             check(is_forced)
         if not current.leave(self):
             return
