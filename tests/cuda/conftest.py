@@ -44,23 +44,24 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_steps(fake_driver: Path) -> Callable[..., str]:
-    """Run a function of steps.py by name in a fresh interpreter on the fake driver; returns what it printed.
+    """Run a function of a module of steps in a fresh interpreter on the fake driver; returns what it printed.
 
     A fresh one because a driver is initialised once in a process, and must not be seen by other tests.
     """
 
-    def run(name: str, **options: int) -> str:
+    def run(name: str, module: str = "steps", **options: int) -> str:
         environment = dict(
             os.environ, PYTHONPATH=f"{HERE}:{HERE.parents[1] / 'scripts'}", LD_LIBRARY_PATH=str(fake_driver)
         )
         environment |= {f"FAKE_CUDA_{option.upper()}": str(value) for option, value in options.items()}
-        command = [sys.executable, "-c", f"import steps; steps.{name}()"]
+        command = [sys.executable, "-c", f"import {module}; {module}.{name}()"]
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=100, env=environment
         )
         assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        print(done.stderr)  # pytest shows it where a test fails
         return done.stdout
 
     return run

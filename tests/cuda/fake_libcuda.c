@@ -12,6 +12,7 @@
  * FAKE_CUDA_NATIVE_ATOMICS=0  they do, but over a link without atomics
  * FAKE_CUDA_HANGS=1           a launched kernel never ends
  * FAKE_CUDA_KERNEL=status     how kernels end
+ * FAKE_CUDA_EVENTS=status     how events are made
  */
 #define _GNU_SOURCE
 #include <cuda.h>
@@ -25,12 +26,14 @@
 #include <unistd.h>
 #undef cuGetProcAddress
 
-enum { GRANULARITY = 2 << 20, MEMORY = 256 << 20, TABLE = 256, MAX_THREADS = 1024, EM_CUDA_ = 190 };
+enum { GRANULARITY = 2 << 20, MEMORY = 256 << 20, TABLE = 256, MAX_THREADS = 1024, EM_CUDA_ = 190,
+       EVENTS = 4096, DEPTH = 8 };
 
 typedef struct { int fd, device; size_t size; } allocation;
 typedef struct { CUdeviceptr start; size_t size; int device, accessible; } mapping;
 typedef struct { CUdeviceptr start; size_t size; } reservation;
 typedef struct { char *image; size_t size; } module;
+typedef struct { int used, recorded; CUstream stream; } event; /* recorded: and not passed yet */
 typedef void (*twin)(int64_t thread, int64_t num_threads, void **arguments);
 
 static allocation *allocations[TABLE];
@@ -40,7 +43,11 @@ static struct { char name[512]; twin run; } twins[TABLE];
 static int initialised, num_contexts, num_modules, num_twins;
 static int last_kernel_status, kernel_running;
 static size_t created_bytes;
-static __thread CUcontext current;
+static event events[EVENTS];
+static CUstream busy_stream; /* the one that has work to do */
+static __thread CUcontext current, outer[DEPTH];
+static __thread int depth;
+static __thread CUstreamCaptureMode capture_mode;
 static char trace[1 << 16];
 
 static int option(const char *name, int otherwise) {
@@ -58,7 +65,13 @@ int fake_cuda_num_open(const char *kind) {
         n += !strcmp(kind, "handle") ? allocations[i] != NULL
              : !strcmp(kind, "mapping") ? mappings[i].size != 0
              : !strcmp(kind, "reservation") ? reservations[i].size != 0 : 0;
+    for (int i = 0; i < EVENTS; i++) n += !strcmp(kind, "event") && events[i].used;
     return n + (!strcmp(kind, "context") ? num_contexts : !strcmp(kind, "module") ? num_modules : 0);
+}
+/* From here on `stream` alone has work to do; that of all others has ended. */
+void fake_cuda_set_busy(CUstream stream) {
+    busy_stream = stream;
+    for (int i = 0; i < EVENTS; i++) events[i].recorded &= events[i].stream == stream;
 }
 void fake_cuda_register_twin(const char *name, void *run) {
     snprintf(twins[num_twins].name, sizeof twins[0].name, "%s", name);
@@ -345,7 +358,65 @@ static CUresult CALL(cuStreamQuery(CUstream stream)) {
     return last_kernel_status;
 }
 
+static CUresult CALL(cuCtxPushCurrent(CUcontext context)) {
+    BEGIN;
+    REFUSE_IF(!context || depth == DEPTH);
+    outer[depth++] = current;
+    current = context;
+    return 0;
+}
+static CUresult CALL(cuCtxPopCurrent(CUcontext *context)) {
+    BEGIN;
+    if (!depth) return CUDA_ERROR_INVALID_CONTEXT;
+    *context = current;
+    current = outer[--depth];
+    return 0;
+}
+static CUresult CALL(cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)) {
+    BEGIN;
+    CUstreamCaptureMode before = capture_mode;
+    capture_mode = *mode;
+    *mode = before;
+    return 0;
+}
+
+/* An event is passed when its stream has ended what it had to do at the time of recording. */
+static CUresult CALL(cuEventCreate(CUevent *made, unsigned flags)) {
+    BEGIN; NEEDS_CONTEXT;
+    int status = option("FAKE_CUDA_EVENTS", 0);
+    if (status) return status;
+    for (int i = 0; i < EVENTS; i++)
+        if (!events[i].used) {
+            events[i] = (event){1, 0, NULL};
+            *made = (CUevent)&events[i];
+            return 0;
+        }
+    return CUDA_ERROR_OUT_OF_MEMORY;
+}
+static CUresult CALL(cuEventRecord(CUevent made, CUstream stream)) {
+    BEGIN; NEEDS_CONTEXT;
+    event *it = (event *)made;
+    REFUSE_IF(!it->used);
+    it->stream = stream;
+    it->recorded = stream && stream == busy_stream;
+    return 0;
+}
+static CUresult CALL(cuEventQuery(CUevent made)) {
+    BEGIN; NEEDS_CONTEXT;
+    REFUSE_IF(!((event *)made)->used);
+    if (capture_mode != CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return ((event *)made)->recorded ? CUDA_ERROR_NOT_READY : 0;
+}
+static CUresult CALL(cuEventDestroy(CUevent made)) {
+    BEGIN; NEEDS_CONTEXT;
+    REFUSE_IF(!((event *)made)->used);
+    ((event *)made)->used = 0;
+    return 0;
+}
+
 static CUresult not_supported(void) { return CUDA_ERROR_NOT_SUPPORTED; }
+CUresult cuGetProcAddress_v2(const char *name, void **function, int version, cuuint64_t flags,
+                             CUdriverProcAddressQueryResult *found);
 static const struct { const char *name; void *function; } functions[] = {
 #define ROW(name) {#name, (void *)fake_##name},
     ROW(cuInit) ROW(cuDriverGetVersion) ROW(cuDeviceGetCount) ROW(cuDeviceGet) ROW(cuDeviceGetName)
@@ -356,6 +427,9 @@ static const struct { const char *name; void *function; } functions[] = {
     ROW(cuMemAddressFree) ROW(cuMemMap) ROW(cuMemUnmap) ROW(cuMemSetAccess)
     ROW(cuMemcpyHtoD) ROW(cuMemcpyDtoH)
     ROW(cuModuleLoadData) ROW(cuModuleUnload) ROW(cuModuleGetFunction) ROW(cuLaunchKernel) ROW(cuStreamQuery)
+    ROW(cuCtxPushCurrent) ROW(cuCtxPopCurrent) ROW(cuThreadExchangeStreamCaptureMode)
+    ROW(cuEventCreate) ROW(cuEventRecord) ROW(cuEventQuery) ROW(cuEventDestroy)
+    {"cuGetProcAddress", (void *)cuGetProcAddress_v2},
 };
 
 /* The one symbol that cuda.bindings looks up by name; it asks for all others here. */

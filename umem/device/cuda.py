@@ -84,7 +84,7 @@ class CudaDevice:
         self._allocation.requestedHandleTypes = self._descriptor_type
         minimum = constants.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         self.granularity = int(self.driver.call("cuMemGetAllocationGranularity", self._allocation, minimum))
-        self._context = self.driver.call("cuDevicePrimaryCtxRetain", self._device)
+        self.context = self.driver.call("cuDevicePrimaryCtxRetain", self._device)
         self._ranges: list[_Range] = []
 
     def reserve(self, address: int, num_bytes: int) -> int:
@@ -222,7 +222,7 @@ class CudaDevice:
 
     def make_current(self) -> None:
         """Make this GPU's context the calling thread's: once in each thread that launches or copies."""
-        self.driver.call("cuCtxSetCurrent", self._context)
+        self.driver.call("cuCtxSetCurrent", self.context)
 
     def close(self) -> None:
         """Give back every range and the context. No pointer of this device may be used afterwards."""

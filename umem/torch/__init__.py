@@ -6,9 +6,9 @@
             model = MyModel()
 
 layout and callbacks (what runs inside torch's allocator), c10 and shim (how torch is told of it), memory and
-threads (what a thread has), pool (use_pool), attach (install), placement, flight and sharing, offload, summary.
-Floor 7. Nothing
-here is loaded, and torch is not imported, before one of the names below is used.
+threads (what a thread has), pool (use_pool), cuda_callbacks and cuda (the same for a GPU), attach (install),
+placement, flight and sharing, offload, summary. Floor 7. Nothing here is loaded, and torch is not imported,
+before one of the names below is used.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _HOMES = {
     "recv": "sharing",
     "send": "sharing",
     "to_home": "placement",
+    "use_gpu_pool": "cuda",
     "use_pool": "pool",
 }
 
@@ -37,6 +38,7 @@ __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
     from .attach import install as install
+    from .cuda import use_gpu_pool as use_gpu_pool
     from .offload import offload_activations as offload_activations
     from .offload import offload_optimizer as offload_optimizer
     from .placement import adopt as adopt

@@ -35,6 +35,7 @@ PAGE_USES_LOCK = 20
 PAGE_NUM_FREES = 24  # by threads without a part of their own; atomic
 PAGE_NUM_ORPHANS = 25  # deleters that left memory alone: in a forked child, or after the space was closed
 PAGE_NUM_REFUSED = 26  # frees that the heap refused: our own bug, or somebody freed a tensor's memory
+PAGE_GPUS = 27  # address of a word a GPU: its part (cuda_callbacks.py), or 0
 PAGE_OBJECT = 32  # the c10::Allocator that torch is given: its vtable pointer
 PAGE_VTABLE = 40  # 8 words
 PAGE_SITES = 64  # 2 words a site, by 2 * rank + kind, then the striped one

@@ -7,12 +7,14 @@ object.
 from __future__ import annotations
 
 import ctypes
+import mmap
 
 from ..device import HOST
 from ..errors import AllocatorRefused, WorldError
 from .layout import PAGE_ADDRESS, PAGE_BYTES
 
 _PROT_READ_WRITE = 3
+_MAP_NORESERVE = 0x4000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.calloc.restype = ctypes.c_void_p
@@ -30,6 +32,14 @@ def lasting_words(num_words: int) -> int:
     if not address:
         raise AllocatorRefused(f"no memory for {num_words} words of torch's allocator")
     return int(address)
+
+
+def lasting_tables(num_bytes: int) -> int:
+    """Address of `num_bytes` of zeroes, at a page, of which only what is touched costs memory."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    tables = mmap.mmap(-1, num_bytes, flags=flags)
+    keep_forever(tables)
+    return ctypes.addressof(ctypes.c_char.from_buffer(tables))
 
 
 def lasting_text(text: bytes) -> int:

@@ -1,0 +1,184 @@
+"""What torch's CUDA side calls to get and give up memory of a GPU; compiled, without the GIL.
+
+torch keeps what tensors free and hands it out again by itself, to the stream that had it. It calls `give` only
+for what it gives up; by then it has waited for the streams that record_stream named, but work on the memory's
+own stream may still be under way. So memory that is given up waits here for an event, recorded on that stream
+at that moment: until it has passed nobody gets the memory, on whatever stream.
+"""
+
+from __future__ import annotations
+
+from ..kernels import c_callback, cpu_kernel, device_function, status
+from ..kernels.heap_alloc import alloc_slow, free_slow
+from ..kernels.heap_layout import MAGAZINE_LIVE
+from ..kernels.heap_record import owner_rank
+from ..kernels.ops import compare_swap_i64, load_i64, store_i64, store_release_i64
+from ..kernels.ops_system import call_handler, now_ns, yield_cpu
+from .layout import PAGE_ADDRESS, PAGE_GPUS
+
+MAX_GPUS = 64
+ALIGNMENT = 512  # torch's own, on every GPU
+
+# --- words of a GPU's part
+GPU_LOCK = 0
+GPU_CONTROL, GPU_MAGAZINE = 1, 2  # the heap of its memory: a control page of this process alone, and a guest
+GPU_TIMEOUT_NS = 3
+GPU_CONTEXT = 4  # CUcontext
+GPU_PUSH_CONTEXT, GPU_POP_CONTEXT = 5, 6  # addresses of functions of the driver
+GPU_CREATE_EVENT, GPU_RECORD_EVENT, GPU_QUERY_EVENT, GPU_DESTROY_EVENT = 7, 8, 9, 10
+GPU_EXCHANGE_MODE = 11
+GPU_RESULT = 12  # where the driver writes handles
+GPU_MODE = 13  # stream capture mode that the thread under the lock had
+GPU_PUSH_STATUS = 14  # what the driver said to the thread under the lock
+GPU_NUM_LIVE = 16  # torch has them
+GPU_NUM_WAITING = 17
+GPU_NUM_KEPT = 18  # given up, and never given out again: no event could be had
+GPU_WAITING = 24  # rows of what waits
+WAITING_ADDRESS, WAITING_EVENT, WAITING_WORDS = 0, 1, 2
+MAX_WAITING = 1024
+GPU_WORDS = GPU_WAITING + MAX_WAITING * WAITING_WORDS
+
+CUDA_SUCCESS = 0
+STATUS_MASK = 0xFFFF_FFFF  # the driver returns 32 bits
+CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING: cheaper to record and to ask
+
+
+@device_function
+def gpu_part(device):
+    """The part of GPU `device`, or 0 where it has none."""
+    if device < 0 or device >= MAX_GPUS:
+        return 0
+    return load_i64(load_i64(PAGE_ADDRESS, PAGE_GPUS), device)
+
+
+@device_function
+def acquire_gpu(part):
+    """Take the part's lock, make its context the thread's, and let a graph that is being captured be."""
+    while compare_swap_i64(part, GPU_LOCK, 0, 1) != 0:
+        yield_cpu()
+    code = call_handler(load_i64(part, GPU_PUSH_CONTEXT), load_i64(part, GPU_CONTEXT), 0, 0)
+    store_i64(part, GPU_PUSH_STATUS, code & STATUS_MASK)
+    store_i64(part, GPU_MODE, CAPTURE_RELAXED)
+    call_handler(load_i64(part, GPU_EXCHANGE_MODE), part + GPU_MODE * 8, 0, 0)
+
+
+@device_function
+def release_gpu(part):
+    """Undo `acquire_gpu`."""
+    call_handler(load_i64(part, GPU_EXCHANGE_MODE), part + GPU_MODE * 8, 0, 0)
+    if load_i64(part, GPU_PUSH_STATUS) == CUDA_SUCCESS:
+        call_handler(load_i64(part, GPU_POP_CONTEXT), part + GPU_RESULT * 8, 0, 0)
+    store_release_i64(part, GPU_LOCK, 0)
+
+
+@device_function
+def add_to(part, word, value):
+    """Change a counter, under the lock."""
+    store_i64(part, word, load_i64(part, word) + value)
+
+
+@device_function
+def record_event(part, stream):
+    """A new event behind all work that `stream` has now; 0 where the driver refuses."""
+    if call_handler(load_i64(part, GPU_CREATE_EVENT), part + GPU_RESULT * 8, DISABLE_TIMING, 0) & STATUS_MASK:
+        return 0
+    event = load_i64(part, GPU_RESULT)
+    if call_handler(load_i64(part, GPU_RECORD_EVENT), event, stream, 0) & STATUS_MASK:
+        call_handler(load_i64(part, GPU_DESTROY_EVENT), event, 0, 0)
+        return 0
+    return event
+
+
+@device_function
+def settle(part):
+    """Return to the heap what waits for an event that has passed; how much still waits."""
+    num_waiting = load_i64(part, GPU_NUM_WAITING)
+    index = num_waiting - 1
+    while index >= 0:
+        row = part + (GPU_WAITING + index * WAITING_WORDS) * 8
+        event = load_i64(row, WAITING_EVENT)
+        if call_handler(load_i64(part, GPU_QUERY_EVENT), event, 0, 0) & STATUS_MASK == CUDA_SUCCESS:
+            call_handler(load_i64(part, GPU_DESTROY_EVENT), event, 0, 0)
+            give_back(part, load_i64(row, WAITING_ADDRESS))
+            num_waiting -= 1
+            last = part + (GPU_WAITING + num_waiting * WAITING_WORDS) * 8
+            store_i64(row, WAITING_ADDRESS, load_i64(last, WAITING_ADDRESS))
+            store_i64(row, WAITING_EVENT, load_i64(last, WAITING_EVENT))
+        index -= 1
+    store_i64(part, GPU_NUM_WAITING, num_waiting)
+    return num_waiting
+
+
+@device_function
+def give_back(part, address):
+    """Free an allocation of the heap, which only this process uses, under the part's lock."""
+    magazine = load_i64(part, GPU_MAGAZINE)
+    rank = owner_rank(load_i64(magazine, MAGAZINE_LIVE))
+    if free_slow(load_i64(part, GPU_CONTROL), magazine, rank, address) != status.OK:
+        add_to(part, GPU_NUM_KEPT, 1)
+
+
+@c_callback("int64(int64, int32, int64)")
+def take(num_bytes, device, stream):
+    """void *alloc(size_t, int, cudaStream_t): 0 where there is no room, also after what waits has passed.
+
+    Whoever gets it may use it on any stream at once.
+    """
+    part = gpu_part(device)
+    if part == 0:
+        return 0
+    deadline_ns = now_ns() + load_i64(part, GPU_TIMEOUT_NS)
+    magazine = load_i64(part, GPU_MAGAZINE)
+    while True:
+        acquire_gpu(part)
+        num_waiting = settle(part)
+        live = load_i64(magazine, MAGAZINE_LIVE)
+        address = alloc_slow(load_i64(part, GPU_CONTROL), magazine, num_bytes, ALIGNMENT, live)
+        if address > status.AGAIN:
+            add_to(part, GPU_NUM_LIVE, 1)
+        release_gpu(part)
+        if address > status.AGAIN:
+            return address
+        if num_waiting == 0 or now_ns() > deadline_ns:
+            return 0
+        yield_cpu()
+
+
+@c_callback("void(int64, int64, int32, int64)")
+def give(address, num_bytes, device, stream):
+    """void free(void *, size_t, int, cudaStream_t): the memory waits for what `stream` has to do now.
+
+    Where the driver gives no event, or the table of waiting memory is full beyond the time-out, the memory is kept
+    for good: it could still be written.
+    """
+    part = gpu_part(device)
+    if part == 0 or address == 0:
+        return
+    deadline_ns = now_ns() + load_i64(part, GPU_TIMEOUT_NS)
+    acquire_gpu(part)
+    num_waiting = settle(part)
+    while num_waiting == MAX_WAITING and now_ns() < deadline_ns:
+        yield_cpu()
+        num_waiting = settle(part)
+    event = 0
+    if num_waiting < MAX_WAITING:
+        event = record_event(part, stream)
+    if event != 0:
+        row = part + (GPU_WAITING + num_waiting * WAITING_WORDS) * 8
+        store_i64(row, WAITING_ADDRESS, address)
+        store_i64(row, WAITING_EVENT, event)
+        store_i64(part, GPU_NUM_WAITING, num_waiting + 1)
+    else:
+        add_to(part, GPU_NUM_KEPT, 1)
+    add_to(part, GPU_NUM_LIVE, -1)
+    release_gpu(part)
+
+
+@cpu_kernel("int64(int64)")
+def poll(part):
+    """`settle`, for Python: how much still waits."""
+    acquire_gpu(part)
+    num_waiting = settle(part)
+    release_gpu(part)
+    return num_waiting
