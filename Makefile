@@ -31,7 +31,7 @@ check-long: ## the soaks again, longer, and what takes hours
 	$(PYTEST) -m "soak or long" --timeout 14400 --soak-factor 20
 
 bars: ## every bar of bench/bars.toml: ratios measured on this machine (exit 1 if one fails)
-	@scripts/setup torch peers
+	@scripts/setup torch peers dev
 	@$(PREPARE)
 	$(UMEM) bench --bars all
 

@@ -24,7 +24,7 @@ from . import ops, status
 from .compile import CORE, cpu_kernel, device_function
 from .control import NO_HOME, PEER_MAPPED, home_rank
 from .elements import ELEMENTS as SCALARS
-from .ops import load_i64
+from .ops import fence_seq_cst, load_i64
 from .variants import ON_DEMAND
 
 NAMES = {
@@ -54,6 +54,12 @@ def check(control, address, num_bytes):
     if load_i64(control, PEER_MAPPED + home) == 0:
         return status.NOT_MAPPED
     return status.OK
+
+
+@cpu_kernel("void()")
+def fence():
+    """Order every access of this rank before it against every one after it, stores before loads too."""
+    fence_seq_cst()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ cannot be imported by name, is not cached.
 
 from __future__ import annotations
 
-import dis
 import fcntl
 import functools
 import hashlib
@@ -172,7 +171,7 @@ class _Walk:
         if function.__module__ not in sys.modules:  # Numba imports it when it loads the compiled form
             raise NotCacheable(f"{function.__qualname__} is of no importable module: {function.__module__}")
         self.text("function", function.__module__, function.__qualname__)
-        names = frozenset(name for code in _codes(function.__code__) for name in code.co_names)
+        names = _names(function.__code__)
         for code in _codes(function.__code__):
             self.text(code.co_code, code.co_names, code.co_varnames, code.co_freevars)
             for constant in code.co_consts:
@@ -181,7 +180,7 @@ class _Walk:
         self.value(function.__defaults__)
         for cell in function.__closure__ or ():
             self.value(cell.cell_contents, names)
-        for name in sorted(_global_names(function.__code__) & function.__globals__.keys()):
+        for name in sorted(names & function.__globals__.keys()):
             self.text("global", name)
             self.value(function.__globals__[name], names)
 
@@ -194,11 +193,7 @@ def _codes(code: python_types.CodeType) -> Iterator[python_types.CodeType]:
             yield from _codes(constant)
 
 
-@functools.cache  # most kernels share their device functions: without it, half of a warm start-up goes here
-def _global_names(code: python_types.CodeType) -> frozenset[str]:
-    return frozenset(
-        instruction.argval
-        for part in _codes(code)
-        for instruction in dis.get_instructions(part)
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    )
+@functools.cache  # most kernels share their device functions
+def _names(code: python_types.CodeType) -> frozenset[str]:
+    """Names of globals and of attributes in `code`, which bytecode lists together: a superset will do."""
+    return frozenset(name for part in _codes(code) for name in part.co_names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import traceback
@@ -15,6 +16,7 @@ from . import cache
 from .compile import CORE, Lazy, registered
 
 MIN_MISSING = 8  # fewer compile in the time that it takes to fork for them
+NUMBER_BYTES = 4  # of a kernel in the queue: a pipe, whose readers take whole numbers and never the same
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,7 +32,12 @@ def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> int:
     if len(missing) < MIN_MISSING or num_processes < 2:
         return len(missing)
     sys.stderr.write(f"umem: compiling {len(missing)} kernels, once on this machine\n")
-    children = [_fork(missing[part::num_processes]) for part in range(num_processes)]
+    assert len(missing) * NUMBER_BYTES <= select.PIPE_BUF, "or the write would block"
+    queue, filled = os.pipe()
+    os.write(filled, b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in range(len(missing))))
+    os.close(filled)
+    children = [_fork(missing, queue) for _ in range(num_processes)]
+    os.close(queue)
     for pid in children:
         os.waitpid(pid, 0)
     return len(missing)
@@ -40,16 +47,16 @@ def _is_missing(lazy: Lazy) -> bool:
     return lazy.folder is not None and not cache.is_ready(lazy.folder)
 
 
-def _fork(part: list[Lazy]) -> int:
-    """A child that compiles `part`; returns its pid."""
+def _fork(missing: list[Lazy], queue: int) -> int:
+    """A child that compiles what it takes from the `queue` of numbers until that is empty; returns its pid."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
-        for lazy in part:
-            lazy.load()
+        while number := os.read(queue, NUMBER_BYTES):
+            missing[int.from_bytes(number, "little")].load()
         code = 0
     except BaseException:  # noqa: BLE001 - whatever it is: this process must not return into the parent's code
         traceback.print_exc()

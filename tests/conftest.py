@@ -80,3 +80,16 @@ def read(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""  # it ended, or it is not ours
+
+
+@pytest.fixture(scope="session")
+def why_no_hosts() -> str | None:
+    """Why this machine can hold no `hosts` world, or None."""
+    from umem.errors import WorldError
+    from umem.world import namespaces
+
+    try:
+        namespaces.make_network(1).close()
+    except WorldError as error:
+        return str(error)
+    return None

@@ -58,7 +58,8 @@ def check_fits(num_local_ranks: int, device_bytes: int, host_bytes: int) -> None
 class Segments:
     """All segments that this rank can reach by address, its own and its peers'.
 
-    Collective to create: every rank of the world, with the same map. `close` unmaps everything.
+    Collective to create: every rank of the world, with the same map. With `prefault` each rank backs all of
+    its own memory at once, with `huge_pages` it asks for huge pages behind it. `close` unmaps everything.
     """
 
     def __init__(self, world: Exchange, plan: AddressMap, prefault: bool = False, huge_pages: bool = False):
@@ -74,10 +75,11 @@ class Segments:
             ]
             self._map_rank(world.rank, self._fds)
             self._map_home_view()
-            if huge_pages:
-                device.advise_huge(plan.slot_address(world.rank, Kind.DEVICE), plan.linear_bytes)
-            if prefault:
-                device.prefault(plan.slot_address(world.rank, Kind.DEVICE), plan.linear_bytes)
+            for address, num_bytes in self.regions:
+                if huge_pages:
+                    device.advise_huge(address, num_bytes)
+                if prefault:
+                    device.prefault(address, num_bytes)
         except BaseException:
             device.release_range(BASE, self._reserved_bytes)
             raise

@@ -242,6 +242,7 @@ class Space:
                 )
         if self.rank == 0:
             array = self.empty(dims, kind, home)
+            self.heap.give(array.address)  # to all ranks: it outlives the one that asked for it
             self._zero(array)
             self._announce(name, array)
         self.barrier()
@@ -283,6 +284,15 @@ class Space:
         return pointer
 
     # --- ranks
+
+    def fence(self) -> None:
+        """Order this rank's accesses before it against those after it: a store, too, is seen before a later load.
+
+        Needed between a scalar store and a load of another address; everything else is ordered already. An
+        access to a home that is not mapped is complete when it returns, so the fence covers it too.
+        """
+        self.switch.check_open()
+        access.fence()
 
     def barrier(self, timeout_s: float | None = None) -> None:
         """Wait for every rank; what each stored before is visible to all after. Collective."""

@@ -29,6 +29,7 @@ from .waiting import complete
 from .world import World
 
 BLOCK_BYTES = 1 << BLOCK_LOG2
+HOST_SHARE = 4  # by default a rank contributes a quarter as much host memory as device memory
 
 
 @dataclass
@@ -66,7 +67,7 @@ def plan(world: World) -> AddressMap:
     num_local = sum(host == world.host for host in world.hosts)
     device = default_device_bytes(num_local) if spec.segment_bytes is None else spec.segment_bytes
     device = align_up(max(device, BLOCK_BYTES), BLOCK_BYTES)
-    host = device // 4 if spec.host_segment_bytes is None else spec.host_segment_bytes
+    host = device // HOST_SHARE if spec.host_segment_bytes is None else spec.host_segment_bytes
     host = align_up(host, BLOCK_BYTES)
     sizes = {"device": device, "host": host, "fraction": spec.striped_fraction}
     agreed = json.loads(world.exchange("sizes", json.dumps(sizes).encode())[0])

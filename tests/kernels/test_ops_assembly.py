@@ -11,6 +11,7 @@ import pytest
 
 from umem.kernels import (
     CpuKernel,
+    access,
     compare_swap_i64,
     cpu_kernel,
     exchange_i64,
@@ -59,6 +60,11 @@ def plain_loop(element: str) -> Callable[..., None]:
             i += 1
 
     return body
+
+
+def test_the_fence_of_a_space_orders_stores_before_loads() -> None:
+    code = assembly(access.fence)
+    assert "mfence" in code or re.search(r"\block\b.*\n?.*orl", code), code
 
 
 @pytest.mark.parametrize("element", list(PACKED_ADD))

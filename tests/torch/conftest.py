@@ -12,16 +12,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "tests/torch/" in item.path.as_posix():
                 item.add_marker(pytest.mark.skip(reason="torch is not installed: scripts/setup torch"))
-
-
-@pytest.fixture(scope="session")
-def why_no_hosts() -> str | None:
-    """Why this machine can hold no `hosts` world, or None."""
-    from umem.errors import WorldError
-    from umem.world import namespaces
-
-    try:
-        namespaces.make_network(1).close()
-    except WorldError as error:
-        return str(error)
-    return None

@@ -11,6 +11,7 @@ import pytest
 
 import umem
 from umem.errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName
+from umem.heap import WORLD
 from umem.units import MIB
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -78,8 +79,8 @@ def negative_and_wide_values_survive(space):
 
 def bulk_moves_any_size_to_any_home(space):
     for home in homes(space):
-        array = space.shared(f"bulk-{home}", (space.num_ranks, 5 * MIB), "uint8", home=home)
-        for num_bytes, offset in ((1, 0), (7, 3), (4096, 64), (100_001, 13), (5 * MIB - 1, 1)):
+        array = space.shared(f"bulk-{home}", (space.num_ranks, 3 * MIB), "uint8", home=home)
+        for num_bytes, offset in ((1, 0), (7, 3), (4096, 64), (100_001, 13), (3 * MIB - 1, 1)):
             data = pattern(num_bytes, seed=num_bytes + space.rank)
             space.put(array.address_of(space.rank, offset), data)
             space.barrier()
@@ -88,6 +89,8 @@ def bulk_moves_any_size_to_any_home(space):
             space.get(found, array.address_of(peer, offset))
             assert np.array_equal(found, pattern(num_bytes, seed=num_bytes + peer)), (home, num_bytes, offset)
             space.barrier()
+        if space.rank == 0:
+            array.free()
 
 
 def copies_go_between_any_two_homes(space):
@@ -161,6 +164,38 @@ def near_operations_agree_with_numpy(space):
         space.near.gather_sum(sums, table.address, num_rows, columns * 4, offsets, indices)
         assert np.array_equal(sums, values[indices].reshape(60, pooling, columns).sum(1))
         space.barrier()
+
+
+def near_sums_arrive(space):
+    values = np.arange(3000, dtype=np.float32) % 7
+    for home in homes(space)[:-1]:
+        total = space.shared(f"sums-{home}", values.shape, "float32", home=home)
+        space.near.reduce(total.address, values * (space.rank + 1), "f32")
+        space.barrier()
+        assert np.array_equal(total.read(), values * sum(range(1, space.num_ranks + 1)))
+        space.barrier()
+
+
+def fenced_stores_are_never_both_late(space):
+    words = space.shared("fenced", 2 * space.num_ranks, "int64", home="striped" if space.num_ranks > 1 else 0)
+    seen = space.shared("seen", space.num_ranks, "int64")
+    mine, theirs = space.rank, (space.rank ^ 1) % space.num_ranks
+    for round_number in range(1, 40):
+        space.barrier()
+        space.store(words.address_of(mine), round_number, "int64")
+        space.fence()
+        space.store(seen.address_of(mine), space.load(words.address_of(theirs), "int64"), "int64")
+        space.barrier()
+        assert round_number in seen.read()[:2], "ranks 0 and 1 cannot both have been first"
+
+
+def shared_arrays_belong_to_all(space):
+    array = space.shared("of all", 8, "int64", home=space.num_ranks - 1)
+    assert space.heap.owner_of(array.address) == WORLD
+    space.barrier()
+    if space.rank == space.num_ranks - 1:  # not the rank that allocated it
+        space.free(array.address)
+    space.barrier()
 
 
 def bad_input_is_named(space):
@@ -247,6 +282,9 @@ CHECKS = {
         torch_views_share_the_memory,
         arrays_travel_as_addresses,
         near_operations_agree_with_numpy,
+        near_sums_arrive,
+        fenced_stores_are_never_both_late,
+        shared_arrays_belong_to_all,
         bad_input_is_named,
         ranks_that_disagree_are_all_told,
         barriers_publish_plain_stores,

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from umem.errors import WorldError
-from umem.world import KINDS, WorldSpec, launch, namespaces
+from umem.world import KINDS, WorldSpec, launch
 from umem.world.job import ALL_RESULTS, Job
 from umem.world.launcher import run_job
 
@@ -27,16 +26,6 @@ RunScript = Callable[..., subprocess.CompletedProcess[str]]
 # Loaded once by the parent instead of once by each rank: what test modules import.
 PRELOAD = ("pytest",)
 SCRIPT_TIMEOUT_S = 60
-
-
-@pytest.fixture(scope="session")
-def why_no_hosts() -> str | None:
-    """Why this machine can hold no `hosts` world, or None."""
-    try:
-        namespaces.make_network(1).close()
-    except WorldError as error:
-        return str(error)
-    return None
 
 
 @pytest.fixture(params=list(KINDS))

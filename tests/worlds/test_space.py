@@ -1,8 +1,9 @@
-"""The same promises in all three worlds, with 1, 2 and 4 ranks: one launch a world, one test a promise."""
+"""The same promises in all three worlds, with 1 to 8 ranks: one launch a world, one test a promise."""
 
 from __future__ import annotations
 
 import functools
+from importlib.util import find_spec
 
 import pytest
 
@@ -10,12 +11,14 @@ import umem
 
 from . import checks_space
 
+PRELOAD = ("torch",) if find_spec("torch") else ()  # once, and not by eight ranks at a time
 WORLDS = [
     ("mapped", 1),
     ("mapped", 2),
     ("mapped", 4),
+    ("mapped", 8),
     ("no-peer-access", 2),
-    ("no-peer-access", 4),
+    ("no-peer-access", 8),
     ("hosts", 2),
     ("hosts", 4),
 ]
@@ -25,7 +28,13 @@ WORLDS = [
 def outcomes(world: str, ranks: int) -> list[dict[str, str]]:
     """What every rank of one launch reports."""
     return umem.launch(
-        checks_space.run_all, ranks=ranks, world=world, segment="128M", timeout_s=60, results="all"
+        checks_space.run_all,
+        ranks=ranks,
+        world=world,
+        segment="128M",
+        timeout_s=60,
+        results="all",
+        preload=PRELOAD,
     )
 
 

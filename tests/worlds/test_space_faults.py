@@ -72,18 +72,21 @@ def wait_alone(space):
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    begin = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        space.barrier()
+    lateness_s = []
+    for _ in range(5):  # the best counts: others may want this core
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        begin = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            space.barrier()
+        lateness_s.append(time.monotonic() - begin - 0.05)
     space.world.set("done", b"")
-    return timeout_s, time.monotonic() - begin
+    return timeout_s, min(lateness_s)
 
 
 def test_a_wait_ends_at_its_deadline_and_at_a_signal(run_world, world_kind):
-    timeout_s, interrupted_s = run_world(wait_alone, 2, world_kind, segment="64M")[0]
+    timeout_s, lateness_s = run_world(wait_alone, 2, world_kind, segment="64M")[0]
     assert 0.3 <= timeout_s < SOON_S
-    assert 0.2 <= interrupted_s < SOON_S
+    assert 0 <= lateness_s < 0.1
 
 
 def open_twice(space):
@@ -102,6 +105,7 @@ def open_twice(space):
         lambda: space.alloc(8),
         lambda: space.free(address),
         space.barrier,
+        space.fence,
     ):
         with pytest.raises(WorldError):
             use()

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from .. import __version__, config
 from ..errors import UmemError
+from ..segment import default_device_bytes
 from ..units import format_size
 from ..world.spec import KINDS, WorldSpec
 
@@ -67,7 +68,7 @@ class Group:
 def show(console: Console, ranks: int, world: str, json_file: Path | None) -> None:
     """Print every group, and write them where `json_file` names a file."""
     spec = WorldSpec.of(ranks, world, segment=PROBE_SEGMENT)
-    groups = [devices(), fabrics(), limits(), versions(), reach(spec)]
+    groups = [devices(), segments(ranks), fabrics(), limits(), versions(), reach(spec)]
     for group in groups:
         console.print(f"# {group.title}", highlight=False, markup=False)
         console.print(table(group.facts))
@@ -101,6 +102,27 @@ def devices() -> Group:
             Fact("cores", f"{len(config.usable_cores())} usable of {os.cpu_count()}"),
             Fact("memory", f"{format_size(config.total_memory_bytes())}, {_available()} available"),
             _gpus(),
+        ),
+    )
+
+
+def segments(num_ranks: int) -> Group:
+    """What a rank contributes unless told otherwise."""
+    from ..startup import HOST_SHARE
+
+    device = default_device_bytes(num_ranks)
+    return Group(
+        f"segments of {num_ranks} ranks by default",
+        (
+            Fact("device segment", f"{format_size(device)} a rank; --segment or UMEM_SEGMENT changes it"),
+            Fact(
+                "host segment",
+                f"{format_size(device // HOST_SHARE)} a rank; --host-segment, UMEM_HOST_SEGMENT",
+            ),
+            Fact(
+                "pages",
+                "backed when first touched; --prefault backs them at the start, --huge-pages asks for large",
+            ),
         ),
     )
 
@@ -151,7 +173,7 @@ def reach(spec: WorldSpec) -> Group:
     try:
         rows = launch(_look_around, spec=spec, results="all")
     except UmemError as error:
-        return Group(title, (Fact("not available", str(error)),))
+        return Group(title, (Fact("not available", str(error), str(error)),))
     facts = [Fact(name, value) for name, value in rows[0]["map"]]
     for rank, row in enumerate(rows):
         ways = ", ".join(f"{home}: {way}" for home, way in enumerate(row["ways"]))

@@ -48,6 +48,8 @@ def _run(options: argparse.Namespace) -> Outcome:
         options.timeout_s,
         pin=options.pin,
         network=options.network,
+        prefault=options.prefault,
+        huge_pages=options.huge_pages,
         on_failure=CONTINUE if options.keep_going else END,
     )
     if not options.module and not os.path.isfile(options.script):
@@ -86,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hosts", type=int, metavar="K", help="hosts of a hosts world (default 2)")
     parser.add_argument("--segment", metavar="SIZE", help="device memory of each rank, for example 2G")
     parser.add_argument("--host-segment", metavar="SIZE", help="host memory of each rank")
+    parser.add_argument(
+        "--prefault", action="store_true", help="back every page of the segments at the start"
+    )
+    parser.add_argument("--huge-pages", action="store_true", help="ask for huge pages behind the segments")
     parser.add_argument(
         "--pin",
         action=argparse.BooleanOptionalAction,

@@ -23,6 +23,7 @@ from .liveness import describe_exit
 from .spec import CONTINUE, END, MAPPED, WorldSpec
 
 _READ_BYTES = 1 << 18
+SIGNALS_S = 0.5  # Python sees a signal that came just before the wait only after it
 _PARENT_END_TIMEOUT_S = 10.0  # after its last word; its own rules end the ranks sooner
 
 
@@ -35,6 +36,8 @@ def launch(
     args: Sequence[Any] = (),
     pin: bool | None = None,
     timeout_s: float | None = None,
+    prefault: bool = False,
+    huge_pages: bool = False,
     on_failure: str = END,
     results: str = FIRST_RESULT,
     environment: Mapping[str, str] | None = None,
@@ -46,8 +49,9 @@ def launch(
     The ranks are new processes, forked from a fresh parent of one thread; `work` and `args` travel by
     cloudpickle, so functions of notebooks and of __main__ work. What ranks print appears here, each line
     marked with its rank. `results="all"` returns every rank's result, by rank. `environment` is added to
-    each rank's, `preload` names modules to import once, before the ranks are forked. `spec` replaces
-    the arguments that describe the world.
+    each rank's, `preload` names modules to import once, before the ranks are forked. `prefault` backs every
+    page of the segments at the start, `huge_pages` asks for huge ones. `spec` replaces the arguments that
+    describe the world.
 
     Raises the exception of the first rank that failed, caused by a LaunchError that holds its traceback
     as text; the LaunchError itself where the exception cannot travel or the rank was killed. With
@@ -55,7 +59,10 @@ def launch(
     place of their results. WorldError where the world cannot be made.
     """
     if spec is None:
-        spec = WorldSpec.of(ranks, world, hosts, segment, timeout_s=timeout_s, pin=pin, on_failure=on_failure)
+        pages = {"prefault": prefault, "huge_pages": huge_pages}
+        spec = WorldSpec.of(
+            ranks, world, hosts, segment, timeout_s=timeout_s, pin=pin, on_failure=on_failure, **pages
+        )
     job = Job(spec, True, results, dict(environment or {}), tuple(preload))
     return run_job(job, work, args)
 
@@ -152,7 +159,7 @@ class _Parent:
     def _attend(self) -> Report:
         """Stay until the parent has reported and closed its streams, or has died."""
         while self._selector.get_map():
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(SIGNALS_S):
                 key.data()
         exit_code = self._process.wait(_PARENT_END_TIMEOUT_S)
         if self._report is None:
