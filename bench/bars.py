@@ -10,6 +10,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from umem.errors import ConfigError, UmemError, UnknownName, Waived
 from . import registry
 from .case import Measured, Options, Point, Side
 from .driver import Bench, is_waived
-from .stats import Interval, Limit, Outcome, Samples, judge, next_look, ratio_interval
+from .stats import MIN_PAIRS, Interval, Limit, Outcome, Samples, judge, next_look, ratio_interval
 from .timing import Missing, close_sides, open_sides, run_rounds, warm_up
 
 FILE = Path(__file__).with_name("bars.toml")
 ALL = "all"
+GROUP_LIMIT_S = 720.0
+SETTING_OVERHEAD_S = 6.0  # start of the ranks, their memory, one block a side to warm up
 
 STATISTICS: dict[str, Callable[[Samples], float]] = {
     "p50": lambda samples: float(np.median(samples)),
@@ -67,7 +70,8 @@ class Bar:
     min_pairs: int = 8
     max_pairs: int = 128
     warms_up: bool = True
-    time_limit_s: float = 60.0
+    time_limit_s: float = 15.0
+    round_s: float = 1.0
     alternative: Alternative | None = None
 
     @property
@@ -85,7 +89,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a bar."""
+    """What became of a bar. `reason`: why it failed or was waived, or how few pairs it rests on."""
 
     id: str
     group: str
@@ -115,7 +119,7 @@ class Result:
 def read(file: Path = FILE) -> list[Bar]:
     """The bars of bars.toml, in its order. Raises ConfigError for one that is not well formed."""
     document = tomllib.loads(file.read_text())
-    bars = [_parse(entry) for entry in document["bar"]]
+    bars = [_parse(one) for entry in document["bar"] for one in _each(entry)]
     twice = {bar.id for bar in bars if sum(other.id == bar.id for other in bars) > 1}
     if twice:
         raise ConfigError(f"{file.name}: bars with one id: {', '.join(sorted(twice))}")
@@ -130,6 +134,37 @@ def select(group: str, bars: Sequence[Bar]) -> list[Bar]:
     if group not in groups:
         raise UnknownName("group of bars", group, [*groups, ALL])
     return [bar for bar in bars if bar.group == group]
+
+
+def worst_case_s(bars: Iterable[Bar]) -> float:
+    """Seconds that `bars` take where none is decided before its time is up."""
+    return sum(
+        SETTING_OVERHEAD_S + max(bar.time_limit_s for bar in together) + max(bar.round_s for bar in together)
+        for together in _settings(bars)
+    )
+
+
+def _settings(bars: Iterable[Bar]) -> list[list[Bar]]:
+    """Bars that are measured together, in the order of the first of each."""
+    settings: dict[tuple[object, ...], list[Bar]] = {}
+    for bar in bars:
+        settings.setdefault(bar.setting, []).append(bar)
+    return list(settings.values())
+
+
+def _each(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The bars of one entry: one for each combination of the values in its `each`."""
+    each = entry.get("each", {})
+    for values in product(*each.values()):
+        words = dict(zip(each, values, strict=True))
+        one = {name: value for name, value in entry.items() if name != "each"}
+        try:
+            one |= {name: value.format(**words) for name, value in one.items() if isinstance(value, str)}
+        except KeyError as error:
+            raise ConfigError(f"bars.toml: {entry.get('id')}: {error} is not in its `each`") from error
+        if "id" in one:
+            one["id"] = one["id"].replace("-", "_")
+        yield one
 
 
 def _parse(entry: dict[str, Any]) -> Bar:
@@ -167,10 +202,7 @@ def _limit(values: dict[str, Any]) -> Limit:
 
 def run(bars: Iterable[Bar], options: Options) -> Iterator[Result]:
     """Measure bars; yields a result a bar as soon as its setting is done."""
-    settings: dict[tuple[object, ...], list[Bar]] = {}
-    for bar in bars:
-        settings.setdefault(bar.setting, []).append(bar)
-    for together in settings.values():
+    for together in _settings(bars):
         first = together[0]
         peers = tuple(dict.fromkeys(peer for bar in together for peer in bar.peers))
         with Bench(replace(options, world=first.world, ranks=first.ranks, peers=peers)) as bench:
@@ -259,8 +291,10 @@ def evaluate(bar: Bar, measured: Measured, rng: np.random.Generator) -> Result:
     if bar.alternative and _is_reached(bar, bar.alternative, measured):
         against, limit = bar.alternative.against, bar.alternative.limit
     interval = _interval(bar, against, measured, rng)
+    num_pairs = len(measured.blocks[bar.side])
     errors = measured.errors.get(bar.side, 0) + measured.errors.get(against, 0)
     outcome = judge(interval, limit) if errors == 0 else Outcome.FAIL
+    few = f"rests on few pairs: {num_pairs}" if num_pairs < MIN_PAIRS else ""
     return Result(
         bar.id,
         bar.group,
@@ -271,8 +305,8 @@ def evaluate(bar: Bar, measured: Measured, rng: np.random.Generator) -> Result:
         str(limit),
         outcome,
         against,
-        len(measured.blocks[bar.side]),
-        f"{errors} errors in the data" if errors else "",
+        num_pairs,
+        f"{errors} errors in the data" if errors else few,
     )
 
 

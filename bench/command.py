@@ -85,7 +85,7 @@ def list_cases(console: Console) -> None:
 def run_bars(group: str, options: Options, json_file: Path | None) -> int:
     """Measure the bars of `group`: a line each on stdout and nothing else; 1 where one fails, else 0.
 
-    Reasons of what failed or was waived go to stderr, and into the JSON.
+    Reasons go to stderr, and into the JSON.
     """
     outputs = Outputs(json=json_file)
     results = []

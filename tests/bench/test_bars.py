@@ -59,6 +59,54 @@ def test_every_bar_names_sides_of_a_case(bar):
         assert bar.alternative.against in names
 
 
+@pytest.mark.parametrize("group", sorted({bar.group for bar in bars.read()}))
+def test_a_group_ends_within_12_minutes_whatever_it_finds(group):
+    assert bars.worst_case_s(bars.select(group, bars.read())) <= bars.GROUP_LIMIT_S == 720
+
+
+def test_bars_of_one_setting_share_their_time():
+    together = [replace(BAR, id="1", time_limit_s=20), replace(BAR, id="2", round_s=3)]
+    apart = replace(BAR, id="3", ranks=4, time_limit_s=0, round_s=90)
+    assert bars.worst_case_s([*together, apart]) == 2 * bars.SETTING_OVERHEAD_S + 23 + 90
+
+
+ENTRY = """
+[[bar]]
+id = "{side}_{world}"
+each = { side = ["get", "put"], world = ["hosts", "no-peer-access"] }
+group = "g"
+what = "{side} in {world}"
+case = "c"
+point = "8"
+world = "{world}"
+side = "{side}"
+against = "b"
+at_most = 1
+"""
+
+
+def test_an_entry_declares_a_bar_for_each_combination(tmp_path):
+    file = tmp_path / "bars.toml"
+    file.write_text(ENTRY)
+    found = bars.read(file)
+    assert [bar.id for bar in found] == [
+        "get_hosts",
+        "get_no_peer_access",
+        "put_hosts",
+        "put_no_peer_access",
+    ]
+    assert [(bar.side, bar.world, bar.what) for bar in found[1:2]] == [
+        ("get", "no-peer-access", "get in no-peer-access")
+    ]
+
+
+def test_a_name_that_each_lacks_is_refused(tmp_path):
+    file = tmp_path / "bars.toml"
+    file.write_text(ENTRY.replace("in {world}", "in {place}"))
+    with pytest.raises(ConfigError, match="'place' is not in its `each`"):
+        bars.read(file)
+
+
 def test_groups_are_selected_by_name():
     known = [replace(BAR, id="1"), replace(BAR, id="2", group="kv")]
     assert [bar.id for bar in bars.select("kv", known)] == ["2"]
@@ -172,6 +220,11 @@ def test_time_ends_the_sampling(run_fake):
     bar = replace(BAR, time_limit_s=0.0)
     result = run_fake(bar, FakeSide("a", [1.0, 1.2]), FakeSide("b", [1.0]))
     assert result.num_pairs == 1
+
+
+def test_a_bar_that_rests_on_few_pairs_says_so(run_fake):
+    result = run_fake(replace(BAR, max_pairs=3), FakeSide("a", [1.0]), FakeSide("b", [1.0]))
+    assert (result.outcome, result.reason) == (Outcome.PASS, "rests on few pairs: 3")
 
 
 def test_a_missing_peer_waives_the_bar_and_says_why(run_fake):
