@@ -11,10 +11,9 @@ from umem.kernels import cpu_kernel, device_function
 from umem.kernels.ops import load_i64, load_u8, store_i64, store_u8
 from umem.kernels.ops_system import call_handler
 
-TRACE_WORDS = 2  # of one entry
 DATA_WORDS = 8  # more than a DataPtr has
 ALLOCATE, RAW_DELETER = 2, 4  # slots of an allocator's table of functions; see umem/torch/c10.py
-ALIGNMENT = 64
+LINE_BYTES = 64  # what blocks are aligned to
 MARK_MASK = 255
 
 
@@ -47,9 +46,30 @@ def replay(allocator, trace, num_entries, live, data, num_rounds):
         num_rounds -= 1
 
 
+@device_function
+def mark(address, num_bytes, value):
+    """Write `value` to a byte of every line of a block, and to its last."""
+    offset = 0
+    while offset < num_bytes:
+        store_u8(address, offset, value)
+        offset += LINE_BYTES
+    store_u8(address, num_bytes - 1, value)
+
+
+@device_function
+def is_marked(address, num_bytes, value):
+    """1 where a block still has what `mark` wrote."""
+    offset = 0
+    while offset < num_bytes:
+        if load_u8(address, offset) != value:
+            return 0
+        offset += LINE_BYTES
+    return 1 if load_u8(address, num_bytes - 1) == value else 0
+
+
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
 def checked_replay(allocator, trace, num_entries, live, sizes, data, low, high):
-    """The trace once, with every block's ends written when it is allocated and compared when it is freed.
+    """The trace once, with every block marked when it is allocated and looked at when it is freed.
 
     Returns the errors: blocks outside of [low, high), misaligned, or overwritten by another. `sizes` has a
     word a slot.
@@ -60,15 +80,14 @@ def checked_replay(allocator, trace, num_entries, live, sizes, data, low, high):
         slot, num_bytes = load_i64(trace, 2 * entry), load_i64(trace, 2 * entry + 1)
         if num_bytes != 0:
             address = raw_allocate(allocator, data, num_bytes)
-            errors += 1 - (low <= address and address + num_bytes <= high and address % ALIGNMENT == 0)
+            is_right = low <= address and address + num_bytes <= high and address % LINE_BYTES == 0
+            errors += 1 - is_right
             store_i64(live, slot, address)
             store_i64(sizes, slot, num_bytes)
-            store_u8(address, 0, slot & MARK_MASK)
-            store_u8(address, num_bytes - 1, slot & MARK_MASK)
+            mark(address, num_bytes, slot & MARK_MASK)
         else:
             address = load_i64(live, slot)
-            first, last = load_u8(address, 0), load_u8(address, load_i64(sizes, slot) - 1)
-            errors += 1 - (first == slot & MARK_MASK and last == slot & MARK_MASK)
+            errors += 1 - is_marked(address, load_i64(sizes, slot), slot & MARK_MASK)
             raw_deallocate(allocator, address)
         entry += 1
     return errors

@@ -22,6 +22,7 @@ from ..base import BLOCK_TIMEOUT_S
 from .base import TorchPart
 
 Make = Callable[[], torch.Tensor]
+Check = Callable[[torch.Tensor, int], None]  # of what was sent, and where the receiver has it
 
 
 class CountedConnection(Connection):
@@ -57,7 +58,7 @@ class Sharing(TorchPart):
 
     def umem(self, num_samples: int, in_bytes: bool = False) -> Samples | None:
         """A tensor of the pool."""
-        return self._run(num_samples, self._in_pool, in_bytes)
+        return self._run(num_samples, self._in_pool, in_bytes, self._expect_same_pointer)
 
     def file_descriptor(self, num_samples: int, in_bytes: bool = False) -> Samples | None:
         """A new tensor, which torch copies to shared memory to send its descriptor."""
@@ -74,21 +75,26 @@ class Sharing(TorchPart):
         with self.at_neighbour():
             return torch.zeros(self.shape)
 
-    def _run(self, num_samples: int, make: Make, in_bytes: bool) -> Samples | None:
+    def _expect_same_pointer(self, tensor: torch.Tensor, pointer: int) -> None:
+        self.expect(home(tensor) == self.home and pointer == tensor.data_ptr())
+
+    def _run(
+        self, num_samples: int, make: Make, in_bytes: bool, check: Check = lambda tensor, pointer: None
+    ) -> Samples | None:
         samples = np.empty(num_samples)
         for sample in range(num_samples):
-            samples[sample] = self._send(make(), sample) if self.rank == 0 else self._receive()
+            samples[sample] = self._send(make(), sample, check) if self.rank == 0 else self._receive()
         return samples if self.rank == int(in_bytes) else None
 
-    def _send(self, tensor: torch.Tensor, number: int) -> float:
-        """Seconds until rank 1 has answered."""
+    def _send(self, tensor: torch.Tensor, number: int, check: Check) -> float:
+        """Seconds until rank 1 has answered with the address where it has the tensor."""
         tensor[-1] = number
         begin = time.perf_counter_ns()
         self.queue.put(tensor)
         pointer, value = self._get()
         elapsed_s = (time.perf_counter_ns() - begin) * 1e-9
         self.expect(value == number and float(tensor[0]) == number + 1)
-        self.expect(pointer == tensor.data_ptr() or home(tensor) is None)
+        check(tensor, pointer)
         return elapsed_s
 
     def _receive(self) -> float:

@@ -48,6 +48,10 @@ class File:
         weakref.finalize(take_back, free.append, begin)
         return take_back
 
+    def num_bytes(self) -> int:
+        """How long the file is."""
+        return os.fstat(self._file.fileno()).st_size
+
     def close(self) -> None:
         """The file goes."""
         self._file.close()
