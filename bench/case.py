@@ -22,6 +22,7 @@ SEMANTICS = ("load_store", "rma", "message", "staged", "near")
 PEERS = ("ucx_perftest", "gloo", "mpi", "ucxx")
 WORLDS = tuple(KINDS)
 NO_SEMANTICS = "none"  # of rows that move no bytes between ranks: limits, start-up
+NO_HOME = "none"  # of rows that use no rank's memory
 
 
 @dataclass(frozen=True)
@@ -185,14 +186,14 @@ class Case(ABC):
     semantics: ClassVar[tuple[str, ...]] = (NO_SEMANTICS,)
     about: ClassVar[str] = "time"
     limit_side: ClassVar[str | None] = None
-    home: ClassVar[str] = "peer"
+    home: ClassVar[str] = "peer"  # whose memory: also rank N, local (the driver's own), NO_HOME
     min_ranks: ClassVar[int] = 2
     worlds: ClassVar[tuple[str, ...]] = WORLDS
     most_samples: ClassVar[int] = 1000  # a block's, where more would only take long
     budget_s: ClassVar[float]
 
-    def waived(self, options: Options) -> str | None:
-        """Why the case cannot run with these options on this machine, or None."""
+    def waived(self, options: Options, brief: bool = False) -> str | None:
+        """Why the case cannot run with these options on this machine, or None. `brief`: at its brief points."""
         if options.ranks < self.min_ranks:
             return f"needs {self.min_ranks} ranks and has {options.ranks}; use --ranks {self.min_ranks}"
         if options.world not in self.worlds:

@@ -88,7 +88,7 @@ class Bench:
 
     def run(self, case: Case, depth: Depth | None = None, brief: bool = False) -> Results:
         """Measure a case: its rows, and a note for whatever could not run."""
-        reason = case.waived(self.options)
+        reason = case.waived(self.options, brief)
         if reason is not None:
             row = self._empty_row(case, Status.WAIVED)
             return Results(self.machine, (row,), (f"waived: {case.key}: {reason}",))

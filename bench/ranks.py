@@ -1,9 +1,6 @@
 """A world of ranks that obeys the driver: `python -m umem.bench.ranks SOCKET SPEC [MODULE...]`.
 
 The modules are imported, once, before the ranks are forked.
-
-`python -m umem.bench.ranks --load` compiles every kernel that such a world needs into the cache and ends:
-what a set-up runs, so that the first measurement does not wait for it.
 """
 
 from __future__ import annotations
@@ -32,23 +29,8 @@ def part_modules() -> list[str]:
     return [f"{parts.__name__}.{module.name}" for module in pkgutil.iter_modules(parts.__path__)]
 
 
-def load() -> None:
-    """Compile what is not in the cache: also what calls UCX, where there is one."""
-    from umem.agent import bind_ucx
-    from umem.fabric.ucx.waiting import GROUP
-    from umem.kernels.compile import load_all
-    from umem.world.warm_parent import warm_up
-
-    warm_up(part_modules())
-    if bind_ucx():
-        load_all(groups=(GROUP,))
-
-
 def main() -> None:
-    """Load kernels, or start the ranks and wait for their end."""
-    if sys.argv[1:] == ["--load"]:
-        load()
-        return
+    """Start the ranks and wait for their end."""
     path, text, *more = sys.argv[1:]
     launch(obey, args=(path,), spec=WorldSpec.of(**json.loads(text)), preload=[*part_modules(), *more])
 

@@ -69,9 +69,6 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_WHOLE = ("ranks", "bytes", "samples", "errors", "seed")
-_FRACTIONS = ("p50_us", "p99_us", "cv", "gbps", "limit", "fraction_of_limit")
-_OPTIONAL_TEXT = ("peer", "limit_name")
 
 
 @dataclass(frozen=True)
@@ -114,18 +111,3 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Read what `write_csv` wrote."""
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    return [Row(**{name: _parse(name, text) for name, text in line.items()}) for line in lines]
-
-
-def _parse(name: str, text: str) -> Any:
-    if name in _WHOLE:
-        return int(text)
-    if text == "" and name in _FRACTIONS + _OPTIONAL_TEXT:
-        return None
-    return float(text) if name in _FRACTIONS else text

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from umem.errors import UmemError
 
 from .case import Measured, Point, Side
-from .stats import Samples
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,3 @@ def measure(
             break
         run_rounds(sides, measured, 1, depth.samples_per_block)
     return measured
-
-
-def block_values(blocks: Sequence[Samples], statistic: Callable[[Samples], float]) -> list[float]:
-    """One number a block."""
-    return [float(statistic(block)) for block in blocks]

@@ -44,13 +44,6 @@ def align_up(value: int, alignment: int) -> int:
     return (value + alignment - 1) & -alignment
 
 
-def log2_exact(value: int) -> int:
-    """Exponent of `value`, which must be a power of two."""
-    if value <= 0 or value & (value - 1):
-        raise ConfigError(f"{value} is not a power of two")
-    return value.bit_length() - 1
-
-
 def power_of_two_at_least(value: int) -> int:
     """The smallest power of two that is not below `value` (1 for values below 1)."""
     return 1 if value <= 1 else 1 << (value - 1).bit_length()

@@ -13,7 +13,7 @@ import numpy as np
 
 from umem.world.spec import HOSTS, NO_PEER_ACCESS
 
-from ..case import NO_SEMANTICS, Case, Measured, Options, Point, Side
+from ..case import NO_HOME, NO_SEMANTICS, Case, Measured, Options, Point, Side
 from ..driver import Bench
 from ..registry import register
 from ..stats import Samples
@@ -192,6 +192,7 @@ class Idle(Case):
         "CPU time that all ranks of a world use together in a second in which nobody asks for anything"
     )
     limit_side = "one_percent"
+    home = NO_HOME
     most_samples = 1
     min_ranks = 1
     budget_s = 5.0

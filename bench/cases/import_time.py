@@ -10,7 +10,7 @@ import numpy as np
 
 from umem.errors import WorldError
 
-from ..case import NO_SEMANTICS, Case, Options, Point, Side
+from ..case import NO_HOME, NO_SEMANTICS, Case, Options, Point, Side
 from ..driver import Bench
 from ..registry import register
 from ..stats import Samples
@@ -61,6 +61,7 @@ class ImportTime(Case):
     min_ranks = 1
     worlds = ("mapped",)
     most_samples = 1
+    home = NO_HOME
     budget_s = 2.0
 
     def points(self, options: Options) -> Sequence[Point]:
@@ -86,6 +87,7 @@ class ImportModules(Case):
     min_ranks = 1
     worlds = ("mapped",)
     most_samples = 1
+    home = NO_HOME
     budget_s = 1.0
 
     def points(self, options: Options) -> Sequence[Point]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from umem import config
-from umem.units import GIB, MIB
+from umem.units import GIB, MIB, format_size
 from umem.world.spec import TRANSPORTS
 
 from ..case import Case, Options, PartSide, Point, Side
@@ -14,6 +14,7 @@ from ..registry import register
 from ..wire import Part
 
 LATENCY = "umem.bench.parts.latency"
+MEMORY_PER_CHAIN = 3  # bytes that must be free for each of a chain's: the peer's, one's own, and room
 MAX_MESSAGE_BYTES = 4 * MIB
 
 
@@ -61,10 +62,13 @@ class Chase(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(256 * MIB)]
 
-    def waived(self, options: Options) -> str | None:
-        if config.available_memory_bytes() < 3 * GIB:
-            return "needs 3 GiB of free memory for two chains of 1 GiB"
-        return super().waived(options)
+    def waived(self, options: Options, brief: bool = False) -> str | None:
+        (point,) = self.brief_points(options) if brief else self.points(options)
+        needed = MEMORY_PER_CHAIN * point.num_bytes
+        if config.available_memory_bytes() < needed:
+            chains = f"two chains of {format_size(point.num_bytes)}"
+            return f"needs {format_size(needed)} of free memory for {chains}"
+        return super().waived(options, brief)
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         ranks = bench.ranks(segment_bytes=max(SEGMENT_BYTES, 2 * point.num_bytes))

@@ -43,6 +43,7 @@ class Bandwidth(Case):
     about = "rate"
     min_ranks = 1
     most_samples = 4
+    home = "local"
     budget_s = 2.0
 
     def points(self, options: Options) -> Sequence[Point]:
@@ -67,6 +68,7 @@ class Latency(Case):
     description = "two threads in C: a line to the other core and back, and an eventfd round trip"
     min_ranks = 1
     most_samples = 10
+    home = "local"
     budget_s = 1.0
 
     def points(self, options: Options) -> Sequence[Point]:

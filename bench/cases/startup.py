@@ -14,7 +14,7 @@ import numpy as np
 from umem import config
 from umem.errors import WorldError
 
-from ..case import NO_SEMANTICS, Case, Options, Point, Side
+from ..case import NO_HOME, NO_SEMANTICS, Case, Options, Point, Side
 from ..driver import Bench
 from ..registry import register
 from ..stats import Samples
@@ -80,6 +80,7 @@ class Startup(Case):
     limit_side = "ranks_1"
     min_ranks = 1
     most_samples = 1
+    home = NO_HOME
     budget_s = 5.0
 
     def points(self, options: Options) -> Sequence[Point]:
@@ -105,6 +106,7 @@ class Run(Case):
     limit_side = "import_numba"
     min_ranks = 1
     most_samples = 1
+    home = NO_HOME
     budget_s = 4.0
 
     def points(self, options: Options) -> Sequence[Point]:

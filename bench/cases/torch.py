@@ -21,10 +21,10 @@ class TorchCase(Case):
     worlds = ("mapped",)
     home: ClassVar[str] = "rank 1"
 
-    def waived(self, options: Options) -> str | None:
+    def waived(self, options: Options, brief: bool = False) -> str | None:
         if find_spec("torch") is None:
             return "torch is not installed: scripts/setup torch"
-        return super().waived(options)
+        return super().waived(options, brief)
 
 
 def torch_ranks(bench: Bench) -> Group:

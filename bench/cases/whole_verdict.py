@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..case import Case, Options, Point, Side
+from ..case import NO_HOME, Case, Options, Point, Side
 from ..driver import Bench
 from ..registry import register
 from .import_time import ConstantSide
@@ -28,6 +28,7 @@ class WholeVerdict(Case):
     description = "umem verdict from start to end, against 90 s"
     limit_side = "seconds_90"
     most_samples = 1
+    home = NO_HOME
     budget_s = 0.0  # no part of itself
 
     def points(self, options: Options) -> Sequence[Point]:

@@ -10,12 +10,14 @@ import shutil
 import numpy as np
 import pytest
 
+from umem import config
 from umem.bench import registry
 from umem.bench.case import NO_SEMANTICS, Case, Measured, Options, Point
 from umem.bench.driver import Bench
 from umem.bench.rows import Status
 from umem.bench.timing import Depth
 from umem.errors import UmemError
+from umem.units import GIB
 
 from .examples import FakeSide
 
@@ -73,6 +75,19 @@ def test_semantics_of_a_case_are_those_of_its_sides(case):
         sides = [side for point in case().points(options) for side in case().sides(Bench(options), point)]
         found |= {side.semantics for side in sides if side.peer is None}
     assert found - {NO_SEMANTICS} == set(case.semantics) - {NO_SEMANTICS}
+
+
+@pytest.mark.parametrize("case", registry.all_cases(), ids=lambda case: case.key)
+def test_only_what_uses_the_peers_memory_names_it_as_home(case):
+    if case.semantics == (NO_SEMANTICS,):
+        assert case.home != "peer"
+
+
+def test_a_chase_needs_memory_for_the_chains_that_it_makes(monkeypatch):
+    monkeypatch.setattr(config, "available_memory_bytes", lambda: GIB)
+    chase = registry.find("latency.chase")()
+    assert "needs 3G of free memory for two chains of 1G" in chase.waived(Options())
+    assert chase.waived(Options(), brief=True) is None
 
 
 def test_semantics_choose_the_sides():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umem.errors import ConfigError
-from umem.units import align_up, format_size, log2_exact, parse_size, power_of_two_at_least
+from umem.units import align_up, format_size, parse_size, power_of_two_at_least
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,3 @@ def test_power_of_two_is_the_smallest(value):
     power = power_of_two_at_least(value)
     assert power >= value and power.bit_count() == 1
     assert power == 1 or power // 2 < value
-    assert 1 << log2_exact(power) == power
-
-
-@pytest.mark.parametrize("value", [0, -2, 3, 12])
-def test_log2_of_other_numbers_is_refused(value):
-    with pytest.raises(ConfigError):
-        log2_exact(value)
