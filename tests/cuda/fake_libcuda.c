@@ -26,14 +26,12 @@
 #include <unistd.h>
 #undef cuGetProcAddress
 
-enum { GRANULARITY = 2 << 20, MEMORY = 256 << 20, TABLE = 256, MAX_THREADS = 1024, EM_CUDA_ = 190,
-       EVENTS = 4096, DEPTH = 8 };
+enum { GRANULARITY = 2 << 20, MEMORY = 256 << 20, TABLE = 256, MAX_THREADS = 1024, EM_CUDA_ = 190 };
 
 typedef struct { int fd, device; size_t size; } allocation;
 typedef struct { CUdeviceptr start; size_t size; int device, accessible; } mapping;
 typedef struct { CUdeviceptr start; size_t size; } reservation;
 typedef struct { char *image; size_t size; } module;
-typedef struct { int used, recorded; CUstream stream; } event; /* recorded: and not passed yet */
 typedef void (*twin)(int64_t thread, int64_t num_threads, void **arguments);
 
 static allocation *allocations[TABLE];
@@ -43,11 +41,8 @@ static struct { char name[512]; twin run; } twins[TABLE];
 static int initialised, num_contexts, num_modules, num_twins;
 static int last_kernel_status, kernel_running;
 static size_t created_bytes;
-static event events[EVENTS];
-static CUstream busy_stream; /* the one that has work to do */
-static __thread CUcontext current, outer[DEPTH];
-static __thread int depth;
-static __thread CUstreamCaptureMode capture_mode;
+static __thread CUcontext current;
+static int num_events_open(void);
 static char trace[1 << 16];
 
 static int option(const char *name, int otherwise) {
@@ -65,13 +60,8 @@ int fake_cuda_num_open(const char *kind) {
         n += !strcmp(kind, "handle") ? allocations[i] != NULL
              : !strcmp(kind, "mapping") ? mappings[i].size != 0
              : !strcmp(kind, "reservation") ? reservations[i].size != 0 : 0;
-    for (int i = 0; i < EVENTS; i++) n += !strcmp(kind, "event") && events[i].used;
+    if (!strcmp(kind, "event")) return num_events_open();
     return n + (!strcmp(kind, "context") ? num_contexts : !strcmp(kind, "module") ? num_modules : 0);
-}
-/* From here on `stream` alone has work to do; that of all others has ended. */
-void fake_cuda_set_busy(CUstream stream) {
-    busy_stream = stream;
-    for (int i = 0; i < EVENTS; i++) events[i].recorded &= events[i].stream == stream;
 }
 void fake_cuda_register_twin(const char *name, void *run) {
     snprintf(twins[num_twins].name, sizeof twins[0].name, "%s", name);
@@ -358,61 +348,7 @@ static CUresult CALL(cuStreamQuery(CUstream stream)) {
     return last_kernel_status;
 }
 
-static CUresult CALL(cuCtxPushCurrent(CUcontext context)) {
-    BEGIN;
-    REFUSE_IF(!context || depth == DEPTH);
-    outer[depth++] = current;
-    current = context;
-    return 0;
-}
-static CUresult CALL(cuCtxPopCurrent(CUcontext *context)) {
-    BEGIN;
-    if (!depth) return CUDA_ERROR_INVALID_CONTEXT;
-    *context = current;
-    current = outer[--depth];
-    return 0;
-}
-static CUresult CALL(cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)) {
-    BEGIN;
-    CUstreamCaptureMode before = capture_mode;
-    capture_mode = *mode;
-    *mode = before;
-    return 0;
-}
-
-/* An event is passed when its stream has ended what it had to do at the time of recording. */
-static CUresult CALL(cuEventCreate(CUevent *made, unsigned flags)) {
-    BEGIN; NEEDS_CONTEXT;
-    int status = option("FAKE_CUDA_EVENTS", 0);
-    if (status) return status;
-    for (int i = 0; i < EVENTS; i++)
-        if (!events[i].used) {
-            events[i] = (event){1, 0, NULL};
-            *made = (CUevent)&events[i];
-            return 0;
-        }
-    return CUDA_ERROR_OUT_OF_MEMORY;
-}
-static CUresult CALL(cuEventRecord(CUevent made, CUstream stream)) {
-    BEGIN; NEEDS_CONTEXT;
-    event *it = (event *)made;
-    REFUSE_IF(!it->used);
-    it->stream = stream;
-    it->recorded = stream && stream == busy_stream;
-    return 0;
-}
-static CUresult CALL(cuEventQuery(CUevent made)) {
-    BEGIN; NEEDS_CONTEXT;
-    REFUSE_IF(!((event *)made)->used);
-    if (capture_mode != CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    return ((event *)made)->recorded ? CUDA_ERROR_NOT_READY : 0;
-}
-static CUresult CALL(cuEventDestroy(CUevent made)) {
-    BEGIN; NEEDS_CONTEXT;
-    REFUSE_IF(!((event *)made)->used);
-    ((event *)made)->used = 0;
-    return 0;
-}
+#include "fake_events.h"
 
 static CUresult not_supported(void) { return CUDA_ERROR_NOT_SUPPORTED; }
 CUresult cuGetProcAddress_v2(const char *name, void **function, int version, cuuint64_t flags,

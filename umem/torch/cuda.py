@@ -40,7 +40,6 @@ DRIVER_FUNCTIONS = {
     callbacks.GPU_EXCHANGE_MODE: "cuThreadExchangeStreamCaptureMode",
 }
 DRIVER_VERSION = 12000  # of these functions' signatures
-SETTLE_POLL_S = 0.001
 
 
 class GpuPool:
@@ -99,7 +98,7 @@ class GpuPool:
         self.trim()
         deadline = time.monotonic() + self.space.timeout_s
         while self.num_waiting() and time.monotonic() < deadline:
-            time.sleep(SETTLE_POLL_S)
+            os.sched_yield()
         num_left = self.num_live() + self.num_waiting() + self.num_kept()
         if num_left and self.at_close == "refuse" and not is_forced:
             raise WorldError(
