@@ -50,7 +50,7 @@ def core_distance(ping_pong_ns: float) -> str:
     """What a round trip of one line between two cores says about where they are today."""
     near, far = "the cores share a cache", "the cores are far apart, on two cache complexes"
     where = near if ping_pong_ns < FAR_NS else far
-    return f"a line goes to the other core and back in {ping_pong_ns:.0f} ns: {where}"
+    return f"a line goes to the other core and back in {ping_pong_ns:.0f} ns at best: {where}"
 
 
 def print_case(console: Console, case: type[Case], results: Results) -> None:

@@ -65,7 +65,7 @@ class Latency(Case):
     """Round trips between two cores."""
 
     key = "limits.latency"
-    description = "two threads in C: a line to the other core and back, and an eventfd round trip"
+    description = "round trips between two threads in C: of a line (as in latency.line), and of an eventfd"
     min_ranks = 1
     most_samples = 10
     home = "local"

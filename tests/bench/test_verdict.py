@@ -10,6 +10,7 @@ from rich.console import Console
 
 from umem.bench import limits, registry, report, verdict
 from umem.bench.case import Options
+from umem.bench.driver import Bench
 from umem.bench.evidence import LOAD_STORE, Conclusion, Evidence, gather
 from umem.bench.rows import Results, read_json
 from umem.errors import UmemError
@@ -42,6 +43,14 @@ def test_a_section_whose_cases_found_nothing_is_absent():
     assert titles == ["How each byte is reached", "One address, one value"]
 
 
+def test_the_cores_are_as_near_as_they_were_at_either_end(monkeypatch):
+    found = iter((348.0, 99.0))
+    monkeypatch.setattr(verdict.command, "core_ping_pong_ns", lambda: next(found))
+    monkeypatch.setattr(verdict, "gather", lambda ranks, seed: Evidence([[LOAD_STORE]], [[1]]))
+    monkeypatch.setattr(verdict, "cases", list)
+    assert verdict.measure(Bench(Options()), end=0.0).ping_pong_ns == 99.0
+
+
 def test_the_crossover_is_told_between_the_sizes_measured():
     rows = [
         row(case="exchange", semantics=semantics, bytes=size, p50_us=time_us)
@@ -52,7 +61,7 @@ def test_the_crossover_is_told_between_the_sizes_measured():
     section = verdict.crossover_section(found)
     assert section is not None
     (line,) = section.lines
-    assert line[:3] == ("exchange", "4.0 x at 64", "0.5 x at 64K")
+    assert line[:3] == ("exchange", "4 x at 64", "0.5 x at 64K")
     assert re.fullmatch(r"from about \d+(\.\d+)?K", line[3])
 
 
