@@ -76,10 +76,14 @@ class Mpi:
         self.dst = np.zeros(num_bytes * self.num_ranks, np.uint8)
         self.errors = 0
         self.lap = 0  # of gets and puts: the value of every byte
+        self.num_added = 0  # the value of fetch_add's word
         self.window: Any = None
         if operation in ("get", "put", "fetch_add"):
             self.window = context.Win.Allocate(WORD_BYTES + num_bytes, 1, comm=world)
             self.window.Lock_all()
+            if self.rank == 0:
+                self.window.Put(np.zeros(WORD_BYTES, np.uint8), TARGET, 0)
+                self.window.Flush(TARGET)
         if operation == "reduce":
             self.src = np.full(max(num_bytes // 4, 1), float(self.rank + 1), np.float32)
             self.dst = np.zeros_like(self.src)
@@ -124,7 +128,8 @@ class Mpi:
             self._handle(self.mpi.SUM),
             self._handle(self.window),
         )
-        self.errors += int(old[0]) + 1 < num_samples * self.batch
+        self.num_added += num_samples * self.batch
+        self.errors += int(old[0]) + 1 != self.num_added
         return int(code)
 
     def _get(self, out: int, num_samples: int) -> int:
