@@ -58,7 +58,7 @@ from .heap_layout import (
     STATE_MASK,
 )
 from .heap_lock import acquire_arena, heap_reclaim_dead, release_arena
-from .heap_magazine import flush, flush_all, hand_out, is_own_magazine, refill, row_address
+from .heap_magazine import flush, flush_all, grow_row, hand_out, is_own_magazine, refill, row_address
 from .heap_record import add_holder, drop_holder, find_start, give_slot_to, owner_bits, owner_rank
 from .heap_slab import give_slot, take_slots
 from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_i64
@@ -218,6 +218,8 @@ def free_slow(control, magazine, rank, address):
         size_class = (word >> CLASS_SHIFT) & CLASS_MASK
         limit = load_i64(magazine, MAGAZINE_LIMITS + size_class)
         if load_i64(magazine, MAGAZINE_COUNTS + size_class) >= limit:
+            if grow_row(magazine, size_class) and push_slot(magazine, address):
+                return status.OK
             code = flush(control, magazine, size_class, limit >> 1)
             if code != status.OK:
                 return code

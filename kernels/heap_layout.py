@@ -119,13 +119,16 @@ MAGAZINE_LIVE = 8  # record bits of what it hands out, and of what it holds
 MAGAZINE_CACHED = 9
 MAGAZINE_NUM_REFILLS = 10
 MAGAZINE_NUM_FLUSHES = 11
+MAGAZINE_NUM_GROWTHS = 12
+MAGAZINE_SPARE = 13  # bytes by which its rows may still grow
 MAGAZINE_COUNTS = 16  # a word a class: entries in its row
 MAGAZINE_LIMITS = MAGAZINE_COUNTS + NUM_CLASSES  # a word a class: most entries in its row
 MAGAZINE_ROWS = 128
 ROW_LOG2 = 6
 ROW_ENTRIES = 1 << ROW_LOG2
 MAGAZINE_BYTES = 28 << 10
-MAX_STOCK_BYTES = 256 << 10  # of one class in one magazine: bounds what others cannot get
+MAX_STOCK_BYTES = 256 << 10  # of one class in one magazine, at first: bounds what others cannot get
+MAX_GROWTH_BYTES = 64 << 20  # of all rows of a magazine together, beyond that
 assert MAGAZINE_LIMITS + NUM_CLASSES <= MAGAZINE_ROWS
 assert (MAGAZINE_ROWS + NUM_CLASSES * ROW_ENTRIES) * 8 <= MAGAZINE_BYTES
 

@@ -2,8 +2,9 @@
 
 alloc pops an entry and free pushes one, without the lock. An empty row is refilled and a full one half
 emptied under it, half a row at a time, so the lock is taken once in about thirty operations of small
-slots. Records say who has a slot (see heap_slab.slot_has_one_place); the rows themselves are derived, and
-nobody reads the rows of a dead rank.
+slots. Rows of large slots are short, but one that runs both full and empty grows, within what the magazine
+may hold: training allocates and frees the same large sizes at every step. Records say who has a slot (see
+heap_slab.slot_has_one_place); the rows themselves are derived, and nobody reads the rows of a dead rank.
 
 A magazine belongs to one thread. Any other thread that is given it, an agent's or a deleter's, goes to
 the core instead: correct, under the lock. A process forked from a rank is a second user of the same
@@ -36,12 +37,15 @@ from .heap_layout import (
     MAGAZINE_LIVE,
     MAGAZINE_NUM_BYTES,
     MAGAZINE_NUM_FLUSHES,
+    MAGAZINE_NUM_GROWTHS,
     MAGAZINE_NUM_REFILLS,
     MAGAZINE_POOL,
     MAGAZINE_RECORDS,
     MAGAZINE_ROWS,
     MAGAZINE_SPANS,
+    MAGAZINE_SPARE,
     MAGAZINE_THREAD,
+    MAX_GROWTH_BYTES,
     MAX_STOCK_BYTES,
     NUM_CLASSES,
     RECORD_BYTES,
@@ -61,7 +65,8 @@ from .heap_slab import free_record, give_slot, take_slots
 from .ops import load_i64, store_i64, store_release_i64
 from .ops_system import thread_pointer
 
-STOCK_SHARE_LOG2 = 10  # a row holds at most 1/1024 of its arena, a magazine 1/20
+STOCK_SHARE_LOG2 = 10  # a row begins with at most 1/1024 of its arena, a magazine with 1/20
+GROWTH_SHARE_LOG2 = 5  # and grows by at most 1/32
 
 
 @device_function
@@ -89,6 +94,11 @@ def open_guest(magazine, arena, holder, rank, pool):
     store_i64(magazine, MAGAZINE_CACHED, owner_bits(rank) | SLOT_CACHED)
     store_i64(magazine, MAGAZINE_NUM_REFILLS, 0)
     store_i64(magazine, MAGAZINE_NUM_FLUSHES, 0)
+    store_i64(magazine, MAGAZINE_NUM_GROWTHS, 0)
+    spare_bytes = num_bytes >> GROWTH_SHARE_LOG2
+    if spare_bytes > MAX_GROWTH_BYTES:
+        spare_bytes = MAX_GROWTH_BYTES
+    store_i64(magazine, MAGAZINE_SPARE, spare_bytes)
     stock_bytes = num_bytes >> STOCK_SHARE_LOG2
     if stock_bytes > MAX_STOCK_BYTES:
         stock_bytes = MAX_STOCK_BYTES
@@ -145,6 +155,31 @@ def refill(control, magazine, size_class):
     store_i64(magazine, MAGAZINE_COUNTS + size_class, taken)
     store_i64(magazine, MAGAZINE_NUM_REFILLS, load_i64(magazine, MAGAZINE_NUM_REFILLS) + 1)
     return status.OK if taken > 0 else status.NO_MEMORY
+
+
+@device_function
+def grow_row(magazine, size_class):
+    """Let the row of a class hold twice as much, or as much as the magazine can spare; 1 where it holds more now.
+
+    There has to be a refill for each growth: a thread that only frees what others allocate keeps little.
+    """
+    num_growths = load_i64(magazine, MAGAZINE_NUM_GROWTHS)
+    if num_growths >= load_i64(magazine, MAGAZINE_NUM_REFILLS):
+        return 0
+    limit = load_i64(magazine, MAGAZINE_LIMITS + size_class)
+    slot_bytes = class_granules(size_class) << GRANULE_LOG2
+    more = limit if limit > 0 else 1
+    if more > ROW_ENTRIES - limit:
+        more = ROW_ENTRIES - limit
+    spare_bytes = load_i64(magazine, MAGAZINE_SPARE)
+    if more * slot_bytes > spare_bytes:
+        more = spare_bytes // slot_bytes
+    if more <= 0:
+        return 0
+    store_i64(magazine, MAGAZINE_LIMITS + size_class, limit + more)
+    store_i64(magazine, MAGAZINE_SPARE, spare_bytes - more * slot_bytes)
+    store_i64(magazine, MAGAZINE_NUM_GROWTHS, num_growths + 1)
+    return 1
 
 
 @device_function

@@ -13,6 +13,8 @@ from umem.kernels.heap_layout import (
     ARENA_LOCK,
     BLOCK_BYTES,
     GRANULE_BYTES,
+    MAGAZINE_NUM_REFILLS,
+    MAGAZINE_ROWS,
     MAGAZINE_THREAD,
     MAX_SLOT_BYTES,
     NUM_CLASSES,
@@ -180,12 +182,41 @@ def test_what_one_rank_freed_is_room_for_another_after_a_flush(memory):
     assert memory.alloc(2, memory.num_bytes) == BASE
 
 
+def cached_bytes(memory: HeapMemory, rank: int) -> int:
+    return memory.usage()[1][rank][OWNER_CACHED_BYTES]
+
+
+def num_refills(memory: HeapMemory) -> int:
+    return int(words_at(memory.magazine(0), MAGAZINE_ROWS)[MAGAZINE_NUM_REFILLS])
+
+
 def test_a_stock_is_bounded(memory):
-    taken = [memory.alloc(0, num_bytes) for num_bytes in (64, 1000, 30_000, 200_000) for _ in range(60)]
-    for address in taken:
-        assert memory.free(0, address) == status.OK
-    cached = memory.usage()[1][0][OWNER_CACHED_BYTES]
-    assert cached <= memory.num_bytes // 20
+    sizes = [num_bytes for num_bytes in (64, 1000, 30_000, 200_000) for _ in range(60)]
+    for _ in range(10):  # rows grow where they run both full and empty
+        for address in [memory.alloc(0, num_bytes) for num_bytes in sizes]:
+            assert memory.free(0, address) == status.OK
+    assert cached_bytes(memory, 0) <= memory.num_bytes // 20 + memory.num_bytes // 32
+    memory.check()
+
+
+@pytest.mark.parametrize("num_bytes", [32 << 10, 256 << 10, MAX_SLOT_BYTES])
+def test_a_row_grows_until_a_step_that_repeats_needs_no_lock(memory, num_bytes):
+    num_slots = memory.num_bytes // 32 // num_bytes
+    for step in range(10):
+        if step == 8:
+            before = num_refills(memory)
+        for address in [memory.alloc(0, num_bytes) for _ in range(num_slots)]:
+            assert memory.free(0, address) == status.OK
+    assert num_refills(memory) == before
+    assert memory.flush(0) == status.OK and cached_bytes(memory, 0) == 0, "and gives all of it back"
+    memory.check()
+
+
+def test_who_only_frees_keeps_little(memory):
+    for _ in range(4):
+        for address in [memory.alloc(0, 30_000) for _ in range(60)]:
+            assert memory.free(1, address) == status.OK
+    assert cached_bytes(memory, 1) <= memory.num_bytes // 1024
 
 
 def test_neighbouring_large_runs_become_one(memory):
