@@ -46,15 +46,15 @@ def run_cases(console: Console, names: Sequence[str], options: Options, outputs:
     notes: list[str] = []
     with Bench(options) as bench:
         ping_pong_ns = core_ping_pong_ns()
-        bench.machine["ping_pong_ns"] = ping_pong_ns
         table.print_header(console, Results(bench.machine, ()), options.world, ping_pong_ns)
         for case in chosen:
             found = bench.run(case())
             table.print_case(console, case, found)
             rows += found.rows
             notes += found.notes
-        machine = bench.machine
-    table.print_footer(console, rows)
+        ping_pong_ns += core_ping_pong_ns()
+        machine = {**bench.machine, "ping_pong_ns": ping_pong_ns}
+    table.print_footer(console, rows, ping_pong_ns)
     if outputs.json:
         write_json(outputs.json, Results(machine, tuple(rows), tuple(notes)))
     if outputs.csv:
@@ -64,8 +64,8 @@ def run_cases(console: Console, names: Sequence[str], options: Options, outputs:
     return int(any(row.status == Status.ERROR for row in rows))
 
 
-def core_ping_pong_ns() -> float | None:
-    """Round trip of a line between two cores, in C, best of PING_PONG_TRIES; None where none succeeds.
+def core_ping_pong_ns() -> tuple[float, ...]:
+    """Round trip of a line between two cores, in C, best of PING_PONG_TRIES; empty where none succeeds.
 
     The least is the hardware's: whatever else runs on a core makes a round trip longer, never shorter.
     """
@@ -73,7 +73,7 @@ def core_ping_pong_ns() -> float | None:
     for _ in range(PING_PONG_TRIES):
         with suppress(Waived):
             found.append(limits.line_round_trip_ns(PING_PONG_ROUNDS))
-    return min(found, default=None)
+    return (min(found),) if found else ()
 
 
 def show_comparison(console: Console, old: Path, new: Path) -> None:

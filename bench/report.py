@@ -45,7 +45,7 @@ def show(
     sections: Sequence[Section],
     conclusion: Conclusion,
     world: str,
-    ping_pong_ns: float | None,
+    ping_pong_ns: Sequence[float],
     elapsed_s: float,
 ) -> None:
     """Print everything; the conclusion is the last line."""

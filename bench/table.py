@@ -35,22 +35,29 @@ UNMAPPED = "peer = memory of another rank on this host that is not mapped here, 
 MEANING = {"mapped": SAME_DRAM, "no-peer-access": UNMAPPED, "hosts": OTHER_HOST}
 
 
-def print_header(console: Console, results: Results, world: str, ping_pong_ns: float | None) -> None:
+def print_header(console: Console, results: Results, world: str, ping_pong_ns: Sequence[float]) -> None:
     """What the reader must know before the first number."""
     machine = results.machine
     _comment(console, f"umem {machine['version']} {machine['commit']}".rstrip())
     _comment(console, f"{machine['host']}, {machine['memory']}, numba {machine['numba']}, world {world}")
     _comment(console, MEANING[world])
-    if ping_pong_ns is not None:
+    if ping_pong_ns:
         _comment(console, core_distance(ping_pong_ns))
     _comment(console, "sides of one size run in turns; compare inside a table, not between runs")
 
 
-def core_distance(ping_pong_ns: float) -> str:
-    """What a round trip of one line between two cores says about where they are today."""
+def core_distance(ping_pong_ns: Sequence[float]) -> str:
+    """What round trips of a line between two cores, at one or both ends of a run, say about where they are.
+
+    A virtual machine's host may move them at any time.
+    """
+    best, worst = min(ping_pong_ns), max(ping_pong_ns)
+    if best < FAR_NS <= worst:
+        told = " and later ".join(f"{one:.0f}" for one in ping_pong_ns)
+        return f"a line goes to the other core and back in {told} ns: the host moves the cores, near and far"
     near, far = "the cores share a cache", "the cores are far apart, on two cache complexes"
-    where = near if ping_pong_ns < FAR_NS else far
-    return f"a line goes to the other core and back in {ping_pong_ns:.0f} ns at best: {where}"
+    where = near if best < FAR_NS else far
+    return f"a line goes to the other core and back in {best:.0f} ns at best: {where}"
 
 
 def print_case(console: Console, case: type[Case], results: Results) -> None:
@@ -106,12 +113,14 @@ def number(value: float | None) -> str:
     return f"{value:.4g}" if abs(value) >= 0.001 else f"{value:.2e}"
 
 
-def print_footer(console: Console, rows: Iterable[Row]) -> None:
-    """Wrong data and failures, over all rows."""
+def print_footer(console: Console, rows: Iterable[Row], ping_pong_ns: Sequence[float] = ()) -> None:
+    """Wrong data and failures, over all rows; where the cores were, once the run has ended."""
     rows = list(rows)
     failed = sum(row.status == Status.ERROR for row in rows)
     waived = sum(row.status == Status.WAIVED for row in rows)
     console.print()
+    if ping_pong_ns:
+        _comment(console, core_distance(ping_pong_ns))
     wrong = sum(row.errors for row in rows)
     _comment(console, f"rows {len(rows)}, wrong {wrong}, errors {failed}, waived {waived}")
 

@@ -64,7 +64,7 @@ class Findings:
 
     evidence: Evidence
     results: dict[str, Results]  # by case
-    ping_pong_ns: float | None
+    ping_pong_ns: tuple[float, ...]  # before and after the cases
 
 
 def cases() -> list[type[Case]]:
@@ -134,7 +134,7 @@ def measure(bench: Bench, end: float) -> Findings:
 
     Pairs of ranks are measured in a world of two.
     """
-    before_ns = command.core_ping_pong_ns()
+    ping_pong_ns = command.core_ping_pong_ns()
     evidence = gather(bench.ranks(), bench.options.seed)
     bench.options = replace(bench.options, ranks=min(bench.options.ranks, 2))
     results = {}
@@ -146,8 +146,7 @@ def measure(bench: Bench, end: float) -> Findings:
             results[case.key] = Results(bench.machine, (), (note,))
         else:
             results[case.key] = bench.run(case(), depth_of(case), brief=True)
-    ping_pong_ns = [found for found in (before_ns, command.core_ping_pong_ns()) if found is not None]
-    return Findings(evidence, results, min(ping_pong_ns, default=None))
+    return Findings(evidence, results, ping_pong_ns + command.core_ping_pong_ns())
 
 
 def depth_of(case: type[Case]) -> Depth:

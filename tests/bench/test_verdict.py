@@ -32,23 +32,23 @@ def test_every_case_of_the_verdict_is_shown_in_a_section():
         for key in verdict.MEASURED + verdict.WORKLOADS
         if key != "anatomy"
     }
-    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), rows, None)
+    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), rows, ())
     shown = {line[0] for section in verdict.describe(found, Options()) for line in section.lines}
     assert set(rows) <= shown
 
 
 def test_a_section_whose_cases_found_nothing_is_absent():
-    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), {}, None)
+    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), {}, ())
     titles = [section.title for section in verdict.describe(found, Options())]
     assert titles == ["How each byte is reached", "One address, one value"]
 
 
-def test_the_cores_are_as_near_as_they_were_at_either_end(monkeypatch):
-    found = iter((348.0, 99.0))
+def test_the_distance_of_the_cores_is_told_of_both_ends(monkeypatch):
+    found = iter(((348.0,), (99.0,)))
     monkeypatch.setattr(verdict.command, "core_ping_pong_ns", lambda: next(found))
     monkeypatch.setattr(verdict, "gather", lambda ranks, seed: Evidence([[LOAD_STORE]], [[1]]))
     monkeypatch.setattr(verdict, "cases", list)
-    assert verdict.measure(Bench(Options()), end=0.0).ping_pong_ns == 99.0
+    assert verdict.measure(Bench(Options()), end=0.0).ping_pong_ns == (348.0, 99.0)
 
 
 def test_the_crossover_is_told_between_the_sizes_measured():
@@ -57,7 +57,7 @@ def test_the_crossover_is_told_between_the_sizes_measured():
         for semantics, times in {"load_store": (1.0, 10.0, 100.0), "message": (4.0, 12.0, 50.0)}.items()
         for size, time_us in zip((64, 4096, 65536), times, strict=True)
     ]
-    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), {"exchange": Results({}, tuple(rows))}, None)
+    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), {"exchange": Results({}, tuple(rows))}, ())
     section = verdict.crossover_section(found)
     assert section is not None
     (line,) = section.lines

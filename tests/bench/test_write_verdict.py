@@ -41,7 +41,7 @@ def findings():
     evidence = Evidence(
         [[LOAD_STORE] * 2] * 2, [[2, 2], [2, 2]], (LitmusResult("MP", {(0, 0): 60, (1, 1): 40}),)
     )
-    return verdict.Findings(evidence, {key: Results(MACHINE, rows) for key, rows in results.items()}, 99.0)
+    return verdict.Findings(evidence, {key: Results(MACHINE, rows) for key, rows in results.items()}, (99.0,))
 
 
 def printed(found, failed=""):
@@ -55,7 +55,7 @@ def printed(found, failed=""):
         verdict.describe(found, Options()),
         conclusion,
         "mapped",
-        99.0,
+        found.ping_pong_ns,
         1.0,
     )
     return text.getvalue()
