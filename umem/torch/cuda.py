@@ -8,6 +8,7 @@ stand-in for torch's CUDA side; it has not run on a GPU by the authors. scripts/
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import time
 from contextlib import AbstractContextManager
@@ -67,9 +68,11 @@ class GpuPool:
         self._mem_pool: Any = None
 
     def mem_pool(self) -> Any:
-        """torch's MemPool over this memory: one allocation for each tensor, so that none shares another's."""
+        """torch's MemPool over this memory; where torch can (not 2.9), no two tensors share a piece."""
         if self._mem_pool is None:
-            self._mem_pool = torch.cuda.MemPool(self._allocator, no_split=True)
+            known = inspect.signature(torch.cuda.MemPool.__init__).parameters
+            options = {"no_split": True} if "no_split" in known else {}
+            self._mem_pool = torch.cuda.MemPool(self._allocator, **options)
         return self._mem_pool
 
     def num_live(self) -> int:
