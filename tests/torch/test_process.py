@@ -55,6 +55,32 @@ def test_torch_missing_is_said_with_the_way_out():
     assert "scripts/setup torch" in told
 
 
+@pytest.mark.parametrize(("keys_before", "is_found"), [(0, True), (64, False)])
+def test_a_thread_finds_its_part_by_offset_or_by_the_call(keys_before, is_found):
+    """glibc has only the first 32 keys in the thread's own block; above, pthread_getspecific is called."""
+    told = run(f"""
+        import ctypes, threading, torch, umem, umem.torch
+        libc, key = ctypes.CDLL(None), ctypes.c_uint()
+        for _ in range({keys_before}):
+            assert libc.pthread_key_create(ctypes.byref(key), None) == 0
+        def work(home):
+            with umem.torch.use_pool(home=home):
+                homes.append(umem.torch.home(torch.ones(100)))
+            homes.append(umem.torch.home(torch.ones(100)))
+        homes = []
+        with SPACE as space:
+            umem.torch.install(space)
+            thread = threading.Thread(target=work, args=("striped",))
+            with umem.torch.use_pool(home=0):
+                thread.start()
+                thread.join()
+                homes.append(umem.torch.home(torch.ones(100)))
+            work(0)
+            print(homes, umem.torch.pool.page()[umem.torch.layout.PAGE_KEY_OFFSET] != 0)
+    """)
+    assert told == f"['striped', None, 0, 0, None] {is_found}"
+
+
 def test_detached_tensors_outlive_the_space():
     told = run("""
         import torch, umem, umem.torch

@@ -13,7 +13,7 @@ from ..kernels.heap_layout import MAGAZINE_LIVE
 from ..kernels.heap_magazine import flush_all
 from ..kernels.heap_record import owner_rank
 from ..kernels.ops import fetch_add_i64, load_i64, load_relaxed_i64, store_i64, store_release_i64, store_u8
-from ..kernels.ops_system import call_handler, copy_bytes, now_ns
+from ..kernels.ops_system import call_handler, copy_bytes, now_ns, thread_pointer
 from .layout import (
     OPEN,
     PAGE_ADDRESS,
@@ -27,6 +27,7 @@ from .layout import (
     PAGE_GET_SPECIFIC,
     PAGE_HIGH,
     PAGE_KEY,
+    PAGE_KEY_OFFSET,
     PAGE_LINEAR_BASE,
     PAGE_LOW,
     PAGE_MODE,
@@ -69,6 +70,9 @@ DIGITS = 19  # of the largest int64
 @inlined_function
 def current_thread(page):
     """The calling thread's part, or 0 where it never entered the pool."""
+    offset = load_i64(page, PAGE_KEY_OFFSET)
+    if offset != 0:
+        return load_i64(thread_pointer() + offset, 0)
     return call_handler(load_i64(page, PAGE_GET_SPECIFIC), load_i64(page, PAGE_KEY), 0, 0)
 
 

@@ -32,6 +32,7 @@ PAGE_NUM_SITES = 16
 PAGE_NUM_SHARED = 17  # addresses in the table of local uses
 PAGE_USES, PAGE_USES_LOG2 = 18, 19  # that table, and log2 of its places
 PAGE_USES_LOCK = 20
+PAGE_KEY_OFFSET = 21  # from a thread pointer to what that key has there, where it is so; else 0
 PAGE_NUM_FREES = 24  # by threads without a part of their own; atomic
 PAGE_NUM_ORPHANS = 25  # deleters that left memory alone: in a forked child, or after the space was closed
 PAGE_NUM_REFUSED = 26  # frees that the heap refused: our own bug, or somebody freed a tensor's memory
