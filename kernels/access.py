@@ -7,7 +7,8 @@ For each element there is one compiled kernel an operation. It answers (status, 
 | OK | done |
 | MISALIGNED | the address is not a multiple of the element's size |
 | OUT_OF_RANGE | no segment holds the address |
-| NOT_MAPPED | the home's memory is not mapped here: the caller sends the operation to the home |
+| PENDING | the home was asked (see gate) and the caller has to finish it |
+| NOT_MAPPED | the home's memory is not mapped here, and nobody can ask it |
 
 A load acquires, a store releases, read-modify-writes do both.
 """
@@ -20,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from . import gate as way
 from . import ops, status
 from .compile import CORE, cpu_kernel, device_function
 from .control import NO_HOME, PEER_MAPPED, home_rank
 from .elements import ELEMENTS as SCALARS
-from .ops import fence_seq_cst, load_i64
+from .ops import fence_seq_cst, load_i64, store_i64
 from .variants import ON_DEMAND
 
 NAMES = {
@@ -68,18 +70,11 @@ class Access:
 
     name: str
     num_bytes: int
-    load: Any  # (control, address) -> (status, value)
-    store: Any  # (control, address, value) -> status
-    fetch_add: Any = None  # (control, address, value) -> (status, old); None where the element has no atomics
+    load: Any  # (gate, address) -> (status, value)
+    store: Any  # (gate, address, value) -> status
+    fetch_add: Any = None  # (gate, address, value) -> (status, old); None where the element has no atomics
     exchange: Any = None  # as fetch_add
-    compare_swap: Any = None  # (control, address, expected, desired) -> (status, old); or None
-
-    def to_bits(self, value: Any) -> int:
-        """`value` as the unsigned word of the same bytes; integers wrap around."""
-        if isinstance(value, int) and SCALARS[NAMES[self.name]].kind != "f":
-            return value & ((1 << 8 * self.num_bytes) - 1)
-        scalar = SCALARS[NAMES[self.name]].ctype(value)
-        return int.from_bytes(bytes(scalar), "little")
+    compare_swap: Any = None  # (gate, address, expected, desired) -> (status, old); or None
 
     def from_bits(self, bits: int) -> Any:
         """The value whose bytes are the low bytes of `bits`."""
@@ -92,65 +87,112 @@ class Access:
         return SCALARS[NAMES[self.name]].ctype.from_buffer_copy(data).value
 
 
-def _load_body(load: Callable[..., Any], num_bytes: int, zero: Any) -> Callable[[int, int], tuple[int, Any]]:
-    def load_checked(control, address):
-        code = check(control, address, num_bytes)
-        if code != status.OK:
-            return code, zero
-        return code, load(address, 0)
+@dataclass(frozen=True)
+class _Element:
+    """Intrinsics of an element, and its zero, which is typed so that all branches return the same type."""
+
+    name: str
+    num_bytes: int
+    zero: Any
+
+    def intrinsic(self, operation: str) -> Callable[..., Any]:
+        return getattr(ops, f"{operation}_{self.name}")
+
+    def to_bits(self) -> Callable[[int, Any], int]:
+        """int64(gate, value): the word of the same low bytes, by way of the gate."""
+        store_value = self.intrinsic("store")
+
+        def bits_of(gate, value):
+            store_i64(gate, way.DATA, 0)
+            store_value(gate + way.DATA * way.WORD, 0, value)
+            return load_i64(gate, way.DATA)
+
+        return device_function(bits_of)
+
+
+def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
+    num_bytes, zero = element.num_bytes, element.zero
+    load, load_value = element.intrinsic("load_acquire"), element.intrinsic("load")
+
+    def load_checked(gate, address):
+        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
+        if code == status.OK:
+            return code, load(address, 0)
+        if code == status.NOT_MAPPED:
+            code = way.ask_read(gate, address, gate + way.REPLY * way.WORD, num_bytes)
+            if code == status.OK:
+                return code, load_value(gate + way.REPLY * way.WORD, 0)
+        return code, zero
 
     return load_checked
 
 
-def _store_body(store: Callable[..., Any], num_bytes: int) -> Callable[[int, int, Any], int]:
-    def store_checked(control, address, value):
-        code = check(control, address, num_bytes)
+def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
+    num_bytes, bits_of = element.num_bytes, element.to_bits()
+    store = element.intrinsic("store_release")
+
+    def store_checked(gate, address, value):
+        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             store(address, 0, value)
+        elif code == status.NOT_MAPPED:
+            bits_of(gate, value)
+            code = way.ask_write(gate, address, gate + way.DATA * way.WORD, num_bytes)
         return code
 
     return store_checked
 
 
-def _update_body(update: Callable[..., Any], num_bytes: int, zero: Any) -> Callable[..., tuple[int, Any]]:
-    def update_checked(control, address, value):
-        code = check(control, address, num_bytes)
-        if code != status.OK:
-            return code, zero
-        return code, update(address, 0, value)
+def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, Any]]:
+    num_bytes, zero, bits_of = element.num_bytes, element.zero, element.to_bits()
+    update, load_value = element.intrinsic(operation), element.intrinsic("load")
+    number = {"fetch_add": way.FETCH_ADD, "exchange": way.EXCHANGE}[operation]
+
+    def update_checked(gate, address, value):
+        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
+        if code == status.OK:
+            return code, update(address, 0, value)
+        if code == status.NOT_MAPPED:
+            code = way.ask_update(gate, number, address, bits_of(gate, value), num_bytes, 0)
+            if code == status.OK:
+                return code, load_value(gate + way.REPLY * way.WORD, 0)
+        return code, zero
 
     return update_checked
 
 
-def _swap_body(swap: Callable[..., Any], num_bytes: int, zero: Any) -> Callable[..., tuple[int, Any]]:
-    def compare_swap_checked(control, address, expected, desired):
-        code = check(control, address, num_bytes)
-        if code != status.OK:
-            return code, zero
-        return code, swap(address, 0, expected, desired)
+def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
+    num_bytes, zero, bits_of = element.num_bytes, element.zero, element.to_bits()
+    swap, load_value = element.intrinsic("compare_swap"), element.intrinsic("load")
+
+    def compare_swap_checked(gate, address, expected, desired):
+        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
+        if code == status.OK:
+            return code, swap(address, 0, expected, desired)
+        if code == status.NOT_MAPPED:
+            bits = bits_of(gate, expected)
+            code = way.ask_update(gate, way.COMPARE_SWAP, address, bits, bits_of(gate, desired), num_bytes)
+            if code == status.OK:
+                return code, load_value(gate + way.REPLY * way.WORD, 0)
+        return code, zero
 
     return compare_swap_checked
 
 
 def _access(name: str) -> Access:
-    element = NAMES[name]
-    num_bytes = SCALARS[element].num_bytes
-    zero = np.dtype(name).type(0)  # typed, so that both branches return the same type
+    num_bytes = SCALARS[NAMES[name]].num_bytes
+    element = _Element(NAMES[name], num_bytes, np.dtype(name).type(0))
     pair = f"Tuple((int64, {name}))"
     group = CORE if name in LOADED_BEFORE_START else ON_DEMAND
-    load = cpu_kernel(f"{pair}(int64, int64)", group=group)(
-        _load_body(getattr(ops, f"load_acquire_{element}"), num_bytes, zero)
-    )
-    store = cpu_kernel(f"int64(int64, int64, {name})", group=group)(
-        _store_body(getattr(ops, f"store_release_{element}"), num_bytes)
-    )
+    load = cpu_kernel(f"{pair}(int64, int64)", group=group)(_load_body(element))
+    store = cpu_kernel(f"int64(int64, int64, {name})", group=group)(_store_body(element))
     updates = {}
     if name in ATOMIC_NAMES:
         for operation in ("fetch_add", "exchange"):
-            body = _update_body(getattr(ops, f"{operation}_{element}"), num_bytes, zero)
+            body = _update_body(element, operation)
             updates[operation] = cpu_kernel(f"{pair}(int64, int64, {name})", group=group)(body)
-        body = _swap_body(getattr(ops, f"compare_swap_{element}"), num_bytes, zero)
-        updates["compare_swap"] = cpu_kernel(f"{pair}(int64, int64, {name}, {name})", group=group)(body)
+        signature = f"{pair}(int64, int64, {name}, {name})"
+        updates["compare_swap"] = cpu_kernel(signature, group=group)(_swap_body(element))
     return Access(name, num_bytes, load, store, **updates)
 
 

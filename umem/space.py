@@ -18,7 +18,7 @@ from . import current, startup
 from .agent.near import Near
 from .array import Array
 from .errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName, WorldError
-from .kernels import access, status
+from .kernels import access, gate, status
 from .kernels.control import CONTROL_BYTES
 from .switch import Switch
 from .world import World, WorldSpec, join
@@ -69,19 +69,22 @@ class Space:
         parts = startup.connect(world)
         self.segments, self.page, self.fabric = parts.segments, parts.page, parts.fabric
         self.mapped, self.agent, self.heap = parts.mapped, parts.agent, parts.heap
-        # Homes that are not mapped are asked by address, in one compiled call: the switch's own way through
-        # Python takes 35 us where nothing is in the caches, as long as the home takes to answer.
+        # Homes that are not mapped are asked in one compiled call: the switch's own way through Python takes
+        # 35 us where nothing is in the caches, as long as the home takes to answer.
         self._remote = self.agent.remote
-        self._asked = None if len(self.segments.mapped_ranks) == self.num_ranks else self._remote
+        self._is_partly_unmapped = len(self.segments.mapped_ranks) < self.num_ranks
         self.switch = Switch(self.segments, self.mapped, self._remote)
         if self._remote is not None:
             self.switch.traffic.sources.append(self._remote.traffic)
         self.control = self.segments.control
+        self._gate = (ctypes.c_int64 * gate.GATE_WORDS)()
+        self._gate[gate.CONTROL], self._gate_pointer = self.control, ctypes.addressof(self._gate)
+        self._get, self._put = gate.get.compiled, gate.put.compiled
+        if self._remote is not None:
+            self._remote.serve_gate(self._gate)
         self._synchronise = parts.synchronise
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._close_checks: list[Callable[[bool], None]] = []
-        self._word = (ctypes.c_uint64 * 1)()
-        self._word_pointer = ctypes.addressof(self._word)
         self.barrier()
 
     # --- scalars
@@ -89,90 +92,53 @@ class Space:
     def load(self, address: int, dtype: Any) -> Any:
         """The element at `address`, with acquire ordering."""
         element = _ready.get(dtype) or _access(dtype)
-        code, value = element.load(self.control, address)
-        if code == status.OK:
-            return value
-        if code == status.NOT_MAPPED and self._remote is not None:
-            self._remote.get_at(address, self._word_pointer, element.num_bytes, self._word)
-            return element.from_bits(self._word[0])
-        self._check_scalar(address, element, code)
-        route = self.switch.route(address, "load", element.num_bytes)
-        route.fabric.get(route.rank, route.address, self._word_pointer, element.num_bytes, self._word)
-        return element.from_bits(self._word[0])
+        code, value = element.load(self._gate_pointer, address)
+        return value if code == status.OK else self._finish(address, element, code)
 
     def store(self, address: int, value: Any, dtype: Any) -> None:
         """Put `value` at `address`, with release ordering."""
         element = _ready.get(dtype) or _access(dtype)
-        code = element.store(self.control, address, value)
-        if code == status.OK:
-            return
-        self._word[0] = element.to_bits(value)
-        if code == status.NOT_MAPPED and self._remote is not None:
-            self._remote.put_at(address, self._word_pointer, element.num_bytes)
-            return
-        self._check_scalar(address, element, code)
-        route = self.switch.route(address, "store", element.num_bytes)
-        route.fabric.put(route.rank, route.address, self._word_pointer, element.num_bytes)
+        code = element.store(self._gate_pointer, address, value)
+        if code != status.OK:
+            self._finish(address, element, code)
 
     def fetch_add(self, address: int, value: int, dtype: Any = "int64") -> int:
         """Add `value` to the integer at `address`, atomically; returns what stood there."""
         element = self._atomic(dtype)
-        code, old = element.fetch_add(self.control, address, value)
-        if code == status.OK:
-            return old
-        if code == status.NOT_MAPPED and self._remote is not None:
-            bits = self._remote.fetch_add_at(address, element.to_bits(value), element.num_bytes)
-            return element.from_bits(bits)
-        self._check_scalar(address, element, code)
-        route = self.switch.route(address, "fetch_add", element.num_bytes)
-        bits = route.fabric.fetch_add(route.rank, route.address, element.to_bits(value), element.num_bytes)
-        return element.from_bits(bits)
+        code, old = element.fetch_add(self._gate_pointer, address, value)
+        return old if code == status.OK else self._finish(address, element, code)
 
     def exchange(self, address: int, value: int, dtype: Any = "int64") -> int:
         """Put `value` at `address`, atomically; returns what stood there."""
         element = self._atomic(dtype)
-        code, old = element.exchange(self.control, address, value)
-        if code == status.OK:
-            return old
-        if code == status.NOT_MAPPED and self._remote is not None:
-            bits = self._remote.exchange_at(address, element.to_bits(value), element.num_bytes)
-            return element.from_bits(bits)
-        self._check_scalar(address, element, code)
-        route = self.switch.route(address, "exchange", element.num_bytes)
-        bits = route.fabric.exchange(route.rank, route.address, element.to_bits(value), element.num_bytes)
-        return element.from_bits(bits)
+        code, old = element.exchange(self._gate_pointer, address, value)
+        return old if code == status.OK else self._finish(address, element, code)
 
     def compare_swap(self, address: int, expected: int, desired: int, dtype: Any = "int64") -> int:
         """Put `desired` at `address` if `expected` stands there, atomically; returns what stood there."""
         element = self._atomic(dtype)
-        code, old = element.compare_swap(self.control, address, expected, desired)
-        if code == status.OK:
-            return old
-        if code == status.NOT_MAPPED and self._remote is not None:
-            words = (element.to_bits(expected), element.to_bits(desired))
-            return element.from_bits(self._remote.compare_swap_at(address, *words, element.num_bytes))
-        self._check_scalar(address, element, code)
-        route = self.switch.route(address, "compare_swap", element.num_bytes)
-        bits = route.fabric.compare_swap(
-            route.rank, route.address, element.to_bits(expected), element.to_bits(desired), element.num_bytes
-        )
-        return element.from_bits(bits)
+        code, old = element.compare_swap(self._gate_pointer, address, expected, desired)
+        return old if code == status.OK else self._finish(address, element, code)
 
     # --- bulk
 
     def get(self, dst: np.ndarray, address: int) -> None:
         """Fill the contiguous array `dst` from `address`; complete on return."""
         pointer = _pointer_to(dst, writable=True)
-        if self._asked is not None and self._asked.get_at(address, pointer, dst.nbytes, dst):
-            return
+        if self._is_partly_unmapped:
+            code = self._get(self._gate_pointer, address, pointer, dst.nbytes)
+            if self._is_done(code, dst):
+                return
         for offset, route in self.switch.routes(address, "get", dst.nbytes):
             route.fabric.get(route.rank, route.address, pointer + offset, route.num_bytes, keep=dst)
 
     def put(self, address: int, src: np.ndarray) -> None:
         """Copy the contiguous array `src` to `address`; complete at the home on return."""
         pointer = _pointer_to(src, writable=False)
-        if self._asked is not None and self._asked.put_at(address, pointer, src.nbytes, src):
-            return
+        if self._is_partly_unmapped:
+            code = self._put(self._gate_pointer, address, pointer, src.nbytes)
+            if self._is_done(code, src):
+                return
         for offset, route in self.switch.routes(address, "put", src.nbytes):
             route.fabric.put(route.rank, route.address, pointer + offset, route.num_bytes, keep=src)
 
@@ -329,8 +295,7 @@ class Space:
             self.fabric.close()
         self.world.leave()
         self.switch.close()
-        self.control = _CLOSED_PAGE.ctypes.data
-        self._asked = None
+        self.control = self._gate[gate.CONTROL] = _CLOSED_PAGE.ctypes.data
         if not self._views:
             self.segments.close()
 
@@ -360,13 +325,25 @@ class Space:
             raise UnknownName("dtype of an atomic", dtype, access.ATOMIC_NAMES)
         return element
 
-    def _check_scalar(self, address: int, element: access.Access, code: int) -> None:
+    def _finish(self, address: int, element: access.Access, code: int) -> Any:
+        """What a scalar access comes to that compiled code has not done: the value, or the error."""
         self.switch.check_open()
         if code == status.MISALIGNED:
             raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
         if code == status.OUT_OF_RANGE:
             raise AddressError(f"address {address:#x} lies in no segment of this world")
-        assert code == status.NOT_MAPPED, code
+        assert code in (status.PENDING, status.NOT_MAPPED), code
+        if self._remote is None:
+            self.switch.fabric_to(self.segments.map.home(address))  # raises, and says what is missing
+            raise AssertionError(address)
+        return element.from_bits(self._remote.finish_gate())
+
+    def _is_done(self, code: int, keep: np.ndarray) -> bool:
+        """Whether a bulk access was one request to its home; waits for what compiled code has left PENDING."""
+        if code == status.PENDING and self._remote is not None:
+            self._remote.finish_gate(keep)
+            return True
+        return code == status.OK
 
     def _zero(self, array: Array) -> None:
         step = np.zeros(min(array.nbytes, 1 << 20), np.uint8)
@@ -399,6 +376,8 @@ def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
 def _pointer_to(array: np.ndarray, writable: bool) -> int:
     if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
         raise ConfigError("the array must be a C-contiguous numpy array; use numpy.ascontiguousarray")
-    if writable and not array.flags.writeable:
+    if array.flags.writeable and array.nbytes:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # `array.ctypes` costs half of an access
+    if writable and array.nbytes:
         raise ConfigError("the destination array is read-only")
     return array.ctypes.data

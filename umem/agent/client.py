@@ -7,6 +7,7 @@ watches the peer.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from ..errors import (
     RankLost,
     WorldError,
 )
+from ..kernels import gate as way
 from ..kernels import status
 from ..kernels.control import home_rank
 from ..waiting import complete, raise_if_lost
@@ -82,8 +84,8 @@ class Client:
         words[layout.CLIENT_POLL_FD] = arena.poll_fds([worker.event_fd])
         words[layout.CLIENT_NUM_SLOTS] = num_slots
         self.words, self.address = words, words.address
+        self._gate = (ctypes.c_int64 * way.GATE_WORDS)()  # nobody's until `serve_gate`
         self._ask: Callable[..., tuple[int, int, int, int]] = requests.ask.compiled
-        self._ask_at: Callable[..., tuple[int, int, int, int]] = requests.ask_at.compiled
         self._post: Callable[..., int] = requests.post_request.compiled
         worker.set_handler(layout.AM_REPLY, requests.receive_reply.address, self.address)
 
@@ -132,6 +134,15 @@ class Client:
         if reply.status < 0:
             raise refusal(rank, operation, reply)
         return reply.value
+
+    def answer(self, rank: int, operation: int, word0: int, word1: int, word2: int) -> tuple[int, int]:
+        """(status, value) that `rank` answers to a request of plain ints; `request` with fewer detours."""
+        fields = (operation, word0, word1, word2, 0, 0, 0, 0, 0)
+        code, first, value, _ = self._ask(self.address, rank, *fields)
+        if code == status.OK:
+            return first, value
+        reply = self._reply(code, first, rank, fields, None, None)
+        return reply.status, reply.value
 
     # --- several in flight
 
@@ -261,19 +272,25 @@ class Client:
             old = self._go_on(code, refused, rank, fields)
         return old & UNSIGNED[num_bytes]
 
-    def at(self, fields: tuple[int, ...], keep: Any = None) -> int | None:
-        """Ask the home of an address; the reply's value. None where this rank maps it or no one home has it.
+    def serve_gate(self, gate: ctypes.Array[ctypes.c_int64]) -> None:
+        """Let compiled accesses through `gate` (kernels/gate.py) ask for this rank, until `shut`."""
+        self._gate = gate
+        gate[way.CONTEXT], gate[way.ASK] = self.address, requests.ask_for_gate.address
 
-        `fields` are those of requests.ask_at after the client: operation, address, three words, payload
-        and its bytes, dst and its capacity.
+    def finish_gate(self, keep: Any = None) -> int:
+        """Finish the request in the gate that compiled code has left PENDING; the bits of its scalar.
+
+        `keep` is alive while its memory is read or written, as for `read`.
         """
-        code, first, value, _ = self._ask_at(self.address, *fields)
-        if code == 0 and first == 0:
-            return value
-        if code in (status.OUT_OF_RANGE, layout.MAPPED_HERE):
-            return None
-        rank = value if code else home_rank(self.words[layout.CLIENT_CONTROL], fields[1])
-        return self._go_on(code, first, rank, fields, keep)
+        gate = self._gate
+        if not gate[way.ASK]:
+            self._ask()  # shut: it says why
+        fields = tuple(gate[word] for word in way.FIELDS)
+        code, first, rank = gate[way.CODE], gate[way.FIRST], gate[way.RANK]
+        if code == status.OK:  # the home itself has answered
+            rank = home_rank(self.words[layout.CLIENT_CONTROL], gate[way.ADDRESS])
+        value = self._go_on(code, first, rank, fields, keep)
+        return gate[way.REPLY] if gate[way.REPLY_BYTES] else value
 
     def ports(self) -> Iterator[tuple[int, Operation, int, int]]:
         """(rank, operation, requests, bytes) of what was asked by address."""
@@ -301,7 +318,8 @@ class Client:
         def refuse(*_: int) -> NoReturn:
             raise WorldError(why)
 
-        self._ask = self._ask_at = self._post = refuse
+        self._ask = self._post = refuse
+        self._gate[way.ASK] = 0
 
     def _wait(self, ticket: Ticket, timeout_s: float | None) -> Reply:
         rank, operation = ticket.request.rank, ticket.request.operation

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from ..kernels import gate
+
 WORD = 8
 
 
@@ -25,11 +27,11 @@ class Operation(IntEnum):
     """Codes of the requests; a user's own begin at USER."""
 
     PING = 0
-    READ = 1  # words: address, num_bytes; payload of the reply: the bytes
-    WRITE = 2  # words: address; payload: the bytes
-    FETCH_ADD = 3  # words: address, value, num_bytes; value of the reply: what stood there
-    EXCHANGE = 4  # words: address, value, num_bytes
-    COMPARE_SWAP = 5  # words: address, expected, desired, num_bytes
+    READ = gate.READ  # words: address, num_bytes; payload of the reply: the bytes
+    WRITE = gate.WRITE  # words: address; payload: the bytes
+    FETCH_ADD = gate.FETCH_ADD  # words: address, value, num_bytes; value of the reply: what stood there
+    EXCHANGE = gate.EXCHANGE  # words: address, value, num_bytes
+    COMPARE_SWAP = gate.COMPARE_SWAP  # words: address, expected, desired, num_bytes
     GATHER = 8  # near: rows by index
     GATHER_SUM = 9  # near: rows by index, summed a bag
     REDUCE = 10  # near: add a block to memory at the home
@@ -50,7 +52,6 @@ NUM_OPERATIONS = 256
 UNKNOWN_OPERATION = -1001  # no handler is registered for it
 REPLY_TOO_LARGE = -1002  # more bytes than the asker has room for
 CLOSING = -1003  # the agent was closed before the handler was done
-MAPPED_HERE = -1004  # the asker itself: it can load and store there
 
 # --- sizes
 NUM_WORDS = 8  # arguments of a request: in its header, so that a small request is one short message

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 from ..fabric.ucx.abi import UCS_ERR_BUSY, UCS_INPROGRESS, UCS_OK
 from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_arm, worker_progress
+from ..kernels import gate as way
 from ..kernels import status
 from ..kernels.compile import c_callback, cpu_kernel, device_function
 from ..kernels.control import (
     EPOCH,
-    NO_HOME,
-    PEER_MAPPED,
     STOP,
-    contiguous_bytes,
     home_rank,
     peer_is_dead,
 )
@@ -291,20 +289,14 @@ def ask(client, rank, operation, word0, word1, word2, word3, payload, payload_by
     )
 
 
-@cpu_kernel("UniTuple(int64, 4)(" + ", ".join(["int64"] * 10) + ")", group="ucx")
-def ask_at(client, operation, address, word1, word2, word3, payload, payload_bytes, dst, capacity):
+@device_function
+def ask_home(client, operation, address, word1, word2, word3, payload, payload_bytes, dst, capacity):
     """Ask the home of `address`, the request's first argument; as `ask_rank`, and counted as traffic.
 
-    OUT_OF_RANGE where no segment has the address or the bytes of payload and reply have several homes,
-    MAPPED_HERE where this rank can do without asking.
+    All bytes of payload and reply have one home, another rank.
     """
-    control = load_i64(client, layout.CLIENT_CONTROL)
-    rank = home_rank(control, address)
+    rank = home_rank(load_i64(client, layout.CLIENT_CONTROL), address)
     num_bytes = payload_bytes + capacity
-    if rank == NO_HOME or num_bytes > contiguous_bytes(control, address):
-        return status.OUT_OF_RANGE, 0, NO_HOME, 0
-    if load_i64(control, PEER_MAPPED + rank) != 0:
-        return layout.MAPPED_HERE, 0, rank, 0
     port = load_i64(client, layout.CLIENT_TRAFFIC)
     port += (rank * layout.NUM_COUNTED + operation) * layout.COUNTED_WORDS * WORD
     store_i64(port, 0, load_i64(port, 0) + 1)
@@ -312,3 +304,28 @@ def ask_at(client, operation, address, word1, word2, word3, payload, payload_byt
     return ask_rank(
         client, rank, operation, address, word1, word2, word3, payload, payload_bytes, dst, capacity
     )
+
+
+@c_callback("int64(int64, int64, int64)", group="ucx")
+def ask_for_gate(gate, _, client):
+    """Make the request that stands in the `gate` (kernels/gate.py): OK, or PENDING and what `ask_home` said."""
+    code, first, value, _ = ask_home(
+        client,
+        load_i64(gate, way.OPERATION),
+        load_i64(gate, way.ADDRESS),
+        load_i64(gate, way.WORD1),
+        load_i64(gate, way.WORD2),
+        load_i64(gate, way.WORD3),
+        load_i64(gate, way.DATA_AT),
+        load_i64(gate, way.DATA_BYTES),
+        load_i64(gate, way.REPLY_AT),
+        load_i64(gate, way.REPLY_BYTES),
+    )
+    if code == status.OK and first == status.OK:
+        if load_i64(gate, way.REPLY_BYTES) == 0:
+            store_i64(gate, way.REPLY, value)
+        return status.OK
+    store_i64(gate, way.CODE, code)
+    store_i64(gate, way.FIRST, first)
+    store_i64(gate, way.RANK, value)
+    return status.PENDING

@@ -31,6 +31,7 @@ from .layout import HeapLayout
 from .report import WORLD, Allocation, ArenaUsage, out_of_memory_text
 from .sites import Magazines, Site, Sites
 
+ALLOC = int(HeapOperation.ALLOC)  # for a member of an enum Numba works out its type anew, which takes 100 us
 DEFAULT_ALIGN = 64
 ROWS_PER_CALL = 1024  # of a snapshot
 
@@ -237,8 +238,9 @@ class Heap:
             words = (self.control, site.metadata, magazine, num_bytes, align)
             address = self._finish(site, partial(self._alloc, *words))
         else:
-            reply = self._ask(site, HeapOperation.ALLOC, num_bytes, align)
-            address = reply.value if reply.status == status.OK else reply.status
+            code, address = self._agent.client.answer(site.arena.home, ALLOC, site.kind, num_bytes, align)
+            if code != status.OK:
+                address = code
         if address == status.NO_MEMORY:
             near = [other for other in self.sites.all if other.is_mapped or other is site]
             usages = [self.usage_of(other) for other in near]
@@ -263,7 +265,10 @@ class Heap:
         room = (
             {} if row is None else {"dst": ctypes.addressof(row), "capacity": ctypes.sizeof(row), "keep": row}
         )
-        return self._agent.client.request(site.arena.home, operation, site.arena.kind, *words, **room)
+        kind = int(
+            site.arena.kind
+        )  # for a member of an enum Numba works out its type anew, which takes 100 us
+        return self._agent.client.request(site.arena.home, operation, kind, *words, **room)
 
     def _allocations(self, site: Site) -> Iterator[Allocation]:
         number = 0

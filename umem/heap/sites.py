@@ -23,7 +23,7 @@ class Site:
 
     def __init__(self, arena: Arena, is_mapped: bool):
         self.arena, self.is_mapped = arena, is_mapped
-        self.metadata = arena.metadata
+        self.metadata, self.kind = arena.metadata, int(arena.kind)
         self.magazines: dict[int, int] = {}  # by thread; empty where the arena is not mapped
         self.guest: ctypes.Array[ctypes.c_int64] | None = None  # for those who have no magazine
 
