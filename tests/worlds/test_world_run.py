@@ -21,6 +21,16 @@ print("pid", os.getpid(), flush=True)
 """
 
 
+SAY_PID_IN_A_SPACE = """
+import os, umem
+space = umem.init()
+print("pid", os.getpid(), flush=True)
+if space.rank > 0:
+    space.world.get("nobody sets this", 1000)
+space.barrier(1000)
+"""
+
+
 def pids_said(process: subprocess.Popen[str], num_ranks: int) -> list[int]:
     """The ranks' pids, read from their output; the test's own time limit bounds the wait."""
     pids: list[int] = []
@@ -172,6 +182,21 @@ def test_a_signal_reaches_every_rank_and_ends_the_world(start_script, number):
     if number == signal.SIGINT:
         assert output.count("] KeyboardInterrupt") == 3, "each rank says where it was"
     assert all(has_ended(pid, 0) for pid in pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_space_leaves_nothing_behind_whatever_ends_the_command(start_script, world_kind, number):
+    """Rank 0 is in a compiled wait; UCX has its shared memory in /dev/shm meanwhile."""
+    before = set(Path("/dev/shm").iterdir())
+    options = ("-n", 2, "--world", world_kind, "--segment", "64M")
+    process = start_script(SAY_PID_IN_A_SPACE, *options, for_space=True)
+    pids = pids_said(process, 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert number == signal.SIGKILL or "space.barrier(1000)" in output
+    assert all(has_ended(pid, 10) for pid in pids)
+    assert set(Path("/dev/shm").iterdir()) == before
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(script, tmp_path):
