@@ -1,6 +1,6 @@
-"""Kills real processes inside the heap, under the faults build; run as a script by test_heap_kills.py.
+"""Kills a real process inside the heap, under the faults build; run as a script by test_heap_kills.py.
 
-Arguments: how many kills of a rank that works alone, how many of one beside a rank that goes on.
+Argument: how many kills. The rank works alone, so that each kill meets the same run; beside others: heap_soak.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tests.kernels.heap_memory import BASE, HeapMemory
 from umem.kernels import faults, status
 from umem.kernels.heap_layout import BLOCK_BYTES
 
-VICTIM, SURVIVOR, CLERK, PARTNER = 0, 1, 2, 3  # a rank that works also acts for its partner, rank + 3
-NUM_RANKS = 5
+VICTIM, PARTNER, CLERK = 0, 1, 2  # the victim also acts for its partner
+NUM_RANKS = 3
 SIZES = (64, 700, 700, 5000, 40_000, 300_000, BLOCK_BYTES)
-GOING_ON = 3  # exit code of a survivor that found something wrong
+WRONG = 3  # exit code of a victim that found something wrong
 
 
 def work(memory: HeapMemory, rank: int, rounds: int, seed: int) -> int:
@@ -29,17 +29,17 @@ def work(memory: HeapMemory, rank: int, rounds: int, seed: int) -> int:
         if live and rng.random() < 0.5:
             address, num_bytes = live.pop(rng.randrange(len(live)))
             if rng.random() < 0.2:
-                memory.retain(rank, address, rank + PARTNER)
-                memory.free(rank + PARTNER, address)
+                memory.retain(rank, address, PARTNER)
+                memory.free(PARTNER, address)
             row = memory.find(address)
             if row == status.NOT_ALLOCATED or (row.address, row.num_bytes, row.owner) != (
                 address,
                 num_bytes,
                 rank,
             ):
-                return GOING_ON
+                return WRONG
             if memory.free(rank, address) != status.OK:
-                return GOING_ON
+                return WRONG
         else:
             num_bytes = rng.choice(SIZES)
             address = memory.alloc(rank, num_bytes)
@@ -47,7 +47,7 @@ def work(memory: HeapMemory, rank: int, rounds: int, seed: int) -> int:
                 live.append((address, num_bytes))
         if rng.random() < 0.05:
             memory.flush(rank)
-    return 0 if all(memory.free(rank, address) == status.OK for address, _ in live) else GOING_ON
+    return 0 if all(memory.free(rank, address) == status.OK for address, _ in live) else WRONG
 
 
 def accesses_of(memory: HeapMemory, rounds: int, seed: int) -> int:
@@ -56,7 +56,7 @@ def accesses_of(memory: HeapMemory, rounds: int, seed: int) -> int:
 
     def measure(rank: int) -> None:
         memory.open(rank)
-        memory.open(rank + PARTNER)
+        memory.open(PARTNER)
         before = faults.count()
         work(memory, rank, rounds, seed)
         count.words[0] = faults.count() - before
@@ -84,52 +84,20 @@ def kill_alone(num_kills: int) -> None:
 
         def victim(rank: int, access: int = access) -> int:
             memory.open(rank)
-            memory.open(rank + PARTNER)
+            memory.open(PARTNER)
             faults.arm(access)
             return work(memory, rank, 30, seed=1)
 
         code = end_of(start_rank(VICTIM, victim))
         assert code in (-signal.SIGKILL, 0), f"access {access}: exit code {code}"
         memory.announce_death(VICTIM)
-        memory.announce_death(VICTIM + PARTNER)
+        memory.announce_death(PARTNER)
         whole_again(memory)
         memory.restore(saved)
     print("alone", num_kills, "of", total)  # once at every access where num_kills >= total
-
-
-def kill_beside(num_kills: int) -> None:
-    memory = HeapMemory(num_blocks=16, num_ranks=NUM_RANKS)
-    saved = memory.save()
-    rng = random.Random(7)
-    for kill in range(num_kills):
-        access = rng.randrange(1, 30_000)
-
-        def victim(rank: int, kill: int = kill, access: int = access) -> int:
-            memory.open(rank)
-            memory.open(rank + PARTNER)
-            faults.arm(access)
-            return work(memory, rank, 10_000, seed=kill)
-
-        def survivor(rank: int, kill: int = kill) -> int:
-            memory.open(rank)
-            memory.open(rank + PARTNER)
-            return work(memory, rank, 400, seed=-kill)
-
-        dying, living = start_rank(VICTIM, victim), start_rank(SURVIVOR, survivor)
-        assert end_of(dying) == -signal.SIGKILL
-        memory.announce_death(VICTIM)  # until now the survivor may have waited for the lock
-        memory.announce_death(VICTIM + PARTNER)
-        code = end_of(living)
-        assert code == 0, f"kill {kill}: the survivor ended with {code}"
-        memory.announce_death(SURVIVOR)  # so that its magazine is taken back
-        memory.announce_death(SURVIVOR + PARTNER)
-        whole_again(memory)
-        memory.restore(saved)
-    print("beside", num_kills)
 
 
 if __name__ == "__main__":
     assert faults.is_active()
     assert ctypes.sizeof(ctypes.c_void_p) == 8
     kill_alone(int(sys.argv[1]))
-    kill_beside(int(sys.argv[2]))

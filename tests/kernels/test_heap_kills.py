@@ -1,8 +1,9 @@
-"""Processes killed at shared accesses of compiled heap code: others go on, and nothing is lost."""
+"""A process killed at shared accesses of compiled heap code: others go on, and nothing is lost."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def kill(num_alone: int, num_beside: int, timeout_s: float) -> str:
+def kill(num_kills: int, timeout_s: float) -> str:
     """Run heap_kills.py under the faults build; its output."""
-    command = [sys.executable, "-m", "tests.kernels.heap_kills", str(num_alone), str(num_beside)]
+    command = [sys.executable, "-m", "tests.kernels.heap_kills", str(num_kills)]
     environment = {**os.environ, "UMEM_BUILD": "faults"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -24,10 +25,10 @@ def kill(num_alone: int, num_beside: int, timeout_s: float) -> str:
 
 
 def test_a_heap_survives_kills():
-    assert "alone 100" in kill(100, 8, timeout_s=110)
+    assert "alone 100" in kill(100, timeout_s=110)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
-def test_a_heap_survives_a_kill_at_every_access(soak_factor):
-    assert "alone" in kill(5_000, 100 * soak_factor, timeout_s=590)
+def test_a_heap_survives_a_kill_at_every_access():
+    num_killed, num_accesses = map(int, re.findall(r"\d+", kill(5_000, timeout_s=590)))
+    assert num_killed >= num_accesses
