@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from .placement import pointer_of, to_home
+from .placement import mover, pointer_of
 from .pool import Home, Homes, installed, use_pool
 
 MIN_BYTES = 4096  # below that a copy costs more than the memory is worth
@@ -41,7 +41,7 @@ def offload_activations(
         is_small = tensor.numel() * tensor.itemsize < min_bytes
         if is_leaf or is_small or pointer in pointers or pool.holds(pointer):
             return tensor
-        with context, torch.no_grad():
+        with context:
             return tensor.detach().clone()
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -72,10 +72,11 @@ class offload_optimizer:
             hook.remove()
 
     def _move(self, optimizer: torch.optim.Optimizer) -> None:
+        move = mover(self._home, self._spill)
         for state in optimizer.state.values():
             for name, value in state.items():
                 if self._is_movable(value):
-                    state[name] = to_home(value, self._home, self._spill)
+                    state[name] = move(value)
 
     def _is_movable(self, value: Any) -> bool:
         is_cpu = isinstance(value, torch.Tensor) and value.device.type == "cpu"

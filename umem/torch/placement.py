@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -40,19 +41,25 @@ def to_home(what: TensorOrModule, home: Home, spill: Homes = ()) -> TensorOrModu
     Gradients flow through the copy. A module is changed in place, as by `Module.to`: its parameters stay the
     same objects. Raises what use_pool raises.
     """
+    move = mover(home, spill)
+    if isinstance(what, torch.nn.Module):
+        return what._apply(move)
+    return move(what)
+
+
+def mover(home: Home, spill: Homes = ()) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`to_home` for many tensors: homes are looked up once. Of use at once; a rank may die."""
     context, pool = use_pool(home, spill), installed()
     sites = {pool.number_of(one) for one in (home, *spill)}
 
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
+    def move(tensor: torch.Tensor) -> torch.Tensor:
         pointer = pointer_of(tensor)
         if pool.holds(pointer) and pool.number_at(pointer) in sites:
             return tensor
         with context:
             return tensor.clone()
 
-    if isinstance(what, torch.nn.Module):
-        return what._apply(moved)
-    return moved(what)
+    return move
 
 
 def empty(*size: Any, home: Home = "local", spill: Homes = (), **options: Any) -> torch.Tensor:
