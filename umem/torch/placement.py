@@ -116,7 +116,7 @@ def storage_at(
 
 def pointer_of(tensor: torch.Tensor) -> int:
     """First address of a tensor's storage; 0 where it has none on the CPU."""
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+    if not tensor.is_cpu or tensor.layout is not torch.strided:
         return 0
     return tensor.untyped_storage().data_ptr()
 
