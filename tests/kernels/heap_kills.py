@@ -75,10 +75,12 @@ def whole_again(memory: HeapMemory) -> None:
 
 
 def kill_alone(num_kills: int) -> None:
+    """Kill so many runs of the same work, spread over its accesses; at most once at each."""
     memory = HeapMemory(num_blocks=6, num_ranks=NUM_RANKS)
     saved = memory.save()
     total = accesses_of(memory, 30, seed=1)
     memory.restore(saved)
+    num_kills = min(num_kills, total)
     for kill in range(num_kills):
         access = 1 + kill * total // num_kills
 
@@ -94,7 +96,7 @@ def kill_alone(num_kills: int) -> None:
         memory.announce_death(PARTNER)
         whole_again(memory)
         memory.restore(saved)
-    print("alone", num_kills, "of", total)  # once at every access where num_kills >= total
+    print("alone", num_kills, "of", total)
 
 
 if __name__ == "__main__":
