@@ -108,12 +108,12 @@ def wait_patiently(control, signal, value, exactly, epoch, deadline_ns):
             return EPOCH_CHANGED
         if rounds < num_pauses:
             pause()
+            rounds += 1  # no further: a count without end would give the wait states without end
         elif yields < YIELDS:
             yield_cpu()
             yields += 1
         else:
             sleep_below(signal, value, exactly, deadline_ns - now_ns())
-        rounds += 1
         if (rounds >= num_pauses or rounds % ROUNDS_PER_CLOCK == 0) and now_ns() >= deadline_ns:
             return AGAIN
     return OK

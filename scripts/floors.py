@@ -44,7 +44,7 @@ FLOORS = (
     Floor(
         8,
         "what a person runs: measurements, checks, the command line",
-        ("umem", "umem.bench", "umem.cli", "umem.__main__"),
+        ("umem", "umem.bench", "umem.verify", "umem.cli", "umem.__main__"),
     ),
 )
 

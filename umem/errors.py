@@ -147,3 +147,7 @@ class AllocatorRefused(UmemError):
 
 class Waived(UmemError):
     """A case or measurement cannot run on this machine; the text is the reason."""
+
+
+class ModelError(UmemError):
+    """A kernel cannot be model-checked as it is: it uses what has no model, or keeps a local that cannot be hashed."""

@@ -1,4 +1,4 @@
-"""`umem info`, `umem verdict`, `umem bench`: options in, exit codes out; the work is elsewhere.
+"""`umem info`, `umem verdict`, `umem bench`, `umem verify`: options in, exit codes out; the work is elsewhere.
 
 Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used. `umem run` does not
 pass through here (umem/__main__.py): its start-up is promised, and this module's imports cost more.
@@ -117,6 +117,27 @@ def bench(
         raise typer.Exit(command.run_bars(bars, options, json_file))
     outputs = command.Outputs(json_file, csv_file, plot)
     raise typer.Exit(command.run_cases(_console(), cases or [], options, outputs))
+
+
+verify_app = typer.Typer(
+    no_args_is_help=True, help="Check what tests alone cannot: all executions of a kernel."
+)
+app.add_typer(verify_app, name="verify")
+
+
+@verify_app.command("kernel")
+def verify_kernel(
+    file: Annotated[Path, typer.Argument(help="a Python file that assigns programs: umem.verify.Program")],
+    limit_s: Annotated[float, typer.Option("--limit-s", help="seconds for each search")] = 60.0,
+) -> None:
+    """Model-check kernels as they are: every execution of their lanes, sequential and in weak memory.
+
+    Exit code 0: all exhausted; 1: a bug, with the shortest way to it; 3: a search reached its limit, which is
+    no pass.
+    """
+    from ..verify.kernel import command
+
+    raise typer.Exit(command.check_file(_console(), file, limit_s))
 
 
 def _options(

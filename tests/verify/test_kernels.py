@@ -1,0 +1,128 @@
+"""Programs that are right are exhausted; each planted bug is found beside its unmodified control."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from umem.kernels.ops import (
+    fence_acquire,
+    fence_release,
+    load_acquire_i64,
+    load_relaxed_i64,
+    store_relaxed_i64,
+    store_release_i64,
+)
+from umem.verify import KILLED, Result, explore, replay, walk
+
+from . import kernels as k
+
+LOCK_WORDS = {k.LOCK: 0, k.COUNTER: 0}
+SEQUENCE_WORDS = {k.SEQUENCE: 0, k.LEFT: 0, k.RIGHT: 0}
+STACK_WORDS = {k.TOP: k.FIRST, k.FIRST: k.SECOND, k.SECOND: 0}
+
+
+def counts(wanted, results, memory):
+    return None if memory[k.COUNTER] == wanted else f"the counter is {memory[k.COUNTER]}"
+
+
+def stack_is_whole(results, memory):
+    """No node is on the stack that a lane has taken and not given back."""
+    on_stack, node = [], memory[k.TOP]
+    while node and node not in on_stack:
+        on_stack.append(node)
+        node = memory[node]
+    held = {results[0], results[1][1]} - {0}
+    return f"{held & set(on_stack)} taken, and still on the stack" if held & set(on_stack) else None
+
+
+def lock(unlock):
+    return [(k.count_locked, unlock, 2)] * 3, LOCK_WORDS, partial(counts, 6)
+
+
+def sequence_lock(write_fence, read_fence):
+    lanes = [(k.publish, 2, write_fence), (k.read_both, read_fence), (k.read_both, read_fence)]
+    return lanes, SEQUENCE_WORDS, None
+
+
+def barrier(store, load, num_lanes=3):
+    lanes = [(k.meet, lane, num_lanes, 2, store, load) for lane in range(num_lanes)]
+    return lanes, {k.ARRIVED: 0, k.SENSE: 0, **{k.SLOT + 64 * lane: 0 for lane in range(num_lanes)}}, None
+
+
+CONTROLS = {
+    "lock": lock(store_release_i64),
+    "sequence lock": sequence_lock(fence_release, fence_acquire),
+    "barrier": barrier(store_release_i64, load_acquire_i64),
+}
+ORDERING_BUGS = {  # seen only where memory is weak
+    "lock, relaxed unlock": (lock(store_relaxed_i64), "data race"),
+    "sequence lock, no fence in the writer": (sequence_lock(k.no_fence, fence_acquire), "AssertionError"),
+    "sequence lock, no fence in the reader": (sequence_lock(fence_release, k.no_fence), "AssertionError"),
+    "barrier, relaxed release": (barrier(store_relaxed_i64, load_acquire_i64), "data race"),
+    "barrier, relaxed wait": (barrier(store_release_i64, load_relaxed_i64), "data race"),
+}
+
+
+@pytest.mark.parametrize("model", ["sequential", "weak"])
+@pytest.mark.parametrize("name", CONTROLS)
+def test_what_is_right_is_exhausted(name, model):
+    verdict = explore(*CONTROLS[name], model=model)
+    assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
+
+
+@pytest.mark.parametrize("name", ORDERING_BUGS)
+def test_a_missing_order_is_found_where_memory_is_weak(name):
+    program, bug = ORDERING_BUGS[name]
+    assert explore(*program, model="sequential").result is Result.EXHAUSTED, (
+        "an interleaving alone cannot show it"
+    )
+    verdict = explore(*program, model="weak")
+    assert verdict.result is Result.BUG and bug in verdict.bug
+    lanes, memory, final = program
+    assert replay(lanes, memory, verdict.schedule, final) == verdict.bug
+
+
+def test_lost_sums_are_found_in_every_memory():
+    program = [(k.count_unlocked, 1)] * 2, LOCK_WORDS, partial(counts, 2)
+    for model in ("sequential", "weak"):
+        verdict = explore(*program, model=model)
+        assert verdict.bug == "the counter is 1"
+        assert len(verdict.trace) == 4, "the shortest way: both load before either stores"
+
+
+def test_the_aba_bug_of_a_stack_is_found():
+    lanes = [(k.pop,), (k.pop_two_push_one,)]
+    verdict = explore(lanes, STACK_WORDS, stack_is_whole)
+    assert verdict.result is Result.BUG and "still on the stack" in verdict.bug
+    assert replay(lanes, STACK_WORDS, verdict.schedule, stack_is_whole) == verdict.bug
+    control = explore([(k.pop,), (k.pop,), (k.push, k.THIRD)], {**STACK_WORDS, k.THIRD: 0})
+    assert control.result is Result.EXHAUSTED
+
+
+def test_a_wait_that_never_ends_is_found():
+    verdict = explore([(k.hold_for_ever,), (k.count_locked, store_release_i64, 1)], LOCK_WORDS)
+    assert verdict.result is Result.BUG and verdict.bug.startswith("stuck")
+
+
+def test_a_kill_inside_a_lock_is_found_and_one_outside_harms_nobody():
+    lanes, words, _ = lock(store_release_i64)
+    assert explore(lanes[:2], words, kills=0).result is Result.EXHAUSTED
+    verdict = explore(lanes[:2], words, kills=1)
+    assert verdict.bug.startswith("stuck") and any(step.is_kill for step in verdict.trace)
+    found = explore([(k.push, k.THIRD), (k.pop,)], {**STACK_WORDS, k.THIRD: 0}, kills=1)
+    assert found.result is Result.EXHAUSTED, "a stack without locks goes on"
+    assert any(results[0] is KILLED for results, _ in found.outcomes)
+
+
+def test_a_limit_is_no_pass():
+    verdict = explore(*CONTROLS["barrier"], limit_states=100)
+    assert verdict.result is Result.LIMIT and verdict.num_states > 100
+
+
+def test_random_walks_find_what_is_planted_and_clear_nobody():
+    program, _ = ORDERING_BUGS["barrier, relaxed release"]
+    assert walk(*program, walks=2000).result is Result.BUG
+    clean = walk(*CONTROLS["barrier"], walks=50)
+    assert clean.result is Result.LIMIT and clean.num_states > 50

@@ -1,0 +1,33 @@
+"""Words that nobody writes, beside a model of memory: to load one is a local step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...kernels.elements import Number
+from .memory import Memory
+from .operation import LOAD, Operation
+from .places import Violation
+
+
+class WithConstants:
+    """`memory` with further words that keep their values; a store to one is a violation."""
+
+    def __init__(self, memory: Memory, constants: Mapping[int, Number]):
+        self._memory, self._constants = memory, constants
+        self.start, self.settle, self.values = memory.start, memory.settle, memory.values
+
+    def steps(self, state: Any, lane: int, operation: Operation) -> Iterator[tuple[Any, Any, str]]:
+        """As the memory's, or the constant."""
+        if operation.address not in self._constants:
+            yield from self._memory.steps(state, lane, operation)
+        elif operation.kind == LOAD:
+            yield self._constants[operation.address], state, ""
+        else:
+            raise Violation(f"the word at {operation.address:#x} is a constant of the model, and is written")
+
+    def is_local(self, operation: Operation) -> bool:
+        """Also loads of constants."""
+        is_constant = operation.kind == LOAD and operation.address in self._constants
+        return is_constant or self._memory.is_local(operation)

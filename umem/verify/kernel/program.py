@@ -1,0 +1,36 @@
+"""A bounded program as a value: lanes, words, and what must hold at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...kernels.elements import Number
+from .search import DEFAULT_LIMIT_S, Final, Result, Verdict, explore
+
+
+@dataclass(frozen=True)
+class Program:
+    """What `explore` takes, as a value; `names` says what addresses are called in traces.
+
+    It is checked under each of `models` in turn, the simple one first, until a bug is found.
+    """
+
+    lanes: Sequence[tuple[Any, ...]]
+    memory: Mapping[int, Number]
+    final: Final | None = None
+    kills: int = 0
+    constants: Mapping[int, Number] = field(default_factory=dict)
+    models: tuple[str, ...] = ("sequential", "weak")
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def check(self, limit_s: float = DEFAULT_LIMIT_S) -> Iterator[Verdict]:
+        """The verdict under each model."""
+        for model in self.models:
+            verdict = explore(
+                self.lanes, self.memory, self.final, model, self.kills, self.constants, limit_s=limit_s
+            )
+            yield verdict
+            if verdict.result is Result.BUG:
+                return

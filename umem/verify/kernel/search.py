@@ -1,0 +1,308 @@
+"""All executions of a bounded program: breadth first over the states of its lanes and of memory.
+
+States that were met before are not followed again, so a wait that spins is a loop of states and costs nothing,
+and the first trace that is found to a bug is a shortest one. A lane that sleeps on a futex wakes only by a
+futex_wake, never by its timeout: else no lost wake-up could be seen. A program is stuck where a state is reached from
+which no continuation leads to the end of all lanes: a deadlock, or a livelock under any fairness.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ...errors import ConfigError, UnknownName
+from ...kernels.elements import Number
+from .constants import WithConstants
+from .lane import Lane
+from .memory import Memory
+from .operation import FAILED, WAIT, WAKE, Operation
+from .places import Violation
+from .sequential import Sequential
+from .weak import Weak
+
+MEMORIES: dict[str, Callable[[Mapping[int, Number]], Memory]] = {"sequential": Sequential, "weak": Weak}
+DEFAULT_LIMIT_S = 60.0
+DEFAULT_LIMIT_STATES = 3_000_000
+_KILLED = -1
+_TURNS_PER_CLOCK = 256
+_NOBODY: frozenset[int] = frozenset()
+_FUTEX_MASK = (1 << 32) - 1  # of a word a futex compares the low half
+
+Outcome = tuple[tuple[Any, ...], dict[int, Number]]
+Final = Callable[[Sequence[Any], Mapping[int, Number]], str | None]
+
+
+class Result(StrEnum):
+    """What a search may say. A limit is never a pass."""
+
+    EXHAUSTED = "exhausted"
+    BUG = "bug"
+    LIMIT = "limit"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a trace; `choice` numbers the outcomes that memory allowed."""
+
+    lane: int
+    operation: Operation
+    answer: Any
+    remark: str
+    where: tuple[str, ...]
+    choice: int = 0
+    is_kill: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a search found. `outcomes`: (results, memory) of each way to end; of a bug what it is, and how to it."""
+
+    result: Result
+    memory: str
+    num_states: int
+    elapsed_s: float
+    outcomes: list[Outcome] = field(default_factory=list)
+    bug: str = ""
+    trace: tuple[Step, ...] = ()
+
+    @property
+    def schedule(self) -> str:
+        """The trace for `replay`: a lane a step, :n where memory had a choice, ! where the lane was killed."""
+        return " ".join(
+            f"{step.lane}{f':{step.choice}' if step.choice else ''}{'!' if step.is_kill else ''}"
+            for step in self.trace
+        )
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """How a state was met first."""
+
+    before: int
+    lane: int
+    lane_state: int
+    answer: Any
+    remark: str
+    choice: int
+    is_kill: bool
+
+
+def explore(
+    lanes: Sequence[tuple[Any, ...]],
+    memory: Mapping[int, Number],
+    final: Final | None = None,
+    model: str = "weak",
+    kills: int = 0,
+    constants: Mapping[int, Number] | None = None,
+    limit_states: int = DEFAULT_LIMIT_STATES,
+    limit_s: float = DEFAULT_LIMIT_S,
+    reduces: bool = True,
+) -> Verdict:
+    """Search every execution of `lanes`, each (kernel, arguments...), over the words of `memory`.
+
+    Kernels are run as they are, undecorated or cpu_kernels. `memory` gives every word that they access, by
+    address, its first value; `final(results, memory)` says what is wrong with an end, or None; the result of a
+    lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to `kills` lanes stop for ever before
+    one of their writes. `constants` are words that nobody writes, which spares the search a choice. `reduces`
+    False takes no local step at once: slower, and finds the same, which is how the reduction is tested.
+
+    A bug is: an exception in a kernel, a data race of plain accesses, a word that is not in `memory`, an end
+    that `final` refuses, a state from which no end is reached.
+    """
+    if not lanes:
+        raise ConfigError("a program without lanes does nothing; give at least one (kernel, arguments...)")
+    words = memory_of(model, memory, constants)
+    return _Search(lanes, words, final, model, kills, limit_states, limit_s, reduces).run()
+
+
+def memory_of(model: str, initial: Mapping[int, Number], constants: Mapping[int, Number] | None) -> Memory:
+    """The memory model of this name over these words. Raises UnknownName."""
+    if model not in MEMORIES:
+        raise UnknownName("memory model", model, tuple(MEMORIES))
+    memory = MEMORIES[model](initial)
+    return WithConstants(memory, constants) if constants else memory
+
+
+class Killed:
+    """The result of a lane that was killed."""
+
+    def __repr__(self) -> str:
+        return "KILLED"
+
+
+KILLED = Killed()
+
+
+class _Search:
+    def __init__(
+        self,
+        lanes: Sequence[tuple[Any, ...]],
+        memory: Memory,
+        final: Final | None,
+        model: str,
+        kills: int,
+        limit_states: int,
+        limit_s: float,
+        reduces: bool,
+    ):
+        self._lanes = [Lane(lane[0], lane[1:], index, len(lanes)) for index, lane in enumerate(lanes)]
+        self._memory, self._final, self._model, self._kills = memory, final, model, kills
+        self._limit_states, self._limit_s, self._reduces = limit_states, limit_s, reduces
+        first = (tuple(lane.start for lane in self._lanes), memory.start(len(lanes)), 0, _NOBODY)
+        self._states = [first]
+        self._numbers = {first: 0}
+        self._edges: list[_Edge | None] = [None]
+        self._arrows = (array("l"), array("l"))  # of all steps, also to states met before: from, to
+        self._ends: list[int] = []
+        self._outcomes: dict[Any, Outcome] = {}
+
+    def run(self) -> Verdict:
+        begin = time.monotonic()
+        number = 0
+        while number < len(self._states):
+            bug = self._expand(number)
+            if bug:
+                return self._verdict(Result.BUG, begin, bug, number)
+            number += 1
+            too_long = number % _TURNS_PER_CLOCK == 0 and time.monotonic() - begin > self._limit_s
+            if too_long or len(self._states) > self._limit_states:
+                return self._verdict(Result.LIMIT, begin)
+        stuck = self._first_stuck()
+        if stuck is not None:
+            return self._verdict(Result.BUG, begin, "stuck: no continuation comes to an end", stuck)
+        return self._verdict(Result.EXHAUSTED, begin)
+
+    def _expand(self, number: int) -> str | None:
+        """Enter all that may follow a state; what is wrong with it, or None."""
+        lane_states, memory, num_kills, asleep = self._states[number]
+        operations = [self._operation(lane, state) for lane, state in enumerate(lane_states)]
+        going = [lane for lane, operation in enumerate(operations) if operation and not operation.is_over]
+        for lane, operation in enumerate(operations):
+            if operation is not None and operation.kind == FAILED:
+                return f"lane {lane} raised {operation.operands[0]}"
+        if not going:
+            return self._end(number, operations, memory)
+        active = [lane for lane in going if lane not in asleep]
+        local = [lane for lane in active if self._reduces and self._is_local(operations[lane])]
+        for lane in local[:1] or active:
+            operation = operations[lane]
+            assert operation is not None
+            if operation.kind in (WAIT, WAKE):
+                self._futex(number, lane, operation)
+                continue
+            state = lane_states[lane]
+            try:
+                outcomes = self._memory.steps(memory, lane, operation)
+                for choice, (answer, after, remark) in enumerate(outcomes):
+                    moved = {lane: self._lanes[lane].next(state, answer)}
+                    step = _Edge(number, lane, state, answer, remark, choice, False)
+                    self._enter(step, moved, after, num_kills, asleep)
+            except Violation as violation:
+                return f"lane {lane}: {violation}, at {', '.join(self._lanes[lane].states[state].where[:2])}"
+            if operation.writes and num_kills < self._kills:
+                step = _Edge(number, lane, state, None, "", 0, True)
+                self._enter(step, {lane: _KILLED}, memory, num_kills + 1, asleep)
+        return None
+
+    def _is_local(self, operation: Operation | None) -> bool:
+        return operation is not None and self._memory.is_local(operation)
+
+    def _futex(self, number: int, lane: int, operation: Operation) -> None:
+        """Fall asleep where the word is as expected, by its newest value; or wake who sleeps on it."""
+        lane_states, memory, num_kills, asleep = self._states[number]
+        if operation.kind == WAIT:
+            value = int(self._memory.values(memory)[operation.address])
+            if (value ^ operation.operands[0]) & _FUTEX_MASK == 0:
+                step = _Edge(number, lane, lane_states[lane], None, "falls asleep", 0, False)
+                self._enter(step, {}, memory, num_kills, asleep | {lane})
+                return
+            woken = []
+        else:
+            sleepers = sorted(
+                other
+                for other in asleep
+                if self._operation_of(other, lane_states).address == operation.address
+            )
+            woken = sleepers[: operation.operands[0]]
+        moved = {other: self._lanes[other].next(lane_states[other], 0) for other in woken}
+        moved[lane] = self._lanes[lane].next(lane_states[lane], len(woken))
+        step = _Edge(number, lane, lane_states[lane], len(woken), "", 0, False)
+        self._enter(step, moved, memory, num_kills, asleep - set(woken))
+
+    def _operation_of(self, lane: int, lane_states: tuple[int, ...]) -> Operation:
+        return self._lanes[lane].states[lane_states[lane]].operation
+
+    def _operation(self, lane: int, state: int) -> Operation | None:
+        return None if state == _KILLED else self._lanes[lane].states[state].operation
+
+    def _enter(
+        self, step: _Edge, moved: dict[int, int], memory: Any, num_kills: int, asleep: frozenset[int]
+    ) -> None:
+        """Note the state that `step` leads to, in which the lanes in `moved` are in new states."""
+        states = self._states[step.before][0]
+        lane_states = tuple([moved.get(lane, state) for lane, state in enumerate(states)])
+        alive = [
+            other
+            for other, state in enumerate(lane_states)
+            if state != _KILLED and not self._lanes[other].states[state].operation.is_over
+        ]
+        new = (lane_states, self._memory.settle(memory, alive), num_kills, asleep)
+        number = self._numbers.setdefault(new, len(self._states))
+        if number == len(self._states):
+            self._states.append(new)
+            self._edges.append(step)
+        self._arrows[0].append(step.before)
+        self._arrows[1].append(number)
+
+    def _end(self, number: int, operations: list[Operation | None], memory: Any) -> str | None:
+        self._ends.append(number)
+        results = tuple(KILLED if operation is None else operation.operands[0] for operation in operations)
+        values = self._memory.values(memory)
+        self._outcomes.setdefault((results, tuple(values.items())), (results, values))
+        return self._final(results, values) if self._final else None
+
+    def _first_stuck(self) -> int | None:
+        """The first state from which no end can be reached."""
+        before: list[list[int]] = [[] for _ in self._states]
+        for source, target in zip(*self._arrows, strict=True):
+            before[target].append(source)
+        reaches = bytearray(len(self._states))
+        waiting = list(self._ends)
+        for number in waiting:
+            reaches[number] = 1
+        while waiting:
+            for number in before[waiting.pop()]:
+                if not reaches[number]:
+                    reaches[number] = 1
+                    waiting.append(number)
+        stuck = reaches.find(0)
+        return None if stuck < 0 else stuck
+
+    def _verdict(self, result: Result, begin: float, bug: str = "", number: int = 0) -> Verdict:
+        trace = tuple(self._trace(number)) if bug else ()
+        elapsed_s = time.monotonic() - begin
+        outcomes = list(self._outcomes.values())
+        return Verdict(result, self._model, len(self._states), elapsed_s, outcomes, bug, trace)
+
+    def _trace(self, number: int) -> list[Step]:
+        steps = []
+        while (edge := self._edges[number]) is not None:
+            state = self._lanes[edge.lane].states[edge.lane_state]
+            steps.append(
+                Step(
+                    edge.lane,
+                    state.operation,
+                    edge.answer,
+                    edge.remark,
+                    state.where,
+                    edge.choice,
+                    edge.is_kill,
+                )
+            )
+            number = edge.before
+        return steps[::-1]

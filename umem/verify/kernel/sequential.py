@@ -1,0 +1,57 @@
+"""Memory in which every access takes effect at once and in one order: what most people reason with.
+
+Run first: it is fast, and a kernel that is wrong here needs no talk of orderings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...kernels.elements import Number
+from ...kernels.machine import new_value
+from .operation import FENCE, LOAD, STORE, Operation
+from .places import Places
+
+State = tuple[Number, ...]
+
+
+class Sequential:
+    """One value a word. See search.Memory for what the methods promise."""
+
+    name = "sequential"
+
+    def __init__(self, initial: Mapping[int, Number]):
+        self._places = Places(initial)
+
+    def start(self, num_lanes: int) -> State:
+        """Every word as it was given."""
+        return tuple(self._places.initial)
+
+    def values(self, state: State) -> dict[int, Number]:
+        """By address."""
+        return dict(zip(self._places.addresses, state, strict=True))
+
+    def is_local(self, operation: Operation) -> bool:
+        """Fences do nothing here."""
+        return operation.kind == FENCE
+
+    def settle(self, state: State, alive: list[int]) -> State:
+        """A state has one form."""
+        return state
+
+    def steps(self, state: State, lane: int, operation: Operation) -> Iterator[tuple[Any, State, str]]:
+        """One outcome."""
+        if operation.kind == FENCE:
+            yield None, state, ""
+            return
+        place = self._places.of(operation)
+        old = state[place]
+        if operation.kind == LOAD:
+            yield old, state, ""
+            return
+        if operation.kind == STORE:
+            yield None, (*state[:place], operation.operands[0], *state[place + 1 :]), ""
+            return
+        new = new_value(operation.name, operation.element, old, operation.operands)
+        yield old, (*state[:place], new, *state[place + 1 :]), ""

@@ -1,0 +1,182 @@
+"""Single executions of a program: one that a schedule names, and random ones where there are too many for a search.
+
+Random walks follow Burckhardt et al., "A randomized scheduler with probabilistic guarantees of finding bugs"
+(ASPLOS 2010): lanes have random priorities, the highest runs, and at a few random steps the running lane falls
+to the lowest. Where memory offers several outcomes, one is drawn.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...kernels.elements import Number
+from .lane import Lane
+from .memory import Memory
+from .operation import FAILED, WAIT, WAKE, Operation
+from .places import Violation
+from .search import KILLED, Final, Result, Step, Verdict, memory_of
+
+CHANGES = 3  # of priority in a walk: bugs of a depth up to CHANGES + 1 are found with a known probability
+MAX_STEPS = 10_000  # of a walk, so that lanes that wait for each other for ever end it
+
+
+def replay(
+    lanes: Sequence[tuple[Any, ...]],
+    memory: Mapping[int, Number],
+    schedule: str,
+    final: Final | None = None,
+    model: str = "weak",
+    constants: Mapping[int, Number] | None = None,
+) -> str | None:
+    """What is wrong at the end of the execution that `Verdict.schedule` describes, or None: for regression tests.
+
+    A schedule that does not fit the program any more raises ConfigError: the kernel has changed.
+    """
+    run = _Run(lanes, memory_of(model, memory, constants), final)
+    for number, word in enumerate(schedule.split()):
+        lane, _, choice = word.rstrip("!").partition(":")
+        if not run.can_step(int(lane)):
+            raise ConfigError(f"step {number} of the schedule: lane {lane} has ended; the kernel has changed")
+        bug = run.kill(int(lane)) if word.endswith("!") else run.step(int(lane), int(choice or 0))
+        if bug:
+            return bug
+    return run.failure()
+
+
+def walk(
+    lanes: Sequence[tuple[Any, ...]],
+    memory: Mapping[int, Number],
+    final: Final | None = None,
+    model: str = "weak",
+    constants: Mapping[int, Number] | None = None,
+    walks: int = 1000,
+    seed: int = 1,
+    limit_s: float = 60.0,
+) -> Verdict:
+    """Run `walks` random executions, for programs that cannot be exhausted. A LIMIT with the steps taken, or a BUG.
+
+    The trace of a bug is not the shortest one. A walk that does not end is no bug: nothing is said of progress.
+    """
+    rng, begin, num_steps = random.Random(seed), time.monotonic(), 0
+    model_of_memory = memory_of(model, memory, constants)
+    automata = [Lane(lane[0], lane[1:], index, len(lanes)) for index, lane in enumerate(lanes)]
+    for _ in range(walks):
+        run = _Run(lanes, model_of_memory, final, automata)
+        bug = run.at_random(rng)
+        num_steps += len(run.trace)
+        elapsed_s = time.monotonic() - begin
+        if bug:
+            return Verdict(Result.BUG, model, num_steps, elapsed_s, [], bug, tuple(run.trace))
+        if elapsed_s > limit_s:
+            break
+    return Verdict(Result.LIMIT, model, num_steps, time.monotonic() - begin)
+
+
+class _Run:
+    """One execution under way."""
+
+    def __init__(
+        self,
+        lanes: Sequence[tuple[Any, ...]],
+        memory: Memory,
+        final: Final | None,
+        automata: Sequence[Lane] | None = None,
+    ):
+        self._lanes = automata or [Lane(lane[0], lane[1:], i, len(lanes)) for i, lane in enumerate(lanes)]
+        self._memory, self._final = memory, final
+        self._at: list[int | None] = [lane.start for lane in self._lanes]
+        self._state = memory.start(len(lanes))
+        self.trace: list[Step] = []
+
+    def at_random(self, rng: random.Random) -> str | None:
+        """Go to the end; what is wrong, or None."""
+        order = rng.sample(range(len(self._lanes)), len(self._lanes))
+        changes = {rng.randrange(1, 50 * (number + 1)) for number in range(CHANGES)}
+        for number in range(MAX_STEPS):
+            ready = [lane for lane in order if self.can_step(lane)]
+            if not ready:
+                return self.failure()
+            lane = ready[0]
+            # A lane that only waits must not keep the others from what it waits for.
+            if number in changes or rng.random() < 0.05:
+                order.remove(lane)
+                order.append(lane)
+            bug = self.step(lane, None, rng)
+            if bug:
+                return bug
+        return None
+
+    def can_step(self, lane: int) -> bool:
+        """Whether the lane has not ended."""
+        operation = self._operation(lane)
+        return operation is not None and not operation.is_over
+
+    def kill(self, lane: int) -> str | None:
+        """Stop the lane for ever."""
+        state = self._lanes[lane].states[self._at[lane] or 0]
+        self.trace.append(Step(lane, state.operation, None, "", state.where, 0, True))
+        self._at[lane] = None
+        return None
+
+    def step(self, lane: int, choice: int | None, rng: random.Random | None = None) -> str | None:
+        """Let the lane go on with the given outcome, or a random one; what is wrong with the step, or None."""
+        number = self._at[lane]
+        assert number is not None
+        state = self._lanes[lane].states[number]
+        try:
+            outcomes = list(self._outcomes(lane, state.operation))
+        except Violation as violation:
+            return f"lane {lane}: {violation}, at {', '.join(state.where[:2])}"
+        if choice is None:
+            assert rng is not None
+            choice = rng.randrange(len(outcomes))
+        if choice >= len(outcomes):
+            raise ConfigError(f"the schedule's outcome {choice} of {len(outcomes)}: the kernel has changed")
+        answer, after, remark = outcomes[choice]
+        self.trace.append(Step(lane, state.operation, answer, remark, state.where, choice))
+        self._at[lane] = self._lanes[lane].next(number, answer)
+        alive = [other for other in range(len(self._lanes)) if self.can_step(other)]
+        self._state = self._memory.settle(after, alive)
+        return self._exception(lane)
+
+    def failure(self) -> str | None:
+        """What is wrong with the end, where all lanes have come to one; else what is under way."""
+        if any(self.can_step(lane) for lane in range(len(self._lanes))):
+            return self._violation()
+        results = []
+        for lane in range(len(self._lanes)):
+            operation = self._operation(lane)
+            results.append(KILLED if operation is None else operation.operands[0])
+        return self._final(tuple(results), self._memory.values(self._state)) if self._final else None
+
+    def _outcomes(self, lane: int, operation: Operation) -> Iterator[tuple[Any, Any, str]]:
+        """What a step may come to. Nobody sleeps here: a futex may always return early."""
+        if operation.kind in (WAIT, WAKE):
+            yield 0, self._state, ""
+        else:
+            yield from self._memory.steps(self._state, lane, operation)
+
+    def _violation(self) -> str | None:
+        """A step that the schedule ends before because no memory allows it."""
+        for lane, number in enumerate(self._at):
+            if number is not None and self.can_step(lane):
+                state = self._lanes[lane].states[number]
+                try:
+                    list(self._outcomes(lane, state.operation))
+                except Violation as violation:
+                    return f"lane {lane}: {violation}, at {', '.join(state.where[:2])}"
+        return None
+
+    def _operation(self, lane: int) -> Operation | None:
+        number = self._at[lane]
+        return None if number is None else self._lanes[lane].states[number].operation
+
+    def _exception(self, lane: int) -> str | None:
+        operation = self._operation(lane)
+        if operation is not None and operation.kind == FAILED:
+            return f"lane {lane} raised {operation.operands[0]}"
+        return None
