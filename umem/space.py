@@ -377,7 +377,8 @@ def _pointer_to(array: np.ndarray, writable: bool) -> int:
     if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
         raise ConfigError("the array must be a C-contiguous numpy array; use numpy.ascontiguousarray")
     if array.flags.writeable and array.nbytes:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # `array.ctypes` costs half of an access
+        # `array.ctypes` would cost half of an access.
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
     if writable and array.nbytes:
         raise ConfigError("the destination array is read-only")
     return array.ctypes.data

@@ -122,7 +122,10 @@ class Agent(Case):
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         home = BusyHome(bench.ranks(num_ranks=2), int(point.setting("burners", 0)))
         sides: list[Side] = [BusySide(name, semantics, home) for name, semantics in OPERATIONS.items()]
-        return [*sides, BusySide("eventfd", NO_SEMANTICS, home, peer="eventfd")]
+        sides.append(BusySide("eventfd", NO_SEMANTICS, home, peer="eventfd"))
+        if bench.options.world == HOSTS:
+            sides.append(BusySide("tcp", NO_SEMANTICS, home, peer="tcp"))
+        return sides
 
     def bytes_moved(self, point: Point) -> int:
         return 0

@@ -1,12 +1,14 @@
 """What rank 0 gets from a home whose user code holds the GIL: the home's agent must answer meanwhile.
 
-Beside it an eventfd round trip between the same two processes: rank 1 answers it from a thread in C. Its
-descriptors travel over a socket in the driver's folder, which also works between network namespaces.
+Beside it round trips with threads in C of the same two processes, which block until they are asked: over eventfds,
+whose descriptors travel over a socket in the driver's folder (that works between network namespaces too), and
+between hosts over a TCP connection, which is the least that anything over tcp can take there.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import socket
 import threading
@@ -52,11 +54,14 @@ class Home(SpacePart):
         self.num_added = 0
         self.words = self.shared(8 * MAX_SAMPLES, home=HOME).address
         self.random = np.random.default_rng(space.rank)
-        self.thread: threading.Thread | None = None
+        self.threads: list[threading.Thread] = []
+        self.connection: socket.socket | None = None
         self.socket: socket.socket | None = None
         self.fds: list[int] = []
         if self.rank <= HOME:
             self._meet(os.path.join(folder, "eventfds"))
+            if space.world.hosts[CLIENT] != space.world.hosts[HOME]:
+                self._connect(os.path.join(folder, "tcp"))
         space.barrier()
 
     def _meet(self, path: str) -> None:
@@ -69,16 +74,33 @@ class Home(SpacePart):
                 self.socket = listener.accept()[0]
             self.fds = [os.eventfd(0), os.eventfd(0)]
             socket.send_fds(self.socket, [HOLDS], self.fds)
-            ask, answer = self.fds
-            echo = limits.load().event_ping_pong
-            self.thread = threading.Thread(target=echo, args=(ask, answer, 1, ENDLESS), daemon=True)
-            self.thread.start()
+            self._echo(*self.fds)
         else:
             self.space.world.get(path, MEET_TIMEOUT_S)
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(MEET_TIMEOUT_S)
             self.socket.connect(path)
             self.fds = socket.recv_fds(self.socket, 1, 2)[1]
+
+    def _connect(self, key: str) -> None:
+        world = self.space.world
+        if self.rank == HOME:
+            with socket.create_server((world.ip_address, 0)) as listener:
+                listener.settimeout(MEET_TIMEOUT_S)
+                world.set(key, json.dumps(listener.getsockname()).encode())
+                self.connection = listener.accept()[0]
+            self._echo(self.connection.fileno(), self.connection.fileno())
+        else:
+            address = json.loads(world.get(key, MEET_TIMEOUT_S))
+            self.connection = socket.create_connection(tuple(address), MEET_TIMEOUT_S)
+        self.connection.settimeout(None)
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _echo(self, ask: int, answer: int) -> None:
+        """Answer what comes by `ask` from a thread of its own."""
+        echo = limits.load().event_ping_pong
+        self.threads.append(threading.Thread(target=echo, args=(ask, answer, 1, ENDLESS), daemon=True))
+        self.threads[-1].start()
 
     # --- the home
 
@@ -141,6 +163,12 @@ class Home(SpacePart):
         ping = limits.load().event_ping_pong
         return self._each(num_samples, lambda _: ping(answer, ask, 0, 1))
 
+    def tcp(self, num_samples: int) -> Samples:
+        """A round trip over a TCP connection with the home's host."""
+        assert self.connection is not None
+        fd, ping = self.connection.fileno(), limits.load().event_ping_pong
+        return self._each(num_samples, lambda _: ping(fd, fd, 0, 1))
+
     def _new_words(self, num_samples: int) -> np.ndarray:
         """Words that have not stood at the home before."""
         assert num_samples <= MAX_SAMPLES
@@ -157,11 +185,16 @@ class Home(SpacePart):
 
     def close(self) -> None:
         self.space.barrier()
-        if self.thread is not None:
+        if self.connection is not None and self.rank == CLIENT:
+            self.connection.close()  # the echo reads its end, and ends
+        if self.threads:
             ask = self.fds[0]
             os.set_blocking(ask, False)  # woken once more, the echo finds nothing to read and ends
             os.eventfd_write(ask, 1)
-            self.thread.join(MEET_TIMEOUT_S)
+            for thread in self.threads:
+                thread.join(MEET_TIMEOUT_S)
+            if self.connection is not None:
+                self.connection.close()
         for fd in self.fds:
             os.close(fd)
         if self.socket is not None:
