@@ -38,7 +38,7 @@ FLOORS = (
     Floor(
         4,
         "what a program holds: the space and its arrays",
-        ("umem.current", "umem.array", "umem.startup", "umem.space"),
+        ("umem.current", "umem.array", "umem.startup", "umem.messages", "umem.space"),
     ),
     Floor(7, "umem under torch: its allocator, sharing, offload", ("umem.torch",)),
     Floor(

@@ -20,6 +20,7 @@ from .array import Array
 from .errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName, WorldError
 from .kernels import access, gate, status
 from .kernels.control import CONTROL_BYTES
+from .messages import Messages
 from .switch import Switch
 from .world import World, WorldSpec, join
 
@@ -76,6 +77,7 @@ class Space:
         self.switch = Switch(self.segments, self.mapped, self._remote)
         if self._remote is not None:
             self.switch.traffic.sources.append(self._remote.traffic)
+        self.messages = Messages(self.fabric)
         self.control = self.segments.control
         self._gate = (ctypes.c_int64 * gate.GATE_WORDS)()
         self._gate[gate.CONTROL], self._gate_pointer = self.control, ctypes.addressof(self._gate)
@@ -264,6 +266,20 @@ class Space:
         """Wait for every rank; what each stored before is visible to all after. Collective."""
         self.switch.check_open()
         self._synchronise(self.timeout_s if timeout_s is None else timeout_s)
+
+    def send(self, message: Any, rank: int, tag: int = 0) -> None:
+        """Send any object that can be pickled to `rank`; returns when it has been handed over.
+
+        Arrays of the space travel as their addresses, and so do torch's tensors in its memory where
+        umem.torch is installed; all else by value. Messages with one tag arrive in the order sent.
+        """
+        self.switch.check_open()
+        self.messages.send(message, rank, tag)
+
+    def recv(self, rank: int, tag: int = 0) -> Any:
+        """What `rank` has sent with `tag`, in the order sent. Raises RankLost, WaitTimeout, FabricMissing."""
+        self.switch.check_open()
+        return self.messages.recv(rank, tag)
 
     def before_close(self, check: Callable[[bool], None]) -> None:
         """Call `check(is_forced)` when the space is about to close, the latest first; it may raise to keep it open.

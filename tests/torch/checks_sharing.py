@@ -191,7 +191,7 @@ def send_and_recv_keep_order_and_tags(space):
     with use_pool(home=space.rank):
         mine = torch.full((1 << 20,), float(space.rank))
     if space.rank == 0:
-        send(("first", mine), peer)
+        space.send(("first", mine), peer)
         send({"outside": torch.arange(5), "staged": 2}, peer, tag=3)
         send(mine, peer, staged=True)
         answer = recv(peer)

@@ -147,6 +147,20 @@ def arrays_travel_as_addresses(space):
     assert space.find("travel").address == array.address
 
 
+def objects_are_sent_in_order(space):
+    peer, source = (space.rank + 1) % space.num_ranks, (space.rank - 1) % space.num_ranks
+    mine = space.empty(4, "int64")
+    mine.write(np.arange(4) + space.rank)
+    space.send({"from": space.rank, "array": mine}, peer)
+    space.send("apart", peer, tag=7)
+    space.send([1, None], peer)
+    got = space.recv(source)
+    assert got["from"] == source and got["array"].read().tolist() == [source + i for i in range(4)]
+    assert space.recv(source) == [1, None] and space.recv(source, tag=7) == "apart"
+    space.barrier()
+    mine.free()
+
+
 def near_operations_agree_with_numpy(space):
     num_rows, columns, pooling = 3000, 16, 7
     for home in homes(space)[:-1]:  # "host" is each rank's own
@@ -281,6 +295,7 @@ CHECKS = {
         views_are_the_memory_or_are_refused,
         torch_views_share_the_memory,
         arrays_travel_as_addresses,
+        objects_are_sent_in_order,
         near_operations_agree_with_numpy,
         near_sums_arrive,
         fenced_stores_are_never_both_late,

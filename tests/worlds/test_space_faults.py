@@ -106,6 +106,8 @@ def open_twice(space):
         lambda: space.free(address),
         space.barrier,
         space.fence,
+        lambda: space.send(1, 0),
+        lambda: space.recv(0),
     ):
         with pytest.raises(WorldError):
             use()

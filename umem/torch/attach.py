@@ -6,7 +6,7 @@ from ..errors import ConfigError
 from ..space import Space
 from ..units import parse_size
 from . import sharing
-from .pool import AtClose, open_pool
+from .pool import AtClose, installed, open_pool
 
 
 def install(
@@ -30,7 +30,7 @@ def install(
     if lease_s is not None and not lease_s > 0:
         raise ConfigError(f"lease_s={lease_s!r} must be above 0")
     open_pool(space, at_close, space.timeout_s if lease_s is None else lease_s)
-    sharing.register()
+    sharing.register(installed())
     if gpu_bytes is not None:
         from .cuda import open_gpu_pool
 

@@ -1,4 +1,4 @@
-"""Tensors of the pool travel as their addresses: through multiprocessing's queues and pipes, and `send`.
+"""Tensors of the pool travel as their addresses: through multiprocessing's queues and pipes, and by Space.send.
 
 A storage of the pool is pickled as an address, a size and a generation; the receiver makes a storage at the
 same address, with a reference of its own. Strides, views, Parameter and requires_grad are torch's part of the
@@ -10,7 +10,7 @@ What is pickled for a process that is being spawned goes torch's own way too: a 
 from __future__ import annotations
 
 import io
-import pickle
+from functools import partial
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.multiprocessing import reductions
 
-from ..errors import FabricMissing, NotAllocated, RankLost, WorldError
+from ..errors import NotAllocated, RankLost, WorldError
 from ..kernels import status
 from .flight import ANYONE, land
 from .layout import PAGE_ADDRESS
@@ -26,12 +26,11 @@ from .placement import storage_at
 from .pool import Pool, installed, pool_or_none
 from .uses import note_use
 
-LENGTH_BYTES = 8  # of the number that goes ahead of a message
 
-
-def register() -> None:
-    """Teach multiprocessing how storages of the pool travel. torch's own way stays for all others."""
+def register(pool: Pool) -> None:
+    """Teach multiprocessing and the space how storages of the pool travel. torch's own way stays for all others."""
     ForkingPickler.register(torch.UntypedStorage, reduce_storage)
+    pool.space.messages.make_pickler = partial(_MessagePickler, pool, False)
 
 
 def reduce_storage(storage: torch.UntypedStorage) -> tuple[Any, ...]:
@@ -43,32 +42,23 @@ def reduce_storage(storage: torch.UntypedStorage) -> tuple[Any, ...]:
 
 
 def send(message: Any, rank: int, tag: int = 0, *, staged: bool = False) -> None:
-    """Send any object that can be pickled to `rank`; tensors of the pool travel as their addresses.
+    """Space.send, with a choice: with `staged` tensors of the pool travel by value too.
 
-    Other tensors, and with `staged` all, travel by value. Returns when the message has been handed over; from
-    the main thread. Raises NotMappable, and sends nothing, where `rank` cannot map a tensor's home.
+    From the main thread. Raises NotMappable, and sends nothing, where `rank` cannot map a tensor's home.
     """
     pool = installed()
-    fabric = _fabric(pool)
-    buffer = io.BytesIO()
-    _MessagePickler(buffer, pool, rank, staged).dump(message)
-    data = bytearray(buffer.getbuffer())
-    for part in (bytearray(len(data).to_bytes(LENGTH_BYTES, "little")), data):
-        view = torch.frombuffer(part, dtype=torch.uint8)
-        fabric.send(rank, view.data_ptr(), len(part), tag, keep=view)
+    pool.space.messages.send(message, rank, tag, partial(_MessagePickler, pool, staged))
 
 
 def recv(rank: int, tag: int = 0) -> Any:
     """What `rank` has sent with `tag`, in the order sent. Raises RankLost, WaitTimeout; from the main thread."""
-    fabric = _fabric(installed())
-    length = _receive(fabric, rank, LENGTH_BYTES, tag)
-    return pickle.loads(_receive(fabric, rank, int.from_bytes(length, "little"), tag))
+    return installed().space.recv(rank, tag)
 
 
 class _MessagePickler(ForkingPickler):
     """Writes a message for one rank."""
 
-    def __init__(self, file: io.BytesIO, pool: Pool, rank: int, staged: bool):
+    def __init__(self, pool: Pool, staged: bool, file: io.BytesIO, rank: int):
         super().__init__(file)
         self._pool, self._rank, self._staged = pool, rank, staged
 
@@ -130,18 +120,3 @@ def _bytes_of(storage: torch.UntypedStorage) -> bytes:
 
 def _storage_of_bytes(data: bytes) -> torch.UntypedStorage:
     return torch.tensor(bytearray(data), dtype=torch.uint8).untyped_storage()
-
-
-def _receive(fabric: Any, rank: int, num_bytes: int, tag: int) -> bytearray:
-    room = bytearray(num_bytes)
-    view = torch.frombuffer(room, dtype=torch.uint8)
-    fabric.recv(rank, view.data_ptr(), num_bytes, tag, keep=view)
-    return room
-
-
-def _fabric(pool: Pool) -> Any:
-    if pool.space.fabric is None:
-        raise FabricMissing(
-            "send and recv need UCX, which is not installed: scripts/setup ucx; or use a queue"
-        )
-    return pool.space.fabric
