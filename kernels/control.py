@@ -11,7 +11,7 @@ except the fields under "live", which their one writer (the rank's own agent) ch
 from __future__ import annotations
 
 from .compile import device_function
-from .ops import load_i64, load_relaxed_i64
+from .ops import load_acquire_i64, load_i64
 
 CONTROL_BYTES = 1 << 16
 MAX_RANKS = 512
@@ -98,5 +98,5 @@ def is_mapped(control, address, num_bytes):
 
 @device_function
 def peer_is_dead(control, rank):
-    """1 where this rank's agent has confirmed the death of `rank`."""
-    return 1 if load_relaxed_i64(control, PEER_STATE + rank) == DEAD else 0
+    """1 where this rank's agent has confirmed the death of `rank`; then all that it wrote is seen (acquire)."""
+    return 1 if load_acquire_i64(control, PEER_STATE + rank) == DEAD else 0

@@ -16,10 +16,10 @@ from .ops import (
     compare_swap_i64,
     load_i64,
     load_relaxed_i64,
-    load_u32,
+    load_relaxed_u32,
     store_i64,
+    store_relaxed_u32,
     store_release_i64,
-    store_u32,
 )
 from .ops_system import now_ns, pause, yield_cpu
 
@@ -47,8 +47,8 @@ def acquire_arena(control, arena, holder):
                 rebuild(arena)
                 store_i64(arena, ARENA_NUM_BREAKS, load_i64(arena, ARENA_NUM_BREAKS) + 1)
                 return status.OK
-        rounds += 1
         if rounds < spin_rounds:
+            rounds += 1
             pause()
             continue
         if load_relaxed_i64(control, STOP) != 0:
@@ -78,13 +78,15 @@ def heap_reclaim_dead(control, arena, holder, freed):
     rank = 0
     while rank < num_ranks:
         bit = 1 << (rank & 31)
-        if peer_is_dead(control, rank) and load_u32(done, rank >> 5) & bit == 0:
+        # Looked at without the lock too, so never by plain accesses.
+        if peer_is_dead(control, rank) and load_relaxed_u32(done, rank >> 5) & bit == 0:
             code = acquire_arena(control, arena, holder)
             if code != status.OK:
                 return code
-            if load_u32(done, rank >> 5) & bit == 0:
+            before = load_relaxed_u32(done, rank >> 5)
+            if before & bit == 0:
                 reclaim(arena, rank, freed)
-                store_u32(done, rank >> 5, load_u32(done, rank >> 5) | bit)
+                store_relaxed_u32(done, rank >> 5, before | bit)
             release_arena(arena)
         rank += 1
     return status.OK
