@@ -267,7 +267,8 @@ def test_a_survivor_that_hears_nothing_is_ended(run_bare, tmp_path):
 
 
 CALLER = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
 from umem.world import WorldSpec
 from umem.world.job import Job
 from umem.world.launcher import run_job
