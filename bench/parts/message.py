@@ -19,7 +19,7 @@ from .base import SpacePart, check
 
 TAG = 1 << 45  # above the tags of users
 MAX_WINDOW = 128
-WARM_ROUNDS = 100
+WARM_ROUNDS = 3000  # a few ms: a core that has slept takes that long to come back to speed
 SMALL_BYTES = 8 << 10
 
 
