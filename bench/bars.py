@@ -126,14 +126,12 @@ def read(file: Path = FILE) -> list[Bar]:
     return bars
 
 
-def select(group: str, bars: Sequence[Bar]) -> list[Bar]:
-    """Bars of a group, or all. Raises UnknownName."""
-    groups = list(dict.fromkeys(bar.group for bar in bars))
-    if group == ALL:
-        return list(bars)
-    if group not in groups:
-        raise UnknownName("group of bars", group, [*groups, ALL])
-    return [bar for bar in bars if bar.group == group]
+def select(name: str, bars: Sequence[Bar]) -> list[Bar]:
+    """Bars of the group `name`, the one bar of that id, or all. Raises UnknownName."""
+    chosen = [bar for bar in bars if name in (ALL, bar.group, bar.id)]
+    if not chosen:
+        raise UnknownName("group of bars", name, [*dict.fromkeys(bar.group for bar in bars), ALL])
+    return chosen
 
 
 def worst_case_s(bars: Iterable[Bar]) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from . import config
 from .address import AddressMap, Kind
 from .kernels import control as layout
 
@@ -21,8 +20,11 @@ class ControlPage:
         assert words.dtype == np.int64 and words.nbytes >= layout.CONTROL_BYTES
         self.words = words
 
-    def initialise(self, rank: int, plan: AddressMap, num_local_ranks: int) -> None:
-        """Write everything that is fixed when the world is made; peers are ABSENT and unmapped until `admit`."""
+    def initialise(self, rank: int, plan: AddressMap, has_own_core: bool) -> None:
+        """Write everything that is fixed when the world is made; peers are ABSENT and unmapped until `admit`.
+
+        `has_own_core`: there is a core for each rank of this host, so that a wait may poll for long.
+        """
         words = self.words
         words[: layout.CONTROL_BYTES // 8] = 0
         words[layout.RANK] = rank
@@ -37,8 +39,7 @@ class ControlPage:
         words[layout.BLOCK_LOG2] = plan.block_bytes.bit_length() - 1
         words[layout.NUM_MEMBERS] = len(plan.members)
         words[layout.STRIPED_OFFSET] = plan.linear_bytes
-        own_core = num_local_ranks <= len(config.usable_cores())
-        words[layout.SPIN_ROUNDS] = SPIN_ROUNDS_OWN_CORE if own_core else SPIN_ROUNDS_SHARED_CORE
+        words[layout.SPIN_ROUNDS] = SPIN_ROUNDS_OWN_CORE if has_own_core else SPIN_ROUNDS_SHARED_CORE
         for peer in range(plan.num_ranks):
             for kind in Kind:
                 words[layout.SEGMENT_BYTES + 2 * peer + kind] = plan.slot_bytes(kind)

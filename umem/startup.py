@@ -84,7 +84,8 @@ def connect(world: World) -> Parts:
     num_local = sum(host == world.host for host in world.hosts)
     words = segments.view(segments.control, CONTROL_BYTES).view("int64")
     page = ControlPage(words)
-    page.initialise(world.rank, address_map, num_local)
+    # Of the world's cores: the rank itself may be pinned to one of them by now.
+    page.initialise(world.rank, address_map, has_own_core=num_local <= len(world.usable_cores))
     layout = HeapLayout(address_map)
     layout.initialise(world.rank)
     segments.connect()

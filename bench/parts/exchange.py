@@ -12,7 +12,7 @@ from umem.units import align_up
 from ..stats import Samples
 from . import message_loops as loops
 from .base import SpacePart
-from .message import UcxPart, warm_rounds
+from .message import UcxPart
 
 MAX_BATCH = 100
 BATCH_BYTES = 1 << 20
@@ -78,7 +78,7 @@ class Message(UcxPart):
         if not self.takes_part:
             return None
         self.dst[:] = 0
-        samples = self.rounds(num_samples, warm_rounds(self.num_bytes), self._swap)
+        samples = self.rounds(num_samples, self.warm_rounds(self.num_bytes), self._swap)
         self.expect(bool((self.dst == 2 - self.rank).all()))
         return samples if self.is_timed else None
 

@@ -19,7 +19,7 @@ from .. import limits
 from ..stats import Samples
 from . import workload_loops as loops
 from .base import SpacePart
-from .message import TAG, UcxPart, warm_rounds
+from .message import TAG, UcxPart
 from .workload_loops import NUM_COLUMNS, ROW_BYTES
 
 HOME = 1
@@ -153,7 +153,7 @@ class Asked(UcxPart):
             )
             return int(code)
 
-        samples = self.rounds(num_samples, warm_rounds(request.num_rows * ROW_BYTES), loop)
+        samples = self.rounds(num_samples, self.warm_rounds(request.num_rows * ROW_BYTES), loop)
         if not asks:
             return None
         self.expect(request.is_right(num_samples))

@@ -12,6 +12,7 @@ from umem.fabric.ucx.library import FIX
 from umem.fabric.ucx.port import Port
 from umem.kernels.status import OK
 from umem.space import Space
+from umem.world.spec import HOSTS
 
 from ..stats import Samples
 from . import message_loops as loops
@@ -19,7 +20,8 @@ from .base import SpacePart, check
 
 TAG = 1 << 45  # above the tags of users
 MAX_WINDOW = 128
-WARM_ROUNDS = 3000  # a few ms: a core that has slept takes that long to come back to speed
+# 10 ms each: cores that have slept take that long to come back to speed.
+WARM_ROUNDS, WARM_ROUNDS_TCP = 20_000, 500
 SMALL_BYTES = 8 << 10
 
 
@@ -41,6 +43,12 @@ class UcxPart(SpacePart):
         self.out_tag = self.rank << 48 | TAG  # UcxFabric: the upper bits of a tag are its sender
         self.in_tag = self.other << 48 | TAG
 
+    def warm_rounds(self, num_bytes: int) -> int:
+        """Rounds before the timed ones: the other rank may still be on its way, and caches are cold."""
+        if num_bytes > SMALL_BYTES:
+            return 1
+        return WARM_ROUNDS_TCP if self.space.world.spec.kind == HOSTS else WARM_ROUNDS
+
     def rounds(self, num_samples: int, num_warm: int, loop: Callable[[int, int], int]) -> Samples:
         """Seconds of each round of `loop(num_rounds, times)`: `num_samples`, after `num_warm` dropped ones.
 
@@ -52,11 +60,6 @@ class UcxPart(SpacePart):
         elapsed_s = (time.perf_counter_ns() - begin_ns) * 1e-9
         check(code)
         return np.asarray(times[num_warm:] * (elapsed_s / max(int(times.sum()), 1)), np.float64)
-
-
-def warm_rounds(num_bytes: int) -> int:
-    """Rounds before the timed ones: the other rank may still be on its way, and caches are cold."""
-    return WARM_ROUNDS if num_bytes <= SMALL_BYTES else 1
 
 
 class Message(UcxPart):
@@ -74,7 +77,7 @@ class Message(UcxPart):
         if not self.takes_part:
             return None
         self.dst[:] = 0
-        samples = self.rounds(num_samples, warm_rounds(self.num_bytes), self._ping_pong)
+        samples = self.rounds(num_samples, self.warm_rounds(self.num_bytes), self._ping_pong)
         self.expect(bool((self.dst == self.other + 1).all()))
         return samples / 2 if self.is_timed else None
 
@@ -185,4 +188,4 @@ class Access(UcxPart):
             )
             return int(code)
 
-        return self.rounds(num_samples, warm_rounds(self.num_bytes) // 10, loop)
+        return self.rounds(num_samples, self.warm_rounds(self.num_bytes) // 10, loop)

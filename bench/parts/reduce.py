@@ -10,7 +10,7 @@ from umem.space import Space
 from ..stats import Samples
 from . import workload_loops as loops
 from .base import SpacePart
-from .message import UcxPart, warm_rounds
+from .message import UcxPart
 
 MAX_BATCH = 100
 BATCH_BYTES = 1 << 20
@@ -68,7 +68,7 @@ class Message(UcxPart):
         self.space.barrier()
         if not self.takes_part:
             return None
-        samples = self.rounds(num_samples, warm_rounds(4 * self.num_elements), self._reduce)
+        samples = self.rounds(num_samples, self.warm_rounds(4 * self.num_elements), self._reduce)
         self.expect(bool((self.out == 3).all()))
         self.out[:] = 0
         return samples if self.is_timed else None

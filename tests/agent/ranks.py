@@ -67,7 +67,7 @@ class Rank:
         self.segments = Segments(self, plan)
         self.segments.connect()
         self.page = ControlPage(self.segments.view(self.segments.control, CONTROL_BYTES).view(np.int64))
-        self.page.initialise(rank, plan, num_ranks)
+        self.page.initialise(rank, plan, has_own_core=num_ranks <= len(os.sched_getaffinity(0)))
         self.page.admit(num_ranks, [rank])
         self.fabric = None
         if transport is not None:

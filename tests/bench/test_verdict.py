@@ -98,7 +98,7 @@ def _nothing(space):
     ("world", "last"),
     [
         ("mapped", "a supernode of 2 ranks"),
-        ("no-peer-access", "stacked servers: 2 islands {0}, {1}"),
+        pytest.param("no-peer-access", "stacked servers: 2 islands {0}, {1}", marks=pytest.mark.soak),
         ("hosts", "stacked servers: 2 islands {0}, {1}"),
     ],
 )
@@ -118,6 +118,7 @@ def test_the_last_line_says_what_the_world_is_and_the_page_stands_alone(tmp_path
     assert not re.search(r'(src|href)="(https?:)?//', page)
 
 
+@pytest.mark.soak
 def test_four_ranks_on_fewer_cores_are_a_supernode_too(tmp_path, few_cases):
     code, lines, _ = run(tmp_path, "mapped", ranks=4)
     assert code == 0

@@ -47,6 +47,7 @@ def test_kernels_that_cannot_start_fail_or_hang_are_typed_errors(run_steps):
     run_steps("launches_refuse_what_cannot_run")
 
 
+@pytest.mark.soak  # the other tests here run its steps one by one
 def test_gpu_check_runs_from_end_to_end(run_steps):
     table = run_steps("the_gpu_check_passes")
     assert (

@@ -18,6 +18,7 @@ SCRIPT = Path(train_digits.__file__)
 KEPT = ("weights", "gradients", "activations", "optimizer state", "data")
 
 
+@pytest.mark.soak
 def test_digits_train_at_the_neighbour_as_they_do_at_home():
     command = [sys.executable, str(SCRIPT), "--epochs", "2"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)

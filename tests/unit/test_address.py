@@ -57,7 +57,7 @@ def test_compiled_arithmetic_agrees(data):
     """Plain-Python run of the same kernels that are compiled: home and piece of any address."""
     plan = data.draw(worlds)
     words = np.zeros(layout.CONTROL_BYTES // 8, np.int64)
-    ControlPage(words).initialise(0, plan, num_local_ranks=plan.num_ranks)
+    ControlPage(words).initialise(0, plan, has_own_core=True)
     address = data.draw(st.one_of(places(plan).map(plan.address), st.integers(BASE, plan.end)))
     try:
         expected = plan.home(address), plan.contiguous_bytes(address)

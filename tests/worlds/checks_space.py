@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import umem
+from umem.control_page import SPIN_ROUNDS_OWN_CORE
 from umem.errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName
 from umem.heap import WORLD
+from umem.kernels.control import SPIN_ROUNDS
 from umem.units import MIB
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -252,6 +254,12 @@ def ranks_that_disagree_are_all_told(space):
     space.barrier()
 
 
+def waits_poll_for_long_where_every_rank_has_a_core(space):
+    num_local = space.world.hosts.count(space.world.host)
+    spin_rounds = space.page.words[SPIN_ROUNDS]
+    assert (spin_rounds == SPIN_ROUNDS_OWN_CORE) == (num_local <= len(space.world.usable_cores)), spin_rounds
+
+
 def barriers_publish_plain_stores(space):
     array = space.shared("rounds", space.num_ranks, "int64", home="local" if space.num_ranks == 1 else 0)
     for round_number in range(1, 30):
@@ -302,6 +310,7 @@ CHECKS = {
         shared_arrays_belong_to_all,
         bad_input_is_named,
         ranks_that_disagree_are_all_told,
+        waits_poll_for_long_where_every_rank_has_a_core,
         barriers_publish_plain_stores,
         only_mappable_memory_is_in_the_process,
         traffic_is_counted,

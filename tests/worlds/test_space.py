@@ -18,8 +18,8 @@ WORLDS = [
     ("mapped", 4),
     ("mapped", 8),
     ("no-peer-access", 2),
-    ("no-peer-access", 8),
-    ("hosts", 2),
+    pytest.param("no-peer-access", 8, marks=pytest.mark.soak),
+    pytest.param("hosts", 2, marks=pytest.mark.soak),
     ("hosts", 4),
 ]
 

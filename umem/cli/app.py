@@ -100,7 +100,9 @@ def bench(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option("--compare", help="two files of --json: old, new")
     ] = None,
-    bars: Annotated[str | None, typer.Option("--bars", help="measure the bars of a group, or all")] = None,
+    bars: Annotated[
+        str | None, typer.Option("--bars", help="measure the bars of a group, one by its id, or all")
+    ] = None,
     seed: Seed = 1,
 ) -> None:
     """Measure: rows of cases, a comparison of two results, or bars."""
