@@ -5,8 +5,6 @@ from __future__ import annotations
 from umem.kernels.ops import (
     compare_swap_i64,
     exchange_i64,
-    fence_acquire,
-    fence_release,
     fetch_add_i64,
     load_acquire_i64,
     load_i64,
@@ -80,6 +78,16 @@ def no_fence():
 # --- a barrier
 
 
+def arrive(sense, num_lanes, store, load):
+    """One crossing: the last lane to arrive turns SENSE, for which the others wait."""
+    if fetch_add_i64(ARRIVED, 0, 1) == num_lanes - 1:
+        store_relaxed_i64(ARRIVED, 0, 0)
+        store(SENSE, 0, sense)
+    else:
+        while load(SENSE, 0) != sense:
+            pause()
+
+
 def meet(lane, num_lanes, num_rounds, store, load):
     """Rounds of a sense-reversing barrier; between them each lane reads what its neighbour wrote before."""
     sense = 0
@@ -87,21 +95,11 @@ def meet(lane, num_lanes, num_rounds, store, load):
     while done < num_rounds:
         store_i64(SLOT + 64 * lane, 0, done + 1)
         sense = 1 - sense
-        if fetch_add_i64(ARRIVED, 0, 1) == num_lanes - 1:
-            store_relaxed_i64(ARRIVED, 0, 0)
-            store(SENSE, 0, sense)
-        else:
-            while load(SENSE, 0) != sense:
-                pause()
+        arrive(sense, num_lanes, store, load)
         seen = load_i64(SLOT + 64 * ((lane + 1) % num_lanes), 0)
         assert seen == done + 1, f"round {done + 1}: the neighbour was in {seen}"
         sense = 1 - sense
-        if fetch_add_i64(ARRIVED, 0, 1) == num_lanes - 1:
-            store_relaxed_i64(ARRIVED, 0, 0)
-            store(SENSE, 0, sense)
-        else:
-            while load(SENSE, 0) != sense:
-                pause()
+        arrive(sense, num_lanes, store, load)
         done += 1
 
 
@@ -142,6 +140,3 @@ def pop_two_push_one():
 def hold_for_ever():
     """Take LOCK and end."""
     exchange_i64(LOCK, 0, 1)
-
-
-fences = fence_acquire, fence_release

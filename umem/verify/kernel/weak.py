@@ -118,15 +118,14 @@ class Weak:
 def _without_the_dead(state: State, alive: list[int]) -> State:
     """With no views of lanes that have ended: what they had seen decides nothing any more."""
     zero = (0,) * len(state.messages)
-    for lane in range(len(state.seen)):
-        if lane not in alive:
-            seen, read, sent = (_with(views, lane, none) for views, none in _dead(state, zero))
-            state = state._replace(seen=seen, read=read, sent=sent)
+    for lane in set(range(len(state.seen))) - set(alive):
+        seen, read, sent = (
+            _with(state.seen, lane, zero),
+            _with(state.read, lane, None),
+            _with(state.sent, lane, None),
+        )
+        state = state._replace(seen=seen, read=read, sent=sent)
     return state
-
-
-def _dead(state: State, zero: View) -> tuple[tuple[tuple[Any, ...], View | None], ...]:
-    return (state.seen, zero), (state.read, None), (state.sent, None)
 
 
 def _fence(state: State, lane: int, operation: Operation) -> State:
