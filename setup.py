@@ -50,7 +50,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=NAMES,
     package_dir=FOLDERS,
-    package_data={"umem.bench": ["*.toml", "*.c"]},
+    package_data={"umem.bench": ["*.toml", "*.c"], "umem.verify.litmus.shipped": ["*.litmus"]},
     install_requires=[
         "numpy>=2.1,<2.5",
         "numba==0.68.1",

@@ -36,6 +36,14 @@ class UnknownName(ConfigError):
         super().__init__(f"unknown {what} {name!r}; known: {', '.join(self.known)}")
 
 
+class LitmusSyntax(ConfigError):
+    """A litmus test that cannot be read: the file, the line, what was expected there and what was found."""
+
+    def __init__(self, file: str, line: int, expected: str, found: str):
+        self.file, self.line, self.expected, self.found = file, line, expected, found
+        super().__init__(f"{file}:{line}: expected {expected}; found {found!r}")
+
+
 class AddressError(UmemError, ValueError):
     """An address that lies in no segment, or a range that leaves its segment."""
 

@@ -1,0 +1,102 @@
+"""A litmus test under the model checker: all its ends in sequential and in weak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...kernels import ops
+from ...kernels.elements import Number
+from ..kernel import Program, Result, Verdict
+from .litmus import Condition, Litmus, Place
+
+LINE_BYTES, WORD_BYTES = 128, 8
+MODELS = ("sequential", "weak")
+
+INTRINSICS: dict[str, Callable[..., Any]] = {
+    "load": ops.load_relaxed_i64,
+    "load_acquire": ops.load_acquire_i64,
+    "store": ops.store_relaxed_i64,
+    "store_release": ops.store_release_i64,
+    "fetch_add": ops.fetch_add_i64,
+    "exchange": ops.exchange_i64,
+    "compare_swap": ops.compare_swap_i64,
+    "fence": ops.fence_seq_cst,
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the search of a test came to in one memory; `unseen`: what it calls allowed and weak memory never shows."""
+
+    verdict: Verdict
+    ends: frozenset[tuple[int, ...]]  # of litmus.observed
+    unseen: tuple[Condition, ...]
+
+    @property
+    def passes(self) -> bool:
+        """Every end was searched, no forbidden one is there, and the allowed ones are."""
+        return self.verdict.result is Result.EXHAUSTED and not self.unseen
+
+
+def address_of(place: Place) -> int:
+    """Where the model keeps a place; 0 is no address."""
+    return (1 + place.line) * LINE_BYTES + place.word * WORD_BYTES
+
+
+def program_of(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Program:
+    """The test as a program for the model checker: a bug is an end that is forbidden."""
+    addresses = {place.name: address_of(place) for place in litmus.places}
+    lanes = []
+    for steps in litmus.lanes:
+        actions = tuple(
+            (
+                INTRINSICS[step.operation],
+                _arguments(addresses, step.place, step.operands),
+                bool(step.register),
+            )
+            for step in steps
+        )
+        lanes.append((_lane, actions))
+
+    def final(results: Sequence[Any], memory: Mapping[int, Number]) -> str | None:
+        broken = litmus.violated(_end(litmus, results, memory))
+        return None if broken is None else f"forbidden: {broken}"
+
+    memory = {address_of(place): place.start for place in litmus.places}
+    names = {address: name for name, address in addresses.items()}
+    return Program(lanes, memory, final, models=models, names=names)
+
+
+def check(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Iterator[Checked]:
+    """What each of `models` says, the simple one first, until one shows what is forbidden."""
+    for verdict in program_of(litmus, models).check():
+        found = [_end(litmus, results, memory) for results, memory in verdict.outcomes]
+        may_show = litmus.allowed if verdict.memory == "weak" else ()
+        unseen = tuple(one for one in may_show if not any(one.holds(end) for end in found))
+        ends = frozenset(tuple(end[name] for name in litmus.observed) for end in found)
+        yield Checked(verdict, ends, unseen)
+
+
+def _arguments(addresses: Mapping[str, int], place: str, operands: tuple[int, ...]) -> tuple[int, ...]:
+    return (addresses[place], 0, *operands) if place else ()
+
+
+def _lane(actions: tuple[tuple[Callable[..., Any], tuple[int, ...], bool], ...]) -> tuple[Number, ...]:
+    """Do `actions` in order; the values that are kept."""
+    kept: tuple[Number, ...] = ()
+    index = 0
+    while index < len(actions):
+        intrinsic, arguments, is_kept = actions[index]
+        value = intrinsic(*arguments)
+        if is_kept:
+            kept += (value,)
+        index += 1
+    return kept
+
+
+def _end(litmus: Litmus, results: Sequence[Any], memory: Mapping[int, Number]) -> dict[str, int]:
+    values = [int(value) for kept in results for value in kept]
+    values += [int(memory[address_of(place)]) for place in litmus.watched]
+    return dict(zip(litmus.observed, values, strict=True))
