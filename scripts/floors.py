@@ -24,7 +24,11 @@ FLOORS = (
         "plain values: errors, sizes, settings, the arithmetic of addresses",
         ("umem.errors", "umem.units", "umem.cgroup", "umem.config", "umem.address", "umem.stats"),
     ),
-    Floor(1, "every inner loop, one Python source for every target", ("umem.kernels",)),
+    Floor(
+        1,
+        "every inner loop, one Python source for every target; the table of coherence, and what judges it",
+        ("umem.kernels", "umem.coherence"),
+    ),
     Floor(
         2,
         "processes and memory: who takes part, whose memory is mapped where",

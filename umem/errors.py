@@ -28,6 +28,14 @@ class ConfigError(UmemError, ValueError):
     """A setting, option or argument has a value that cannot be used."""
 
 
+class ProtocolError(ConfigError):
+    """A coherence protocol that cannot be loaded or is not right: no table, no row, a contradiction, a bug."""
+
+    def __init__(self, protocol: str, what: str, key: object = None):
+        self.protocol, self.what, self.key = protocol, what, key
+        super().__init__(f"protocol {protocol}: {what}")
+
+
 class UnknownName(ConfigError):
     """A name that is not one of the known ones: case, semantics, dtype, home, peer, world kind."""
 

@@ -1,0 +1,119 @@
+"""The table alone, as a model to search: every transaction is one step, as under the line's lock.
+
+All accesses of all attributes, by every rank and by the home; copies dropped and given back; and what comes late:
+a rank asks for what a sibling has got meanwhile, or gives back what was taken from it. Here the rows are judged;
+how their actions travel as messages is judged by umem/verify/model/flits.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from .machine import (
+    HOME_RANK,
+    Access,
+    Age,
+    Attribute,
+    Broken,
+    Holder,
+    Line,
+    access,
+    failure,
+    is_owned,
+    relation_of,
+    step,
+    unused_line,
+)
+from .protocol import Copy, Key, Protocol, Relation, Request, Row
+from .search import Illegal
+
+ACCESSES = [(attribute, kind) for attribute in Attribute for kind in Access]
+
+
+class Atomic:
+    """The model of one line, a home and `num_ranks` other ranks. `used` collects the rows that were needed."""
+
+    def __init__(self, protocol: Protocol, num_ranks: int):
+        self.name = f"{protocol.name} atomic, {num_ranks} ranks"
+        self._num_ranks = num_ranks
+        self._rows = _Noting(protocol.rows)
+        self._protocol = Protocol(protocol.name, self._rows)
+
+    @property
+    def unused(self) -> list[Key]:
+        """Rows that no state asked for, so far."""
+        return [key for key in self._rows if key not in self._rows.used]
+
+    def start(self) -> Line:
+        """Nobody has touched the line."""
+        return unused_line(self._num_ranks)
+
+    def canonical(self, state: Line) -> Line:
+        """Ranks are alike: in the order of what they hold."""
+        return state._replace(ranks=tuple(sorted(state.ranks)))
+
+    def failure(self, state: Line) -> str | None:
+        """SWMR and data-value."""
+        return failure(state)
+
+    def is_quiet(self, state: Line) -> bool:
+        """Always: `access` itself goes on until it ends, or says that it never will."""
+        return True
+
+    def steps(self, state: Line) -> Iterator[tuple[str, Line]]:
+        """Every access, eviction and late request of the home and of one of each kind of ranks."""
+        unlike = {holder: rank for rank, holder in enumerate(state.ranks)}
+        for rank in (HOME_RANK, *unlike.values()):
+            who = "home" if rank == HOME_RANK else f"rank {rank}"
+            for attribute, kind in ACCESSES:
+                label = f"{who}: {kind.value} ({attribute.name.lower()})"
+                yield (
+                    label,
+                    self._try(label, lambda a=attribute, k=kind, r=rank: self._access(state, r, a, k)),
+                )
+            if rank != HOME_RANK:
+                yield from self._without_access(state, rank)
+
+    def text(self, state: Line) -> str:
+        """The line in words."""
+        named = [rank for rank, holder in enumerate(state.ranks) if holder.is_named]
+        copies = " ".join(
+            holder.copy.name + ("(stale)" if holder.copy is not Copy.I and holder.age is Age.STALE else "")
+            for holder in state.ranks
+        )
+        return f"{state.directory.name}{named or ''} home {state.home.name.lower()}, copies {copies}"
+
+    def _access(self, state: Line, rank: int, attribute: Attribute, kind: Access) -> Line:
+        return access(self._protocol, state, rank, attribute, kind).line
+
+    def _without_access(self, state: Line, rank: int) -> Iterator[tuple[str, Line]]:
+        holder = state.ranks[rank]
+        if holder.copy is Copy.S:
+            ranks = list(state.ranks)
+            ranks[rank] = Holder(is_named=holder.is_named)
+            yield f"rank {rank}: drops its copy", state._replace(ranks=tuple(ranks))
+        late = [Request.GET_SHARED, Request.GET_OWNED]
+        # What is given back late was taken before: the rank has no copy any more, and is not the owner.
+        if is_owned(holder.copy) or relation_of(state, rank) is not Relation.OWNER:
+            late += [Request.PUT_OWNED] if holder.copy is not Copy.S else []
+        for request in late:
+            label = f"rank {rank}: {request.name}"
+            yield label, self._try(label, lambda q=request: step(self._protocol, state, q, rank).line)
+
+    def _try(self, label: str, action: Callable[[], Line]) -> Line:
+        try:
+            return action()
+        except Broken as broken:
+            raise Illegal(label, str(broken)) from None
+
+
+class _Noting(dict[Key, Row]):
+    """Rows that note which of them are asked for."""
+
+    def __init__(self, rows: Mapping[Key, Row]):
+        super().__init__(rows)
+        self.used: set[Key] = set()
+
+    def get(self, key: Key, default: Row | None = None) -> Row | None:  # type: ignore[override]
+        self.used.add(key)
+        return super().get(key, default)

@@ -1,0 +1,247 @@
+"""What the rows of a table do to one line: pure steps over plain values, one transaction at a time.
+
+Data is an age, not a value: a copy is the newest there is, or stale. So a check needs no numbers that grow, and
+a load may be judged by itself. Searches, simulators and documents step lines here; kernels and agents do the
+same to memory.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from ..kernels import coherence_layout as words
+from .protocol import Action, Copy, Directory, Key, Protocol, Relation, Request, Row
+
+HOME_RANK = -1  # the home of the line, which has no copy beside the memory itself
+
+
+class Age(IntEnum):
+    """How old what is held is."""
+
+    NEWEST = 0
+    STALE = 1  # somebody has stored since
+
+
+class Attribute(Enum):
+    """What memory is, per allocation: which requests its accesses make."""
+
+    BACK = words.BACK
+    THROUGH = words.THROUGH
+    PRIVATE = words.PRIVATE
+
+
+class Access(Enum):
+    """What a rank does with a line; an update reads and stores in one."""
+
+    LOAD = "load"
+    STORE = "store"
+    UPDATE = "update"
+
+
+class Holder(NamedTuple):
+    """A rank, as far as one line goes: its copy, how old that is, and whether the directory names it."""
+
+    copy: Copy = Copy.I
+    age: Age = Age.STALE
+    is_named: bool = False
+
+
+class Line(NamedTuple):
+    """One line in all the world: the directory's state, the age of its memory at home, every other rank."""
+
+    directory: Directory
+    home: Age
+    ranks: tuple[Holder, ...]
+
+
+class Outcome(NamedTuple):
+    """What a request came to: the line then, the age of what the requester may read (None: nothing), messages.
+
+    `messages` are those of a world without mapped memory: request, reply, and a probe and its answer for every
+    rank that is asked; `lines` of them carry the line.
+    """
+
+    line: Line
+    row: Row
+    read: Age | None
+    messages: int
+    lines: int
+
+
+class Broken(Exception):
+    """A protocol does what no protocol may; the text says what."""
+
+
+def unused_line(num_ranks: int) -> Line:
+    """A line that nobody has touched, and `num_ranks` ranks beside its home."""
+    return Line(Directory.U, Age.NEWEST, (Holder(),) * num_ranks)
+
+
+def relation_of(line: Line, rank: int) -> Relation:
+    """What the directory knows of the rank."""
+    if rank == HOME_RANK:
+        return Relation.HOME
+    if not line.ranks[rank].is_named:
+        return Relation.STRANGER
+    return Relation.OWNER if line.directory is Directory.M else Relation.SHARER
+
+
+def request_of(attribute: Attribute, access: Access, rank: int) -> Request:
+    """What a rank asks for so that it may do the access."""
+    if attribute is Attribute.PRIVATE and rank != HOME_RANK:
+        return Request.GET_OWNED
+    if access is Access.LOAD:
+        return Request.GET_SHARED
+    at_home = rank == HOME_RANK or attribute is Attribute.THROUGH
+    return Request.WRITE_HOME if at_home else Request.GET_OWNED
+
+
+def is_owned(copy: Copy) -> bool:
+    """Whether its rank may store into it."""
+    return copy in (Copy.E, Copy.M)
+
+
+def hits(line: Line, rank: int, attribute: Attribute, access: Access) -> bool:
+    """Whether the rank may do the access without a word to anybody."""
+    if rank == HOME_RANK:
+        return False  # the home has rows of its own, that say when it needs nobody
+    copy = line.ranks[rank].copy
+    if access is Access.LOAD:
+        return copy is not Copy.I
+    return is_owned(copy) and attribute is not Attribute.THROUGH
+
+
+def step(protocol: Protocol, line: Line, request: Request, rank: int) -> Outcome:
+    """What the request of a rank does, all at once, as under the line's lock. Raises Broken."""
+    key = (line.directory, request, relation_of(line, rank))
+    row = protocol.row(*key)
+    if row is None:
+        raise Broken(f"no row for {key_text(key)}")
+    actions, ranks, home = row.actions, list(line.ranks), line.home
+    probes = lines = 0
+    if actions & (Action.FORWARD_SHARED | Action.FORWARD_INVALID):
+        owner = owner_of(line)
+        if owner is None or not is_owned(ranks[owner].copy):
+            raise Broken(f"{key_text(key)} takes the line from its owner, and nobody owns it")
+        home = ranks[owner].age
+        stays = actions & Action.FORWARD_SHARED
+        ranks[owner] = Holder(Copy.S, home) if stays else Holder()
+        probes, lines = 1, 1
+    for other in _invalidated(actions, line, rank):
+        ranks[other] = Holder()
+        probes += 1
+    names = _names(row, line, rank)
+    read: Age | None = None
+    if rank != HOME_RANK:
+        had = ranks[rank]
+        if actions & Action.WRITE_BACK:
+            home = had.age
+            lines += 1
+        if had.copy is not Copy.I:
+            read = had.age
+        elif actions & Action.READ_HOME:
+            read = home
+            lines += 1
+        if row.copy is not Copy.I and read is None:
+            raise Broken(f"{key_text(key)} grants a copy without the line")
+        ranks[rank] = Holder() if row.copy is Copy.I or read is None else Holder(row.copy, read)
+    if actions & Action.ACCESS_HOME:
+        read = home
+    named = tuple(holder._replace(is_named=number in names) for number, holder in enumerate(ranks))
+    own = 0 if rank == HOME_RANK else 2
+    return Outcome(Line(row.directory, home, named), row, read, own + 2 * probes, lines)
+
+
+def store(line: Line, rank: int) -> Line:
+    """The line after a store: of a rank into its copy, or at the home. All else that is held is stale then."""
+    ranks = tuple(
+        Holder(Copy.M, Age.NEWEST, holder.is_named) if number == rank else holder._replace(age=Age.STALE)
+        for number, holder in enumerate(line.ranks)
+    )
+    return line._replace(home=Age.NEWEST if rank == HOME_RANK else Age.STALE, ranks=ranks)
+
+
+def access(protocol: Protocol, line: Line, rank: int, attribute: Attribute, kind: Access) -> Outcome:
+    """An access to its end, by a rank that nobody disturbs; messages are counted over all its requests.
+
+    Raises Broken where a row does, where a stale value is read, or where it asks for ever.
+    """
+    request = request_of(attribute, kind, rank)
+    met, messages, lines = {line}, 0, 0
+    row = Row(Action(0), line.directory, Copy.I)
+    is_done = hits(line, rank, attribute, kind)
+    read = line.ranks[rank].age if is_done else None
+    at_home = False
+    while not is_done:
+        line, row, read, more, more_lines = step(protocol, line, request, rank)
+        messages, lines = messages + more, lines + more_lines
+        at_home = bool(row.actions & Action.ACCESS_HOME)
+        is_done = at_home or (read is not None and kind is Access.LOAD)
+        is_done = is_done or hits(line, rank, attribute, kind)
+        if not is_done and line in met:
+            raise Broken(f"stuck: it asks for {request.name} again and again, and may never {kind.value}")
+        met.add(line)
+    if kind is not Access.STORE and read is not Age.NEWEST:
+        raise Broken("data-value: it reads a stale value")
+    if kind is not Access.LOAD:
+        line = store(line, HOME_RANK if at_home else rank)
+    return Outcome(line, row, read, messages, lines)
+
+
+def owner_of(line: Line) -> int | None:
+    """Who owns the line, by the directory."""
+    if line.directory is not Directory.M:
+        return None
+    return next((number for number, holder in enumerate(line.ranks) if holder.is_named), None)
+
+
+def failure(line: Line) -> str | None:
+    """What is wrong with a line between two transactions, or None.
+
+    SWMR: who may store is alone, and the home may read where the directory does not say M. Data-value: whatever
+    may be read is the newest. (Sorin, Hill, Wood, "A Primer", 2nd edition, section 2.3.)
+    """
+    owners = [number for number, holder in enumerate(line.ranks) if is_owned(holder.copy)]
+    readers = [number for number, holder in enumerate(line.ranks) if holder.copy is Copy.S]
+    if len(owners) > 1:
+        return f"SWMR: ranks {owners[0]} and {owners[1]} may both store"
+    if owners and readers:
+        return f"SWMR: rank {owners[0]} may store while rank {readers[0]} may read"
+    if owners and owners[0] != owner_of(line):
+        return f"SWMR: rank {owners[0]} may store, and the directory does not say that it owns the line"
+    for number in owners + readers:
+        if line.ranks[number].age is not Age.NEWEST:
+            return f"data-value: the copy of rank {number} is stale"
+    if line.directory is not Directory.M and line.home is not Age.NEWEST:
+        return "data-value: the memory at home is stale, and the directory says that nobody owns the line"
+    return None
+
+
+def key_text(key: Key) -> str:
+    """A case of the table, as its source names it."""
+    return f"({', '.join(part.name for part in key)})"
+
+
+def _invalidated(actions: Action, line: Line, rank: int) -> list[int]:
+    """Who is told to drop its copy."""
+    others = [number for number in range(len(line.ranks)) if number != rank]
+    if actions & Action.INVALIDATE_ALL:
+        return others
+    if actions & Action.INVALIDATE and line.directory is Directory.S:
+        return [number for number in others if line.ranks[number].is_named]
+    return []
+
+
+def _names(row: Row, line: Line, rank: int) -> set[int]:
+    """Whom the directory names then."""
+    before = {number for number, holder in enumerate(line.ranks) if holder.is_named}
+    if row.directory is Directory.M:
+        return {rank} if row.actions & Action.SET_OWNER else before
+    if row.directory is Directory.U:
+        return set()
+    if line.directory is Directory.M:
+        names = before if row.actions & Action.KEEP_OWNER else set()
+    else:
+        names = set() if row.actions & (Action.INVALIDATE | Action.INVALIDATE_ALL) else before
+    return names | {rank} if row.actions & Action.ADD_SHARER else names
