@@ -17,6 +17,7 @@ from .machine import (
     Broken,
     Holder,
     Line,
+    Outcome,
     access,
     failure,
     is_owned,
@@ -67,10 +68,7 @@ class Atomic:
             who = "home" if rank == HOME_RANK else f"rank {rank}"
             for attribute, kind in ACCESSES:
                 label = f"{who}: {kind.value} ({attribute.name.lower()})"
-                yield (
-                    label,
-                    self._try(label, lambda a=attribute, k=kind, r=rank: self._access(state, r, a, k)),
-                )
+                yield label, _line_after(label, access, self._protocol, state, rank, attribute, kind)
             if rank != HOME_RANK:
                 yield from self._without_access(state, rank)
 
@@ -82,9 +80,6 @@ class Atomic:
             for holder in state.ranks
         )
         return f"{state.directory.name}{named or ''} home {state.home.name.lower()}, copies {copies}"
-
-    def _access(self, state: Line, rank: int, attribute: Attribute, kind: Access) -> Line:
-        return access(self._protocol, state, rank, attribute, kind).line
 
     def _without_access(self, state: Line, rank: int) -> Iterator[tuple[str, Line]]:
         holder = state.ranks[rank]
@@ -98,13 +93,14 @@ class Atomic:
             late += [Request.PUT_OWNED] if holder.copy is not Copy.S else []
         for request in late:
             label = f"rank {rank}: {request.name}"
-            yield label, self._try(label, lambda q=request: step(self._protocol, state, q, rank).line)
+            yield label, _line_after(label, step, self._protocol, state, request, rank)
 
-    def _try(self, label: str, action: Callable[[], Line]) -> Line:
-        try:
-            return action()
-        except Broken as broken:
-            raise Illegal(label, str(broken)) from None
+
+def _line_after(label: str, function: Callable[..., Outcome], *arguments: object) -> Line:
+    try:
+        return function(*arguments).line
+    except Broken as broken:
+        raise Illegal(label, str(broken)) from None
 
 
 class _Noting(dict[Key, Row]):
