@@ -142,6 +142,39 @@ def verify_kernel(
     raise typer.Exit(command.check_file(_console(), file, limit_s))
 
 
+@verify_app.command("litmus")
+def verify_litmus(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="files of one litmus test each (default: those of umem)")
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option("-n", "--ranks", help="ranks of the world (default: the lanes of each test)")
+    ] = None,
+    world: World = MAPPED,
+    cache: Annotated[str, typer.Option("--cache", help="what the memory is: none, back, through")] = "none",
+    instances: Annotated[
+        int | None,
+        typer.Option(
+            "--instances", help="of each test (default: 10^5 mapped, 10^4 no-peer-access, 10^3 hosts)"
+        ),
+    ] = None,
+    model: Annotated[
+        bool, typer.Option("--model", help="under the model checker instead: every end, in weak memory too")
+    ] = False,
+    seed: Seed = 1,
+) -> None:
+    """Play litmus tests on the memory of a world: which ends are seen, and that no forbidden one is.
+
+    Exit code 0: all pass; 1: a forbidden end was seen; 3: of some test only one end was, which is no pass.
+    """
+    from ..verify.litmus import command
+
+    tests = command.tests_of(files or [])
+    if model:
+        raise typer.Exit(command.run_model(_console(), tests))
+    raise typer.Exit(command.run(_console(), tests, command.Options(world, ranks, cache, instances, seed)))
+
+
 def _options(
     ranks: int,
     sizes: tuple[str, str],

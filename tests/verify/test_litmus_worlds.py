@@ -1,0 +1,118 @@
+"""Litmus tests on real memory: the shipped ones pass in every world, and what is forbidden is seen where it happens."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from umem import config
+from umem.cli import app
+from umem.verify.litmus import parse
+from umem.verify.litmus.command import FULL, Options, play
+from umem.verify.litmus.judge import Result
+from umem.verify.litmus.lanes import INSTANCES
+from umem.verify.litmus.rounds import CACHES
+from umem.verify.litmus.shipped import shipped
+from umem.world.spec import MAPPED
+
+TESTS = shipped()
+needs_two_cores = pytest.mark.skipif(
+    len(config.usable_cores()) < 2, reason="lanes on one core do not overlap within an instance"
+)
+
+# What every operation does, told by the registers: no chance is left.
+EVERY_OPERATION = """
+test operations
+start x = 10, y = -1 beside x, z = 0
+rank 0: a = load x ; store x 0x7fffffffffffffff ; b = exchange x 5 ; c = fetch_add x -8 ; d = load_acquire x
+rank 1: fence ; e = compare_swap y 0 3 ; f = compare_swap y -1 4 ; store_release z 9 ; g = load y ; h = load z
+forbidden a = 0
+forbidden x = 0 and y = 0 and z = 0
+"""
+
+
+def wrong(found):
+    return {
+        evidence.litmus.name: (evidence.result, evidence.ends)
+        for evidence in found
+        if evidence.result is not Result.PASS
+    }
+
+
+@pytest.mark.parametrize("world", ["mapped", "no-peer-access", pytest.param("hosts", marks=pytest.mark.soak)])
+def test_every_operation_does_what_its_name_says(world, why_no_hosts):
+    if world == "hosts" and why_no_hosts:
+        pytest.skip(why_no_hosts)
+    (found,) = play([parse(EVERY_OPERATION)], Options(world, instances=1))
+    end = (10, (1 << 63) - 1, 5, -3, -1, -1, 4, 9, -3, 4, 9)
+    assert found.ends == Counter({end: INSTANCES})
+    assert found.result is Result.INCONCLUSIVE
+
+
+def test_the_shipped_ones_pass():
+    found = play(TESTS, Options(instances=2000))
+    assert not wrong(found)
+    assert all(evidence.num_instances >= 2000 for evidence in found)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize(
+    ("world", "ranks"),
+    [*((world, None) for world in FULL), ("no-peer-access", 4), ("hosts", 4), ("mapped", 4), ("mapped", 8)],
+)
+def test_the_shipped_ones_pass_many_times(world, ranks, cache, soak_factor, why_no_hosts):
+    if world == "hosts" and why_no_hosts:
+        pytest.skip(why_no_hosts)
+    full = FULL[world] if ranks is None else FULL["hosts"]
+    instances = min(full, full // 10 * soak_factor)
+    assert not wrong(play(TESTS, Options(world, ranks, cache, instances, seed=soak_factor)))
+
+
+@needs_two_cores
+def test_an_order_that_the_machine_does_not_keep_by_itself_is_missed_when_it_is_left_out(tmp_path, capsys):
+    (ordered,) = [litmus for litmus in TESTS if litmus.name == "SB"]
+    text = "test SB\nstart x = 0, y = 0\nrank 0: store x 1 ; a = load y\nrank 1: store y 1 ; b = load x\n"
+    text += f"forbidden {ordered.forbidden[0]}\n"
+    file = tmp_path / "sb.litmus"
+    file.write_text(text)
+    assert app.main(["verify", "litmus", str(file), "--instances", "20000"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"SB +2 .* fail ", printed)
+    assert re.search(r"SB: forbidden, and seen [\d,]+ times: a = 0 and b = 0", printed)
+
+
+def test_the_command_says_what_was_played_and_what_was_not(tmp_path, capsys):
+    file = tmp_path / "three.litmus"
+    file.write_text(
+        "test three\nstart x = 0\nrank 0: store x 1\nrank 1: store x 1\nrank 2: store x 1\nforbidden x = 0"
+    )
+    arguments = ["verify", "litmus", str(file), "--instances", "1"]
+    assert app.main([*arguments, "-n", "2"]) == 0
+    assert re.search(r"three +2 .*needs 3 ranks .*waived", capsys.readouterr().out)
+    assert app.main([*arguments, "--world", MAPPED]) == 3
+    assert re.search(r"three +3 .* 256 +x: 1: 100.0% .*inconclusive", capsys.readouterr().out)
+
+
+def test_the_command_searches_the_model(tmp_path, capsys):
+    assert app.main(["verify", "litmus", "--model"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"MP +weak +\d+ +3 +exhausted", printed)
+    file = tmp_path / "mp.litmus"
+    file.write_text(
+        "test MP\nstart x = 0, y = 0\nrank 0: store x 1 ; store y 1\nrank 1: a = load y ; b = load x\n"
+        "forbidden a = 1 and b = 0\nallowed a = 1 and b = 1"
+    )
+    assert app.main(["verify", "litmus", str(file), "--model"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"MP +sequential +\d+ +3 +exhausted", printed)
+    assert re.search(r"MP +weak .*forbidden: a = 1 and b = 0", printed)
+
+
+def test_a_file_that_is_no_test_is_refused(tmp_path, capsys):
+    file = tmp_path / "bad.litmus"
+    file.write_text("test bad\nstart x = 0\nrank 0: put x 1\n")
+    assert app.main(["verify", "litmus", str(file)]) == 2
+    assert f"{file}:3: expected an operation" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""What the ends of a litmus test on real memory say about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from .litmus import Condition, Litmus
+
+End = tuple[int, ...]  # values of litmus.observed
+
+SHOWN = 3  # ends in a table; the rest is counted
+
+
+class Result(StrEnum):
+    """Inconclusive: one end alone was seen, so that the lanes may never have met. It is no pass."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    WAIVED = "waived"  # the world has fewer ranks than the test has lanes
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How often each end of `litmus` was seen, in a world of `num_ranks`, in `elapsed_s`."""
+
+    litmus: Litmus
+    num_ranks: int
+    ends: Mapping[End, int]
+    elapsed_s: float = 0.0
+
+    @property
+    def num_instances(self) -> int:
+        """How often the test was played."""
+        return sum(self.ends.values())
+
+    @cached_property
+    def forbidden(self) -> Counter[Condition]:
+        """How often each forbidden condition was met."""
+        return self._count(self.litmus.forbidden)
+
+    @cached_property
+    def allowed(self) -> Counter[Condition]:
+        """How often each allowed condition was met: on a machine whose memory is stronger, never."""
+        return self._count(self.litmus.allowed)
+
+    @property
+    def result(self) -> Result:
+        """What the ends say together."""
+        if self.num_ranks < len(self.litmus.lanes):
+            return Result.WAIVED
+        if self.forbidden:
+            return Result.FAIL
+        return Result.PASS if len(self.ends) > 1 else Result.INCONCLUSIVE
+
+    def text(self) -> str:
+        """The ends that came most often, each with its share."""
+        total = max(self.num_instances, 1)
+        common = sorted(self.ends.items(), key=lambda item: (-item[1], item[0]))
+        shown = [f"{' '.join(map(str, end))}: {number / total:.1%}" for end, number in common[:SHOWN]]
+        more = [f"{len(common) - SHOWN} more"] if len(common) > SHOWN else []
+        return ", ".join(shown + more)
+
+    def _count(self, conditions: tuple[Condition, ...]) -> Counter[Condition]:
+        found: Counter[Condition] = Counter()
+        for end, number in self.ends.items():
+            values = dict(zip(self.litmus.observed, end, strict=True))
+            found.update({condition: number for condition in conditions if condition.holds(values)})
+        return found

@@ -1,0 +1,105 @@
+"""One rank's part of a round: programs of words for its lane, and the loop that runs them (kernels/litmus_lanes)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...kernels import litmus_lanes as words
+from ...kernels import status
+from ...space import Space
+from .litmus import Litmus, Step
+
+INSTANCES = 256  # a round
+LINE_BYTES = 128
+
+# On real memory every access is ordered, so that both forms of a load, and of a store, are one.
+OPERATIONS = {
+    "load": words.LOAD,
+    "load_acquire": words.LOAD,
+    "store": words.STORE,
+    "store_release": words.STORE,
+    "fetch_add": words.FETCH_ADD,
+    "exchange": words.EXCHANGE,
+    "compare_swap": words.COMPARE_SWAP,
+    "fence": words.FENCE,
+}
+AT_ONCE = np.zeros(INSTANCES, np.int64)  # moments of a round in which nobody waits
+
+
+@dataclass(frozen=True)
+class Code:
+    """A lane as words; `num_registers` of each instance are kept."""
+
+    rows: np.ndarray
+    num_registers: int
+
+
+def encode(litmus: Litmus, steps: Sequence[Step]) -> Code:
+    """`steps` over the places of `litmus`; registers are numbered in the order of the steps."""
+    numbers = {place.name: number for number, place in enumerate(litmus.places)}
+    rows = np.zeros((len(steps), words.STEP_WORDS), np.int64)
+    num_registers = 0
+    for row, step in zip(rows, steps, strict=True):
+        first, second = (*step.operands, 0, 0)[:2]
+        register = num_registers if step.register else words.NO_REGISTER
+        row[:] = OPERATIONS[step.operation], numbers.get(step.place, 0), first, second, register
+        num_registers += bool(step.register)
+    return Code(rows, num_registers)
+
+
+class Lane:
+    """Runs programs over the instances of a round, in the memory of `space`."""
+
+    def __init__(self, space: Space):
+        self._space = space
+        self._run = words.run_lane.compiled
+        self._position = np.zeros(words.POSITION_WORDS, np.int64)
+
+    def run(
+        self, code: Code, places: np.ndarray, begin_ns: int = 0, moments: np.ndarray = AT_ONCE
+    ) -> np.ndarray:
+        """Registers (INSTANCES, num_registers) of every instance; number i runs from begin_ns + moments[i] on.
+
+        `places`: address of each place's first instance; the others follow at LINE_BYTES each. Raises what an
+        access may raise.
+        """
+        results = np.zeros((INSTANCES, code.num_registers), np.int64)
+        self._position[:] = 0
+        program = (self._position.ctypes.data, code.rows.ctypes.data, len(code.rows))
+        where = (places.ctypes.data, LINE_BYTES, begin_ns, moments.ctypes.data)
+        kept = (results.ctypes.data, code.num_registers, INSTANCES)
+        while True:
+            slice_end_ns = time.monotonic_ns() + status.SLICE_NS
+            answer = self._run(self._space.control, *program, *where, *kept, slice_end_ns)
+            if answer == status.OK:
+                return results
+            if answer != status.AGAIN:
+                self._step(code, places, results)
+
+    def _step(self, code: Code, places: np.ndarray, results: np.ndarray) -> None:
+        """The step that the compiled loop could not do, by way of the space."""
+        instance, step = self._position.tolist()
+        operation, place, first, second, register = code.rows[step].tolist()
+        address = int(places[place]) + instance * LINE_BYTES
+        value = self._access(operation, address, first, second)
+        if register != words.NO_REGISTER:
+            results[instance, register] = value
+        self._position[:] = (instance, step + 1)
+
+    def _access(self, operation: int, address: int, first: int, second: int) -> int:
+        match operation:
+            case words.LOAD:
+                return int(self._space.load(address, "int64"))
+            case words.STORE:
+                self._space.store(address, first, "int64")
+                return 0
+            case words.FETCH_ADD:
+                return self._space.fetch_add(address, first)
+            case words.EXCHANGE:
+                return self._space.exchange(address, first)
+        assert operation == words.COMPARE_SWAP, operation
+        return self._space.compare_swap(address, first, second)

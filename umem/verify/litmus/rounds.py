@@ -1,0 +1,185 @@
+"""A litmus test on the memory of a world: rounds of many instances, played by all ranks, counted by rank 0.
+
+In each round
+    ranks are dealt anew to the lanes of the test: as many groups of lanes as the ranks make, each with places of
+    its own, so that all ranks are busy, also where there are more of them than cores;
+    the lines of a group get homes in turn, from a rank on that changes: x and y never share one;
+    one lane of a group stores what the places start with, then every rank loads all of them: whatever may keep a
+    copy has one;
+    all lanes run, instance by instance, each from a moment of the clock on that they share but for a little
+    chance, so that they meet in many ways;
+    one lane reads what the places hold at the end.
+The clock is one for all processes of a machine; on several machines lanes start a barrier apart.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from ...space import Space
+from .judge import End
+from .lanes import INSTANCES, LINE_BYTES, Lane, encode
+from .litmus import Litmus, Step
+
+LINE_WORDS = LINE_BYTES // 8
+# From the moment that rank 0 names one until it comes, by memory and by messages: longer than a barrier takes.
+LEAD_NS, FAR_LEAD_NS = 100_000, 1_000_000
+UNPACED = 4  # rounds that tell how long an instance takes
+SLACK = 1.5  # time for an instance, in those that the slowest lane takes
+# For an instance. Ranks that share cores give theirs away between instances, else a whole round passes in one turn
+# of the scheduler. The longest time is for where some lane had lost its core.
+LEAST_NS, LEAST_SHARED_NS, MOST_NS = 400, 20_000, 1_000_000
+
+CACHES = ("none",)
+
+_serial = count()  # every rank plays the same tests in the same order, so the numbers agree
+
+
+@dataclass(frozen=True)
+class Deal:
+    """One round's lots, the same in every rank: `groups[g][lane]` is a rank, `homes` the ranks' order as homes."""
+
+    groups: list[list[int]]
+    homes: list[int]
+    writer: int  # the lane that stores the first values
+    reader: int  # the lane that reads the last ones
+
+    def place_of(self, rank: int) -> tuple[int, int] | None:
+        """(group, lane) of a rank, or None where it only watches."""
+        for number, group in enumerate(self.groups):
+            if rank in group:
+                return number, group.index(rank)
+        return None
+
+
+def deal(random: np.random.Generator, num_ranks: int, num_lanes: int) -> Deal:
+    """Draw the lots of a round."""
+    order = random.permutation(num_ranks).tolist()
+    groups = [order[first : first + num_lanes] for first in range(0, num_ranks - num_lanes + 1, num_lanes)]
+    writer, reader = random.integers(0, num_lanes, 2).tolist()
+    return Deal(groups, random.permutation(num_ranks).tolist(), writer, reader)
+
+
+class Rounds:
+    """The memory that a test is played in, and how. Made, played and closed in every rank."""
+
+    def __init__(self, space: Space, litmus: Litmus, cache: str, seed: int):
+        self.space, self.litmus = space, litmus
+        self._num_groups = space.num_ranks // len(litmus.lanes)
+        self._lane = Lane(space)
+        self._codes = [encode(litmus, steps) for steps in litmus.lanes]
+        self._first = encode(litmus, [Step("store", p.name, (p.start,)) for p in litmus.places])
+        self._warm = encode(litmus, [Step("load", p.name, (), p.name) for p in litmus.places])
+        self._last = encode(litmus, [Step("load", p.name, (), p.name) for p in litmus.watched])
+        self._random = np.random.default_rng(seed)  # the same numbers in every rank
+        self._own_random = np.random.default_rng((seed, space.rank))
+        has_own_core = space.num_ranks <= len(space.world.usable_cores)
+        self._least_ns = LEAST_NS if has_own_core else LEAST_SHARED_NS
+        self._period_ns = self._spread_ns = 0
+        number = next(_serial)
+        lines = (self._num_groups * litmus.num_lines * INSTANCES, LINE_WORDS)
+        self._lines = [
+            space.shared(f"litmus/{number}/{home}", lines, "int64", home) for home in range(space.num_ranks)
+        ]
+        # What lanes have seen: a part for each, and one for the last values.
+        self._widths = [code.num_registers for code in (*self._codes, self._last)]
+        seen = (self._num_groups, len(self._widths), INSTANCES, max(*self._widths, 1))
+        self._seen = space.shared(f"litmus/{number}/seen", seen, "int64", 0)
+        self._begin = space.shared(f"litmus/{number}/begin", 1, "int64", 0)
+        is_mapped = len(space.segments.mapped_ranks) == space.num_ranks
+        self._lead_ns = LEAD_NS if is_mapped else FAR_LEAD_NS
+        # Where nothing keeps a copy, there is nothing to warm.
+        self._is_warmed = is_mapped or cache != "none"
+
+    def play(self, num_instances: int) -> Counter[End]:
+        """How often each end came, over `num_instances` or a few more; nothing but at rank 0. Collective."""
+        self._set_pace()
+        ends: Counter[End] = Counter()
+        for _ in range(-(-num_instances // (INSTANCES * self._num_groups))):
+            self._round()
+            if self.space.rank == 0:
+                ends.update(self._ends())
+        return ends
+
+    def close(self) -> None:
+        """Free the memory. Collective."""
+        self.space.barrier()
+        if self.space.rank == 0:
+            for array in (*self._lines, self._seen, self._begin):
+                array.free()
+
+    def _round(self) -> int:
+        """All of a round; how long this rank's lane took."""
+        dealt = deal(self._random, self.space.num_ranks, len(self.litmus.lanes))
+        mine = dealt.place_of(self.space.rank)
+        places = [self._places(group, dealt.homes) for group in range(self._num_groups)]
+        if mine is not None and mine[1] == dealt.writer:
+            self._lane.run(self._first, places[mine[0]])
+        self.space.barrier()
+        if self._is_warmed:
+            for group in places:
+                self._lane.run(self._warm, group)
+        begin_ns = self._agree()
+        took_ns = 0 if mine is None else self._play_lane(*mine, places[mine[0]], begin_ns)
+        self.space.barrier()
+        if mine is not None and mine[1] == dealt.reader:
+            self._tell(mine[0], len(self._codes), self._lane.run(self._last, places[mine[0]]))
+        self.space.barrier()
+        return took_ns
+
+    def _play_lane(self, group: int, lane: int, places: np.ndarray, begin_ns: int) -> int:
+        chance_ns = self._own_random.integers(0, self._spread_ns + 1, INSTANCES)
+        moments = np.arange(INSTANCES) * self._period_ns + chance_ns
+        started_ns = max(time.monotonic_ns(), begin_ns)
+        results = self._lane.run(self._codes[lane], places, begin_ns, moments)
+        took_ns = time.monotonic_ns() - started_ns
+        self._tell(group, lane, results)
+        return took_ns
+
+    def _agree(self) -> int:
+        """The moment at which the round begins."""
+        self.space.barrier()
+        if self.space.rank == 0:
+            self.space.store(self._begin.address, time.monotonic_ns() + self._lead_ns, "int64")
+        self.space.barrier()
+        return int(self.space.load(self._begin.address, "int64"))
+
+    def _set_pace(self) -> None:
+        """Find out how long an instance takes the slowest lane, in rounds that do not count: nobody waits in them,
+        and a lane with little to do is through before the others begin."""
+        took_ns = [self._round() for _ in range(UNPACED)]
+        told = self.space.world.exchange("litmus/pace", json.dumps(took_ns).encode())
+        slowest_ns = min(map(max, zip(*map(json.loads, told), strict=True)))
+        self._spread_ns = slowest_ns // INSTANCES
+        self._period_ns = min(max(int(self._spread_ns * SLACK), self._least_ns), MOST_NS)
+
+    def _places(self, group: int, homes: list[int]) -> np.ndarray:
+        """Address of each place's first instance."""
+        addresses = []
+        for place in self.litmus.places:
+            home = homes[(group + place.line) % len(homes)]
+            first = (group * self.litmus.num_lines + place.line) * INSTANCES
+            addresses.append(self._lines[home].address_of(first, place.word))
+        return np.array(addresses, np.int64)
+
+    def _tell(self, group: int, part: int, results: np.ndarray) -> None:
+        """Show rank 0 what was seen."""
+        if results.size:
+            address = self._seen.address_of(group, part, 0, 0)
+            self.space.put(address, np.ascontiguousarray(results))
+
+    def _ends(self) -> Counter[End]:
+        """The ends of the round, counted."""
+        parts = self._seen.read()
+        columns = []
+        for part, width in enumerate(self._widths):
+            flat = parts[:, part].reshape(self._num_groups, -1)[:, : INSTANCES * width]
+            columns.append(flat.reshape(self._num_groups * INSTANCES, width))
+        rows, counts = np.unique(np.concatenate(columns, axis=1), axis=0, return_counts=True)
+        return Counter(dict(zip(map(tuple, rows.tolist()), counts.tolist(), strict=True)))
