@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from umem.errors import ConfigError, LitmusSyntax
 from umem.verify.litmus import Condition, Place, Step, Term, parse, read
+from umem.verify.litmus.litmus import FORMS
+from umem.verify.litmus.shipped import shipped
+
+PAGE = Path(__file__).parents[2] / "docs" / "litmus.md"
 
 MP = """
 test MP: message passing   # a comment
@@ -107,3 +114,18 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path):
     (tmp_path / "binary.litmus").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.litmus"):
         read(tmp_path / "binary.litmus")
+
+
+def test_the_page_shows_a_test_every_operation_and_every_shipped_name():
+    page = PAGE.read_text()
+    examples = [block for block in re.findall(r"```\n(.*?)```", page, re.DOTALL) if block.startswith("test ")]
+    assert [parse(example) for example in examples] == [one for one in shipped() if one.name == "MP"]
+    words = set(re.findall(r"[\w+-]+", page))
+    assert not FORMS.keys() - words
+    assert not {one.name for one in shipped()} - words
+
+
+def test_a_shipped_file_is_named_for_its_test():
+    folder = PAGE.parents[1] / "umem" / "verify" / "litmus" / "shipped"
+    assert {path.stem for path in folder.glob("*.litmus")} == {one.name for one in shipped()}
+    assert all(one.title for one in shipped())
