@@ -40,6 +40,7 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 NO_C_ENTRY: dict[str, Any] = {"no_cfunc_wrapper": True}
 
 DEVICE_FUNCTIONS: list[Callable[..., Any]] = []
+INLINED: set[Any] = set()  # those of them that are always inlined: their variants are too
 
 
 def device_function(function: Function) -> Function:
@@ -57,6 +58,7 @@ def inlined_function(function: Function) -> Function:
     """
     DEVICE_FUNCTIONS.append(function)
     register_jitable(forceinline=True, **OPTIONS, **NO_C_ENTRY)(function)
+    INLINED.add(function)
     return function
 
 

@@ -32,6 +32,7 @@ BLOCK_LOG2 = 10
 NUM_MEMBERS = 11
 STRIPED_OFFSET = 12  # byte offset inside a device segment where its striped part begins
 SPIN_ROUNDS = 13  # polls before a waiter yields its core: large when every rank has a core, else small
+COHERENCE = 14  # byte offset inside a metadata segment of the coherence header (coherence_layout.py)
 
 # --- live
 STOP = 16  # 1: the space is closing, compiled waits return INTERRUPTED

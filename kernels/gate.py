@@ -31,12 +31,14 @@ DATA = 12  # the value that is stored, where it is a scalar
 REPLY = 13  # the scalar that is loaded, or stood there
 # why it is PENDING: code, first result and rank of the agent's `ask`
 CODE, FIRST, RANK = 14, 15, 16
+VALUE = 17  # the word that came with a reply, beside its bytes
 GATE_WORDS = 24
 MAX_BYTES = 64 << 10  # of one request; above it the transport's own put and get are faster
 FIELDS = (OPERATION, ADDRESS, WORD1, WORD2, WORD3, DATA_AT, DATA_BYTES, REPLY_AT, REPLY_BYTES)
 
 # operations that homes know
 READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP = 1, 2, 3, 4, 5
+FLIT = 6  # of coherence: see line_flits.py
 
 
 @device_function

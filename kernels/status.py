@@ -24,6 +24,8 @@ POISONED = -11  # the data was lost with a dead rank
 STALE = -12  # a handle whose generation has passed
 BUSY = -13  # refused now, may succeed later
 MISALIGNED = -14  # an address that is not a multiple of what the access needs
+CACHED = -15  # memory of which ranks keep coherent copies: not for raw access
+NOT_CACHED = -16  # memory of which ranks keep none, or copies of another line size
 
 # --- of the heap
 NOT_ALLOCATED = -32  # no allocation covers the address

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from .compile import CORE, device_function
+from .compile import CORE, INLINED, device_function, inlined_function
 
 ON_DEMAND = "on demand"  # group of kernels that are compiled when first called, not before the ranks start
 
@@ -28,7 +28,7 @@ def variant(template: Callable[..., Any], name: str, **names: Any) -> Any:
     code = template.__code__.replace(co_name=name, co_qualname=name)
     copy = FunctionType(code, {**template.__globals__, **names}, name, template.__defaults__)
     copy.__doc__ = template.__doc__
-    return device_function(copy)
+    return inlined_function(copy) if template in INLINED else device_function(copy)
 
 
 def group_of(element: str) -> str:

@@ -322,6 +322,7 @@ def ask_for_gate(gate, _, client):
         load_i64(gate, way.REPLY_BYTES),
     )
     if code == status.OK and first == status.OK:
+        store_i64(gate, way.VALUE, value)
         if load_i64(gate, way.REPLY_BYTES) == 0:
             store_i64(gate, way.REPLY, value)
         return status.OK

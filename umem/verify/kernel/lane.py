@@ -12,7 +12,7 @@ last place where none did: that is exact too, only less is found to be equal.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
@@ -46,15 +46,17 @@ class LaneState:
 class _Replay(machine.Machine):
     """Answers from a history, then stops."""
 
-    def __init__(self, history: History, index: int, num_lanes: int):
+    def __init__(self, history: History, index: int, num_lanes: int, constants: Mapping[int, Number]):
         self._answers = iter(history)
-        self._index, self._num_lanes = index, num_lanes
+        self._index, self._num_lanes, self._constants = index, num_lanes, constants
         self.asked: Operation | None = None
         self.frames: tuple[Any, ...] = ()
         self.is_clean = True
         self.where: tuple[str, ...] = ()
 
     def load(self, address: int, element: Element, ordering: str) -> Number:
+        if address in self._constants:
+            return self._constants[address]  # no step: nobody can tell when it was made
         return self._ask(Operation(LOAD, address, element, ordering))
 
     def store(self, address: int, element: Element, value: Number, ordering: str) -> None:
@@ -110,9 +112,16 @@ class _Replay(machine.Machine):
 class Lane:
     """The automaton of `function(*arguments)`: numbered states, found as the search asks for them."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], index: int, num_lanes: int):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        index: int,
+        num_lanes: int,
+        constants: Mapping[int, Number] | None = None,
+    ):
         self.function, self.arguments = getattr(function, "body", function), arguments
-        self._index, self._num_lanes = index, num_lanes
+        self._index, self._num_lanes, self._constants = index, num_lanes, constants or {}
         self.states: list[LaneState] = []
         self._numbers: dict[Any, int] = {}
         self._next: dict[tuple[int, Any], int] = {}
@@ -127,7 +136,7 @@ class Lane:
         return self._next[key]
 
     def _replay(self, history: History, before: int | None) -> int:
-        replay = _Replay(history, self._index, self._num_lanes)
+        replay = _Replay(history, self._index, self._num_lanes, self._constants)
         unclean: History | None = None
         where: tuple[str, ...] = ()
         try:
@@ -164,6 +173,11 @@ class Lane:
         if number == len(self.states):
             self.states.append(state)
         return number
+
+
+def automata(lanes: Sequence[tuple[Any, ...]], constants: Mapping[int, Number] | None) -> list[Lane]:
+    """The lanes of a program, each (kernel, arguments...), as automata."""
+    return [Lane(lane[0], lane[1:], index, len(lanes), constants) for index, lane in enumerate(lanes)]
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

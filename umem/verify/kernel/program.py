@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...kernels.elements import Number
-from .search import DEFAULT_LIMIT_S, Final, Result, Verdict, explore
+from .search import DEFAULT_LIMIT_S, Deaths, Final, Result, Verdict, explore
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Program:
     final: Final | None = None
     kills: int = 0
     constants: Mapping[int, Number] = field(default_factory=dict)
+    deaths: Deaths = field(default_factory=dict)
     models: tuple[str, ...] = ("sequential", "weak")
     names: Mapping[int, str] = field(default_factory=dict)
 
@@ -29,7 +30,14 @@ class Program:
         """The verdict under each model."""
         for model in self.models:
             verdict = explore(
-                self.lanes, self.memory, self.final, model, self.kills, self.constants, limit_s=limit_s
+                self.lanes,
+                self.memory,
+                self.final,
+                model,
+                self.kills,
+                self.constants,
+                self.deaths,
+                limit_s=limit_s,
             )
             yield verdict
             if verdict.result is Result.BUG:

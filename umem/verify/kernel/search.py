@@ -16,11 +16,11 @@ from enum import StrEnum
 from typing import Any
 
 from ...errors import ConfigError, UnknownName
-from ...kernels.elements import Number
+from ...kernels.elements import I64, Number
 from .constants import WithConstants
-from .lane import Lane
+from .lane import Lane, automata
 from .memory import Memory
-from .operation import FAILED, WAIT, WAKE, Operation
+from .operation import FAILED, STORE, WAIT, WAKE, Operation
 from .places import Violation
 from .sequential import Sequential
 from .weak import Weak
@@ -34,6 +34,7 @@ _NOBODY: frozenset[int] = frozenset()
 _FUTEX_MASK = (1 << 32) - 1  # of a word a futex compares the low half
 
 Outcome = tuple[tuple[Any, ...], dict[int, Number]]
+Deaths = Mapping[int, Mapping[int, Number]]
 Final = Callable[[Sequence[Any], Mapping[int, Number]], str | None]
 
 
@@ -99,6 +100,7 @@ def explore(
     model: str = "weak",
     kills: int = 0,
     constants: Mapping[int, Number] | None = None,
+    deaths: Deaths | None = None,
     limit_states: int = DEFAULT_LIMIT_STATES,
     limit_s: float = DEFAULT_LIMIT_S,
     reduces: bool = True,
@@ -108,7 +110,8 @@ def explore(
     Kernels are run as they are, undecorated or cpu_kernels. `memory` gives every word that they access, by
     address, its first value; `final(results, memory)` says what is wrong with an end, or None; the result of a
     lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to `kills` lanes stop for ever before
-    one of their writes. `constants` are words that nobody writes, which spares the search a choice. `reduces`
+    one of their writes; `deaths` gives for a lane the words by which others are then told of it, stored behind all
+    that it did. `constants` are words that nobody writes, which spares the search a choice. `reduces`
     False takes no local step at once: slower, and finds the same, which is how the reduction is tested.
 
     A bug is: an exception in a kernel, a data race of plain accesses, a word that is not in `memory`, an end
@@ -117,7 +120,9 @@ def explore(
     if not lanes:
         raise ConfigError("a program without lanes does nothing; give at least one (kernel, arguments...)")
     words = memory_of(model, memory, constants)
-    return _Search(lanes, words, final, model, kills, limit_states, limit_s, reduces).run()
+    return _Search(
+        automata(lanes, constants), words, final, model, kills, deaths or {}, limit_states, limit_s, reduces
+    ).run()
 
 
 def memory_of(model: str, initial: Mapping[int, Number], constants: Mapping[int, Number] | None) -> Memory:
@@ -126,6 +131,14 @@ def memory_of(model: str, initial: Mapping[int, Number], constants: Mapping[int,
         raise UnknownName("memory model", model, tuple(MEMORIES))
     memory = MEMORIES[model](initial)
     return WithConstants(memory, constants) if constants else memory
+
+
+def tell_death(memory: Memory, state: Any, lane: int, deaths: Deaths) -> Any:
+    """The state of memory once others can be told that `lane` was killed."""
+    for address, value in deaths.get(lane, {}).items():
+        told = Operation(STORE, address, I64, "release", operands=(value,))
+        state = next(iter(memory.steps(state, lane, told)))[1]
+    return state
 
 
 class Killed:
@@ -141,17 +154,19 @@ KILLED = Killed()
 class _Search:
     def __init__(
         self,
-        lanes: Sequence[tuple[Any, ...]],
+        lanes: list[Lane],
         memory: Memory,
         final: Final | None,
         model: str,
         kills: int,
+        deaths: Deaths,
         limit_states: int,
         limit_s: float,
         reduces: bool,
     ):
-        self._lanes = [Lane(lane[0], lane[1:], index, len(lanes)) for index, lane in enumerate(lanes)]
-        self._memory, self._final, self._model, self._kills = memory, final, model, kills
+        self._lanes = lanes
+        self._memory, self._final, self._model = memory, final, model
+        self._kills, self._deaths = kills, deaths
         self._limit_states, self._limit_s, self._reduces = limit_states, limit_s, reduces
         first = (tuple(lane.start for lane in self._lanes), memory.start(len(lanes)), 0, _NOBODY)
         self._states = [first]
@@ -206,7 +221,8 @@ class _Search:
                 return f"lane {lane}: {violation}, at {', '.join(self._lanes[lane].states[state].where[:2])}"
             if operation.writes and num_kills < self._kills:
                 step = _Edge(number, lane, state, None, "", 0, True)
-                self._enter(step, {lane: _KILLED}, memory, num_kills + 1, asleep)
+                after = tell_death(self._memory, memory, lane, self._deaths)
+                self._enter(step, {lane: _KILLED}, after, num_kills + 1, asleep)
         return None
 
     def _is_local(self, operation: Operation | None) -> bool:

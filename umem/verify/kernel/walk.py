@@ -14,11 +14,11 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...kernels.elements import Number
-from .lane import Lane
+from .lane import Lane, automata
 from .memory import Memory
 from .operation import FAILED, WAIT, WAKE, Operation
 from .places import Violation
-from .search import KILLED, Final, Result, Step, Verdict, memory_of
+from .search import KILLED, Deaths, Final, Result, Step, Verdict, memory_of, tell_death
 
 CHANGES = 3  # of priority in a walk: bugs of a depth up to CHANGES + 1 are found with a known probability
 MAX_STEPS = 10_000  # of a walk, so that lanes that wait for each other for ever end it
@@ -31,17 +31,20 @@ def replay(
     final: Final | None = None,
     model: str = "weak",
     constants: Mapping[int, Number] | None = None,
+    deaths: Deaths | None = None,
 ) -> str | None:
     """What is wrong at the end of the execution that `Verdict.schedule` describes, or None: for regression tests.
 
     A schedule that does not fit the program any more raises ConfigError: the kernel has changed.
     """
-    run = _Run(lanes, memory_of(model, memory, constants), final)
+    run = _Run(automata(lanes, constants), memory_of(model, memory, constants), final)
     for number, word in enumerate(schedule.split()):
         lane, _, choice = word.rstrip("!").partition(":")
         if not run.can_step(int(lane)):
             raise ConfigError(f"step {number} of the schedule: lane {lane} has ended; the kernel has changed")
-        bug = run.kill(int(lane)) if word.endswith("!") else run.step(int(lane), int(choice or 0))
+        bug = (
+            run.kill(int(lane), deaths or {}) if word.endswith("!") else run.step(int(lane), int(choice or 0))
+        )
         if bug:
             return bug
     return run.failure()
@@ -63,9 +66,9 @@ def walk(
     """
     rng, begin, num_steps = random.Random(seed), time.monotonic(), 0
     model_of_memory = memory_of(model, memory, constants)
-    automata = [Lane(lane[0], lane[1:], index, len(lanes)) for index, lane in enumerate(lanes)]
+    automatons = automata(lanes, constants)
     for _ in range(walks):
-        run = _Run(lanes, model_of_memory, final, automata)
+        run = _Run(automatons, model_of_memory, final)
         bug = run.at_random(rng)
         num_steps += len(run.trace)
         elapsed_s = time.monotonic() - begin
@@ -79,14 +82,8 @@ def walk(
 class _Run:
     """One execution under way."""
 
-    def __init__(
-        self,
-        lanes: Sequence[tuple[Any, ...]],
-        memory: Memory,
-        final: Final | None,
-        automata: Sequence[Lane] | None = None,
-    ):
-        self._lanes = automata or [Lane(lane[0], lane[1:], i, len(lanes)) for i, lane in enumerate(lanes)]
+    def __init__(self, lanes: Sequence[Lane], memory: Memory, final: Final | None):
+        self._lanes = lanes
         self._memory, self._final = memory, final
         self._at: list[int | None] = [lane.start for lane in self._lanes]
         self._state = memory.start(len(lanes))
@@ -115,11 +112,12 @@ class _Run:
         operation = self._operation(lane)
         return operation is not None and not operation.is_over
 
-    def kill(self, lane: int) -> str | None:
-        """Stop the lane for ever."""
+    def kill(self, lane: int, deaths: Deaths) -> str | None:
+        """Stop the lane for ever, and tell the others."""
         state = self._lanes[lane].states[self._at[lane] or 0]
         self.trace.append(Step(lane, state.operation, None, "", state.where, 0, True))
         self._at[lane] = None
+        self._state = tell_death(self._memory, self._state, lane, deaths)
         return None
 
     def step(self, lane: int, choice: int | None, rng: random.Random | None = None) -> str | None:

@@ -1,0 +1,324 @@
+"""Coherent access to one element: the templates of kernels/coherent.py, written as for int64.
+
+A hit is the load itself and the tag before and behind it: behind it, because a thread of the same rank may have
+given the slot to another line meanwhile. A store pins the line first (one compare-and-swap): a store that only
+checks before, or only behind, can land in a slot that others have just taken.
+"""
+
+from __future__ import annotations
+
+from ..address import BASE
+from . import coherence_layout as words
+from . import gate as way
+from . import ops, status
+from .coherence_layout import (
+    ATTRIBUTE_MASK,
+    ATTRIBUTE_SHIFT,
+    EXCLUSIVE,
+    GET_OWNED,
+    GET_SHARED,
+    IS_HOME,
+    LINE_LOG2_MASK,
+    MODIFIED,
+    NOT_HOME,
+    OWNED,
+    PINNED,
+    POISONED,
+    PRIVATE,
+    READABLE,
+    STATE_BITS,
+    STATE_MASK,
+    THROUGH,
+    WRITE_HOME,
+)
+from .compile import device_function, inlined_function
+from .control import PEER_MAPPED, home_rank
+from .directory import directory_word, line_state, unlock_line
+from .heap_layout import BLOCK_LOG2
+from .line_cache import copy_address, count, first_slot, geometry_of, in_state, is_of_line, tag_address
+from .line_flits import modify_at_home
+from .line_supply import fetch, learn, make_home_ready
+from .ops import (
+    compare_swap_i64,
+    compare_swap_u32,
+    load_acquire_i64,
+    load_i64,
+    load_relaxed_u8,
+    load_relaxed_u32,
+    store_i64,
+    store_release_i64,
+)
+
+WINDOW_LOG2 = 46  # notes are kept on all blocks of so many addresses, the windows among them
+
+
+@inlined_function
+def note_of(cache, address):
+    """What this rank has noted on the block of `address`: its line size and attribute; 0 for nothing."""
+    distance = address - BASE
+    if distance >> WINDOW_LOG2 != 0:
+        return 0
+    return load_relaxed_u8(load_i64(cache, words.NOTES), distance >> BLOCK_LOG2)
+
+
+# --- templates: the names that are bound for each element stand here for int64
+
+NUM_BYTES, ZERO, OPERATION = 8, 0, words.STORE
+load_value, store_value = ops.load_i64, ops.store_i64
+load_acquire_value, store_release_value = ops.load_acquire_i64, ops.store_release_i64
+
+
+@device_function
+def modify(address, first, second):
+    """What is done with the element at `address`, to which nobody else stores meanwhile; what stood there."""
+    old = load_value(address, 0)
+    store_release_value(address, 0, first)
+    return old
+
+
+@device_function
+def add(address, first, second):
+    """`modify` for fetch_add."""
+    old = load_value(address, 0)
+    store_release_value(address, 0, old + first)
+    return old
+
+
+@device_function
+def swap_if_equal(address, first, second):
+    """`modify` for compare_swap."""
+    old = load_value(address, 0)
+    if old == first:
+        store_release_value(address, 0, second)
+    return old
+
+
+modify_raw = ops.exchange_i64  # the same in one atomic step, at (address, 0, operands)
+
+
+@inlined_function
+def load_hit(cache, note, address):
+    """(1, value) from this rank's own copy; (0, 0) where it has none."""
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    line_shift = load_i64(cache, words.LINE_SHIFT)
+    geometry = geometry_of(cache, line_log2)
+    first = first_slot(geometry, line)
+    num_ways = load_i64(geometry, words.NUM_WAYS)
+    way = 0
+    while way < num_ways:
+        slot = first ^ way
+        tag = load_acquire_i64(tag_address(geometry, slot), 0)
+        if is_of_line(tag, line, line_shift):
+            if (READABLE >> (tag & STATE_MASK)) & 1:
+                offset = address & ((1 << line_log2) - 1)
+                value = load_acquire_value(copy_address(geometry, slot, line_log2) + offset, 0)
+                behind = load_acquire_i64(tag_address(geometry, slot), 0)
+                if (behind ^ tag) >> STATE_BITS == 0:
+                    count(cache, words.NUM_HITS, 1)
+                    return 1, value
+            return 0, ZERO
+        way += 1
+    return 0, ZERO
+
+
+@device_function
+def load_uncached(cache, address):
+    """(code, value) of the element at `address`, of which nobody keeps copies."""
+    control = load_i64(cache, words.CONTROL)
+    if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
+        return status.OK, load_acquire_value(address, 0)
+    gate = load_i64(cache, words.GATE)
+    code = way.ask_read(gate, address, gate + way.REPLY * way.WORD, NUM_BYTES)
+    if code == status.OK:
+        return code, load_value(gate + way.REPLY * way.WORD, 0)
+    return code, ZERO
+
+
+@device_function
+def load_slowly(cache, address):
+    """What `coherent_load` does where its first look finds no copy."""
+    if address & (NUM_BYTES - 1):
+        return status.MISALIGNED, ZERO
+    while True:
+        code, note = learn(cache, address)
+        if code != status.OK:
+            return code, ZERO
+        if note == 0:
+            return load_uncached(cache, address)
+        if note & IS_HOME:
+            control = load_i64(cache, words.CONTROL)
+            word = directory_word(control, cache, address, note & LINE_LOG2_MASK)
+            state = line_state(load_acquire_i64(word, 0))
+            if state != OWNED and state != POISONED:
+                count(cache, words.NUM_HOME_ACCESSES, 1)
+                return status.OK, load_acquire_value(address, 0)
+            code, word, value = make_home_ready(cache, note, address, GET_SHARED)
+            if code == status.OK and word != 0:
+                loaded = load_acquire_value(address, 0)
+                unlock_line(word, value)
+                return status.OK, loaded
+        else:
+            found, loaded = load_hit(cache, note, address)
+            if found:
+                return status.OK, loaded
+            is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
+            code = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+        if code != status.OK:
+            return code, ZERO
+
+
+@inlined_function
+def coherent_load(cache, address):
+    """(code, value) of the element at `address`."""
+    note = note_of(cache, address)
+    if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
+        found, loaded = load_hit(cache, note, address)
+        if found:
+            return status.OK, loaded
+    return load_slowly(cache, address)
+
+
+@inlined_function
+def modify_hit(cache, note, address, first, second):
+    """(1, what stood there) in this rank's own copy, if it owns the line; else (0, 0)."""
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    line_shift = load_i64(cache, words.LINE_SHIFT)
+    geometry = geometry_of(cache, line_log2)
+    first_one = first_slot(geometry, line)
+    num_ways = load_i64(geometry, words.NUM_WAYS)
+    way = 0
+    while way < num_ways:
+        slot = first_one ^ way
+        tag = load_acquire_i64(tag_address(geometry, slot), 0)
+        if is_of_line(tag, line, line_shift):
+            state = tag & STATE_MASK
+            if state == MODIFIED or state == EXCLUSIVE:
+                if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, PINNED)) == tag:
+                    offset = address & ((1 << line_log2) - 1)
+                    old = modify(copy_address(geometry, slot, line_log2) + offset, first, second)
+                    store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
+                    count(cache, words.NUM_HITS, 1)
+                    return 1, old
+            return 0, ZERO
+        way += 1
+    return 0, ZERO
+
+
+@device_function
+def modify_there(cache, note, address, first, second):
+    """(code, what stood there): the home's agent does it."""
+    gate = load_i64(cache, words.GATE)
+    room = gate + way.DATA * way.WORD  # where values become words of the same bits, and back
+    store_i64(room, 0, 0)
+    store_value(room, 0, second)
+    second_bits = load_i64(room, 0)
+    store_i64(room, 0, 0)
+    store_value(room, 0, first)
+    block = note & words.BLOCK_WORD_MASK
+    first_bits = load_i64(room, 0)
+    code, bits = modify_at_home(cache, address, block, OPERATION, NUM_BYTES, first_bits, second_bits)
+    store_i64(room, 0, bits)
+    return code, load_value(room, 0)
+
+
+@device_function
+def modify_slowly(cache, address, first, second):
+    """What `coherent_modify` does where its first look finds no copy that this rank owns."""
+    if address & (NUM_BYTES - 1):
+        return status.MISALIGNED, ZERO
+    while True:
+        code, note = learn(cache, address)
+        if code != status.OK:
+            return code, ZERO
+        if note == 0:
+            control = load_i64(cache, words.CONTROL)
+            if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
+                return status.OK, modify_raw(address, first, second)
+            return modify_there(cache, note, address, first, second)
+        is_through = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == THROUGH
+        if note & IS_HOME or is_through:
+            code, word, value = make_home_ready(cache, note, address, WRITE_HOME)
+            if code == status.OK and word != 0:
+                old = modify(address, first, second)
+                unlock_line(word, value)
+                return status.OK, old
+            if code == status.NOT_MAPPED:
+                return modify_there(cache, note, address, first, second)
+        else:
+            found, old = modify_hit(cache, note, address, first, second)
+            if found:
+                return status.OK, old
+            code = fetch(cache, note, address, GET_OWNED)
+        if code != status.OK:
+            return code, ZERO
+
+
+@inlined_function
+def coherent_modify(cache, address, first, second):
+    """(code, what stood there) of the element at `address`, modified."""
+    note = note_of(cache, address)
+    if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
+        found, old = modify_hit(cache, note, address, first, second)
+        if found:
+            return status.OK, old
+    return modify_slowly(cache, address, first, second)
+
+
+@inlined_function
+def coherent_store(cache, address, value):
+    """Put `value` at `address`: a status."""
+    code, _ = coherent_modify(cache, address, value, value)
+    return code
+
+
+@inlined_function
+def coherent_update(cache, address, value):
+    """(code, what stood there) of the element at `address`, changed by `value`."""
+    return coherent_modify(cache, address, value, value)
+
+
+# --- what `coherent_modify` does to memory of which nobody keeps copies
+
+
+@device_function
+def store_raw(address, first, second):
+    """A release store; what stood there is not told."""
+    store_release_value(address, 0, first)
+    return ZERO
+
+
+update_value, compare_swap_value = ops.fetch_add_i64, ops.compare_swap_i64
+
+
+@device_function
+def update_raw(address, first, second):
+    """One atomic update of 4 or 8 bytes."""
+    return update_value(address, 0, first)
+
+
+@device_function
+def compare_swap_raw(address, first, second):
+    """One atomic compare-and-swap of 4 or 8 bytes."""
+    return compare_swap_value(address, 0, first, second)
+
+
+SIGN = 0  # the sign's bit of a signed element
+
+
+@device_function
+def narrow_raw(address, first, second):
+    """One atomic update of 1 or 2 bytes, as a compare-and-swap of the word around them."""
+    word, shift = address & -4, (address & 3) << 3
+    mask = (1 << (8 * NUM_BYTES)) - 1
+    while True:
+        seen = int(load_relaxed_u32(word, 0))
+        bits = (seen >> shift) & mask
+        old = (bits ^ SIGN) - SIGN
+        new = old + first if OPERATION == words.FETCH_ADD else first
+        if OPERATION == words.COMPARE_SWAP:
+            new = second if old == first else old
+        desired = (seen & ~(mask << shift)) | (new & mask) << shift
+        if compare_swap_u32(word, 0, seen, desired) == seen:
+            return old

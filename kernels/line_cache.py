@@ -1,0 +1,211 @@
+"""A rank's cache of lines: slots of a tag word and a copy, in sets, for each line size.
+
+Tags change by compare-and-swap, by the rank itself and by others:
+
+    INVALID -> FILLING -> SHARED_COPY, EXCLUSIVE, MODIFIED      its own rank, in a transaction
+    SHARED_COPY -> INVALID                                     another rank, under the line's lock
+    EXCLUSIVE, MODIFIED -> TAKEN -> SHARED_COPY, INVALID       who has the line's lock, and copies the line
+    EXCLUSIVE, MODIFIED -> PINNED, WRITING -> MODIFIED         its own rank, for one access
+
+A claim (FILLING) gives the slot a new version. So a reader that finds the same line and version behind its
+load as before it has read that line, and no other that moved in meanwhile. A copy that is INVALID keeps its
+number, by which a later miss is known to be the work of others.
+"""
+
+from __future__ import annotations
+
+from . import coherence_layout as words
+from . import status
+from .coherence_layout import (
+    DROPPED,
+    EXCLUSIVE,
+    FILLING,
+    INVALID,
+    MODIFIED,
+    PINNED,
+    SHARED_COPY,
+    STATE_BITS,
+    STATE_MASK,
+    TAKEN,
+    WRITING,
+)
+from .compile import device_function, inlined_function
+from .control import peer_is_dead
+from .directory import wait_turn
+from .ops import (
+    compare_swap_i64,
+    load_acquire_i64,
+    load_i64,
+    load_relaxed_i64,
+    store_relaxed_i64,
+    store_release_i64,
+)
+
+NO_SLOT = -1
+WORD_LOG2 = 3
+
+
+@inlined_function
+def geometry_of(cache, line_log2):
+    """Address of the words that say where the slots for this line size are."""
+    return cache + (words.GEOMETRIES + line_log2 * words.GEOMETRY_WORDS) * 8
+
+
+@inlined_function
+def first_slot(geometry, line):
+    """Slot where a search for `line` begins; the others of its set are this one XOR 1, 2, ... ways - 1."""
+    return (line ^ line >> 12) & load_i64(geometry, words.SLOT_MASK)
+
+
+@inlined_function
+def tag_address(geometry, slot):
+    """Address of the slot's tag."""
+    return load_i64(geometry, words.TAGS) + slot * 8
+
+
+@inlined_function
+def copy_address(geometry, slot, line_log2):
+    """Address of the slot's copy."""
+    return load_i64(geometry, words.COPIES) + (slot << line_log2)
+
+
+@inlined_function
+def is_of_line(tag, line, line_shift):
+    """True where `tag` is one of `line`, in whatever state. XOR, because a large number makes a tag negative."""
+    return (tag ^ line << line_shift) >> line_shift == 0
+
+
+@device_function
+def line_of(tag, line_shift):
+    """The number of the line."""
+    return (tag >> line_shift) & ((1 << (64 - line_shift)) - 1)
+
+
+@device_function
+def claimed(tag, line, line_shift):
+    """The tag of a slot that `line` claims from what `tag` says: FILLING, of the next version."""
+    version = (tag >> STATE_BITS) + 1
+    version_mask = (1 << (line_shift - STATE_BITS)) - 1
+    return line << line_shift | (version & version_mask) << STATE_BITS | FILLING
+
+
+@inlined_function
+def in_state(tag, state):
+    """`tag` with another state."""
+    return (tag & ~STATE_MASK) | state
+
+
+@device_function
+def search(geometry, line, line_shift):
+    """(slot, tag) of a copy of `line`, else of a slot that had one and is INVALID, else NO_SLOT."""
+    first = first_slot(geometry, line)
+    num_ways = load_i64(geometry, words.NUM_WAYS)
+    found, found_tag = NO_SLOT, 0
+    way = 0
+    while way < num_ways:
+        tag = load_acquire_i64(tag_address(geometry, first ^ way), 0)
+        if is_of_line(tag, line, line_shift):
+            found, found_tag = first ^ way, tag
+            if tag & STATE_MASK != INVALID:
+                return found, found_tag
+        way += 1
+    return found, found_tag
+
+
+@device_function
+def has_other_copy(geometry, line, line_shift, slot):
+    """1 where another slot than `slot` has a valid copy of `line`: a sibling was first."""
+    first = first_slot(geometry, line)
+    num_ways = load_i64(geometry, words.NUM_WAYS)
+    way = 0
+    while way < num_ways:
+        if first ^ way != slot:
+            tag = load_acquire_i64(tag_address(geometry, first ^ way), 0)
+            if is_of_line(tag, line, line_shift) and (words.READABLE >> (tag & STATE_MASK)) & 1:
+                return 1
+        way += 1
+    return 0
+
+
+@device_function
+def invalidate(cache, line_log2, line):
+    """Make the rank of `cache` lose its shared copy of `line`, if it has one: 1 where it had.
+
+    With the line's lock held. A claim is let alone: its rank waits for the lock, and will find that it is
+    no sharer any more.
+    """
+    geometry = geometry_of(cache, line_log2)
+    line_shift = load_i64(cache, words.LINE_SHIFT)
+    first = first_slot(geometry, line)
+    num_ways = load_i64(geometry, words.NUM_WAYS)
+    way = 0
+    while way < num_ways:
+        address = tag_address(geometry, first ^ way)
+        tag = load_acquire_i64(address, 0)
+        if is_of_line(tag, line, line_shift) and tag & STATE_MASK == SHARED_COPY:
+            if compare_swap_i64(address, 0, tag, in_state(tag, INVALID)) == tag:
+                return 1
+            continue  # look at it again: the rank itself may have claimed it
+        way += 1
+    return 0
+
+
+@device_function
+def take(control, cache, rank, line_log2, line):
+    """Have the copy of an owned line for oneself, to copy it out: (code, slot), the slot TAKEN and intact.
+
+    With the line's lock held. NOT_FOUND where `rank`, the owner, is dead and left none that is whole. AGAIN
+    and INTERRUPTED where it is in use for longer than a slice. Then nothing has changed.
+    """
+    geometry = geometry_of(cache, line_log2)
+    line_shift = load_i64(cache, words.LINE_SHIFT)
+    waited = 0
+    while True:
+        slot, tag = search(geometry, line, line_shift)
+        state = tag & STATE_MASK
+        is_dead = 0
+        if slot == NO_SLOT or (state != EXCLUSIVE and state != MODIFIED and state != TAKEN):
+            is_dead = peer_is_dead(control, rank)
+            if is_dead and (slot == NO_SLOT or state == WRITING or state == INVALID or state == SHARED_COPY):
+                return status.NOT_FOUND, slot
+        if slot != NO_SLOT:
+            if state == TAKEN:
+                return status.OK, slot  # by one who died with the line's lock
+            # A dead owner that was FILLING had all of it: the directory names it only then.
+            is_free = state == EXCLUSIVE or state == MODIFIED or is_dead
+            address = tag_address(geometry, slot)
+            if is_free and compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag:
+                return status.OK, slot
+            if is_free:
+                continue
+        code, waited = wait_turn(control, waited)
+        if code != status.OK:
+            return code, slot
+
+
+@device_function
+def set_state(geometry, slot, state):
+    """End what made the slot one's own: it is in `state` now, and all that was stored before is seen."""
+    address = tag_address(geometry, slot)
+    store_release_i64(address, 0, in_state(load_relaxed_i64(address, 0), state))
+
+
+@device_function
+def copy_words(dst, src, num_bytes):
+    """Copy a line. Each word is released: a reader that meets a new one under an old tag must see the new tag."""
+    num_words = num_bytes >> WORD_LOG2
+    word = 0
+    while word < num_words:
+        store_release_i64(dst, word, load_acquire_i64(src, word))
+        word += 1
+
+
+@device_function
+def count(cache, counter, amount):
+    """Raise one of the rank's counters. Between threads of a rank a count may be lost."""
+    counters = load_i64(cache, words.COUNTERS)
+    if counters != 0:
+        store_relaxed_i64(counters, counter, load_relaxed_i64(counters, counter) + amount)
+
+
+assert PINNED < WRITING < FILLING < DROPPED < TAKEN <= STATE_MASK

@@ -1,0 +1,182 @@
+"""Making room: a slot for a line, and what it held given back.
+
+A shared copy goes silently: the directory may name a rank that has none. An owned one goes home under its
+line's lock, before the slot is claimed; so no transaction ever holds two locks.
+"""
+
+from __future__ import annotations
+
+from ..address import BASE
+from . import coherence_layout as words
+from . import status
+from .coherence_layout import (
+    EXCLUSIVE,
+    GET_OWNED,
+    INVALID,
+    MODIFIED,
+    PINNED,
+    PUT_OWNED,
+    SHARED_COPY,
+    STATE_MASK,
+    TAKEN,
+    WRITE_BACK,
+    WRITING,
+)
+from .compile import device_function
+from .control import PEER_MAPPED, RANK, home_rank
+from .directory import cache_of, directory_word, lock_line, locked, unlock_line, wait_turn
+from .line_cache import (
+    NO_SLOT,
+    claimed,
+    copy_address,
+    copy_words,
+    count,
+    first_slot,
+    geometry_of,
+    in_state,
+    is_of_line,
+    line_of,
+    search,
+    set_state,
+    tag_address,
+)
+from .line_flits import give_back_by_flit
+from .ops import (
+    compare_swap_i64,
+    load_acquire_i64,
+    load_i64,
+    load_relaxed_i64,
+    store_relaxed_i64,
+    store_release_i64,
+)
+from .protocol_rows import next_word, relation_of, row_of
+
+# what a slot was when it was claimed
+HAD_NOTHING, HAD_COPY, HAD_LOST = 0, 1, 2  # HAD_LOST: a copy of this line that others have taken
+
+
+@device_function
+def claim_slot(cache, line_log2, line, request):
+    """(code, slot, what it had): the slot is FILLING for `line`. OK with NO_SLOT: a sibling was first, look again.
+
+    An upgrade claims the slot that has the shared copy, which stays in it (HAD_COPY).
+    """
+    control = load_i64(cache, words.CONTROL)
+    geometry = geometry_of(cache, line_log2)
+    line_shift = load_i64(cache, words.LINE_SHIFT)
+    waited = 0
+    while True:
+        slot, tag = search(geometry, line, line_shift)
+        state = tag & STATE_MASK
+        if slot != NO_SLOT and (words.READABLE >> state) & 1:
+            if request == GET_OWNED and (state == PINNED or state == WRITING):
+                code, waited = wait_turn(control, waited)
+                if code != status.OK:
+                    return code, slot, HAD_NOTHING
+                continue
+            if state != SHARED_COPY or request != GET_OWNED:
+                return status.OK, NO_SLOT, HAD_NOTHING
+            new = claimed(tag, line, line_shift)
+            if compare_swap_i64(tag_address(geometry, slot), 0, tag, new) == tag:
+                return status.OK, slot, HAD_COPY
+            continue
+        if slot == NO_SLOT:
+            slot, tag = victim(cache, geometry, line)
+            state = tag & STATE_MASK
+        if state == INVALID or state == SHARED_COPY:
+            if compare_swap_i64(tag_address(geometry, slot), 0, tag, claimed(tag, line, line_shift)) == tag:
+                had = HAD_NOTHING
+                if state == SHARED_COPY:
+                    count(cache, words.NUM_SILENT_EVICTIONS, 1)
+                elif line_of(tag, line_shift) == line and tag != 0:
+                    had = HAD_LOST
+                return status.OK, slot, had
+            continue
+        code = status.OK
+        if state == EXCLUSIVE or state == MODIFIED or state == TAKEN:
+            code = give_back(cache, line_log2, slot, line_of(tag, line_shift))
+        else:  # a sibling uses it
+            code, waited = wait_turn(control, waited)
+        if code != status.OK:
+            return code, slot, HAD_NOTHING
+
+
+@device_function
+def victim(cache, geometry, line):
+    """(slot, tag) of the set of `line` that is to make room: an INVALID one, else each in turn."""
+    first = first_slot(geometry, line)
+    num_ways = load_i64(geometry, words.NUM_WAYS)
+    way = 0
+    while way < num_ways:
+        tag = load_relaxed_i64(tag_address(geometry, first ^ way), 0)
+        if tag & STATE_MASK == INVALID:
+            return first ^ way, tag
+        way += 1
+    slot = first
+    if num_ways > 1:
+        clock = load_relaxed_i64(cache, words.CLOCK)
+        store_relaxed_i64(cache, words.CLOCK, clock + 1)
+        slot = first ^ (clock & (num_ways - 1))
+    return slot, load_acquire_i64(tag_address(geometry, slot), 0)
+
+
+@device_function
+def give_back(cache, line_log2, slot, line):
+    """Give the owned copy of `line` in `slot` home: the slot is INVALID then, unless others were faster.
+
+    A copy that is TAKEN while the line's lock is ours was left so by one who died: it is still the owner's,
+    where the directory says so, and worth nothing otherwise.
+    """
+    control = load_i64(cache, words.CONTROL)
+    address = BASE + (line << line_log2)
+    home = home_rank(control, address)
+    if load_i64(control, PEER_MAPPED + home) == 0:
+        return give_back_by_flit(cache, control, line_log2, slot, line)
+    rank = load_i64(control, RANK)
+    word = directory_word(control, cache_of(control, home), address, line_log2)
+    code, value = lock_line(control, word, rank)
+    if code != status.OK:
+        return code
+    row = row_of(cache, value, PUT_OWNED, relation_of(control, value, rank, home))
+    next_value = value
+    geometry = geometry_of(cache, line_log2)
+    line_shift = load_i64(cache, words.LINE_SHIFT)
+    if row & WRITE_BACK:
+        code, state = hold(control, geometry, slot, line, line_shift)
+        if state == MODIFIED:
+            copy_words(address, copy_address(geometry, slot, line_log2), 1 << line_log2)
+            count(cache, words.NUM_WRITE_BACKS, 1)
+        if state != INVALID:
+            next_value = next_word(control, row, value, rank)
+            store_release_i64(word, 0, locked(next_value, rank))
+            set_state(geometry, slot, INVALID)
+    else:
+        tag = load_acquire_i64(tag_address(geometry, slot), 0)
+        if is_of_line(tag, line, line_shift) and tag & STATE_MASK == TAKEN:
+            set_state(geometry, slot, INVALID)
+    unlock_line(word, next_value)
+    return code
+
+
+@device_function
+def hold(control, geometry, slot, line, line_shift):
+    """Make one's own copy of `line` TAKEN, when no sibling stores into it: (code, the state it was in).
+
+    With the line's lock held, and the directory naming this rank. INVALID where the slot has it no more.
+    """
+    waited = 0
+    address = tag_address(geometry, slot)
+    while True:
+        tag = load_acquire_i64(address, 0)
+        state = tag & STATE_MASK
+        if state == INVALID or not is_of_line(tag, line, line_shift):
+            return status.OK, INVALID  # a sibling has given it back, and it has come again elsewhere
+        if state == TAKEN:
+            return status.OK, MODIFIED
+        if state == EXCLUSIVE or state == MODIFIED:
+            if compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag:
+                return status.OK, state
+            continue
+        code, waited = wait_turn(control, waited)
+        if code != status.OK:
+            return code, INVALID

@@ -1,0 +1,118 @@
+"""Where a line comes from: what memory an address is, and the way to its home, mapped or not."""
+
+from __future__ import annotations
+
+from ..address import BASE
+from . import coherence_layout as words
+from . import status
+from .coherence_layout import (
+    ASK_BLOCK,
+    BLOCK_WORD_MASK,
+    GET_SHARED,
+    IS_HOME,
+    LINE_LOG2_MASK,
+    NOT_HOME,
+    RECALL_OWNED,
+    RECALL_SHARED,
+)
+from .compile import device_function
+from .control import NO_HOME, PEER_MAPPED, RANK, home_rank
+from .directory import block_word, cache_of
+from .heap_layout import BLOCK_LOG2
+from .line_cache import NO_SLOT
+from .line_eviction import claim_slot
+from .line_flits import ask_home, get_line_by_flit
+from .ops import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
+from .transaction import get_line, lock_home
+
+
+@device_function
+def learn(cache, address):
+    """(code, note) on the block of `address`, from the home where nothing is noted; note 0: it is not cached.
+
+    What is noted is never taken for true: a miss is checked by the home. That a block is not cached is never
+    noted, for others may have it cached later; homes that are not mapped refuse raw access to one that is.
+    """
+    control = load_i64(cache, words.CONTROL)
+    home = home_rank(control, address)
+    if home == NO_HOME:
+        return status.OUT_OF_RANGE, 0
+    notes, block = load_i64(cache, words.NOTES), (address - BASE) >> BLOCK_LOG2
+    note = int(load_relaxed_u8(notes, block))
+    if note != 0:
+        return status.OK, note
+    if load_i64(control, PEER_MAPPED + home) == 0:
+        code, word = ask_home(cache, address, 0, ASK_BLOCK)
+        if code != status.OK:
+            return code, 0
+    else:
+        word = load_acquire_i64(block_word(control, cache_of(control, home), address), 0)
+    if word == 0:
+        return status.OK, 0
+    note = (word & BLOCK_WORD_MASK) | (IS_HOME if home == load_i64(control, RANK) else NOT_HOME)
+    store_relaxed_u8(notes, block, note)
+    return status.OK, note
+
+
+@device_function
+def forget(cache, address):
+    """Drop the note on the block of `address`: it is not what it was."""
+    store_relaxed_u8(load_i64(cache, words.NOTES), (address - BASE) >> BLOCK_LOG2, 0)
+
+
+@device_function
+def is_as_noted(cache, control, home, note, address):
+    """True where the mapped home says the same of the block as `note`."""
+    word = load_acquire_i64(block_word(control, cache_of(control, home), address), 0)
+    return word & BLOCK_WORD_MASK == note & BLOCK_WORD_MASK
+
+
+@device_function
+def fetch(cache, note, address, request):
+    """Get a copy of the line of `address`, of another home, as `request` wants: OK (look again), or as `get_line`."""
+    control = load_i64(cache, words.CONTROL)
+    home = home_rank(control, address)
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    start = BASE + (line << line_log2)
+    if load_i64(control, PEER_MAPPED + home) != 0:
+        if not is_as_noted(cache, control, home, note, address):
+            forget(cache, address)
+            return status.OK
+        code = get_line(cache, home, start, line, line_log2, request)
+        if code == status.NOT_MAPPED:
+            code, _ = ask_home(
+                cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
+            )
+        return code
+    code, slot, had = claim_slot(cache, line_log2, line, request)
+    if code != status.OK or slot == NO_SLOT:
+        return code
+    code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
+    if code == status.NOT_CACHED:
+        forget(cache, address)
+        return status.OK
+    return code
+
+
+@device_function
+def make_home_ready(cache, note, address, request):
+    """(code, directory word, its next value): as `lock_home`; OK and no word means look again, NOT_MAPPED that
+    the home itself has to do it."""
+    control = load_i64(cache, words.CONTROL)
+    home = home_rank(control, address)
+    if load_i64(control, PEER_MAPPED + home) == 0:
+        return status.NOT_MAPPED, 0, 0
+    if not is_as_noted(cache, control, home, note, address):
+        forget(cache, address)
+        return status.OK, 0, 0
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    start = BASE + (line << line_log2)
+    code, word, value = lock_home(cache, home, start, line, line_log2, request)
+    if code == status.NOT_MAPPED:  # a holder: the home's agent calls its copy home
+        code, _ = ask_home(
+            cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
+        )
+        return code, 0, 0
+    return code, word, value

@@ -1,0 +1,208 @@
+"""A transaction: what the table says for one request on one line, done by the requester itself.
+
+The home and all holders of copies are mapped. The order of its stores lets the requester die anywhere:
+
+    lock the line; invalidate sharers, or take the owner's copy and bring it home
+    directory word: as after the transaction, still locked       from here on the new owner is the owner
+    owner's tag: SHARED_COPY or INVALID                          until here its copy is whole
+    own tag: as the row says
+    unlock
+
+So there is a whole copy where the directory says, or in the memory of the home, at any moment. Actions stand
+in the table in this order (coherence_layout.py).
+"""
+
+from __future__ import annotations
+
+from . import coherence_layout as words
+from . import status
+from .coherence_layout import (
+    DIRECTORY_STATE_SHIFT,
+    FORWARD_INVALID,
+    FORWARD_SHARED,
+    GET_OWNED,
+    INVALID,
+    INVALIDATE,
+    INVALIDATE_ALL,
+    POISONED,
+    READ_HOME,
+    SHARED_COPY,
+)
+from .compile import device_function
+from .control import NUM_RANKS, PEER_MAPPED, RANK
+from .directory import (
+    NO_RANK,
+    cache_of,
+    directory_word,
+    line_state,
+    lock_line,
+    locked,
+    next_sharer,
+    owner_of,
+    unlock_line,
+)
+from .line_cache import (
+    NO_SLOT,
+    copy_address,
+    copy_words,
+    count,
+    geometry_of,
+    has_other_copy,
+    invalidate,
+    set_state,
+    take,
+)
+from .line_eviction import HAD_COPY, HAD_LOST, claim_slot
+from .ops import load_i64, store_release_i64
+from .protocol_rows import copy_state, next_word, relation_of, row_of
+
+
+@device_function
+def get_line(cache, home, address, line, line_log2, request):
+    """Bring the line of `address` (its first) from its mapped home into this rank's cache, as `request` wants.
+
+    OK: look again. NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first.
+    POISONED, AGAIN, INTERRUPTED: nothing was done.
+    """
+    control = load_i64(cache, words.CONTROL)
+    code, slot, had = claim_slot(cache, line_log2, line, request)
+    if code != status.OK or slot == NO_SLOT:
+        return code
+    rank = load_i64(control, RANK)
+    geometry = geometry_of(cache, line_log2)
+    word = directory_word(control, cache_of(control, home), address, line_log2)
+    code, value = lock_line(control, word, rank)
+    if code != status.OK:
+        set_state(geometry, slot, INVALID)
+        return code
+    if has_other_copy(geometry, line, load_i64(cache, words.LINE_SHIFT), slot):
+        set_state(geometry, slot, INVALID)
+        unlock_line(word, value)
+        return status.OK
+    relation = relation_of(control, value, rank, home)
+    row = row_of(cache, value, request, relation)
+    code, owner_slot = clear_the_way(cache, word, value, row, rank, address, line, line_log2)
+    if code != status.OK:
+        set_state(geometry, slot, INVALID)
+        return code
+    if row & READ_HOME and not (had == HAD_COPY and relation == words.SHARER):
+        copy_words(copy_address(geometry, slot, line_log2), address, 1 << line_log2)
+    next_value = next_word(control, row, value, rank)
+    let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+    set_state(geometry, slot, copy_state(row))
+    unlock_line(word, next_value)
+    note_miss(cache, request, had, line_log2)
+    return status.OK
+
+
+@device_function
+def lock_home(cache, home, address, line, line_log2, request):
+    """Do all that `request` needs before an access at the home itself: (code, directory word, its next value).
+
+    On OK the line is locked and its memory at home is the truth: access it, then `unlock_line(word, value)`.
+    Else as `get_line`. `address` is the line's first.
+    """
+    control = load_i64(cache, words.CONTROL)
+    rank = load_i64(control, RANK)
+    word = directory_word(control, cache_of(control, home), address, line_log2)
+    code, value = lock_line(control, word, rank)
+    if code != status.OK:
+        return code, word, value
+    row = row_of(cache, value, request, relation_of(control, value, rank, home))
+    code, owner_slot = clear_the_way(cache, word, value, row, rank, address, line, line_log2)
+    if code != status.OK:
+        return code, word, value
+    if home != rank and row & (INVALIDATE | INVALIDATE_ALL):
+        invalidate(cache, line_log2, line)  # its own copy: the row leaves it none
+    next_value = next_word(control, row, value, rank)
+    let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+    count(cache, words.NUM_HOME_TRANSACTIONS, 1)
+    return status.OK, word, next_value
+
+
+@device_function
+def clear_the_way(cache, word, value, row, rank, address, line, line_log2):
+    """Invalidate sharers, or take the owner's copy home: (code, the owner's slot or NO_SLOT).
+
+    With the line locked; where the code is not OK the line is unlocked again.
+    """
+    control = load_i64(cache, words.CONTROL)
+    if line_state(value) == POISONED:
+        unlock_line(word, value)
+        return status.POISONED, NO_SLOT
+    assert row != 0
+    num_ranks = load_i64(control, NUM_RANKS)
+    if row & (FORWARD_SHARED | FORWARD_INVALID):
+        owner = owner_of(value)
+        if load_i64(control, PEER_MAPPED + owner) == 0:
+            unlock_line(word, value)
+            return status.NOT_MAPPED, NO_SLOT
+        owner_cache = cache_of(control, owner)
+        code, slot = take(control, owner_cache, owner, line_log2, line)
+        if code == status.NOT_FOUND:
+            unlock_line(word, POISONED << DIRECTORY_STATE_SHIFT)
+            count(cache, words.NUM_POISONINGS, 1)
+            return status.POISONED, slot
+        if code != status.OK:
+            unlock_line(word, value)
+            return code, slot
+        copy_words(
+            address, copy_address(geometry_of(owner_cache, line_log2), slot, line_log2), 1 << line_log2
+        )
+        count(cache, words.NUM_FORWARDS, 1)
+        count(cache, words.INVALIDATED + owner, 1)
+        return status.OK, slot
+    if row & (INVALIDATE | INVALIDATE_ALL):
+        if not are_mapped(control, value, row, rank, num_ranks):
+            unlock_line(word, value)
+            return status.NOT_MAPPED, NO_SLOT
+        sharer = first_target(value, row, 0, num_ranks)
+        while sharer != NO_RANK:
+            if sharer != rank and invalidate(cache_of(control, sharer), line_log2, line):
+                count(cache, words.NUM_INVALIDATIONS, 1)
+                count(cache, words.INVALIDATED + sharer, 1)
+            sharer = first_target(value, row, sharer + 1, num_ranks)
+    return status.OK, NO_SLOT
+
+
+@device_function
+def first_target(value, row, start, num_ranks):
+    """The first rank from `start` on that the row's invalidation goes to, or NO_RANK."""
+    if row & INVALIDATE_ALL:
+        return start if start < num_ranks else NO_RANK
+    return next_sharer(value, start, num_ranks)
+
+
+@device_function
+def are_mapped(control, value, row, rank, num_ranks):
+    """True where every rank but `rank` that must lose its copy is mapped here."""
+    target = first_target(value, row, 0, num_ranks)
+    while target != NO_RANK:
+        if target != rank and load_i64(control, PEER_MAPPED + target) == 0:
+            return False
+        target = first_target(value, row, target + 1, num_ranks)
+    return True
+
+
+@device_function
+def let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
+    """Name the next holders in the locked word, then end the owner's TAKEN; nothing where none was taken."""
+    if owner_slot != NO_SLOT:
+        store_release_i64(word, 0, locked(next_value, rank))
+        state = SHARED_COPY if row & FORWARD_SHARED else INVALID
+        set_state(geometry_of(cache_of(control, owner_of(value)), line_log2), owner_slot, state)
+
+
+@device_function
+def note_miss(cache, request, had, line_log2):
+    """Count a miss by its kind."""
+    if load_i64(cache, words.COUNTERS) != 0:
+        if had == HAD_COPY:
+            count(cache, words.NUM_UPGRADES, 1)
+        elif request == GET_OWNED:
+            count(cache, words.NUM_WRITE_MISSES, 1)
+        else:
+            count(cache, words.NUM_READ_MISSES, 1)
+        if had == HAD_LOST:
+            count(cache, words.NUM_COHERENCE_MISSES, 1)
+        count(cache, words.NUM_BYTES, 1 << line_log2)

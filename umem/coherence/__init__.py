@@ -1,0 +1,1 @@
+"""The protocol of software coherence: one table, that kernels, agents, checkers and documents interpret."""
