@@ -122,9 +122,34 @@ def bench(
 
 
 verify_app = typer.Typer(
-    no_args_is_help=True, help="Check what tests alone cannot: all executions of a kernel."
+    no_args_is_help=True,
+    help="Check what tests alone cannot: all executions of a kernel, all states of a protocol.",
 )
 app.add_typer(verify_app, name="verify")
+
+
+@verify_app.command("model")
+def verify_model(
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol", help="msi, mesi, snoop, or a Python file that assigns protocol = Protocol(...)"
+        ),
+    ] = None,
+    nodes: Annotated[
+        int, typer.Option("--nodes", help="ranks beside the home, a transaction a step; 0: not")
+    ] = 8,
+    flits: Annotated[int, typer.Option("--flits", help="ranks beside the home, by messages; 0: not")] = 3,
+    limit_s: Annotated[float, typer.Option("--limit-s", help="seconds for each search")] = 60.0,
+) -> None:
+    """Search every state that a coherence protocol can reach (default: all that are shipped).
+
+    Exit code 0: all exhausted; 1: a bug, with the shortest way to it; 2: a table that means nothing; 3: a search
+    reached its limit, which is no pass.
+    """
+    from ..verify.model import command
+
+    raise typer.Exit(command.check(_console(), protocol, nodes, flits, limit_s))
 
 
 @verify_app.command("kernel")

@@ -131,7 +131,8 @@ def step(protocol: Protocol, line: Line, request: Request, rank: int) -> Outcome
     for other in _invalidated(actions, line, rank):
         ranks[other] = Holder()
         probes += 1
-    names = _names(row, line, rank)
+    before = {number for number, holder in enumerate(line.ranks) if holder.is_named}
+    names = names_after(row, line.directory, before, rank)
     read: Age | None = None
     if rank != HOME_RANK:
         had = ranks[rank]
@@ -218,6 +219,19 @@ def failure(line: Line) -> str | None:
     return None
 
 
+def names_after(row: Row, directory: Directory, names: set[int], rank: int) -> set[int]:
+    """Whom the directory names after a row, if it was in `directory` and named `names` before."""
+    if row.directory is Directory.M:
+        return {rank} if row.actions & Action.SET_OWNER else names
+    if row.directory is Directory.U:
+        return set()
+    if directory is Directory.M:
+        stay = names if row.actions & Action.KEEP_OWNER else set()
+    else:
+        stay = set() if row.actions & (Action.INVALIDATE | Action.INVALIDATE_ALL) else names
+    return stay | {rank} if row.actions & Action.ADD_SHARER else stay
+
+
 def key_text(key: Key) -> str:
     """A case of the table, as its source names it."""
     return f"({', '.join(part.name for part in key)})"
@@ -231,17 +245,3 @@ def _invalidated(actions: Action, line: Line, rank: int) -> list[int]:
     if actions & Action.INVALIDATE and line.directory is Directory.S:
         return [number for number in others if line.ranks[number].is_named]
     return []
-
-
-def _names(row: Row, line: Line, rank: int) -> set[int]:
-    """Whom the directory names then."""
-    before = {number for number, holder in enumerate(line.ranks) if holder.is_named}
-    if row.directory is Directory.M:
-        return {rank} if row.actions & Action.SET_OWNER else before
-    if row.directory is Directory.U:
-        return set()
-    if line.directory is Directory.M:
-        names = before if row.actions & Action.KEEP_OWNER else set()
-    else:
-        names = set() if row.actions & (Action.INVALIDATE | Action.INVALIDATE_ALL) else before
-    return names | {rank} if row.actions & Action.ADD_SHARER else names

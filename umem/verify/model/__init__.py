@@ -1,5 +1,12 @@
-"""Model checking of the coherence protocol: the table alone, and as the agents' messages carry it out."""
+"""Model checking of the coherence protocol as agents' messages carry it out.
 
+The table alone, every transaction one step, is checked by umem/coherence/atomic.py, below this floor, so that a
+variant can be checked before it runs.
+"""
+
+from ...coherence.atomic import Atomic
 from ...coherence.search import Result, Verdict, search
+from .flits import Flits
+from .rules import Rules
 
-__all__ = ["Result", "Verdict", "search"]
+__all__ = ["Atomic", "Flits", "Result", "Rules", "Verdict", "search"]
