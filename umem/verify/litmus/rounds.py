@@ -74,9 +74,11 @@ class Rounds:
         self._num_groups = space.num_ranks // len(litmus.lanes)
         self._lane = Lane(space)
         self._codes = [encode(litmus, steps) for steps in litmus.lanes]
-        self._first = encode(litmus, [Step("store", p.name, (p.start,)) for p in litmus.places])
-        self._warm = encode(litmus, [Step("load", p.name, (), p.name) for p in litmus.places])
-        self._last = encode(litmus, [Step("load", p.name, (), p.name) for p in litmus.watched])
+        self._reset = encode(litmus, [Step("store", place.name, (place.start,)) for place in litmus.places])
+        self._warm, self._last = (
+            encode(litmus, [Step("load", place.name, (), place.name) for place in places])
+            for places in (litmus.places, litmus.watched)
+        )
         self._random = np.random.default_rng(seed)  # the same numbers in every rank
         self._own_random = np.random.default_rng((seed, space.rank))
         has_own_core = space.num_ranks <= len(space.world.usable_cores)
@@ -120,7 +122,7 @@ class Rounds:
         mine = dealt.place_of(self.space.rank)
         places = [self._places(group, dealt.homes) for group in range(self._num_groups)]
         if mine is not None and mine[1] == dealt.writer:
-            self._lane.run(self._first, places[mine[0]])
+            self._lane.run(self._reset, places[mine[0]])
         self.space.barrier()
         if self._is_warmed:
             for group in places:
@@ -171,8 +173,7 @@ class Rounds:
     def _tell(self, group: int, part: int, results: np.ndarray) -> None:
         """Show rank 0 what was seen."""
         if results.size:
-            address = self._seen.address_of(group, part, 0, 0)
-            self.space.put(address, np.ascontiguousarray(results))
+            self.space.put(self._seen.address_of(group, part, 0, 0), results)
 
     def _ends(self) -> Counter[End]:
         """The ends of the round, counted."""
