@@ -47,3 +47,4 @@ types: ## mypy over umem, umem.kernels and umem.bench
 docs: ## writes the generated pages in docs/
 	@scripts/setup dev
 	$(PYTHON_BIN) scripts/write_reference.py
+	$(PYTHON_BIN) scripts/write_protocol.py

@@ -128,7 +128,7 @@ def step(protocol: Protocol, line: Line, request: Request, rank: int) -> Outcome
         stays = actions & Action.FORWARD_SHARED
         ranks[owner] = Holder(Copy.S, home) if stays else Holder()
         probes, lines = 1, 1
-    for other in _invalidated(actions, line, rank):
+    for other in _invalidated(actions, line, request, rank):
         ranks[other] = Holder()
         probes += 1
     before = {number for number, holder in enumerate(line.ranks) if holder.is_named}
@@ -237,11 +237,11 @@ def key_text(key: Key) -> str:
     return f"({', '.join(part.name for part in key)})"
 
 
-def _invalidated(actions: Action, line: Line, rank: int) -> list[int]:
-    """Who is told to drop its copy."""
-    others = [number for number in range(len(line.ranks)) if number != rank]
+def _invalidated(actions: Action, line: Line, request: Request, rank: int) -> list[int]:
+    """Who is told to drop its copy; also the requester, if it keeps none because it stores at the home."""
+    asked = [other for other in range(len(line.ranks)) if other != rank or request is Request.WRITE_HOME]
     if actions & Action.INVALIDATE_ALL:
-        return others
+        return asked
     if actions & Action.INVALIDATE and line.directory is Directory.S:
-        return [number for number in others if line.ranks[number].is_named]
+        return [other for other in asked if line.ranks[other].is_named]
     return []

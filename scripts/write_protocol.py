@@ -1,0 +1,237 @@
+"""Writes docs/protocol.md from the tables of umem/coherence and what searches of them find: `make docs`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from write_reference import table
+
+from umem.coherence.atomic import Atomic
+from umem.coherence.machine import HOME_RANK, Access, Attribute, request_of
+from umem.coherence.patterns import PATTERNS, RANKS, cost
+from umem.coherence.protocol import (
+    GET_OWNED,
+    INVALIDATE,
+    MSI,
+    PROTOCOLS,
+    SHARER,
+    Action,
+    Copy,
+    Directory,
+    Protocol,
+    Request,
+    Row,
+    S,
+    relations,
+)
+from umem.coherence.search import search
+from umem.kernels import coherence_layout
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "protocol.md"
+SHOWN_RANKS = 3
+
+INTRODUCTION = """\
+Memory of attribute `back`, `through` or `private` may be cached by every rank, and is coherent all the same. One
+table says every transition of a line: umem/coherence/protocol.py. Kernels interpret it where memory is mapped, by
+atomic operations on the words of the home; agents interpret the same rows where it is not, by messages. A variant
+is another table, and no other line of code.
+
+A transaction is atomic under the line's lock, so the table needs stable states only. A row answers: the directory
+has the line in this state, this request comes from a rank in this relation to it; what is done, in which state is
+the line then, and in which the requester's copy."""
+
+STATES = """\
+States of a line: U nobody has a copy, S some have copies equal to home, M one rank owns it: its copy is E, equal to
+home, or M, stored into. E becomes M without a word to anybody. A cell is what is done / the line's state then, if it
+changes, and the requester's copy, if it has one then; `-` is nothing. An empty cell cannot happen. What differs from
+MSI is bold."""
+
+SAID = {
+    "msi": "The directory names the sharers and the owner (Sorin, Hill, Wood, chapter 8).",
+    "mesi": "Who reads what nobody has gets it alone (E), and may store without asking.",
+    "snoop": "The directory names no sharers: every rank is asked, as on a bus (chapter 7).",
+}
+
+COSTS = f"""\
+Messages a round, and how many of them carry the line, among {RANKS} ranks and a home that is none of them; counted
+by stepping the tables:"""
+
+LESSON = """\
+MESI pays where one rank reads and then stores what is its own. SNOOP saves the names of sharers, and asks everybody
+for them. `through` never moves a line to its writer, and pays with every store."""
+
+MESSAGES = """\
+Where no memory is mapped, the requester claims its slot (FILLING, or TAKEN for a copy that it gives back), asks the
+home's agent, and installs what comes. The home's agent locks the line, sends probes to the holders (INVALIDATE,
+TAKE_SHARED, TAKE_INVALID), waits for all answers, does the rest of the row, replies, and unlocks at once. What a
+holder does depends on its slot:
+
+| slot | INVALIDATE | TAKE_SHARED, TAKE_INVALID |
+| --- | --- | --- |
+| S | becomes I | - |
+| E, M | - | the line goes home; S or I |
+| PINNED, WRITING | - | waits until the store ends |
+| FILLING | becomes DROPPED: what comes shared is not kept | waits for the grant that is under way |
+| DROPPED | stays | waits for the grant that is under way |
+| TAKEN | stays | the line goes home; stays, and its PUT_OWNED comes from a stranger |
+| I | stays | - |
+
+A `-` cannot happen; the search says "unexpected" if it does. A rank that stores at the home is told to drop its own
+copy like every other one. Requests and replies travel apart from probes and answers (virtual networks), so that a
+probe never waits behind a request; one may overtake the other. No network ever holds two flits of one line between
+a rank and its home, so their order does not matter."""
+
+CHECKED = """\
+```
+umem verify model                                  # all that is shipped: 8 ranks, 3 by messages
+umem verify model --protocol mesi --flits 4        # 4 ranks by messages, half a minute each
+```
+
+`atomic` is the table alone: every access of every attribute, by each rank and by the home, copies dropped and given
+back, and requests that come late. `flits` are the messages above, in every order in which they may arrive. Data is
+an age, not a value: a copy is the newest there is, or stale.
+
+| property | meaning |
+| --- | --- |
+| SWMR | who may store is alone; the home may read where the directory does not say M |
+| data-value | whatever may be read is the newest; a load that is not kept was the newest after it began |
+| rows | every case that happens has a row; rows that nothing asks for are listed |
+| unexpected | no flit meets a slot that is in no state for it |
+| unbounded | at most one flit of a network is under way between a rank and the home |
+| stuck | from every state all that was asked can come to its end; an access that nobody disturbs ends |
+
+Ranks are alike, so states that differ only in which rank is which are one (as in Murphi). Of a bug the shortest way
+to it is shown. Not modelled: two lines in one slot, memory that is mapped (that is checked as it runs, by
+`umem verify kernel`), ranks that die."""
+
+VARIANT = """\
+A file that assigns `protocol`; here a load of what nobody has gets the line alone, which makes MESI of MSI:
+
+```python
+from umem.coherence.protocol import *
+
+protocol = Protocol("mine", {
+    **MSI.rows,
+    (U, GET_SHARED, STRANGER): Row(READ_HOME | SET_OWNER, M, Copy.E),
+})
+```
+
+`umem verify model --protocol mine.py` checks it. Before it searches, it refuses a table that lacks a row, has one
+for a case that cannot happen, or contradicts itself (SET_OWNER and a line that is not M then): `ProtocolError`, with
+the row and the way out, exit code 2. From Python, `umem.coherence.load` has `load_protocol(name_or_file)` and
+`check_protocol(protocol)`, which takes a fraction of a second and raises the same error with the way to the bug.
+
+A bug is exit code 1, a search that reached its limit 3, which is no pass. This is what is found if an upgrade
+forgets INVALIDATE:"""
+
+
+def accesses() -> str:
+    """Which request an access makes."""
+    rows = [
+        (
+            f"`{attribute.name.lower()}`",
+            *(f"`{request_of(attribute, access, 0).name}`" for access in Access),
+        )
+        for attribute in Attribute
+    ]
+    at_home = (f"`{request_of(Attribute.BACK, access, HOME_RANK).name}`" for access in Access)
+    return table(("memory", *(access.value for access in Access)), [*rows, ("any, by its home", *at_home)])
+
+
+def actions() -> str:
+    """What the actions mean, as the layout of the words says it."""
+    source = inspect.getsource(coherence_layout)
+    meanings = dict(re.findall(r"^([A-Z_]+) = 1 << \d+(?:  # (.+))?$", source, re.MULTILINE))
+    meanings["SET_OWNER"] = "the directory names the requester as the owner"
+    meanings["ADD_SHARER"] = "the directory names the requester as a sharer"
+    rows = [(f"`{action.name}`", meanings[str(action.name)]) for action in Action]
+    return "Done in this order:\n\n" + table(("action", "what is done"), rows)
+
+
+def protocol_table(protocol: Protocol) -> str:
+    """States and relations down, requests across; what differs from MSI in bold."""
+    rows = []
+    for directory in Directory:
+        for relation in relations(directory):
+            cells = [
+                cell(
+                    protocol.row(directory, request, relation),
+                    MSI.row(directory, request, relation),
+                    directory,
+                )
+                for request in Request
+            ]
+            rows.append((f"**{directory.name}**", relation.name.lower(), *cells))
+    return table(("line", "requester", *(request.name for request in Request)), rows)
+
+
+def cell(row: Row | None, of_msi: Row | None, directory: Directory) -> str:
+    """Actions / line then, copy of the requester then."""
+    if row is None:
+        return ""
+    done = " ".join(str(action.name) for action in Action if action & row.actions) or "-"
+    line = "" if row.directory is directory else f" / {row.directory.name}"
+    copy = "" if row.copy is Copy.I else f", copy {row.copy.name}"
+    said = f"{done}{line}{copy}"
+    return said if row == of_msi else f"**{said}**"
+
+
+def tables() -> Iterator[str]:
+    """Every protocol that is shipped."""
+    yield STATES
+    for name, protocol in PROTOCOLS.items():
+        yield f"### {name.upper()}\n\n{SAID[name]}\n\n{protocol_table(protocol)}"
+
+
+def comparison() -> str:
+    """Messages of the usual patterns."""
+    attributes = (Attribute.BACK, Attribute.THROUGH)
+    kinds = [(*named, attribute) for attribute in attributes for named in PROTOCOLS.items()]
+    rows = []
+    for pattern in PATTERNS:
+        costs = [cost(protocol, pattern, attribute) for _, protocol, attribute in kinds]
+        rows.append((pattern.name, pattern.what, *(f"{each.messages:g} ({each.lines:g})" for each in costs)))
+    heads = [f"{name} `{attribute.name.lower()}`" for name, _, attribute in kinds]
+    return "\n\n".join((COSTS, table(("pattern", "a round", *heads), rows), LESSON))
+
+
+def bug() -> str:
+    """The trace of a planted bug, as the command prints it."""
+    right = MSI.rows[S, GET_OWNED, SHARER]
+    wrong = Row(right.actions & ~INVALIDATE, right.directory, right.copy)
+    verdict = search(Atomic(Protocol("mine", {**MSI.rows, (S, GET_OWNED, SHARER): wrong}), SHOWN_RANKS))
+    return "\n".join(["```", *list(verdict.lines())[1:], "```"])
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [
+        "# The protocol",
+        "Written by `make docs` from umem/coherence; do not edit.",
+        INTRODUCTION,
+        "## What an access asks for",
+        accesses(),
+        "## Actions",
+        actions(),
+        "## Tables",
+        *tables(),
+        "## What sharing costs",
+        comparison(),
+        "## By messages",
+        MESSAGES,
+        "## What is checked",
+        CHECKED,
+        "## A variant",
+        VARIANT,
+        bug(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"wrote {PAGE.relative_to(ROOT)}")
