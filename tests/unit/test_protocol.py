@@ -84,6 +84,14 @@ CONTRADICTIONS = {
     "owned copy of a sharer": ((U, GET_SHARED, STRANGER), READ_HOME | ADD_SHARER, S, Copy.E),
     "copy without the line": ((S, GET_SHARED, SHARER), ADD_SHARER, S, Copy.S),
     "access at home of what is owned": ((M, WRITE_HOME, OWNER), ACCESS_HOME, M, Copy.I),
+    "copy for a store at home": ((U, WRITE_HOME, STRANGER), READ_HOME | ACCESS_HOME, U, Copy.S),
+    "copy that is waited for": ((U, GET_SHARED, STRANGER), READ_HOME, U, Copy.I),
+    "access at home of a rank": (
+        (U, GET_SHARED, STRANGER),
+        READ_HOME | ADD_SHARER | ACCESS_HOME,
+        S,
+        Copy.S,
+    ),
     "access that is not done": ((U, WRITE_HOME, STRANGER), NOTHING, U, Copy.I),
 }
 
@@ -112,6 +120,12 @@ def test_a_row_for_what_cannot_happen_is_refused():
     with pytest.raises(ProtocolError, match="cannot happen") as caught:
         check_rows(variant(key, MSI.rows[(M, GET_OWNED, OWNER)]))
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("row", [None, (0, 1, 2), Row(READ_HOME | SET_OWNER, 2, 3)])
+def test_what_is_no_row_is_refused(row):
+    with pytest.raises(ProtocolError, match=r"\(U, GET_OWNED, STRANGER\) has .* give it a Row"):
+        check_rows(variant((U, GET_OWNED, STRANGER), row))
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)

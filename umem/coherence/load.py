@@ -17,7 +17,8 @@ from .search import Result, search
 
 CHECKED_RANKS = 4  # beside the home: an owner, a sharer, one who asks, and one who watches
 _FORWARDS = Action.FORWARD_SHARED | Action.FORWARD_INVALID
-_OF_RANKS = Action.READ_HOME | Action.SET_OWNER | Action.ADD_SHARER | Action.WRITE_BACK
+_GIVES_COPY = Action.READ_HOME | Action.SET_OWNER | Action.ADD_SHARER
+_GIVES_NO_COPY = (Request.PUT_OWNED, Request.WRITE_HOME)
 
 
 def load_protocol(name_or_file: str | Path) -> Protocol:
@@ -61,14 +62,25 @@ def check_rows(protocol: Protocol) -> None:
     for key in required:
         if key not in protocol.rows:
             raise ProtocolError(protocol.name, f"no row for {key_text(key)}; MSI.rows has one", key)
-    for key, row in protocol.rows.items():
+    for key in protocol.rows:
         if key not in required:
-            text = key_text(key) if isinstance(key, tuple) else repr(key)
-            raise ProtocolError(protocol.name, f"a row for {text}, which cannot happen: leave it out", key)
-        if not isinstance(row, Row):
-            raise ProtocolError(protocol.name, f"{key_text(key)} is no Row(actions, line, copy)", key)
+            raise ProtocolError(protocol.name, f"a row for {key!r}, which cannot happen: leave it out", key)
+    for key in required:
+        row = protocol.rows[key]
+        if not _is_row(row):
+            what = f"{key_text(key)} has {row!r}; give it a Row(Action, Directory, Copy)"
+            raise ProtocolError(protocol.name, what, key)
         for contradiction in contradictions(key, row):
             raise ProtocolError(protocol.name, f"{key_text(key)}: {contradiction}", key)
+
+
+def _is_row(row: object) -> bool:
+    return (
+        isinstance(row, Row)
+        and isinstance(row.actions, Action)
+        and isinstance(row.directory, Directory)
+        and isinstance(row.copy, Copy)
+    )
 
 
 def contradictions(key: Key, row: Row) -> Iterator[str]:
@@ -95,15 +107,19 @@ def contradictions(key: Key, row: Row) -> Iterator[str]:
         yield f"ADD_SHARER leads to S, not to {after.name}"
     if actions & Action.WRITE_BACK and request is not Request.PUT_OWNED:
         yield "WRITE_BACK needs the line, which comes with PUT_OWNED only"
-    if at_home and (actions & _OF_RANKS or copy is not Copy.I):
+    if at_home and (actions & (_GIVES_COPY | Action.WRITE_BACK) or copy is not Copy.I):
         yield "the home has no copy beside its memory: no READ_HOME, SET_OWNER, ADD_SHARER, WRITE_BACK, copy I"
-    if request is Request.PUT_OWNED and copy is not Copy.I:
-        yield f"who gives its copy back has none then: copy I, not {copy.name}"
+    if request in _GIVES_NO_COPY and (actions & _GIVES_COPY or copy is not Copy.I):
+        yield f"{request.name} is answered without the line: no READ_HOME, SET_OWNER, ADD_SHARER; copy I"
+    if request not in _GIVES_NO_COPY and not at_home and copy is Copy.I:
+        yield "the requester waits for a copy and is granted none; give it copy S, E or M"
     is_owner_then = actions & Action.SET_OWNER or (relation is Relation.OWNER and names_owner)
     if is_owned(copy) and not is_owner_then:
         yield f"copy {copy.name} is the owner's, and the directory does not name the requester; add SET_OWNER"
     if copy is not Copy.I and relation is not Relation.OWNER and not actions & Action.READ_HOME:
         yield "it grants a copy without the line; add READ_HOME (a sharer may have dropped its copy)"
+    if actions & Action.ACCESS_HOME and not (at_home or request is Request.WRITE_HOME):
+        yield "ACCESS_HOME belongs to WRITE_HOME, and to the home itself; whoever gets a copy accesses that"
     if actions & Action.ACCESS_HOME and names_owner:
         yield "the access cannot be done at the home while somebody owns the line"
     if (at_home or request is Request.WRITE_HOME) and not actions & Action.ACCESS_HOME:

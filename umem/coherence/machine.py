@@ -198,23 +198,37 @@ def owner_of(line: Line) -> int | None:
 
 
 def failure(line: Line) -> str | None:
-    """What is wrong with a line between two transactions, or None.
+    """What is wrong with a line between two transactions, or None."""
+    holders = list(enumerate(line.ranks))
+    owners = [rank for rank, holder in holders if is_owned(holder.copy)]
+    readers = [rank for rank, holder in holders if holder.copy is Copy.S]
+    stale = [rank for rank in owners + readers if line.ranks[rank].age is not Age.NEWEST]
+    home_reads = line.directory is not Directory.M
+    return violation(owners, readers, owner_of(line), stale, home_reads, line.home is Age.NEWEST)
 
-    SWMR: who may store is alone, and the home may read where the directory does not say M. Data-value: whatever
+
+def violation(
+    owners: list[int],
+    readers: list[int],
+    owner: int | None,
+    stale: list[int],
+    home_reads: bool,
+    home_is_newest: bool,
+) -> str | None:
+    """Which invariant does not hold: of ranks that may store or read, and whom the directory calls the owner.
+
+    SWMR: who may store is alone, and the home may read where the directory names no owner. Data-value: whatever
     may be read is the newest. (Sorin, Hill, Wood, "A Primer", 2nd edition, section 2.3.)
     """
-    owners = [number for number, holder in enumerate(line.ranks) if is_owned(holder.copy)]
-    readers = [number for number, holder in enumerate(line.ranks) if holder.copy is Copy.S]
     if len(owners) > 1:
         return f"SWMR: ranks {owners[0]} and {owners[1]} may both store"
     if owners and readers:
         return f"SWMR: rank {owners[0]} may store while rank {readers[0]} may read"
-    if owners and owners[0] != owner_of(line):
+    if owners and owners[0] != owner:
         return f"SWMR: rank {owners[0]} may store, and the directory does not say that it owns the line"
-    for number in owners + readers:
-        if line.ranks[number].age is not Age.NEWEST:
-            return f"data-value: the copy of rank {number} is stale"
-    if line.directory is not Directory.M and line.home is not Age.NEWEST:
+    if stale:
+        return f"data-value: the copy of rank {stale[0]} is stale"
+    if home_reads and not home_is_newest:
         return "data-value: the memory at home is stale, and the directory says that nobody owns the line"
     return None
 

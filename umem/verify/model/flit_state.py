@@ -162,7 +162,8 @@ def text(world: World) -> str:
         node.tag.name + ("" if node.data in (Data.NEWEST, Data.NONE) else f"({node.data.name.lower()})")
         for node in world.nodes
     )
-    lock = " locked" if is_locked(world) else ""
+    asked = [rank for rank, node in enumerate(world.nodes) if node.is_asked]
+    lock = " locked" + (f", asks {asked}," if asked else "") if is_locked(world) else ""
     return f"{world.directory.name}{named or ''}{lock} home {world.home.name.lower()}, slots {slots}"
 
 

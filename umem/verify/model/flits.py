@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...coherence.machine import Attribute, key_text, names_after
+from ...coherence.machine import HOME_RANK, Attribute, key_text, names_after, violation
 from ...coherence.protocol import Action, Copy, Directory, Protocol, Relation, Request, Row
 from ...coherence.search import Illegal
 from .flit_state import (
@@ -38,7 +38,6 @@ from .flit_state import (
 )
 from .rules import Rules
 
-HOME = -1
 _FORWARDS = Action.FORWARD_SHARED | Action.FORWARD_INVALID
 
 
@@ -77,19 +76,15 @@ class Flits:
 
     def failure(self, state: World) -> str | None:
         """SWMR, data-value, and that no network ever holds two flits between a rank and the home."""
-        owners = [rank for rank, node in enumerate(state.nodes) if node.tag in OWNED]
-        readers = [rank for rank, node in enumerate(state.nodes) if node.tag is Tag.S]
-        if len(owners) > 1:
-            return f"SWMR: ranks {owners[0]} and {owners[1]} may both store"
-        if owners and readers:
-            return f"SWMR: rank {owners[0]} may store while rank {readers[0]} may read"
-        if owners and owners[0] != owner_of(state):
-            return f"SWMR: rank {owners[0]} may store, and the directory does not say that it owns the line"
-        for rank in owners + readers:
-            if state.nodes[rank].data is not Data.NEWEST:
-                return f"data-value: the copy of rank {rank} is stale"
-        if state.directory is not Directory.M and state.home is not Data.NEWEST:
-            return "data-value: the memory at home is stale, and the directory says that nobody owns the line"
+        nodes = list(enumerate(state.nodes))
+        owners = [rank for rank, node in nodes if node.tag in OWNED]
+        readers = [rank for rank, node in nodes if node.tag is Tag.S]
+        stale = [rank for rank in owners + readers if state.nodes[rank].data is not Data.NEWEST]
+        home_reads = state.directory is not Directory.M  # without a look at the lock
+        broken = violation(owners, readers, owner_of(state), stale, home_reads, state.home is Data.NEWEST)
+        return broken or self._too_many_flits(state)
+
+    def _too_many_flits(self, state: World) -> str | None:
         bound = 1 if self._rules.separates_networks else 2
         for rank, node in enumerate(state.nodes):
             for network, flits in zip(Network, node.queues, strict=True):
@@ -112,7 +107,7 @@ class Flits:
         if not is_locked(state):
             for request in (Request.GET_SHARED, Request.WRITE_HOME):
                 label = f"home: {'loads' if request is Request.GET_SHARED else 'stores'}"
-                yield label, self._begin(state._replace(own=(request,)), HOME, label)
+                yield label, self._begin(state._replace(own=(request,)), HOME_RANK, label)
 
     # --- a rank
 
@@ -234,7 +229,7 @@ class Flits:
         if any(node.is_asked for node in state.nodes):
             return state
         if state.own:
-            return self._finish(state, HOME, label)
+            return self._finish(state, HOME_RANK, label)
         served = next((rank for rank, node in enumerate(state.nodes) if node.served), None)
         return state if served is None else self._finish(state, served, label)
 
@@ -242,7 +237,7 @@ class Flits:
         """The rest of the row: home memory, the directory, the reply, the lock."""
         request, row, relation = self._row(state, rank, label)
         actions, home = row.actions, state.home
-        flit = Flit(Kind(request)) if rank == HOME else state.nodes[rank].served[0]
+        flit = Flit(Kind(request)) if rank == HOME_RANK else state.nodes[rank].served[0]
         if actions & Action.WRITE_BACK and flit.data is not Data.NONE:
             home = flit.data
         if actions & Action.ACCESS_HOME and home is not Data.NEWEST:
@@ -253,7 +248,7 @@ class Flits:
         state = World(row.directory, home, (), nodes)
         if request is Request.WRITE_HOME:
             state = aged(state)._replace(home=Data.NEWEST)
-        if rank == HOME:
+        if rank == HOME_RANK:
             return state
         data = home if actions & Action.READ_HOME and self._rules.sends_line(relation, flit) else Data.NONE
         node = state.nodes[rank]
@@ -261,7 +256,7 @@ class Flits:
         return with_node(state, rank, node._replace(served=()).sent(Network.REPLIES, reply))
 
     def _row(self, state: World, rank: int, label: str) -> tuple[Request, Row, Relation]:
-        if rank == HOME:
+        if rank == HOME_RANK:
             request, relation = state.own[0], Relation.HOME
         else:
             request, relation = Request(state.nodes[rank].served[0].kind), relation_of(state, rank)
