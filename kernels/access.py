@@ -7,6 +7,7 @@ For each element there is one compiled kernel an operation. It answers (status, 
 | OK | done |
 | MISALIGNED | the address is not a multiple of the element's size |
 | OUT_OF_RANGE | no segment holds the address |
+| CACHED | ranks keep coherent copies of the memory: see coherent.py |
 | PENDING | the home was asked (see gate) and the caller has to finish it |
 | NOT_MAPPED | the home's memory is not mapped here, and nobody can ask it |
 
@@ -25,8 +26,9 @@ from . import gate as way
 from . import ops, status
 from .compile import CORE, cpu_kernel, device_function
 from .control import NO_HOME, PEER_MAPPED, home_rank
+from .directory import block_word, cache_of
 from .elements import ELEMENTS as SCALARS
-from .ops import fence_seq_cst, load_i64, store_i64
+from .ops import fence_seq_cst, load_acquire_i64, load_i64, store_i64
 from .variants import ON_DEMAND
 
 NAMES = {
@@ -55,6 +57,8 @@ def check(control, address, num_bytes):
         return status.OUT_OF_RANGE
     if load_i64(control, PEER_MAPPED + home) == 0:
         return status.NOT_MAPPED
+    if load_acquire_i64(block_word(control, cache_of(control, home), address), 0) != 0:
+        return status.CACHED
     return status.OK
 
 
@@ -75,6 +79,10 @@ class Access:
     fetch_add: Any = None  # (gate, address, value) -> (status, old); None where the element has no atomics
     exchange: Any = None  # as fetch_add
     compare_swap: Any = None  # (gate, address, expected, desired) -> (status, old); or None
+
+    def to_bits(self, value: Any) -> int:
+        """The integer whose bits are those of `value` as this element."""
+        return int.from_bytes(bytes(SCALARS[NAMES[self.name]].ctype(value)), "little", signed=True)
 
     def from_bits(self, bits: int) -> Any:
         """The value whose bytes are the low bytes of `bits`."""

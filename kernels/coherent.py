@@ -72,11 +72,8 @@ def _change(element: str, verb: str) -> Function:
     names["modify_raw"] = _bind(*_raw(element, verb, names), names)  # type: ignore[arg-type]
     templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
     modify = family(templates, suffix, **names).coherent_modify
-    if verb == "compare_swap":
-        made: Function = modify
-        return made
-    last = access.coherent_store if verb == "store" else access.coherent_update
-    return _bind(last, suffix, {"coherent_modify": modify})
+    last = {"store": access.coherent_store, "compare_swap": access.coherent_compare_swap}
+    return _bind(last.get(verb, access.coherent_update), suffix, {**names, "coherent_modify": modify})
 
 
 def _raw(element: str, verb: str, names: dict[str, Any]) -> tuple[Function, str]:
@@ -90,6 +87,27 @@ def _raw(element: str, verb: str, names: dict[str, Any]) -> tuple[Function, str]
         return access.narrow_raw, suffix
     names["compare_swap_value" if verb == "compare_swap" else "update_value"] = getattr(ops, suffix)
     return access.compare_swap_raw if verb == "compare_swap" else access.update_raw, suffix
+
+
+def any_change(element: str) -> Function:
+    """(cache, address, operation, first, second) -> (code, what stood there), for integer elements."""
+    names = _names(element)
+    suffix = f"any_{element}"
+    names["modify"] = _bind(access.modify_any, suffix, names)
+    if names["NUM_BYTES"] < 4:
+        names["SIGN"] = 1 << (8 * names["NUM_BYTES"] - 1)
+        names["modify_raw"] = _bind(access.narrow_raw, suffix, names)
+    else:
+        for verb, name in (
+            ("fetch_add", "update"),
+            ("exchange", "exchange"),
+            ("compare_swap", "compare_swap"),
+        ):
+            names[f"{name}_value"] = getattr(ops, f"{verb}_{element}")
+        names["modify_raw"] = _bind(access.raw_any, suffix, names)
+    templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
+    made: Function = family(templates, suffix, **names).coherent_modify
+    return made
 
 
 coherent_load_i8, coherent_store_i8 = _load("i8"), _change("i8", "store")

@@ -69,7 +69,7 @@ load_acquire_value, store_release_value = ops.load_acquire_i64, ops.store_releas
 
 
 @device_function
-def modify(address, first, second):
+def modify(address, operation, first, second):
     """What is done with the element at `address`, to which nobody else stores meanwhile; what stood there."""
     old = load_value(address, 0)
     store_release_value(address, 0, first)
@@ -77,7 +77,7 @@ def modify(address, first, second):
 
 
 @device_function
-def add(address, first, second):
+def add(address, operation, first, second):
     """`modify` for fetch_add."""
     old = load_value(address, 0)
     store_release_value(address, 0, old + first)
@@ -85,7 +85,7 @@ def add(address, first, second):
 
 
 @device_function
-def swap_if_equal(address, first, second):
+def swap_if_equal(address, operation, first, second):
     """`modify` for compare_swap."""
     old = load_value(address, 0)
     if old == first:
@@ -93,7 +93,20 @@ def swap_if_equal(address, first, second):
     return old
 
 
-modify_raw = ops.exchange_i64  # the same in one atomic step, at (address, 0, operands)
+@device_function
+def modify_any(address, operation, first, second):
+    """`modify` for whatever operation the caller names."""
+    old = load_value(address, 0)
+    if operation == words.FETCH_ADD:
+        store_release_value(address, 0, old + first)
+    elif operation != words.COMPARE_SWAP:
+        store_release_value(address, 0, first)
+    elif old == first:
+        store_release_value(address, 0, second)
+    return old
+
+
+modify_raw = modify  # bound to the same in one atomic step
 
 
 @inlined_function
@@ -180,7 +193,7 @@ def coherent_load(cache, address):
 
 
 @inlined_function
-def modify_hit(cache, note, address, first, second):
+def modify_hit(cache, note, address, operation, first, second):
     """(1, what stood there) in this rank's own copy, if it owns the line; else (0, 0)."""
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
@@ -197,7 +210,7 @@ def modify_hit(cache, note, address, first, second):
             if state == MODIFIED or state == EXCLUSIVE:
                 if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, PINNED)) == tag:
                     offset = address & ((1 << line_log2) - 1)
-                    old = modify(copy_address(geometry, slot, line_log2) + offset, first, second)
+                    old = modify(copy_address(geometry, slot, line_log2) + offset, operation, first, second)
                     store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
                     count(cache, words.NUM_HITS, 1)
                     return 1, old
@@ -207,7 +220,7 @@ def modify_hit(cache, note, address, first, second):
 
 
 @device_function
-def modify_there(cache, note, address, first, second):
+def modify_there(cache, note, address, operation, first, second):
     """(code, what stood there): the home's agent does it."""
     gate = load_i64(cache, words.GATE)
     room = gate + way.DATA * way.WORD  # where values become words of the same bits, and back
@@ -218,13 +231,13 @@ def modify_there(cache, note, address, first, second):
     store_value(room, 0, first)
     block = note & words.BLOCK_WORD_MASK
     first_bits = load_i64(room, 0)
-    code, bits = modify_at_home(cache, address, block, OPERATION, NUM_BYTES, first_bits, second_bits)
+    code, bits = modify_at_home(cache, address, block, operation, NUM_BYTES, first_bits, second_bits)
     store_i64(room, 0, bits)
     return code, load_value(room, 0)
 
 
 @device_function
-def modify_slowly(cache, address, first, second):
+def modify_slowly(cache, address, operation, first, second):
     """What `coherent_modify` does where its first look finds no copy that this rank owns."""
     if address & (NUM_BYTES - 1):
         return status.MISALIGNED, ZERO
@@ -235,19 +248,19 @@ def modify_slowly(cache, address, first, second):
         if note == 0:
             control = load_i64(cache, words.CONTROL)
             if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
-                return status.OK, modify_raw(address, first, second)
-            return modify_there(cache, note, address, first, second)
+                return status.OK, modify_raw(address, operation, first, second)
+            return modify_there(cache, note, address, operation, first, second)
         is_through = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == THROUGH
         if note & IS_HOME or is_through:
             code, word, value = make_home_ready(cache, note, address, WRITE_HOME)
             if code == status.OK and word != 0:
-                old = modify(address, first, second)
+                old = modify(address, operation, first, second)
                 unlock_line(word, value)
                 return status.OK, old
             if code == status.NOT_MAPPED:
-                return modify_there(cache, note, address, first, second)
+                return modify_there(cache, note, address, operation, first, second)
         else:
-            found, old = modify_hit(cache, note, address, first, second)
+            found, old = modify_hit(cache, note, address, operation, first, second)
             if found:
                 return status.OK, old
             code = fetch(cache, note, address, GET_OWNED)
@@ -256,34 +269,40 @@ def modify_slowly(cache, address, first, second):
 
 
 @inlined_function
-def coherent_modify(cache, address, first, second):
+def coherent_modify(cache, address, operation, first, second):
     """(code, what stood there) of the element at `address`, modified."""
     note = note_of(cache, address)
     if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
-        found, old = modify_hit(cache, note, address, first, second)
+        found, old = modify_hit(cache, note, address, operation, first, second)
         if found:
             return status.OK, old
-    return modify_slowly(cache, address, first, second)
+    return modify_slowly(cache, address, operation, first, second)
 
 
 @inlined_function
 def coherent_store(cache, address, value):
     """Put `value` at `address`: a status."""
-    code, _ = coherent_modify(cache, address, value, value)
+    code, _ = coherent_modify(cache, address, OPERATION, value, value)
     return code
 
 
 @inlined_function
 def coherent_update(cache, address, value):
     """(code, what stood there) of the element at `address`, changed by `value`."""
-    return coherent_modify(cache, address, value, value)
+    return coherent_modify(cache, address, OPERATION, value, value)
+
+
+@inlined_function
+def coherent_compare_swap(cache, address, expected, desired):
+    """(code, what stood there) of the element at `address`, which is `desired` now if it was `expected`."""
+    return coherent_modify(cache, address, OPERATION, expected, desired)
 
 
 # --- what `coherent_modify` does to memory of which nobody keeps copies
 
 
 @device_function
-def store_raw(address, first, second):
+def store_raw(address, operation, first, second):
     """A release store; what stood there is not told."""
     store_release_value(address, 0, first)
     return ZERO
@@ -293,22 +312,33 @@ update_value, compare_swap_value = ops.fetch_add_i64, ops.compare_swap_i64
 
 
 @device_function
-def update_raw(address, first, second):
+def update_raw(address, operation, first, second):
     """One atomic update of 4 or 8 bytes."""
     return update_value(address, 0, first)
 
 
 @device_function
-def compare_swap_raw(address, first, second):
+def compare_swap_raw(address, operation, first, second):
     """One atomic compare-and-swap of 4 or 8 bytes."""
     return compare_swap_value(address, 0, first, second)
 
 
+@device_function
+def raw_any(address, operation, first, second):
+    """One atomic update of 4 or 8 bytes, whatever operation the caller names."""
+    if operation == words.FETCH_ADD:
+        return update_value(address, 0, first)
+    if operation == words.COMPARE_SWAP:
+        return compare_swap_value(address, 0, first, second)
+    return exchange_value(address, 0, first)
+
+
+exchange_value = ops.exchange_i64
 SIGN = 0  # the sign's bit of a signed element
 
 
 @device_function
-def narrow_raw(address, first, second):
+def narrow_raw(address, operation, first, second):
     """One atomic update of 1 or 2 bytes, as a compare-and-swap of the word around them."""
     word, shift = address & -4, (address & 3) << 3
     mask = (1 << (8 * NUM_BYTES)) - 1
@@ -316,8 +346,8 @@ def narrow_raw(address, first, second):
         seen = int(load_relaxed_u32(word, 0))
         bits = (seen >> shift) & mask
         old = (bits ^ SIGN) - SIGN
-        new = old + first if OPERATION == words.FETCH_ADD else first
-        if OPERATION == words.COMPARE_SWAP:
+        new = old + first if operation == words.FETCH_ADD else first
+        if operation == words.COMPARE_SWAP:
             new = second if old == first else old
         desired = (seen & ~(mask << shift)) | (new & mask) << shift
         if compare_swap_u32(word, 0, seen, desired) == seen:

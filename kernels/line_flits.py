@@ -39,8 +39,10 @@ from .coherence_layout import (
     RECALLING,
     SHARED_COPY,
     STATE_MASK,
+    STORE,
     TAKEN,
     WRITE_HOME,
+    WRITING_THERE,
 )
 from .compile import device_function
 from .directory import wait_turn
@@ -50,7 +52,10 @@ from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64,
 
 @device_function
 def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
-    """Send a flit and wait: the handler's status, or PENDING and what `finish_flit` needs is noted."""
+    """Send a flit and wait: the handler's status, or PENDING and what `finish_flit` needs is noted.
+
+    A PUTTING flit carries the copy, one that is WRITING_THERE `second` bytes at the pointer `first`.
+    """
     gate = load_i64(cache, words.GATE)
     if gate == 0 or load_i64(gate, way.ASK) == 0:
         return status.NOT_MAPPED
@@ -59,6 +64,8 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
         return status.PENDING  # an earlier one was left: it comes first
     if phase == PUTTING:
         way.set_data(gate, copy, 1 << line_log2)
+    elif phase == WRITING_THERE:
+        way.set_data(gate, first, second)
     else:
         way.set_data(gate, 0, 0)
     way.set_reply(gate, load_i64(cache, words.ROOM), 1 << line_log2)
@@ -179,6 +186,16 @@ def modify_at_home(cache, address, block, operation, num_bytes, first, second):
     if code == status.OK:
         return code, load_i64(load_i64(cache, words.GATE), way.VALUE)
     return code, 0
+
+
+@device_function
+def write_at_home(cache, address, block, src, num_bytes):
+    """Have the home's agent copy bytes that lie in one line to `address`, with the line locked: a status.
+
+    Where it is not OK the bytes may have been written or not: to write them again does no harm.
+    """
+    word = WRITE_HOME | block << FLIT_BLOCK_SHIFT | STORE << FLIT_OPERATION_SHIFT
+    return send_flit(cache, WRITING_THERE, address, word, src, num_bytes, 0, 0, 3)
 
 
 @device_function

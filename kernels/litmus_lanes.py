@@ -4,24 +4,21 @@ A program is num_steps rows of STEP_WORDS words; instance i of the test has its 
 All instances of a round are run in order, each from its own moment on: lanes of several processes meet by the
 clock, which orders nothing between them and costs no access to memory that is tested.
 
-Every access acquires or releases, read-modify-writes do both, as coherent accesses do on every kind of memory;
-a FENCE also orders stores before later loads.
+Every access is coherent (kernels/coherent.py): it acquires or releases, read-modify-writes do both, in memory of
+every kind. A FENCE also orders stores before later loads.
 """
 
 from __future__ import annotations
 
-from .access import check
-from .compile import cpu_kernel, device_function
-from .ops import (
-    compare_swap_i64,
-    exchange_i64,
-    fence_seq_cst,
-    fetch_add_i64,
-    load_acquire_i64,
-    load_i64,
-    store_i64,
-    store_release_i64,
+from .coherent import (
+    coherent_compare_swap_i64,
+    coherent_exchange_i64,
+    coherent_fetch_add_i64,
+    coherent_load_i64,
+    coherent_store_i64,
 )
+from .compile import cpu_kernel, device_function
+from .ops import fence_seq_cst, load_i64, store_i64
 from .ops_system import now_ns, yield_cpu
 from .status import AGAIN, OK
 
@@ -39,24 +36,20 @@ FAR_NS = 5_000  # a lane that has longer to wait gives its core away meanwhile: 
 
 
 @device_function
-def perform(memory, operation, address, first, second):
+def perform(cache, operation, address, first, second):
     """One step: (OK, what the word held where that is asked for), or another status, and nothing was done."""
-    if operation == FENCE:
-        fence_seq_cst()
-        return OK, 0
-    code = check(memory, address, WORD)
-    if code != OK:
-        return code, 0
     if operation == LOAD:
-        return OK, load_acquire_i64(address, 0)
+        return coherent_load_i64(cache, address)
     if operation == STORE:
-        store_release_i64(address, 0, first)
-        return OK, 0
+        return coherent_store_i64(cache, address, first), 0
     if operation == FETCH_ADD:
-        return OK, fetch_add_i64(address, 0, first)
+        return coherent_fetch_add_i64(cache, address, first)
     if operation == EXCHANGE:
-        return OK, exchange_i64(address, 0, first)
-    return OK, compare_swap_i64(address, 0, first, second)
+        return coherent_exchange_i64(cache, address, first)
+    if operation == COMPARE_SWAP:
+        return coherent_compare_swap_i64(cache, address, first, second)
+    fence_seq_cst()
+    return OK, 0
 
 
 @device_function
@@ -70,14 +63,14 @@ def wait_until(moment_ns):
 
 
 @device_function
-def run_instance(memory, position, program, num_steps, places, offset, results):
+def run_instance(cache, position, program, num_steps, places, offset, results):
     """The steps from position[STEP] on, at `offset` from the first instance; OK, or why a step was not done."""
     step = load_i64(position, STEP)
     while step < num_steps:
         row = program + step * STEP_WORDS * WORD
         operation = load_i64(row, OPERATION)
         address = load_i64(places, load_i64(row, PLACE)) + offset
-        code, value = perform(memory, operation, address, load_i64(row, FIRST), load_i64(row, SECOND))
+        code, value = perform(cache, operation, address, load_i64(row, FIRST), load_i64(row, SECOND))
         if code != OK:
             store_i64(position, STEP, step)
             return code
@@ -94,7 +87,7 @@ _WORDS = ", ".join(["int64"] * 12)
 
 @cpu_kernel(f"int64({_WORDS})")
 def run_lane(
-    memory,
+    cache,
     position,
     program,
     num_steps,
@@ -119,7 +112,7 @@ def run_lane(
             return AGAIN
         wait_until(begin_ns + load_i64(moments, instance))
         kept = results + instance * num_registers * WORD
-        code = run_instance(memory, position, program, num_steps, places, instance * stride, kept)
+        code = run_instance(cache, position, program, num_steps, places, instance * stride, kept)
         if code != OK:
             return code
         instance += 1

@@ -4,6 +4,8 @@
 |---|---|
 | UMEM_SEGMENT | bytes of device memory that each rank contributes (a size: 2G) |
 | UMEM_HOST_SEGMENT | bytes of host memory that each rank contributes |
+| UMEM_LINE_CACHE | bytes of copies that a rank keeps of cached memory, for each line size |
+| UMEM_PROTOCOL | the coherence protocol: msi, mesi, snoop, or a file |
 | UMEM_HOST | name of this host; ranks with the same boot id and UMEM_HOST may map each other |
 | UMEM_UCX | which libucp: auto, wheel, system, or a path |
 | UMEM_TIMEOUT_S | deadline of every wait |

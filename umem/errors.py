@@ -149,6 +149,17 @@ class UnknownOperation(HandlerError):
     """No handler is registered for the operation at the rank that was asked."""
 
 
+class LinePoisoned(UmemError):
+    """The only whole copy of a line was lost with a dead rank; `address` is where it was met."""
+
+    def __init__(self, address: int):
+        self.address = address
+        super().__init__(
+            f"the line at {address:#x} was lost with a rank that died; `space.cache.reset(address)` makes it usable"
+            " again, with what last came home"
+        )
+
+
 class Interrupted(UmemError):
     """A compiled wait was told to stop because its space is closing."""
 

@@ -5,29 +5,34 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import operator
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import current, startup
 from .agent.near import Near
+from .arguments import dimensions, pointer_to
 from .array import Array
-from .errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName, WorldError
+from .errors import AddressError, ConfigError, NotMappable, WorldError
 from .kernels import access, gate, status
+from .kernels.coherence_layout import IN_USE
 from .kernels.control import CONTROL_BYTES
 from .messages import Messages
+from .scalars import Scalars
 from .switch import Switch
 from .world import World, WorldSpec, join
 
+if TYPE_CHECKING:
+    from .lines.cache import LineCache
+
+DEFAULT_LINE_BYTES = 128  # of cached memory: the directory takes a sixteenth of it
+
 # What `control` names after close: a page of zeros, by which no address has a home.
 _CLOSED_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)
-
-_ready: dict[Any, access.Access] = {}  # by every spelling of a dtype that was met
 
 
 def init(spec: WorldSpec | None = None) -> Space:
@@ -52,7 +57,7 @@ def open_space(world: World) -> Space:
     return space
 
 
-class Space:
+class Space(Scalars):
     """One rank's view of the world's memory.
 
     Scalar accesses name a dtype (`"float32"`, `numpy.float32`, ...), are naturally aligned, and are
@@ -85,48 +90,21 @@ class Space:
         if self._remote is not None:
             self._remote.serve_gate(self._gate)
         self._synchronise = parts.synchronise
+        self._lines = parts.lines
+        header = parts.lines.header(self.segments.map, self.rank)
+        self._has_cached = ctypes.c_int64.from_address(header + 8 * IN_USE)
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._close_checks: list[Callable[[bool], None]] = []
         self.barrier()
-
-    # --- scalars
-
-    def load(self, address: int, dtype: Any) -> Any:
-        """The element at `address`, with acquire ordering."""
-        element = _ready.get(dtype) or _access(dtype)
-        code, value = element.load(self._gate_pointer, address)
-        return value if code == status.OK else self._finish(address, element, code)
-
-    def store(self, address: int, value: Any, dtype: Any) -> None:
-        """Put `value` at `address`, with release ordering."""
-        element = _ready.get(dtype) or _access(dtype)
-        code = element.store(self._gate_pointer, address, value)
-        if code != status.OK:
-            self._finish(address, element, code)
-
-    def fetch_add(self, address: int, value: int, dtype: Any = "int64") -> int:
-        """Add `value` to the integer at `address`, atomically; returns what stood there."""
-        element = self._atomic(dtype)
-        code, old = element.fetch_add(self._gate_pointer, address, value)
-        return old if code == status.OK else self._finish(address, element, code)
-
-    def exchange(self, address: int, value: int, dtype: Any = "int64") -> int:
-        """Put `value` at `address`, atomically; returns what stood there."""
-        element = self._atomic(dtype)
-        code, old = element.exchange(self._gate_pointer, address, value)
-        return old if code == status.OK else self._finish(address, element, code)
-
-    def compare_swap(self, address: int, expected: int, desired: int, dtype: Any = "int64") -> int:
-        """Put `desired` at `address` if `expected` stands there, atomically; returns what stood there."""
-        element = self._atomic(dtype)
-        code, old = element.compare_swap(self._gate_pointer, address, expected, desired)
-        return old if code == status.OK else self._finish(address, element, code)
 
     # --- bulk
 
     def get(self, dst: np.ndarray, address: int) -> None:
         """Fill the contiguous array `dst` from `address`; complete on return."""
-        pointer = _pointer_to(dst, writable=True)
+        pointer = pointer_to(dst, writable=True)
+        if self._has_cached.value and self.cache.holds(address, dst.nbytes):
+            self.cache.read(pointer, address, dst.nbytes)
+            return
         if self._is_partly_unmapped:
             code = self._get(self._gate_pointer, address, pointer, dst.nbytes)
             if self._is_done(code, dst):
@@ -136,7 +114,10 @@ class Space:
 
     def put(self, address: int, src: np.ndarray) -> None:
         """Copy the contiguous array `src` to `address`; complete at the home on return."""
-        pointer = _pointer_to(src, writable=False)
+        pointer = pointer_to(src, writable=False)
+        if self._has_cached.value and self.cache.holds(address, src.nbytes):
+            self.cache.write(address, pointer, src.nbytes)
+            return
         if self._is_partly_unmapped:
             code = self._put(self._gate_pointer, address, pointer, src.nbytes)
             if self._is_done(code, src):
@@ -148,6 +129,11 @@ class Space:
         """Copy `num_bytes` from address `src` to address `dst`, which must not overlap; complete on return."""
         if num_bytes < 0 or abs(dst - src) < num_bytes:
             raise AddressError(f"{num_bytes} bytes from {src:#x} to {dst:#x} overlap or are negative")
+        if self._has_cached.value and (self.cache.holds(dst, num_bytes) or self.cache.holds(src, num_bytes)):
+            bounce = np.empty(num_bytes, np.uint8)
+            self.get(bounce, src)
+            self.put(dst, bounce)
+            return
         for start, size in self.segments.map.pieces(dst, num_bytes):
             source = src + start - dst
             for offset, route in self.switch.routes(source, "get", size):
@@ -172,36 +158,85 @@ class Space:
                 to_route.fabric.put(to_route.rank, to_route.address + offset, pointer, size, keep=bounce)
 
     @cached_property
+    def cache(self) -> LineCache:
+        """This rank's coherent copies of cached memory: their counters, and what kernels need to use them."""
+        # Here, for they load kernels that spaces without cached memory never need.
+        from .lines.cache import LineCache
+        from .lines.remote import RemoteLines
+
+        self.switch.check_open()
+        peers = None if self._remote is None else RemoteLines(self.agent.client)
+        return LineCache(
+            self._lines,
+            self.segments.map,
+            self.page,
+            self.rank,
+            self._gate_pointer,
+            self.segments.mapped_ranks,
+            self.heap,
+            peers,
+            self.timeout_s,
+        )
+
+    @cached_property
     def near(self) -> Near:
         """Operations that are shipped to the home and run beside the data. Needs UCX, in every world."""
         return Near(self.agent.client, self.segments.map)
 
     # --- memory
 
-    def alloc(self, num_bytes: int, home: int | str = "local", align: int = 64) -> int:
+    def alloc(
+        self,
+        num_bytes: int,
+        home: int | str = "local",
+        align: int = 64,
+        cache: str = "none",
+        line: int = DEFAULT_LINE_BYTES,
+    ) -> int:
         """Address of `num_bytes` of new memory at `home`, uninitialised.
 
         `home` is a rank, "local", "striped" (over all ranks, in blocks) or "host" (this rank's host
-        memory). Raises OutOfMemory, which says what is free where.
+        memory). `cache` says whether ranks keep coherent copies, in lines of `line` bytes: see LineCache.alloc.
+        Raises OutOfMemory, which says what is free where.
         """
         self.switch.check_open()
+        if cache != "none":
+            return self.cache.alloc(num_bytes, home, cache, line)
         return self.heap.alloc(num_bytes, home, align)
 
     def free(self, address: int) -> None:
         """Give back what `alloc` returned; any rank may. Raises DoubleFree, NotAllocated, and changes nothing then."""
         self.switch.check_open()
-        self.heap.free(address)
+        if self._has_cached.value and self.cache.attribute(address)[1]:
+            self.cache.free(address, self.heap.find(address).num_bytes)
+        else:
+            self.heap.free(address)
 
-    def empty(self, shape: int | Sequence[int], dtype: Any, home: int | str = "local") -> Array:
-        """A new array of this rank's own, uninitialised."""
-        dims, kind = _shape(shape), np.dtype(dtype)
-        address = self.alloc(max(math.prod(dims) * kind.itemsize, 1), home)
-        return Array(self, address, dims, kind)
+    def empty(
+        self,
+        shape: int | Sequence[int],
+        dtype: Any,
+        home: int | str = "local",
+        cache: str = "none",
+        line: int = DEFAULT_LINE_BYTES,
+    ) -> Array:
+        """A new array of this rank's own, uninitialised; cached memory (see `alloc`) belongs to all ranks."""
+        dims, kind = dimensions(shape), np.dtype(dtype)
+        num_bytes = max(math.prod(dims) * kind.itemsize, 1)
+        return Array(self, self.alloc(num_bytes, home, cache=cache, line=line), dims, kind)
 
-    def shared(self, name: str, shape: int | Sequence[int], dtype: Any, home: int | str = 0) -> Array:
+    def shared(
+        self,
+        name: str,
+        shape: int | Sequence[int],
+        dtype: Any,
+        home: int | str = 0,
+        cache: str = "none",
+        line: int = DEFAULT_LINE_BYTES,
+    ) -> Array:
         """One array for all ranks, zeroed. Collective: every rank, in the same order, with the same arguments."""
-        dims, kind = _shape(shape), np.dtype(dtype)
-        wanted = json.dumps([name, dims, kind.str, home]).encode()
+        dims, kind = dimensions(shape), np.dtype(dtype)
+        wanted = json.dumps([name, dims, kind.str, home, cache, line]).encode()
         asked = self.world.exchange("shared", wanted)
         for rank, other in enumerate(asked):
             if other != asked[0]:  # every rank sees it, so that none is left waiting
@@ -209,8 +244,9 @@ class Space:
                     f"shared array: rank 0 asks for {asked[0].decode()}, rank {rank} for {other.decode()}"
                 )
         if self.rank == 0:
-            array = self.empty(dims, kind, home)
-            self.heap.give(array.address)  # to all ranks: it outlives the one that asked for it
+            array = self.empty(dims, kind, home, cache, line)
+            if cache == "none":
+                self.heap.give(array.address)  # to all ranks: it outlives the one that asked for it
             self._zero(array)
             self._announce(name, array)
         self.barrier()
@@ -236,6 +272,8 @@ class Space:
                     f"address {start:#x} lives at rank {home}, whose memory this rank cannot map;"
                     " use read/write, get/put or the scalar accesses"
                 )
+        if self._has_cached.value:
+            self.cache.refuse_raw(address, num_bytes)
         memory = (ctypes.c_uint8 * num_bytes).from_address(address)
         self._views.add(id(memory))
         weakref.finalize(memory, self._views.discard, id(memory)).atexit = False
@@ -305,6 +343,8 @@ class Space:
         if not current.leave(self):
             return
         self.page.stop()
+        if "cache" in self.__dict__:
+            self.cache.close()
         self.heap.close()
         self.agent.close()
         if self.fabric is not None:
@@ -335,25 +375,6 @@ class Space:
 
     # --- helpers
 
-    def _atomic(self, dtype: Any) -> access.Access:
-        element = _ready.get(dtype) or _access(dtype)
-        if element.fetch_add is None:
-            raise UnknownName("dtype of an atomic", dtype, access.ATOMIC_NAMES)
-        return element
-
-    def _finish(self, address: int, element: access.Access, code: int) -> Any:
-        """What a scalar access comes to that compiled code has not done: the value, or the error."""
-        self.switch.check_open()
-        if code == status.MISALIGNED:
-            raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
-        if code == status.OUT_OF_RANGE:
-            raise AddressError(f"address {address:#x} lies in no segment of this world")
-        assert code in (status.PENDING, status.NOT_MAPPED), code
-        if self._remote is None:
-            self.switch.fabric_to(self.segments.map.home(address))  # raises, and says what is missing
-            raise AssertionError(address)
-        return element.from_bits(self._remote.finish_gate())
-
     def _is_done(self, code: int, keep: np.ndarray) -> bool:
         """Whether a bulk access was one request to its home; waits for what compiled code has left PENDING."""
         if code == status.PENDING and self._remote is not None:
@@ -369,32 +390,3 @@ class Space:
     def _announce(self, name: str, array: Array) -> None:
         fields = {"address": array.address, "shape": array.shape, "dtype": array.dtype.str}
         self.world.set(f"array/{name}", json.dumps(fields).encode())
-
-
-def _access(dtype: Any) -> access.Access:
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = str(dtype)
-    if name not in access.NAMES:
-        raise UnknownName("dtype", dtype, tuple(access.NAMES))
-    ready = _ready[dtype] = access.ready(name)
-    return ready
-
-
-def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
-    dims = (shape,) if isinstance(shape, int) else tuple(operator.index(extent) for extent in shape)
-    if any(extent < 0 for extent in dims):
-        raise ConfigError(f"shape {dims} has a negative extent")
-    return dims
-
-
-def _pointer_to(array: np.ndarray, writable: bool) -> int:
-    if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
-        raise ConfigError("the array must be a C-contiguous numpy array; use numpy.ascontiguousarray")
-    if array.flags.writeable and array.nbytes:
-        # `array.ctypes` would cost half of an access.
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
-    if writable and array.nbytes:
-        raise ConfigError("the destination array is read-only")
-    return array.ctypes.data

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from .address import BLOCK_LOG2, AddressMap
 from .agent import Agent
+from .coherence.load import check_protocol, load_protocol
+from .coherence.protocol import PROTOCOLS, Protocol
 from .control_page import ControlPage
 from .errors import FabricMissing
 from .fabric.mapped import MappedFabric
@@ -20,9 +22,11 @@ from .fabric.ucx.fabric import UcxFabric
 from .heap import Heap, HeapLayout
 from .kernels import status
 from .kernels.barrier import cpu_world_barrier
+from .kernels.coherence_layout import HEADER_BYTES
 from .kernels.compile import CORE, load_all
-from .kernels.control import CONTROL_BYTES
+from .kernels.control import COHERENCE, CONTROL_BYTES
 from .kernels.precompile import precompile
+from .lines.layout import DEFAULT_CACHE_BYTES, DEFAULT_WAYS, CacheSize, LineLayout
 from .segment import Segments, check_fits, default_device_bytes
 from .units import align_up
 from .waiting import complete
@@ -42,6 +46,7 @@ class Parts:
     fabric: UcxFabric | None
     agent: Agent
     heap: Heap
+    lines: LineLayout
     synchronise: Callable[[float], None]
 
 
@@ -58,10 +63,19 @@ def prepare() -> None:
     load_all(groups=groups)
 
 
-def plan(world: World) -> AddressMap:
-    """The address map of `world`: rank 0's sizes, for all ranks. Collective.
+@dataclass
+class Plan:
+    """What all ranks agree on before they have memory."""
 
-    Raises SegmentTooLarge where this host cannot back the segments of its ranks.
+    addresses: AddressMap
+    lines: LineLayout
+    protocol: list[int]  # the table's words
+
+
+def plan(world: World) -> Plan:
+    """The address map of `world`, its caches and its protocol: rank 0's wishes, for all ranks. Collective.
+
+    Raises SegmentTooLarge where this host cannot back the segments of its ranks, ConfigError, ProtocolError.
     """
     spec = world.spec
     num_local = sum(host == world.host for host in world.hosts)
@@ -69,16 +83,39 @@ def plan(world: World) -> AddressMap:
     device = align_up(max(device, BLOCK_BYTES), BLOCK_BYTES)
     host = device // HOST_SHARE if spec.host_segment_bytes is None else spec.host_segment_bytes
     host = align_up(host, BLOCK_BYTES)
-    sizes = {"device": device, "host": host, "fraction": spec.striped_fraction}
-    agreed = json.loads(world.exchange("sizes", json.dumps(sizes).encode())[0])
-    check_fits(num_local, agreed["device"], agreed["host"])
-    meta_bytes = CONTROL_BYTES + HeapLayout.meta_bytes(world.num_ranks, agreed["device"], agreed["host"])
-    return AddressMap.plan(world.num_ranks, agreed["device"], agreed["host"], meta_bytes, agreed["fraction"])
+    size = CacheSize(
+        DEFAULT_CACHE_BYTES if spec.line_cache_bytes is None else spec.line_cache_bytes,
+        DEFAULT_WAYS if spec.line_cache_ways is None else spec.line_cache_ways,
+    )
+    wishes = {
+        "device": device,
+        "host": host,
+        "fraction": spec.striped_fraction,
+        "cache": [size.num_bytes, size.num_ways],
+        "protocol": _protocol(spec.protocol).words() if world.rank == 0 else [],
+    }
+    agreed = json.loads(world.exchange("sizes", json.dumps(wishes).encode())[0])
+    device, host = agreed["device"], agreed["host"]
+    check_fits(num_local, device, host)
+    records = CONTROL_BYTES + align_up(HeapLayout.meta_bytes(world.num_ranks, device, host), BLOCK_BYTES)
+    lines = LineLayout(records, device, host, CacheSize(*agreed["cache"]))
+    plan = AddressMap.plan(world.num_ranks, device, host, lines.end, agreed["fraction"])
+    return Plan(plan, lines, agreed["protocol"])
+
+
+def _protocol(name_or_file: str) -> Protocol:
+    """The coherence protocol; one from a file only once all that it allows was searched. Raises ProtocolError."""
+    if name_or_file in PROTOCOLS:
+        return PROTOCOLS[name_or_file]
+    protocol = load_protocol(name_or_file)
+    check_protocol(protocol)
+    return protocol
 
 
 def connect(world: World) -> Parts:
     """Bring up this rank's part and join it with all others'. Collective."""
-    address_map = plan(world)
+    agreed = plan(world)
+    address_map = agreed.addresses
     spec = world.spec
     segments = Segments(world, address_map, prefault=spec.prefault, huge_pages=spec.huge_pages)
     num_local = sum(host == world.host for host in world.hosts)
@@ -88,6 +125,9 @@ def connect(world: World) -> Parts:
     page.initialise(world.rank, address_map, has_own_core=num_local <= len(world.usable_cores))
     layout = HeapLayout(address_map)
     layout.initialise(world.rank)
+    words[COHERENCE] = agreed.lines.start
+    header = segments.view(agreed.lines.header(address_map, world.rank), HEADER_BYTES).view("int64")
+    agreed.lines.initialise(header, address_map, world.rank, agreed.protocol)
     segments.connect()
     page.admit(world.num_ranks, segments.mapped_ranks)
     fabric = _transport(world, segments)
@@ -95,7 +135,8 @@ def connect(world: World) -> Parts:
     heap = Heap(segments.control, layout, segments.mapped_ranks, agent)
     agent.start()
     world.exchange("ready", b"")
-    return Parts(segments, page, MappedFabric(), fabric, agent, heap, _barrier(world, segments, page, fabric))
+    synchronise = _barrier(world, segments, page, fabric)
+    return Parts(segments, page, MappedFabric(), fabric, agent, heap, agreed.lines, synchronise)
 
 
 def _transport(world: World, segments: Segments) -> UcxFabric | None:

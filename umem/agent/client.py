@@ -58,6 +58,7 @@ class Client:
         self.fabric, self.page, self.timeout_s = fabric, page, fabric.timeout_s
         self.window = max(1, credits - 1)  # of `stream`: one is left for requests between, as a finalizer's
         self._abandoned: list[Ticket] = []
+        self._left: Ticket | None = None
         worker, num_ranks = fabric.main_worker, fabric.num_ranks
         num_slots = num_ranks * credits
         assert num_slots <= 1 << layout.SEQUENCE_SLOT_BITS
@@ -292,6 +293,36 @@ class Client:
         value = self._go_on(code, first, rank, fields, keep)
         return gate[way.REPLY] if gate[way.REPLY_BYTES] else value
 
+    def settle_gate(self, timeout_s: float) -> Reply:
+        """The reply to the request in the gate that compiled code has left PENDING, whatever its status.
+
+        Where the wait is cut short, by a signal or the deadline, it goes on with the next call: `is_left` then.
+        """
+        gate = self._gate
+        if self._left is None:
+            fields = tuple(gate[word] for word in way.FIELDS)
+            code, first, rank = gate[way.CODE], gate[way.FIRST], gate[way.RANK]
+            if code == status.OK:
+                return Reply(first, gate[way.VALUE], 0)
+            while first == 0:  # it was never sent
+                self._make_ready(code, rank, fields[0], timeout_s)
+                code, first, *answer = self._ask(self.address, rank, *fields)
+                if code == status.OK:
+                    return Reply(first, *answer)
+            self._left = Ticket(first, Request(rank, fields[0]))
+        try:
+            reply = self._wait(self._left, timeout_s, gives_up=False)
+        except RankLost:
+            self._left = None
+            raise
+        self._left = None
+        return reply
+
+    @property
+    def is_left(self) -> bool:
+        """Whether a request of the gate was sent and its reply is still to come."""
+        return self._left is not None
+
     def ports(self) -> Iterator[tuple[int, Operation, int, int]]:
         """(rank, operation, requests, bytes) of what was asked by address."""
         step = layout.NUM_COUNTED * layout.COUNTED_WORDS
@@ -321,7 +352,7 @@ class Client:
         self._ask = self._post = refuse
         self._gate[way.ASK] = 0
 
-    def _wait(self, ticket: Ticket, timeout_s: float | None) -> Reply:
+    def _wait(self, ticket: Ticket, timeout_s: float | None, gives_up: bool = True) -> Reply:
         rank, operation = ticket.request.rank, ticket.request.operation
         reply: list[int] = []
 
@@ -334,8 +365,9 @@ class Client:
 
         try:
             self._complete(step, rank, operation, timeout_s)
-        except BaseException:
-            self.give_up(ticket)
+        except BaseException as error:
+            if gives_up or isinstance(error, RankLost):
+                self.give_up(ticket)
             raise
         return Reply(*reply)
 

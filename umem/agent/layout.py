@@ -32,6 +32,7 @@ class Operation(IntEnum):
     FETCH_ADD = gate.FETCH_ADD  # words: address, value, num_bytes; value of the reply: what stood there
     EXCHANGE = gate.EXCHANGE  # words: address, value, num_bytes
     COMPARE_SWAP = gate.COMPARE_SWAP  # words: address, expected, desired, num_bytes
+    FLIT = gate.FLIT  # coherence, from a rank to a home: umem/lines/flits.py
     GATHER = 8  # near: rows by index
     GATHER_SUM = 9  # near: rows by index, summed a bag
     REDUCE = 10  # near: add a block to memory at the home
@@ -41,7 +42,8 @@ class Operation(IntEnum):
     FREE = 17
     USAGE = 18
     LOOK_UP = 19
-    FLIT = 32  # 32 to 63: coherence, between agents
+    PROBE = 32  # 32 to 63: coherence. From a home's agent to that of a rank that holds copies
+    BLOCK = 33
     KV = 64  # 64 to 95
     USER = 128  # 128 to 255
 

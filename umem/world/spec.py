@@ -36,6 +36,8 @@ class WorldSpec:
     Sizes are bytes per rank, None for the default that fits this machine. `pin` None pins each rank to a
     core of its own where there are enough. `network` None keeps all traffic on loopback. `timeout_s`
     bounds every wait. `on_failure`: whether the first failure ends the others ("end") or not ("continue").
+    Of cached memory a rank keeps `line_cache_bytes` of copies for each line size in use, in sets of
+    `line_cache_ways`, by the coherence `protocol`: a name or a file.
     """
 
     num_ranks: int = 1
@@ -49,6 +51,9 @@ class WorldSpec:
     timeout_s: float = field(default_factory=config.timeout_s)
     huge_pages: bool = False
     prefault: bool = False
+    line_cache_bytes: int | None = None
+    line_cache_ways: int | None = None
+    protocol: str = "msi"
     on_failure: str = END
 
     def __post_init__(self) -> None:
@@ -80,6 +85,8 @@ class WorldSpec:
         segment: int | str | None = None,
         host_segment: int | str | None = None,
         timeout_s: float | None = None,
+        line_cache: int | str | None = None,
+        protocol: str | None = None,
         **others: Any,
     ) -> WorldSpec:
         """A spec from what people write: sizes as "2G", unset values from the environment.
@@ -100,6 +107,8 @@ class WorldSpec:
                 config.size("UMEM_HOST_SEGMENT") if host_segment is None else parse_size(host_segment)
             ),
             timeout_s=config.timeout_s() if timeout_s is None else timeout_s,
+            line_cache_bytes=config.size("UMEM_LINE_CACHE") if line_cache is None else parse_size(line_cache),
+            protocol=protocol or config.text("UMEM_PROTOCOL", "msi") or "msi",
             **others,
         )
 

@@ -1,0 +1,234 @@
+"""Coherent access to ranges: lines are found once and copied whole, so a range costs little more than a copy.
+
+    coherent_read(cache, dst, address, num_bytes) -> (code, bytes done)
+    coherent_write(cache, address, src, num_bytes) -> (code, bytes done)
+
+`dst` and `src` are pointers to the caller's own memory. Codes are those of kernels/coherent.py; where it is not OK,
+settle and go on behind the bytes that are done. NOT_CACHED: from there on the memory is not cached, and its home
+not mapped. A range is no atomic step: each aligned word in it is as one access, in no particular order.
+"""
+
+from __future__ import annotations
+
+from ..address import BASE
+from . import coherence_layout as words
+from . import status
+from .coherence_layout import (
+    ATTRIBUTE_MASK,
+    ATTRIBUTE_SHIFT,
+    EXCLUSIVE,
+    GET_OWNED,
+    GET_SHARED,
+    IS_HOME,
+    LINE_LOG2_MASK,
+    MODIFIED,
+    OWNED,
+    POISONED,
+    PRIVATE,
+    READABLE,
+    STATE_BITS,
+    STATE_MASK,
+    THROUGH,
+    WRITE_HOME,
+    WRITING,
+)
+from .coherent_access import note_of
+from .compile import cpu_kernel, device_function, inlined_function
+from .control import PEER_MAPPED, contiguous_bytes, home_rank
+from .directory import directory_word, line_state, unlock_line
+from .line_cache import NO_SLOT, copy_address, count, geometry_of, in_state, search, tag_address
+from .line_flits import finish_flit, write_at_home
+from .line_supply import fetch, learn, make_home_ready
+from .ops import (
+    compare_swap_i64,
+    fence_acquire,
+    load_acquire_i64,
+    load_i64,
+    load_u8,
+    store_release_i64,
+    store_u8,
+)
+from .ops_vector import vec_lanes_i64, vec_load_i64, vec_store_i64
+
+GROUP = "coherence"
+
+
+@inlined_function
+def copy_range(dst, src, num_bytes):
+    """Copy bytes by vectors, then words, then bytes; aligned words are never torn.
+
+    Plain accesses: others may store to the same words. What was read is used only where the tag behind it is
+    the one before it; what is written is the caller's alone.
+    """
+    step = vec_lanes_i64() * 8
+    done = 0
+    while done + step <= num_bytes:
+        vec_store_i64(dst + done, 0, vec_load_i64(src + done, 0))
+        done += step
+    while done < num_bytes:
+        store_u8(dst + done, 0, load_u8(src + done, 0))
+        done += 1
+
+
+@inlined_function
+def read_hit(cache, note, dst, address, num_bytes):
+    """1 where this rank's own copy was read: of bytes that lie in one line."""
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    geometry = geometry_of(cache, line_log2)
+    slot, tag = search(geometry, line, load_i64(cache, words.LINE_SHIFT))
+    if slot == NO_SLOT or (READABLE >> (tag & STATE_MASK)) & 1 == 0:
+        return 0
+    offset = address & ((1 << line_log2) - 1)
+    copy_range(dst, copy_address(geometry, slot, line_log2) + offset, num_bytes)
+    fence_acquire()
+    if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS != 0:
+        return 0
+    count(cache, words.NUM_HITS, 1)
+    return 1
+
+
+@device_function
+def read_slowly(cache, note, dst, address, num_bytes):
+    """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
+    if note & IS_HOME:
+        control = load_i64(cache, words.CONTROL)
+        word = directory_word(control, cache, address, note & LINE_LOG2_MASK)
+        state = line_state(load_acquire_i64(word, 0))
+        if state != OWNED and state != POISONED:
+            copy_range(dst, address, num_bytes)
+            count(cache, words.NUM_HOME_ACCESSES, 1)
+            return status.OK, num_bytes
+        code, word, value = make_home_ready(cache, note, address, GET_SHARED)
+        if code != status.OK or word == 0:
+            return code, 0
+        copy_range(dst, address, num_bytes)
+        unlock_line(word, value)
+        return status.OK, num_bytes
+    is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
+    return fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED), 0
+
+
+@device_function
+def uncached_bytes(cache, address, num_bytes):
+    """How many bytes from `address` on can be accessed raw: of one home, mapped here; 0 where it is not."""
+    control = load_i64(cache, words.CONTROL)
+    if load_i64(control, PEER_MAPPED + home_rank(control, address)) == 0:
+        return 0
+    return min(num_bytes, contiguous_bytes(control, address), 1 << words.BLOCK_LOG2)
+
+
+@device_function
+def coherent_read(cache, dst, address, num_bytes):
+    """Copy `num_bytes` at `address` to the pointer `dst`: (code, bytes done)."""
+    done = 0
+    while done < num_bytes:
+        code, note = learn(cache, address + done)
+        if code != status.OK:
+            return code, done
+        if note == 0:
+            size = uncached_bytes(cache, address + done, num_bytes - done)
+            if size == 0:
+                return status.NOT_CACHED, done
+            copy_range(dst + done, address + done, size)
+            done += size
+            continue
+        line_bytes = 1 << (note & LINE_LOG2_MASK)
+        while done < num_bytes:
+            at = address + done
+            if note_of(cache, at) != note:
+                break
+            size = min(num_bytes - done, line_bytes - (at & (line_bytes - 1)))
+            if note & IS_HOME == 0 and read_hit(cache, note, dst + done, at, size):
+                done += size
+                continue
+            code, now_done = read_slowly(cache, note, dst + done, at, size)
+            if code != status.OK:
+                return code, done
+            done += now_done
+    return status.OK, done
+
+
+@inlined_function
+def write_hit(cache, note, address, src, num_bytes):
+    """1 where this rank's own copy was written: of bytes that lie in one line, which it owns."""
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    geometry = geometry_of(cache, line_log2)
+    slot, tag = search(geometry, line, load_i64(cache, words.LINE_SHIFT))
+    state = tag & STATE_MASK
+    if slot == NO_SLOT or (state != MODIFIED and state != EXCLUSIVE):
+        return 0
+    at = tag_address(geometry, slot)
+    if compare_swap_i64(at, 0, tag, in_state(tag, WRITING)) != tag:
+        return 0
+    offset = address & ((1 << line_log2) - 1)
+    copy_range(copy_address(geometry, slot, line_log2) + offset, src, num_bytes)
+    store_release_i64(at, 0, in_state(tag, MODIFIED))
+    count(cache, words.NUM_HITS, 1)
+    return 1
+
+
+@device_function
+def write_slowly(cache, note, address, src, num_bytes):
+    """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
+    if note & IS_HOME == 0 and (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK != THROUGH:
+        return fetch(cache, note, address, GET_OWNED), 0
+    code, word, value = make_home_ready(cache, note, address, WRITE_HOME)
+    if code == status.NOT_MAPPED:
+        code = write_at_home(cache, address, note & words.BLOCK_WORD_MASK, src, num_bytes)
+        return code, num_bytes if code == status.OK else 0
+    if code != status.OK or word == 0:
+        return code, 0
+    copy_range(address, src, num_bytes)
+    unlock_line(word, value)
+    return status.OK, num_bytes
+
+
+@device_function
+def coherent_write(cache, address, src, num_bytes):
+    """Copy `num_bytes` at the pointer `src` to `address`: (code, bytes done)."""
+    done = 0
+    while done < num_bytes:
+        code, note = learn(cache, address + done)
+        if code != status.OK:
+            return code, done
+        if note == 0:
+            size = uncached_bytes(cache, address + done, num_bytes - done)
+            if size == 0:
+                return status.NOT_CACHED, done
+            copy_range(address + done, src + done, size)
+            done += size
+            continue
+        line_bytes = 1 << (note & LINE_LOG2_MASK)
+        while done < num_bytes:
+            at = address + done
+            if note_of(cache, at) != note:
+                break
+            size = min(num_bytes - done, line_bytes - (at & (line_bytes - 1)))
+            if note & IS_HOME == 0 and write_hit(cache, note, at, src + done, size):
+                done += size
+                continue
+            code, now_done = write_slowly(cache, note, at, src + done, size)
+            if code != status.OK:
+                return code, done
+            done += now_done
+    return status.OK, done
+
+
+@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=GROUP)
+def read(cache, dst, address, num_bytes):
+    """See `coherent_read`."""
+    return coherent_read(cache, dst, address, num_bytes)
+
+
+@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=GROUP)
+def write(cache, address, src, num_bytes):
+    """See `coherent_write`."""
+    return coherent_write(cache, address, src, num_bytes)
+
+
+@cpu_kernel("void(int64, int64, int64)", group=GROUP)
+def finish(cache, code, value):
+    """See `finish_flit`."""
+    finish_flit(cache, code, value)

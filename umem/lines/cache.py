@@ -1,0 +1,317 @@
+"""A rank's coherent cache, for Python: allocate cached memory, access it, wait for what is under way, count.
+
+Compiled code does the accesses (kernels/coherent.py); what it cannot end within a slice comes back here, is
+waited for with a deadline, and is asked for again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from ..address import AddressMap
+from ..agent.arena import Arena
+from ..control_page import ControlPage
+from ..errors import (
+    AddressError,
+    AlignmentError,
+    ConfigError,
+    Interrupted,
+    LinePoisoned,
+    NotMappable,
+    UmemError,
+    UnknownName,
+    WaitTimeout,
+)
+from ..kernels import coherence_layout as words
+from ..kernels import line_blocks, status
+from ..kernels.coherent_access import WINDOW_LOG2
+from ..kernels.coherent_any import CHANGES, LOADS
+from ..kernels.coherent_lines import read, write
+from ..kernels.heap_layout import BLOCK_BYTES, BLOCK_LOG2
+from ..units import align_up
+from .layout import LineLayout
+
+ATTRIBUTES = {"none": words.NONE, "back": words.BACK, "through": words.THROUGH, "private": words.PRIVATE}
+
+
+class Heap(Protocol):
+    """What cached memory needs of the heap."""
+
+    def alloc(self, num_bytes: int, home: int | str, align: int) -> int:
+        """Address of new memory."""
+        ...
+
+    def give(self, address: int) -> None:
+        """Make all ranks its owner."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Give it back."""
+        ...
+
+
+class Peers(Protocol):
+    """What the cache needs of agents of homes that are not mapped: umem/lines/remote.py."""
+
+    def finish(self, cache: int, timeout_s: float) -> None:
+        """Wait for the flit that compiled code has left in the header at `cache`, and end it."""
+        ...
+
+    def mark(self, home: int, address: int, value: int) -> None:
+        """Have a block at `home` cached as the block word says."""
+        ...
+
+    def call_home(self, home: int, block: int) -> None:
+        """Have every line of a block at `home` uncached."""
+        ...
+
+    def look(self, home: int, address: int) -> int:
+        """The block word of an address at `home`."""
+        ...
+
+    def lift(self, home: int, address: int, line_log2: int) -> None:
+        """Lift the poison of a line at `home`."""
+        ...
+
+
+class LineCache:
+    """The cache of one rank. `address` is what coherent kernels take; all waits end after `timeout_s`."""
+
+    def __init__(
+        self,
+        layout: LineLayout,
+        plan: AddressMap,
+        page: ControlPage,
+        rank: int,
+        gate: int,
+        mapped_ranks: frozenset[int],
+        heap: Heap,
+        peers: Peers | None,
+        timeout_s: float,
+    ):
+        self.layout, self.plan, self.rank, self.timeout_s = layout, plan, rank, timeout_s
+        self.address = layout.header(plan, rank)
+        self._page, self._heap, self._peers, self._mapped = page, heap, peers, mapped_ranks
+        self._notes = Arena(1 << WINDOW_LOG2 - BLOCK_LOG2)
+        self._counters = np.zeros(words.COUNTER_WORDS, np.int64)
+        self._room = np.zeros(1 << words.MAX_LINE_LOG2, np.uint8)
+        header = (ctypes.c_int64 * (words.HEADER_BYTES // 8)).from_address(self.address)
+        header[words.NOTES] = self._notes.take(1 << WINDOW_LOG2 - BLOCK_LOG2)
+        header[words.COUNTERS], header[words.ROOM] = self._counters.ctypes.data, self._room.ctypes.data
+        header[words.GATE] = gate
+        self._in_use = ctypes.c_int64.from_address(self.address + 8 * words.IN_USE)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether any rank has ever allocated cached memory."""
+        return self._in_use.value != 0
+
+    # --- memory
+
+    def alloc(self, num_bytes: int, home: int | str, cache: str, line: int) -> int:
+        """Address of new memory that ranks keep coherent copies of, in lines of `line` bytes, uninitialised.
+
+        It takes whole blocks of 2 MiB of addresses (backed as they are touched) and belongs to all ranks. Raises
+        UnknownName, ConfigError for a line size that is no power of two from 64 to 4096, OutOfMemory.
+        """
+        if cache not in ATTRIBUTES:
+            raise UnknownName("cache attribute", cache, tuple(ATTRIBUTES))
+        line_log2 = line.bit_length() - 1
+        if line <= 0 or line & (line - 1) or not words.MIN_LINE_LOG2 <= line_log2 <= words.MAX_LINE_LOG2:
+            raise ConfigError(
+                f"line={line} is not a power of two from {1 << words.MIN_LINE_LOG2} to {1 << words.MAX_LINE_LOG2}"
+            )
+        size = align_up(max(num_bytes, 1), BLOCK_BYTES)
+        address = self._heap.alloc(size, home, BLOCK_BYTES)
+        self._heap.give(address)
+        value = line_log2 | ATTRIBUTES[cache] << words.ATTRIBUTE_SHIFT
+        self._tell_all()
+        for block in range(address, address + size, BLOCK_BYTES):
+            self._mark(block, value)
+        return address
+
+    def free(self, address: int, num_bytes: int) -> None:
+        """Call every copy of an allocation home, and give it back. Nobody may access it meanwhile."""
+        for block in range(address, address + num_bytes, BLOCK_BYTES):
+            home = self.plan.home(block)
+            if home in self._mapped:
+                self._until_ok(
+                    lambda first, at=block, home=home: line_blocks.call_block_home(
+                        self.address, home, at, first
+                    )
+                )
+            else:
+                self._remote.call_home(home, block)
+            self._mark(block, 0)
+        self._heap.free(address)
+
+    def attribute(self, address: int) -> tuple[str, int]:
+        """(attribute, line size) of the memory at `address`; ("none", 0) where no rank keeps copies."""
+        home = self.plan.home(address)
+        if home in self._mapped:
+            value = line_blocks.look(self.address, home, address)
+        else:
+            value = self._remote.look(home, address)
+        if value == 0:
+            return "none", 0
+        names = {code: name for name, code in ATTRIBUTES.items()}
+        return names[value >> words.ATTRIBUTE_SHIFT & words.ATTRIBUTE_MASK], 1 << (
+            value & words.LINE_LOG2_MASK
+        )
+
+    def holds(self, address: int, num_bytes: int) -> bool:
+        """Whether ranks keep copies of the memory at `address`, where `num_bytes` are to be accessed."""
+        return num_bytes > 0 and self.attribute(address)[1] != 0
+
+    def refuse_raw(self, address: int, num_bytes: int) -> None:
+        """Raise NotMappable where any of the memory is cached: raw accesses would pass the copies by."""
+        for start, size in self.plan.pieces(address, num_bytes):
+            for block in range(start & -BLOCK_BYTES, start + size, BLOCK_BYTES):
+                attribute, _ = self.attribute(block)
+                if attribute != "none":
+                    raise NotMappable(
+                        f"the memory at {block:#x} is cache={attribute!r}: a raw view would miss what other ranks'"
+                        " caches hold; use read/write, get/put, the scalar accesses or coherent kernels"
+                    )
+
+    def reset(self, address: int) -> None:
+        """Lift the poison of the line at `address`: it holds what last came home."""
+        home, (_, line) = self.plan.home(address), self.attribute(address)
+        if line == 0:
+            return
+        start, line_log2 = address & -line, line.bit_length() - 1
+        if home in self._mapped:
+            self._repeat(lambda: (line_blocks.lift(self.address, home, start, line_log2), 0), start)
+        else:
+            self._remote.lift(home, start, line_log2)
+
+    # --- access
+
+    def load(self, address: int, num_bytes: int) -> int:
+        """The 1, 2, 4 or 8 bytes at `address`, as a signed integer of the same bits; acquires."""
+        kernel = LOADS[num_bytes].compiled
+        return self._repeat(lambda: kernel(self.address, address), address, num_bytes)
+
+    def change(self, address: int, operation: int, first: int, second: int, num_bytes: int) -> int:
+        """Do an operation of kernels/coherence_layout.py (STORE, FETCH_ADD, ...); what stood there, signed bits."""
+        kernel = CHANGES[num_bytes].compiled
+        return self._repeat(
+            lambda: kernel(self.address, address, operation, first, second), address, num_bytes
+        )
+
+    def read(self, dst: int, address: int, num_bytes: int) -> None:
+        """Copy `num_bytes` at `address`, all cached, to the pointer `dst`."""
+        self._range(
+            lambda done: read(self.address, dst + done, address + done, num_bytes - done), address, num_bytes
+        )
+
+    def write(self, address: int, src: int, num_bytes: int) -> None:
+        """Copy `num_bytes` at the pointer `src` to `address`, all cached."""
+        self._range(
+            lambda done: write(self.address, address + done, src + done, num_bytes - done), address, num_bytes
+        )
+
+    def settle(self, code: int, address: int = 0, deadline: float | None = None) -> None:
+        """After a coherent kernel returned `code`: wait for what it waits for, or raise what is wrong.
+
+        Then call the kernel again with the same arguments. Raises LinePoisoned, AlignmentError, AddressError,
+        RankLost, WaitTimeout past `deadline` (time.monotonic), Interrupted.
+        """
+        if code == status.OK:
+            return
+        if code == status.PENDING:
+            left = self.timeout_s if deadline is None else deadline - time.monotonic()
+            self._remote.finish(self.address, max(left, 0.0))
+            return
+        if code == status.AGAIN:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(f"line at {address:#x}: others held it for {self.timeout_s:g} s")
+            return
+        if code == status.POISONED:
+            raise LinePoisoned(address)
+        if code == status.MISALIGNED:
+            raise AlignmentError(
+                address, 0, "an element lies at a multiple of its size, so never across lines"
+            )
+        if code == status.OUT_OF_RANGE:
+            raise AddressError(f"address {address:#x} lies in no segment of this world")
+        if code == status.INTERRUPTED:
+            raise Interrupted(f"line at {address:#x}: the space is closing")
+        raise UmemError(f"line at {address:#x}: {status.name(code)}")
+
+    # --- counting
+
+    def counters(self) -> dict[str, int]:
+        """What this rank's accesses came to since the last `clear_counters`: names of coherence_layout.py."""
+        return {name: int(self._counters[index]) for index, name in enumerate(words.COUNTER_NAMES)}
+
+    def invalidated(self) -> dict[int, int]:
+        """Copies that this rank's accesses took from others, by rank."""
+        row = self._counters[words.INVALIDATED : words.INVALIDATED + self.plan.num_ranks]
+        return {rank: int(number) for rank, number in enumerate(row) if number}
+
+    def clear_counters(self) -> None:
+        """Set every counter of this rank to 0."""
+        self._counters[:] = 0
+
+    def close(self) -> None:
+        """Let compiled code find no gate any more: before the agent goes."""
+        ctypes.c_int64.from_address(self.address + 8 * words.GATE).value = 0
+
+    # --- helpers
+
+    @property
+    def _remote(self) -> Peers:
+        assert self._peers is not None, "a world whose ranks are all mapped asks nobody"
+        return self._peers
+
+    def _repeat(self, step: Callable[[], tuple[int, int]], address: int, num_bytes: int = 0) -> int:
+        """The value of `step` once it says OK."""
+        deadline = None
+        while True:
+            code, value = step()
+            if code == status.OK:
+                return value
+            if code == status.MISALIGNED:
+                raise AlignmentError(address, num_bytes, "an element lies at a multiple of its size")
+            deadline = deadline or time.monotonic() + self.timeout_s
+            self.settle(code, address, deadline)
+
+    def _range(self, step: Callable[[int], tuple[int, int]], address: int, num_bytes: int) -> None:
+        done, deadline = 0, time.monotonic() + self.timeout_s
+        while True:
+            code, more = step(done)
+            done += more
+            if code == status.OK:
+                assert done == num_bytes, (done, num_bytes)
+                return
+            self.settle(code, address + done, deadline)
+
+    def _until_ok(self, step: Callable[[int], tuple[int, int]]) -> None:
+        first, deadline = 0, time.monotonic() + self.timeout_s
+        while True:
+            code, first = step(first)
+            if code == status.OK:
+                return
+            self.settle(code, 0, deadline)
+
+    def _mark(self, block: int, value: int) -> None:
+        home = self.plan.home(block)
+        if home in self._mapped:
+            line_blocks.mark_block(self.address, home, block, value)
+        else:
+            self._remote.mark(home, block, value)
+
+    def _tell_all(self) -> None:
+        """Say to every rank that there is cached memory, before there is."""
+        for rank in range(self.plan.num_ranks):
+            if rank in self._mapped:
+                header = self.layout.header(self.plan, rank)
+                ctypes.c_int64.from_address(header + 8 * words.IN_USE).value = 1
+            else:
+                self._remote.mark(rank, 0, 0)

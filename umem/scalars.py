@@ -1,0 +1,101 @@
+"""Scalar accesses by address: one compiled call each, whatever the memory is and wherever its home."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+from .agent.remote import RemoteFabric
+from .arguments import READY, access_of
+from .errors import AddressError, AlignmentError, UnknownName
+from .kernels import access, gate, status
+from .kernels.coherence_layout import COMPARE_SWAP, EXCHANGE, FETCH_ADD, STORE
+from .segment import Segments
+from .switch import Switch
+
+if TYPE_CHECKING:
+    from .lines.cache import LineCache
+
+LOAD = -1  # beside the operations of coherence
+
+
+class Scalars:
+    """The part of a space that accesses one element at a time; `Space` says what orders them and what they raise."""
+
+    _gate: ctypes.Array[ctypes.c_int64]
+    _gate_pointer: int
+    _remote: RemoteFabric | None
+    switch: Switch
+    segments: Segments
+    cache: LineCache
+
+    def load(self, address: int, dtype: Any) -> Any:
+        """The element at `address`, with acquire ordering."""
+        element = READY.get(dtype) or access_of(dtype)
+        code, value = element.load(self._gate_pointer, address)
+        return value if code == status.OK else self._finish(address, element, code, LOAD)
+
+    def store(self, address: int, value: Any, dtype: Any) -> None:
+        """Put `value` at `address`, with release ordering."""
+        element = READY.get(dtype) or access_of(dtype)
+        code = element.store(self._gate_pointer, address, value)
+        if code != status.OK:
+            self._finish(address, element, code, STORE, value)
+
+    def fetch_add(self, address: int, value: int, dtype: Any = "int64") -> int:
+        """Add `value` to the integer at `address`, atomically; returns what stood there."""
+        element = self._atomic(dtype)
+        code, old = element.fetch_add(self._gate_pointer, address, value)
+        return old if code == status.OK else self._finish(address, element, code, FETCH_ADD, value)
+
+    def exchange(self, address: int, value: int, dtype: Any = "int64") -> int:
+        """Put `value` at `address`, atomically; returns what stood there."""
+        element = self._atomic(dtype)
+        code, old = element.exchange(self._gate_pointer, address, value)
+        return old if code == status.OK else self._finish(address, element, code, EXCHANGE, value)
+
+    def compare_swap(self, address: int, expected: int, desired: int, dtype: Any = "int64") -> int:
+        """Put `desired` at `address` if `expected` stands there, atomically; returns what stood there."""
+        element = self._atomic(dtype)
+        code, old = element.compare_swap(self._gate_pointer, address, expected, desired)
+        if code == status.OK:
+            return old
+        return self._finish(address, element, code, COMPARE_SWAP, expected, desired)
+
+    def _atomic(self, dtype: Any) -> access.Access:
+        element = READY.get(dtype) or access_of(dtype)
+        if element.fetch_add is None:
+            raise UnknownName("dtype of an atomic", dtype, access.ATOMIC_NAMES)
+        return element
+
+    def _finish(
+        self, address: int, element: access.Access, code: int, operation: int, first: Any = 0, second: Any = 0
+    ) -> Any:
+        """What a scalar access comes to that compiled code has not done: the value, or the error."""
+        self.switch.check_open()
+        if code == status.MISALIGNED:
+            raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
+        if code == status.OUT_OF_RANGE:
+            raise AddressError(f"address {address:#x} lies in no segment of this world")
+        if code == status.CACHED or (code == status.PENDING and self._was_refused):
+            return self._finish_cached(address, element, operation, first, second)
+        assert code in (status.PENDING, status.NOT_MAPPED), code
+        if self._remote is None:
+            self.switch.fabric_to(self.segments.map.home(address))  # raises, and says what is missing
+            raise AssertionError(address)
+        return element.from_bits(self._remote.finish_gate())
+
+    @property
+    def _was_refused(self) -> bool:
+        """Whether the home of what was asked last has said that the memory is cached."""
+        return self._gate[gate.CODE] == status.OK and self._gate[gate.FIRST] == status.CACHED
+
+    def _finish_cached(
+        self, address: int, element: access.Access, operation: int, first: Any, second: Any
+    ) -> Any:
+        if operation == LOAD:
+            bits = self.cache.load(address, element.num_bytes)
+        else:
+            words = element.to_bits(first), element.to_bits(second)
+            bits = self.cache.change(address, operation, *words, element.num_bytes)
+        return element.from_bits(bits)
