@@ -59,8 +59,7 @@ def _bind(template: Function, suffix: str, names: dict[str, Any]) -> Function:
 def _load(element: str) -> Function:
     """coherent_load_T."""
     templates = (access.load_hit, access.load_uncached, access.load_slowly, access.coherent_load)
-    made: Function = family(templates, element, **_names(element)).coherent_load
-    return made
+    return _public(family(templates, element, **_names(element)).coherent_load)
 
 
 def _change(element: str, verb: str) -> Function:
@@ -73,7 +72,15 @@ def _change(element: str, verb: str) -> Function:
     templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
     modify = family(templates, suffix, **names).coherent_modify
     last = {"store": access.coherent_store, "compare_swap": access.coherent_compare_swap}
-    return _bind(last.get(verb, access.coherent_update), suffix, {**names, "coherent_modify": modify})
+    made = _bind(last.get(verb, access.coherent_update), suffix, {**names, "coherent_modify": modify})
+    made.__name__ = made.__qualname__ = f"coherent_{suffix}"
+    return _public(made)
+
+
+def _public(function: Function) -> Function:
+    """Let pickles of users' kernels refer to it by where it is found."""
+    function.__module__ = __name__
+    return function
 
 
 def _raw(element: str, verb: str, names: dict[str, Any]) -> tuple[Function, str]:
