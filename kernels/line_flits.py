@@ -146,6 +146,8 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
     tag = tag_address(geometry, slot)
+    if load_i64(cache, FLIT + FLIT_PHASE) != NO_FLIT:
+        return status.PENDING  # before the copy is TAKEN: from then on it can only go
     waited = 0
     while True:
         seen = load_acquire_i64(tag, 0)
@@ -153,8 +155,6 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
         if not is_of_line(seen, line, line_shift) or state == INVALID or state == SHARED_COPY:
             return status.OK
         is_owned = state == EXCLUSIVE or state == MODIFIED
-        if state == TAKEN and load_i64(cache, FLIT + FLIT_PHASE) == PUTTING:
-            return status.PENDING
         if is_owned and compare_swap_i64(tag, 0, seen, in_state(seen, TAKEN)) == seen:
             break
         if not is_owned:
@@ -165,11 +165,9 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
     copy = copy_address(geometry, slot, line_log2)
     word = PUT_OWNED | line_log2 << FLIT_BLOCK_SHIFT
     code = send_flit(cache, PUTTING, address, word, 0, 0, tag, copy, line_log2)
-    if code == status.OK:
-        end_claim(tag)
+    if code != status.PENDING:
+        end_claim(tag)  # also where the home refuses: the memory is no more what it was
         count(cache, words.NUM_WRITE_BACKS, 1)
-    elif code != status.PENDING or load_i64(cache, FLIT + FLIT_TAG) != tag:
-        store_release_i64(tag, 0, in_state(seen, MODIFIED))  # it never left
     return code
 
 

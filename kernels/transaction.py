@@ -186,9 +186,13 @@ def are_mapped(control, value, row, rank, num_ranks):
 
 @device_function
 def let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
-    """Name the next holders in the locked word, then end the owner's TAKEN; nothing where none was taken."""
+    """Name the next holders in the locked word, then end the owner's TAKEN, if one was taken.
+
+    Also where none was: the home reads its memory by the state alone, and must see that the line is owned before
+    a sibling of the owner can store into the copy.
+    """
+    store_release_i64(word, 0, locked(next_value, rank))
     if owner_slot != NO_SLOT:
-        store_release_i64(word, 0, locked(next_value, rank))
         state = SHARED_COPY if row & FORWARD_SHARED else INVALID
         set_state(geometry_of(cache_of(control, owner_of(value)), line_log2), owner_slot, state)
 
