@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...kernels.elements import Number
-from .memory import Memory
+from .memory import Memory, Outcome
 from .operation import LOAD, Operation
 from .places import Violation
 
@@ -18,14 +18,13 @@ class WithConstants:
         self._memory, self._constants = memory, constants
         self.start, self.settle, self.values = memory.start, memory.settle, memory.values
 
-    def steps(self, state: Any, lane: int, operation: Operation) -> Iterator[tuple[Any, Any, str]]:
+    def steps(self, state: Any, lane: int, operation: Operation) -> list[Outcome]:
         """As the memory's, or the constant."""
         if operation.address not in self._constants:
-            yield from self._memory.steps(state, lane, operation)
-        elif operation.kind == LOAD:
-            yield self._constants[operation.address], state, ""
-        else:
-            raise Violation(f"the word at {operation.address:#x} is a constant of the model, and is written")
+            return self._memory.steps(state, lane, operation)
+        if operation.kind == LOAD:
+            return [(self._constants[operation.address], state, "")]
+        raise Violation(f"the word at {operation.address:#x} is a constant of the model, and is written")
 
     def is_local(self, operation: Operation) -> bool:
         """Also loads of constants."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ...kernels.elements import Number
 from .operation import Operation
+
+Outcome = tuple[Any, Any, str]  # of a step: the answer, the state after it, a remark for the trace
 
 
 class Memory(Protocol):
@@ -15,13 +16,13 @@ class Memory(Protocol):
     def start(self, num_lanes: int) -> Any:
         """The state before the first step."""
 
-    def steps(self, state: Any, lane: int, operation: Operation) -> Iterator[tuple[Any, Any, str]]:
-        """Each (answer, state after, remark) that `operation` may have. Raises Violation."""
+    def steps(self, state: Any, lane: int, operation: Operation) -> list[Outcome]:
+        """Every outcome that `operation` may have; `state` itself where it changes nothing. Raises Violation."""
 
     def is_local(self, operation: Operation) -> bool:
         """Whether taking the step at once, before all others, loses no execution."""
 
-    def settle(self, state: Any, alive: list[int]) -> Any:
+    def settle(self, state: Any, alive: tuple[int, ...]) -> Any:
         """The same for the lanes that are alive, in the one form that equal states have."""
 
     def values(self, state: Any) -> dict[int, Number]:

@@ -8,12 +8,14 @@ which no continuation leads to the end of all lanes: a deadlock, or a livelock u
 
 from __future__ import annotations
 
+import gc
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from ...errors import ConfigError, UnknownName
 from ...kernels.elements import I64, Number
@@ -23,6 +25,7 @@ from .memory import Memory
 from .operation import FAILED, STORE, WAIT, WAKE, Operation
 from .places import Violation
 from .sequential import Sequential
+from .views import Memo
 from .weak import Weak
 
 MEMORIES: dict[str, Callable[[Mapping[int, Number]], Memory]] = {"sequential": Sequential, "weak": Weak}
@@ -80,8 +83,7 @@ class Verdict:
         )
 
 
-@dataclass(frozen=True)
-class _Edge:
+class _Edge(NamedTuple):
     """How a state was met first."""
 
     before: int
@@ -137,7 +139,7 @@ def tell_death(memory: Memory, state: Any, lane: int, deaths: Deaths) -> Any:
     """The state of memory once others can be told that `lane` was killed."""
     for address, value in deaths.get(lane, {}).items():
         told = Operation(STORE, address, I64, "release", operands=(value,))
-        state = next(iter(memory.steps(state, lane, told)))[1]
+        state = memory.steps(state, lane, told)[0][1]
     return state
 
 
@@ -149,6 +151,14 @@ class Killed:
 
 
 KILLED = Killed()
+
+
+class _Task(NamedTuple):
+    """What a lane does next: in a state of the lane, found once."""
+
+    operation: Operation | None  # None: it was killed
+    is_going: bool
+    is_local: bool
 
 
 class _Search:
@@ -168,6 +178,8 @@ class _Search:
         self._memory, self._final, self._model = memory, final, model
         self._kills, self._deaths = kills, deaths
         self._limit_states, self._limit_s, self._reduces = limit_states, limit_s, reduces
+        self._tasks = [Memo(partial(self._task, lane)) for lane in range(len(lanes))]  # by state of the lane
+        self._alive = Memo(self._going)
         first = (tuple(lane.start for lane in self._lanes), memory.start(len(lanes)), 0, _NOBODY)
         self._states = [first]
         self._numbers = {first: 0}
@@ -177,6 +189,16 @@ class _Search:
         self._outcomes: dict[Any, Outcome] = {}
 
     def run(self) -> Verdict:
+        """Search until all is known, a bug is found, or a limit is met."""
+        was_enabled = gc.isenabled()
+        gc.disable()  # states are many and in no cycle: looking for one takes a third of the time
+        try:
+            return self._run()
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    def _run(self) -> Verdict:
         begin = time.monotonic()
         number = 0
         while number < len(self._states):
@@ -195,38 +217,45 @@ class _Search:
     def _expand(self, number: int) -> str | None:
         """Enter all that may follow a state; what is wrong with it, or None."""
         lane_states, memory, num_kills, asleep = self._states[number]
-        operations = [self._operation(lane, state) for lane, state in enumerate(lane_states)]
-        going = [lane for lane, operation in enumerate(operations) if operation and not operation.is_over]
-        for lane, operation in enumerate(operations):
-            if operation is not None and operation.kind == FAILED:
-                return f"lane {lane} raised {operation.operands[0]}"
-        if not going:
-            return self._end(number, operations, memory)
-        active = [lane for lane in going if lane not in asleep]
-        local = [lane for lane in active if self._reduces and self._is_local(operations[lane])]
+        tasks = [tasks[state] for tasks, state in zip(self._tasks, lane_states, strict=True)]
+        for lane, task in enumerate(tasks):
+            if task.operation is not None and task.operation.kind == FAILED:
+                return f"lane {lane} raised {task.operation.operands[0]}"
+        active = [lane for lane, task in enumerate(tasks) if task.is_going and lane not in asleep]
+        if not active and not asleep:
+            return self._end(number, [task.operation for task in tasks], memory)
+        local = [lane for lane in active if tasks[lane].is_local] if self._reduces else []
         for lane in local[:1] or active:
-            operation = operations[lane]
+            operation, state = tasks[lane].operation, lane_states[lane]
             assert operation is not None
             if operation.kind in (WAIT, WAKE):
                 self._futex(number, lane, operation)
                 continue
-            state = lane_states[lane]
             try:
                 outcomes = self._memory.steps(memory, lane, operation)
-                for choice, (answer, after, remark) in enumerate(outcomes):
-                    moved = {lane: self._lanes[lane].next(state, answer)}
-                    step = _Edge(number, lane, state, answer, remark, choice, False)
-                    self._enter(step, moved, after, num_kills, asleep)
             except Violation as violation:
                 return f"lane {lane}: {violation}, at {', '.join(self._lanes[lane].states[state].where[:2])}"
-            if operation.writes and num_kills < self._kills:
+            go_on = self._lanes[lane].next
+            for choice, (answer, after, remark) in enumerate(outcomes):
+                step = _Edge(number, lane, state, answer, remark, choice, False)
+                moved = (*lane_states[:lane], go_on(state, answer), *lane_states[lane + 1 :])
+                self._enter(step, moved, after, num_kills, asleep)
+            if num_kills < self._kills and operation.writes:
                 step = _Edge(number, lane, state, None, "", 0, True)
+                moved = (*lane_states[:lane], _KILLED, *lane_states[lane + 1 :])
                 after = tell_death(self._memory, memory, lane, self._deaths)
-                self._enter(step, {lane: _KILLED}, after, num_kills + 1, asleep)
+                self._enter(step, moved, after, num_kills + 1, asleep)
         return None
 
-    def _is_local(self, operation: Operation | None) -> bool:
-        return operation is not None and self._memory.is_local(operation)
+    def _task(self, lane: int, state: int) -> _Task:
+        operation = None if state == _KILLED else self._lanes[lane].states[state].operation
+        if operation is None or operation.is_over:
+            return _Task(operation, False, False)
+        return _Task(operation, True, self._memory.is_local(operation))
+
+    def _going(self, lane_states: tuple[int, ...]) -> tuple[int, ...]:
+        """The lanes that have neither ended nor been killed."""
+        return tuple(lane for lane, state in enumerate(lane_states) if self._tasks[lane][state].is_going)
 
     def _futex(self, number: int, lane: int, operation: Operation) -> None:
         """Fall asleep where the word is as expected, by its newest value; or wake who sleeps on it."""
@@ -235,39 +264,33 @@ class _Search:
             value = int(self._memory.values(memory)[operation.address])
             if (value ^ operation.operands[0]) & _FUTEX_MASK == 0:
                 step = _Edge(number, lane, lane_states[lane], None, "falls asleep", 0, False)
-                self._enter(step, {}, memory, num_kills, asleep | {lane})
+                self._enter(step, lane_states, memory, num_kills, asleep | {lane})
                 return
-            woken = []
+            woken: list[int] = []
         else:
-            sleepers = sorted(
-                other
-                for other in asleep
-                if self._operation_of(other, lane_states).address == operation.address
-            )
+            sleeps_on = {other: self._tasks[other][lane_states[other]].operation.address for other in asleep}
+            sleepers = sorted(other for other in asleep if sleeps_on[other] == operation.address)
             woken = sleepers[: operation.operands[0]]
-        moved = {other: self._lanes[other].next(lane_states[other], 0) for other in woken}
+        moved = list(lane_states)
+        for other in woken:
+            moved[other] = self._lanes[other].next(lane_states[other], 0)
         moved[lane] = self._lanes[lane].next(lane_states[lane], len(woken))
         step = _Edge(number, lane, lane_states[lane], len(woken), "", 0, False)
-        self._enter(step, moved, memory, num_kills, asleep - set(woken))
-
-    def _operation_of(self, lane: int, lane_states: tuple[int, ...]) -> Operation:
-        return self._lanes[lane].states[lane_states[lane]].operation
-
-    def _operation(self, lane: int, state: int) -> Operation | None:
-        return None if state == _KILLED else self._lanes[lane].states[state].operation
+        self._enter(step, tuple(moved), memory, num_kills, asleep - set(woken))
 
     def _enter(
-        self, step: _Edge, moved: dict[int, int], memory: Any, num_kills: int, asleep: frozenset[int]
+        self,
+        step: _Edge,
+        lane_states: tuple[int, ...],
+        memory: Any,
+        num_kills: int,
+        asleep: frozenset[int],
     ) -> None:
-        """Note the state that `step` leads to, in which the lanes in `moved` are in new states."""
-        states = self._states[step.before][0]
-        lane_states = tuple([moved.get(lane, state) for lane, state in enumerate(states)])
-        alive = [
-            other
-            for other, state in enumerate(lane_states)
-            if state != _KILLED and not self._lanes[other].states[state].operation.is_over
-        ]
-        new = (lane_states, self._memory.settle(memory, alive), num_kills, asleep)
+        """Note the state that `step` leads to."""
+        is_going = self._tasks[step.lane][lane_states[step.lane]].is_going
+        if memory is not self._states[step.before][1] or not is_going:
+            memory = self._memory.settle(memory, self._alive[lane_states])
+        new = (lane_states, memory, num_kills, asleep)
         number = self._numbers.setdefault(new, len(self._states))
         if number == len(self._states):
             self._states.append(new)

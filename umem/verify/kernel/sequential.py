@@ -5,11 +5,11 @@ Run first: it is fast, and a kernel that is wrong here needs no talk of ordering
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from ...kernels.elements import Number
 from ...kernels.machine import new_value
+from .memory import Outcome
 from .operation import FENCE, LOAD, STORE, Operation
 from .places import Places
 
@@ -36,22 +36,19 @@ class Sequential:
         """Fences do nothing here."""
         return operation.kind == FENCE
 
-    def settle(self, state: State, alive: list[int]) -> State:
+    def settle(self, state: State, alive: tuple[int, ...]) -> State:
         """A state has one form."""
         return state
 
-    def steps(self, state: State, lane: int, operation: Operation) -> Iterator[tuple[Any, State, str]]:
+    def steps(self, state: State, lane: int, operation: Operation) -> list[Outcome]:
         """One outcome."""
         if operation.kind == FENCE:
-            yield None, state, ""
-            return
+            return [(None, state, "")]
         place = self._places.of(operation)
         old = state[place]
         if operation.kind == LOAD:
-            yield old, state, ""
-            return
+            return [(old, state, "")]
         if operation.kind == STORE:
-            yield None, (*state[:place], operation.operands[0], *state[place + 1 :]), ""
-            return
+            return [(None, (*state[:place], operation.operands[0], *state[place + 1 :]), "")]
         new = new_value(operation.name, operation.element, old, operation.operands)
-        yield old, (*state[:place], new, *state[place + 1 :]), ""
+        return [(old, (*state[:place], new, *state[place + 1 :]), "")]

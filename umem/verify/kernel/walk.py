@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
 from ...kernels.elements import Number
 from .lane import Lane, automata
-from .memory import Memory
+from .memory import Memory, Outcome
 from .operation import FAILED, WAIT, WAKE, Operation
 from .places import Violation
 from .search import KILLED, Deaths, Final, Result, Step, Verdict, memory_of, tell_death
@@ -126,7 +126,7 @@ class _Run:
         assert number is not None
         state = self._lanes[lane].states[number]
         try:
-            outcomes = list(self._outcomes(lane, state.operation))
+            outcomes = self._outcomes(lane, state.operation)
         except Violation as violation:
             return f"lane {lane}: {violation}, at {', '.join(state.where[:2])}"
         if choice is None:
@@ -137,7 +137,7 @@ class _Run:
         answer, after, remark = outcomes[choice]
         self.trace.append(Step(lane, state.operation, answer, remark, state.where, choice))
         self._at[lane] = self._lanes[lane].next(number, answer)
-        alive = [other for other in range(len(self._lanes)) if self.can_step(other)]
+        alive = tuple(other for other in range(len(self._lanes)) if self.can_step(other))
         self._state = self._memory.settle(after, alive)
         return self._exception(lane)
 
@@ -151,12 +151,11 @@ class _Run:
             results.append(KILLED if operation is None else operation.operands[0])
         return self._final(tuple(results), self._memory.values(self._state)) if self._final else None
 
-    def _outcomes(self, lane: int, operation: Operation) -> Iterator[tuple[Any, Any, str]]:
+    def _outcomes(self, lane: int, operation: Operation) -> list[Outcome]:
         """What a step may come to. Nobody sleeps here: a futex may always return early."""
         if operation.kind in (WAIT, WAKE):
-            yield 0, self._state, ""
-        else:
-            yield from self._memory.steps(self._state, lane, operation)
+            return [(0, self._state, "")]
+        return self._memory.steps(self._state, lane, operation)
 
     def _violation(self) -> str | None:
         """A step that the schedule ends before because no memory allows it."""
@@ -164,7 +163,7 @@ class _Run:
             if number is not None and self.can_step(lane):
                 state = self._lanes[lane].states[number]
                 try:
-                    list(self._outcomes(lane, state.operation))
+                    self._outcomes(lane, state.operation)
                 except Violation as violation:
                     return f"lane {lane}: {violation}, at {', '.join(state.where[:2])}"
         return None
