@@ -64,7 +64,8 @@ def _load(element: str) -> Function:
 
 def _change(element: str, verb: str) -> Function:
     """coherent_store_T, coherent_fetch_add_T, coherent_exchange_T or coherent_compare_swap_T."""
-    names = {**_names(element), "OPERATION": OPERATIONS[verb]}
+    is_float_sum = verb == "fetch_add" and ELEMENTS[element].kind == "f"
+    names = {**_names(element), "OPERATION": words.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb]}
     bodies = {"fetch_add": access.add, "compare_swap": access.swap_if_equal}
     suffix = f"{verb}_{element}"
     names["modify"] = _bind(bodies.get(verb, access.modify), suffix, names)
@@ -96,22 +97,22 @@ def _raw(element: str, verb: str, names: dict[str, Any]) -> tuple[Function, str]
     return access.compare_swap_raw if verb == "compare_swap" else access.update_raw, suffix
 
 
-def any_change(element: str) -> Function:
-    """(cache, address, operation, first, second) -> (code, what stood there), for integer elements."""
-    names = _names(element)
-    suffix = f"any_{element}"
-    names["modify"] = _bind(access.modify_any, suffix, names)
+def raw_change(element: str) -> Function:
+    """(address, operation, first, second) -> what stood there, in one atomic step; for integer elements."""
+    names, suffix = _names(element), f"any_{element}"
     if names["NUM_BYTES"] < 4:
         names["SIGN"] = 1 << (8 * names["NUM_BYTES"] - 1)
-        names["modify_raw"] = _bind(access.narrow_raw, suffix, names)
-    else:
-        for verb, name in (
-            ("fetch_add", "update"),
-            ("exchange", "exchange"),
-            ("compare_swap", "compare_swap"),
-        ):
-            names[f"{name}_value"] = getattr(ops, f"{verb}_{element}")
-        names["modify_raw"] = _bind(access.raw_any, suffix, names)
+        return _bind(access.narrow_raw, suffix, names)
+    for verb, name in (("fetch_add", "update"), ("exchange", "exchange"), ("compare_swap", "compare_swap")):
+        names[f"{name}_value"] = getattr(ops, f"{verb}_{element}")
+    return _bind(access.raw_any, suffix, names)
+
+
+def any_change(element: str) -> Function:
+    """(cache, address, operation, first, second) -> (code, what stood there), for integer elements."""
+    names, suffix = _names(element), f"any_{element}"
+    names["modify"] = _bind(access.modify_any, suffix, names)
+    names["modify_raw"] = raw_change(element)
     templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
     made: Function = family(templates, suffix, **names).coherent_modify
     return made

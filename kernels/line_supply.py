@@ -57,7 +57,9 @@ def learn(cache, address):
 @device_function
 def forget(cache, address):
     """Drop the note on the block of `address`: it is not what it was."""
-    store_relaxed_u8(load_i64(cache, words.NOTES), (address - BASE) >> BLOCK_LOG2, 0)
+    notes = load_i64(cache, words.NOTES)
+    if notes != 0:  # else this rank has not touched cached memory yet, and its agent is asked to
+        store_relaxed_u8(notes, (address - BASE) >> BLOCK_LOG2, 0)
 
 
 @device_function

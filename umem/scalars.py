@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .agent.remote import RemoteFabric
 from .arguments import READY, access_of
-from .errors import AddressError, AlignmentError, UnknownName
-from .kernels import access, gate, status
+from .errors import AddressError, AlignmentError, HandlerError, UnknownName
+from .kernels import access, status
 from .kernels.coherence_layout import COMPARE_SWAP, EXCHANGE, FETCH_ADD, STORE
 from .segment import Segments
 from .switch import Switch
@@ -77,18 +77,18 @@ class Scalars:
             raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
         if code == status.OUT_OF_RANGE:
             raise AddressError(f"address {address:#x} lies in no segment of this world")
-        if code == status.CACHED or (code == status.PENDING and self._was_refused):
+        if code == status.CACHED:
             return self._finish_cached(address, element, operation, first, second)
         assert code in (status.PENDING, status.NOT_MAPPED), code
         if self._remote is None:
             self.switch.fabric_to(self.segments.map.home(address))  # raises, and says what is missing
             raise AssertionError(address)
-        return element.from_bits(self._remote.finish_gate())
-
-    @property
-    def _was_refused(self) -> bool:
-        """Whether the home of what was asked last has said that the memory is cached."""
-        return self._gate[gate.CODE] == status.OK and self._gate[gate.FIRST] == status.CACHED
+        try:
+            return element.from_bits(self._remote.finish_gate())
+        except HandlerError as error:
+            if error.status != status.CACHED:
+                raise
+        return self._finish_cached(address, element, operation, first, second)
 
     def _finish_cached(
         self, address: int, element: access.Access, operation: int, first: Any, second: Any

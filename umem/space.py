@@ -90,7 +90,7 @@ class Space(Scalars):
         if self._remote is not None:
             self._remote.serve_gate(self._gate)
         self._synchronise = parts.synchronise
-        self._lines = parts.lines
+        self._lines, self._line_service = parts.lines, parts.line_service
         header = parts.lines.header(self.segments.map, self.rank)
         self._has_cached = ctypes.c_int64.from_address(header + 8 * IN_USE)
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .address import BLOCK_LOG2, AddressMap
 from .agent import Agent
@@ -27,10 +28,14 @@ from .kernels.compile import CORE, load_all
 from .kernels.control import COHERENCE, CONTROL_BYTES
 from .kernels.precompile import precompile
 from .lines.layout import DEFAULT_CACHE_BYTES, DEFAULT_WAYS, CacheSize, LineLayout
+from .lines.prober import PROBE_CREDITS
 from .segment import Segments, check_fits, default_device_bytes
 from .units import align_up
 from .waiting import complete
 from .world import World
+
+if TYPE_CHECKING:
+    from .lines.service import LineService
 
 BLOCK_BYTES = 1 << BLOCK_LOG2
 HOST_SHARE = 4  # by default a rank contributes a quarter as much host memory as device memory
@@ -47,6 +52,7 @@ class Parts:
     agent: Agent
     heap: Heap
     lines: LineLayout
+    line_service: LineService | None  # where some ranks are not mapped
     synchronise: Callable[[float], None]
 
 
@@ -131,12 +137,23 @@ def connect(world: World) -> Parts:
     segments.connect()
     page.admit(world.num_ranks, segments.mapped_ranks)
     fabric = _transport(world, segments)
-    agent = Agent(world, segments.control, fabric)
+    is_mapped = len(segments.mapped_ranks) == world.num_ranks
+    agent = Agent(world, segments.control, fabric, agent_credits=0 if is_mapped else PROBE_CREDITS)
+    header_at = agreed.lines.header(address_map, world.rank)
+    service = None if is_mapped else _line_service(agent, fabric, header_at, segments)
     heap = Heap(segments.control, layout, segments.mapped_ranks, agent)
     agent.start()
     world.exchange("ready", b"")
     synchronise = _barrier(world, segments, page, fabric)
-    return Parts(segments, page, MappedFabric(), fabric, agent, heap, agreed.lines, synchronise)
+    return Parts(segments, page, MappedFabric(), fabric, agent, heap, agreed.lines, service, synchronise)
+
+
+def _line_service(agent: Agent, fabric: UcxFabric | None, header: int, segments: Segments) -> LineService:
+    """What agents do for each other's caches; loaded only where a world has ranks that are not mapped."""
+    from .lines.service import LineService
+
+    assert fabric is not None
+    return LineService(agent, fabric, header, segments.mapped_ranks)
 
 
 def _transport(world: World, segments: Segments) -> UcxFabric | None:

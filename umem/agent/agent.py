@@ -55,7 +55,8 @@ class Agent:
     """Serves other ranks' requests to this one, and confirms deaths, in a thread of compiled code.
 
     `control` is the address of this rank's control page, `fabric` the UcxFabric or None. `credits`
-    requests may be in flight from each rank to each agent: the same number in all ranks of the world.
+    requests may be in flight from each rank to each agent, and `agent_credits` from each agent to each other:
+    the same numbers in all ranks of the world.
     A process that is forked from a rank has no agent: there every call raises WorldError.
     """
 
@@ -66,6 +67,7 @@ class Agent:
         fabric: UcxFabric | None = None,
         credits: int = layout.DEFAULT_CREDITS,
         spins: Spins | None = None,
+        agent_credits: int = 0,
     ):
         self.rank, self.num_ranks = world.rank, world.num_ranks
         self.page = ControlPage(_words_at(control))
@@ -80,7 +82,7 @@ class Agent:
         spins = spins or Spins.fit(num_local, len(self._cores))
         bind_ucx()
         self._local_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.state = build_state(world, self.page, fabric, credits, spins, self._local_fd)
+        self.state = build_state(world, self.page, fabric, credits + agent_credits, spins, self._local_fd)
         self._client: Client | None = None
         if fabric is not None:
             self._client = Client(fabric, self.page, credits, spins)
@@ -102,6 +104,16 @@ class Agent:
         self._handlers[operation] = handler
         entry = self.state[layout.HANDLERS] + 2 * layout.WORD * operation
         publish_handler(entry, handler.address, context)
+
+    def endpoint_to(self, rank: int) -> int:
+        """Handle of an endpoint from this agent to that of `rank`, for the agent's thread; before `start`."""
+        assert self._thread is None and self._fabric is not None
+        watch = self.state[layout.WATCHES] + rank * layout.WATCH_WORDS * layout.WORD
+        connected = ctypes.c_int64.from_address(watch + layout.WATCH_ENDPOINT * layout.WORD).value
+        if connected:
+            return connected
+        address = self._fabric.agent_addresses[rank]
+        return self._fabric.agent_worker.connect(address, f"the agent of rank {rank}").handle
 
     def serve_other_types(self) -> None:
         """Serve near sums of other types than float32 too: at every home that will be asked for them."""
@@ -180,6 +192,7 @@ class Agent:
             self._client.shut("the agent of this rank is closed")
             self._fabric.main_worker.set_handler(layout.AM_REPLY, 0, 0)
             self._fabric.agent_worker.set_handler(layout.AM_REQUEST, 0, 0)
+            self._fabric.agent_worker.set_handler(layout.AM_REPLY, 0, 0)
         if self._code[0] != status.OK:
             raise UmemError(f"the agent of rank {self.rank} had stopped: {status.name(self._code[0])}")
 

@@ -22,10 +22,10 @@ from ..errors import (
 )
 from ..kernels import gate as way
 from ..kernels import status
-from ..kernels.control import home_rank
 from ..waiting import complete, raise_if_lost
 from . import layout, requests
-from .arena import Arena
+from .client_state import build_client
+from .gate_server import GateServer
 from .layout import Operation
 from .messages import Reply, Request, Ticket, check, operation_name, refusal
 from .spins import Spins
@@ -40,7 +40,7 @@ COMPARE_SWAP = int(Operation.COMPARE_SWAP)
 UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
 
 
-class Client:
+class Client(GateServer):
     """Sends requests to the agents of all ranks over the main worker of `fabric`.
 
     `credits` requests may be in flight to each rank, and no agent takes more from one client.
@@ -59,32 +59,10 @@ class Client:
         self.window = max(1, credits - 1)  # of `stream`: one is left for requests between, as a finalizer's
         self._abandoned: list[Ticket] = []
         self._left: Ticket | None = None
-        worker, num_ranks = fabric.main_worker, fabric.num_ranks
-        num_slots = num_ranks * credits
-        assert num_slots <= 1 << layout.SEQUENCE_SLOT_BITS
-        slot_words = num_slots * layout.CLIENT_SLOT_WORDS
-        port_words = num_ranks * layout.NUM_COUNTED * layout.COUNTED_WORDS
-        arena = Arena(8 * (layout.CLIENT_WORDS + slot_words + port_words + 2 * num_ranks) + 4096)
-        words = arena.words(layout.CLIENT_WORDS)
-        self._endpoints, free = arena.words(num_ranks), arena.words(num_ranks)
-        for peer in range(num_ranks):
-            free[peer] = (1 << credits) - 1
-        words[layout.CLIENT_WORKER] = worker.handle
-        words[layout.CLIENT_CONTROL] = page.words.ctypes.data
-        words[layout.CLIENT_RANK] = fabric.rank
-        words[layout.CLIENT_CREDITS] = credits
-        words[layout.CLIENT_SPIN_NS] = spins.close_ns
-        words[layout.CLIENT_LONE_SPIN_NS] = spins.lone_ns
-        self._slots = arena.words(slot_words)
-        words[layout.CLIENT_SLOTS] = self._slots.address
-        self._ports = arena.words(port_words)
-        words[layout.CLIENT_TRAFFIC] = self._ports.address
-        words[layout.CLIENT_FREE] = free.address
-        words[layout.CLIENT_ENDPOINTS] = self._endpoints.address
-        words[layout.CLIENT_SEND_PARAM] = arena.send_param(asks=True)
-        words[layout.CLIENT_POLL_FD] = arena.poll_fds([worker.event_fd])
-        words[layout.CLIENT_NUM_SLOTS] = num_slots
-        self.words, self.address = words, words.address
+        worker = fabric.main_worker
+        state = build_client(worker, page, fabric.rank, fabric.num_ranks, credits, spins)
+        self._endpoints, self._slots, self._ports = state.endpoints, state.slots, state.ports
+        self.words, self.address = state.words, state.words.address
         self._gate = (ctypes.c_int64 * way.GATE_WORDS)()  # nobody's until `serve_gate`
         self._ask: Callable[..., tuple[int, int, int, int]] = requests.ask.compiled
         self._post: Callable[..., int] = requests.post_request.compiled
@@ -272,56 +250,6 @@ class Client:
         if code or refused:
             old = self._go_on(code, refused, rank, fields)
         return old & UNSIGNED[num_bytes]
-
-    def serve_gate(self, gate: ctypes.Array[ctypes.c_int64]) -> None:
-        """Let compiled accesses through `gate` (kernels/gate.py) ask for this rank, until `shut`."""
-        self._gate = gate
-        gate[way.CONTEXT], gate[way.ASK] = self.address, requests.ask_for_gate.address
-
-    def finish_gate(self, keep: Any = None) -> int:
-        """Finish the request in the gate that compiled code has left PENDING; the bits of its scalar.
-
-        `keep` is alive while its memory is read or written, as for `read`.
-        """
-        gate = self._gate
-        if not gate[way.ASK]:
-            self._ask()  # shut: it says why
-        fields = tuple(gate[word] for word in way.FIELDS)
-        code, first, rank = gate[way.CODE], gate[way.FIRST], gate[way.RANK]
-        if code == status.OK:  # the home itself has answered
-            rank = home_rank(self.words[layout.CLIENT_CONTROL], gate[way.ADDRESS])
-        value = self._go_on(code, first, rank, fields, keep)
-        return gate[way.REPLY] if gate[way.REPLY_BYTES] else value
-
-    def settle_gate(self, timeout_s: float) -> Reply:
-        """The reply to the request in the gate that compiled code has left PENDING, whatever its status.
-
-        Where the wait is cut short, by a signal or the deadline, it goes on with the next call: `is_left` then.
-        """
-        gate = self._gate
-        if self._left is None:
-            fields = tuple(gate[word] for word in way.FIELDS)
-            code, first, rank = gate[way.CODE], gate[way.FIRST], gate[way.RANK]
-            if code == status.OK:
-                return Reply(first, gate[way.VALUE], 0)
-            while first == 0:  # it was never sent
-                self._make_ready(code, rank, fields[0], timeout_s)
-                code, first, *answer = self._ask(self.address, rank, *fields)
-                if code == status.OK:
-                    return Reply(first, *answer)
-            self._left = Ticket(first, Request(rank, fields[0]))
-        try:
-            reply = self._wait(self._left, timeout_s, gives_up=False)
-        except RankLost:
-            self._left = None
-            raise
-        self._left = None
-        return reply
-
-    @property
-    def is_left(self) -> bool:
-        """Whether a request of the gate was sent and its reply is still to come."""
-        return self._left is not None
 
     def ports(self) -> Iterator[tuple[int, Operation, int, int]]:
         """(rank, operation, requests, bytes) of what was asked by address."""

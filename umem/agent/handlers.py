@@ -11,6 +11,8 @@ from __future__ import annotations
 from ..kernels import status
 from ..kernels.compile import c_callback, device_function
 from ..kernels.control import RANK, contiguous_bytes, home_rank
+from ..kernels.directory import block_word, cache_of
+from ..kernels.heap_layout import BLOCK_BYTES
 from ..kernels.ops import (
     compare_swap_i64,
     compare_swap_u32,
@@ -45,7 +47,7 @@ def argument(request, index):
 
 @device_function
 def check_range(own, address, num_bytes):
-    """OK where [address, address + num_bytes) is this rank's own memory in one piece, else OUT_OF_RANGE.
+    """OK where [address, address + num_bytes) is this rank's own memory in one piece, else OUT_OF_RANGE; CACHED.
 
     `own` describes that memory (layout.OWN_*): addresses of the linear window and of the home's own view
     lie in its regions; one of the striped window is looked up.
@@ -57,13 +59,28 @@ def check_range(own, address, num_bytes):
         start = load_i64(own, layout.OWN_REGIONS + 2 * region)
         offset = address - start
         if offset >= 0 and num_bytes <= load_i64(own, layout.OWN_REGIONS + 2 * region + 1) - offset:
-            return status.OK
+            return check_uncached(load_i64(own, layout.OWN_CONTROL), address, num_bytes)
         region += 1
     control = load_i64(own, layout.OWN_CONTROL)
     if home_rank(control, address) != load_i64(control, RANK):
         return status.OUT_OF_RANGE
     if num_bytes > contiguous_bytes(control, address):
         return status.OUT_OF_RANGE
+    return check_uncached(control, address, num_bytes)
+
+
+@device_function
+def check_uncached(control, address, num_bytes):
+    """OK where no rank keeps copies of this rank's own memory at `address`, else CACHED."""
+    rank = load_i64(control, RANK)
+    block = address & -BLOCK_BYTES
+    while block < address + num_bytes:
+        # A view of the home's own has no blocks: those who use it are asked for what is not cached.
+        if home_rank(control, block) == rank and load_acquire_i64(
+            block_word(control, cache_of(control, rank), block), 0
+        ):
+            return status.CACHED
+        block += BLOCK_BYTES
     return status.OK
 
 

@@ -59,7 +59,8 @@ def build_state(
 ) -> Words:
     """The state of the agent of `world.rank`, ready for the loop; without a fabric it has no slots.
 
-    Ranks that are dead already are published on the page. `credits` requests of each rank have a slot.
+    Ranks that are dead already are published on the page. `credits` requests of each rank and its agent together
+    have a slot.
     """
     num_ranks = world.num_ranks
     num_slots = 0 if fabric is None else num_ranks * credits

@@ -72,34 +72,10 @@ class Lane:
         program = (self._position.ctypes.data, code.rows.ctypes.data, len(code.rows))
         where = (places.ctypes.data, LINE_BYTES, begin_ns, moments.ctypes.data)
         kept = (results.ctypes.data, code.num_registers, INSTANCES)
+        deadline_s = time.monotonic() + self._space.timeout_s
         while True:
             slice_end_ns = time.monotonic_ns() + status.SLICE_NS
-            answer = self._run(self._space.control, *program, *where, *kept, slice_end_ns)
+            answer = self._run(self._space.cache.address, *program, *where, *kept, slice_end_ns)
             if answer == status.OK:
                 return results
-            if answer != status.AGAIN:
-                self._step(code, places, results)
-
-    def _step(self, code: Code, places: np.ndarray, results: np.ndarray) -> None:
-        """The step that the compiled loop could not do, by way of the space."""
-        instance, step = self._position.tolist()
-        operation, place, first, second, register = code.rows[step].tolist()
-        address = int(places[place]) + instance * LINE_BYTES
-        value = self._access(operation, address, first, second)
-        if register != words.NO_REGISTER:
-            results[instance, register] = value
-        self._position[:] = (instance, step + 1)
-
-    def _access(self, operation: int, address: int, first: int, second: int) -> int:
-        match operation:
-            case words.LOAD:
-                return int(self._space.load(address, "int64"))
-            case words.STORE:
-                self._space.store(address, first, "int64")
-                return 0
-            case words.FETCH_ADD:
-                return self._space.fetch_add(address, first)
-            case words.EXCHANGE:
-                return self._space.exchange(address, first)
-        assert operation == words.COMPARE_SWAP, operation
-        return self._space.compare_swap(address, first, second)
+            self._space.cache.settle(answer, deadline=deadline_s)

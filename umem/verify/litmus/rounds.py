@@ -30,13 +30,14 @@ from .litmus import Litmus, Step
 LINE_WORDS = LINE_BYTES // 8
 # From the moment that rank 0 names one until it comes, by memory and by messages: longer than a barrier takes.
 LEAD_NS, FAR_LEAD_NS = 100_000, 1_000_000
+CLOSENESS = (1.0, 0.25, 0.0625)
 UNPACED = 4  # rounds that tell how long an instance takes
 SLACK = 1.5  # time for an instance, in those that the slowest lane takes
 # For an instance. Ranks that share cores give theirs away between instances, else a whole round passes in one turn
 # of the scheduler. The longest time is for where some lane had lost its core.
 LEAST_NS, LEAST_SHARED_NS, MOST_NS = 400, 20_000, 1_000_000
 
-CACHES = ("none",)
+CACHES = ("none", "back", "through")
 
 _serial = count()  # every rank plays the same tests in the same order, so the numbers agree
 
@@ -49,6 +50,7 @@ class Deal:
     homes: list[int]
     writer: int  # the lane that stores the first values
     reader: int  # the lane that reads the last ones
+    closeness: float  # of the moments at which lanes begin an instance, as a part of the time that it takes
 
     def place_of(self, rank: int) -> tuple[int, int] | None:
         """(group, lane) of a rank, or None where it only watches."""
@@ -63,7 +65,8 @@ def deal(random: np.random.Generator, num_ranks: int, num_lanes: int) -> Deal:
     order = random.permutation(num_ranks).tolist()
     groups = [order[first : first + num_lanes] for first in range(0, num_ranks - num_lanes + 1, num_lanes)]
     writer, reader = random.integers(0, num_lanes, 2).tolist()
-    return Deal(groups, random.permutation(num_ranks).tolist(), writer, reader)
+    homes = random.permutation(num_ranks).tolist()
+    return Deal(groups, homes, writer, reader, float(random.choice(CLOSENESS)))
 
 
 class Rounds:
@@ -87,7 +90,8 @@ class Rounds:
         number = next(_serial)
         lines = (self._num_groups * litmus.num_lines * INSTANCES, LINE_WORDS)
         self._lines = [
-            space.shared(f"litmus/{number}/{home}", lines, "int64", home) for home in range(space.num_ranks)
+            space.shared(f"litmus/{number}/{home}", lines, "int64", home, cache=cache, line=LINE_BYTES)
+            for home in range(space.num_ranks)
         ]
         # What lanes have seen: a part for each, and one for the last values.
         self._widths = [code.num_registers for code in (*self._codes, self._last)]
@@ -128,15 +132,15 @@ class Rounds:
             for group in places:
                 self._lane.run(self._warm, group)
         begin_ns = self._agree()
-        took_ns = 0 if mine is None else self._play_lane(*mine, places[mine[0]], begin_ns)
+        took_ns = 0 if mine is None else self._play_lane(*mine, places[mine[0]], begin_ns, dealt.closeness)
         self.space.barrier()
         if mine is not None and mine[1] == dealt.reader:
             self._tell(mine[0], len(self._codes), self._lane.run(self._last, places[mine[0]]))
         self.space.barrier()
         return took_ns
 
-    def _play_lane(self, group: int, lane: int, places: np.ndarray, begin_ns: int) -> int:
-        chance_ns = self._own_random.integers(0, self._spread_ns + 1, INSTANCES)
+    def _play_lane(self, group: int, lane: int, places: np.ndarray, begin_ns: int, closeness: float) -> int:
+        chance_ns = self._own_random.integers(0, int(self._spread_ns * closeness) + 1, INSTANCES)
         moments = np.arange(INSTANCES) * self._period_ns + chance_ns
         started_ns = max(time.monotonic_ns(), begin_ns)
         results = self._lane.run(self._codes[lane], places, begin_ns, moments)

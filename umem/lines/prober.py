@@ -1,0 +1,16 @@
+"""Words that the handlers of coherence share, and where in them things are.
+
+Probes are a network of their own beside the ranks' requests: a client on the agent's worker, with its own slots on
+both sides, so that a probe, and its answer, never waits for a request. Only the agent's thread uses it.
+"""
+
+from __future__ import annotations
+
+PROBE_CREDITS = 4  # probes under way from one agent to another; more lines at once wait their turn
+
+# --- the context of the handlers, as words
+CACHE = 0  # address of this rank's coherence header
+PROBER = 1  # address of the client's words
+TICKETS = 2  # address of a row of NUM_RANKS words a slot of the agent: sequence numbers of its probes
+STATE = 3  # address of the agent's state
+CONTEXT_WORDS = 4
