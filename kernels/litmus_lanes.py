@@ -4,21 +4,26 @@ A program is num_steps rows of STEP_WORDS words; instance i of the test has its 
 All instances of a round are run in order, each from its own moment on: lanes of several processes meet by the
 clock, which orders nothing between them and costs no access to memory that is tested.
 
-Every access is coherent (kernels/coherent.py): it acquires or releases, read-modify-writes do both, in memory of
-every kind. A FENCE also orders stores before later loads.
+Every access acquires or releases, read-modify-writes do both: coherent accesses (kernels/coherent.py), or the
+processor's own where memory is mapped and nobody keeps copies. A FENCE also orders stores before later loads.
 """
 
 from __future__ import annotations
 
-from .coherent import (
-    coherent_compare_swap_i64,
-    coherent_exchange_i64,
-    coherent_fetch_add_i64,
-    coherent_load_i64,
-    coherent_store_i64,
-)
+from .coherence_layout import COMPARE_SWAP, EXCHANGE, FETCH_ADD, STORE
+from .coherent import coherent_store_i64
+from .coherent_any import change_8, load_8
 from .compile import cpu_kernel, device_function
-from .ops import fence_seq_cst, load_i64, store_i64
+from .ops import (
+    compare_swap_i64,
+    exchange_i64,
+    fence_seq_cst,
+    fetch_add_i64,
+    load_acquire_i64,
+    load_i64,
+    store_i64,
+    store_release_i64,
+)
 from .ops_system import now_ns, yield_cpu
 from .status import AGAIN, OK
 
@@ -26,8 +31,10 @@ WORD = 8
 # --- a row of a program
 STEP_WORDS = 5
 OPERATION, PLACE, FIRST, SECOND, REGISTER = 0, 1, 2, 3, 4
-LOAD, STORE, FETCH_ADD, EXCHANGE, COMPARE_SWAP, FENCE = 0, 1, 2, 3, 4, 5
+LOAD, FENCE = 16, 17  # beside the operations of coherent accesses that change a word
+assert max(STORE, FETCH_ADD, EXCHANGE, COMPARE_SWAP) < LOAD
 NO_REGISTER = -1
+RAW = 0  # in place of a cache: the memory is accessed as it is
 # --- how far a lane is
 POSITION_WORDS = 2
 INSTANCE, STEP = 0, 1
@@ -36,20 +43,33 @@ FAR_NS = 5_000  # a lane that has longer to wait gives its core away meanwhile: 
 
 
 @device_function
+def perform_raw(operation, address, first, second):
+    """One access by the processor; what the word held where that is asked for."""
+    if operation == LOAD:
+        return load_acquire_i64(address, 0)
+    if operation == STORE:
+        store_release_i64(address, 0, first)
+        return 0
+    if operation == FETCH_ADD:
+        return fetch_add_i64(address, 0, first)
+    if operation == EXCHANGE:
+        return exchange_i64(address, 0, first)
+    return compare_swap_i64(address, 0, first, second)
+
+
+@device_function
 def perform(cache, operation, address, first, second):
     """One step: (OK, what the word held where that is asked for), or another status, and nothing was done."""
+    if operation == FENCE:
+        fence_seq_cst()
+        return OK, 0
+    if cache == RAW:
+        return OK, perform_raw(operation, address, first, second)
     if operation == LOAD:
-        return coherent_load_i64(cache, address)
+        return load_8(cache, address)
     if operation == STORE:
         return coherent_store_i64(cache, address, first), 0
-    if operation == FETCH_ADD:
-        return coherent_fetch_add_i64(cache, address, first)
-    if operation == EXCHANGE:
-        return coherent_exchange_i64(cache, address, first)
-    if operation == COMPARE_SWAP:
-        return coherent_compare_swap_i64(cache, address, first, second)
-    fence_seq_cst()
-    return OK, 0
+    return change_8(cache, address, operation, first, second)
 
 
 @device_function

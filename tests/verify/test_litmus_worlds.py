@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections import Counter
 
 import pytest
 
+import umem
 from umem import config
 from umem.cli import app
+from umem.kernels import coherence_layout as words
 from umem.verify.litmus import parse
 from umem.verify.litmus.command import FULL, Options, play
-from umem.verify.litmus.judge import Result
+from umem.verify.litmus.judge import Evidence, Result
 from umem.verify.litmus.lanes import INSTANCES
-from umem.verify.litmus.rounds import CACHES
+from umem.verify.litmus.rounds import CACHES, Rounds
 from umem.verify.litmus.shipped import shipped
 from umem.world.spec import MAPPED
 
@@ -41,27 +44,46 @@ def wrong(found):
     }
 
 
-@pytest.mark.parametrize("world", ["mapped", "no-peer-access", pytest.param("hosts", marks=pytest.mark.soak)])
-def test_every_operation_does_what_its_name_says(world, why_no_hosts):
+@pytest.mark.parametrize(
+    ("world", "cache"),
+    [
+        ("mapped", "none"),
+        ("no-peer-access", "none"),
+        pytest.param("hosts", "none", marks=pytest.mark.soak),
+        *(
+            pytest.param(world, cache, marks=pytest.mark.soak)
+            for world in FULL
+            for cache in ("back", "through")
+        ),
+    ],
+)
+def test_every_operation_does_what_its_name_says(world, cache, why_no_hosts):
     if world == "hosts" and why_no_hosts:
         pytest.skip(why_no_hosts)
-    (found,) = play([parse(EVERY_OPERATION)], Options(world, instances=1))
+    (found,) = play([parse(EVERY_OPERATION)], Options(world, cache=cache, instances=1))
     end = (10, (1 << 63) - 1, 5, -3, -1, -1, 4, 9, -3, 4, 9)
     assert found.ends == Counter({end: INSTANCES})
     assert found.result is Result.INCONCLUSIVE
 
 
 def test_the_shipped_ones_pass():
-    found = play(TESTS, Options(instances=2000))
+    found = play(TESTS, Options(ranks=4, instances=2000))
     assert not wrong(found)
     assert all(evidence.num_instances >= 2000 for evidence in found)
 
 
+CROWDED = [
+    ("mapped", 4),
+    ("mapped", 8),
+    ("no-peer-access", 4),
+    ("hosts", 4),
+]  # more ranks than most machines that run this have cores
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize(
-    ("world", "ranks"),
-    [*((world, None) for world in FULL), ("no-peer-access", 4), ("hosts", 4), ("mapped", 4), ("mapped", 8)],
+    ("world", "ranks", "cache"),
+    [(world, None, cache) for world in FULL for cache in CACHES] + [(*crowd, "back") for crowd in CROWDED],
 )
 def test_the_shipped_ones_pass_many_times(world, ranks, cache, soak_factor, why_no_hosts):
     if world == "hosts" and why_no_hosts:
@@ -69,6 +91,31 @@ def test_the_shipped_ones_pass_many_times(world, ranks, cache, soak_factor, why_
     full = FULL[world] if ranks is None else FULL["hosts"]
     instances = min(full, full // 10 * soak_factor)
     assert not wrong(play(TESTS, Options(world, ranks, cache, instances, seed=soak_factor)))
+
+
+def play_without_invalidation(space, tests, cache):
+    """In every rank: the ends of each test where the protocol's table lets others keep their copies."""
+    rows = (ctypes.c_int64 * words.NUM_ROWS).from_address(space.cache.address + 8 * words.ROWS)
+    for index in range(words.NUM_ROWS):
+        rows[index] &= ~(words.INVALIDATE | words.INVALIDATE_ALL)
+    space.barrier()
+    seen = []
+    for litmus in tests:
+        rounds = Rounds(space, litmus, cache, seed=1)
+        seen.append(rounds.play(4096))
+        rounds.close()
+    return seen
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("cache", "names"), [("back", ("MP", "SB")), ("through", ("CoWR", "SB"))])
+def test_a_protocol_that_invalidates_nobody_is_found(cache, names):
+    tests = [litmus for litmus in TESTS if litmus.name in names]
+    seen = umem.launch(play_without_invalidation, segment="64M", args=(tests, cache), timeout_s=20)
+    found = [Evidence(litmus, 2, ends) for litmus, ends in zip(tests, seen, strict=True)]
+    assert [evidence.result for evidence in found] == [Result.FAIL, Result.FAIL]
+    control = play(tests, Options(cache=cache, instances=4096))
+    assert [evidence.result for evidence in control] == [Result.PASS, Result.PASS]
 
 
 @needs_two_cores

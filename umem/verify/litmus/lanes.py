@@ -52,10 +52,11 @@ def encode(litmus: Litmus, steps: Sequence[Step]) -> Code:
 
 
 class Lane:
-    """Runs programs over the instances of a round, in the memory of `space`."""
+    """Runs programs over the instances of a round. `is_raw`: by the processor's own loads and stores."""
 
-    def __init__(self, space: Space):
+    def __init__(self, space: Space, is_raw: bool):
         self._space = space
+        self._cache = words.RAW if is_raw else space.cache.address
         self._run = words.run_lane.compiled
         self._position = np.zeros(words.POSITION_WORDS, np.int64)
 
@@ -75,7 +76,7 @@ class Lane:
         deadline_s = time.monotonic() + self._space.timeout_s
         while True:
             slice_end_ns = time.monotonic_ns() + status.SLICE_NS
-            answer = self._run(self._space.cache.address, *program, *where, *kept, slice_end_ns)
+            answer = self._run(self._cache, *program, *where, *kept, slice_end_ns)
             if answer == status.OK:
                 return results
             self._space.cache.settle(answer, deadline=deadline_s)

@@ -75,7 +75,8 @@ class Rounds:
     def __init__(self, space: Space, litmus: Litmus, cache: str, seed: int):
         self.space, self.litmus = space, litmus
         self._num_groups = space.num_ranks // len(litmus.lanes)
-        self._lane = Lane(space)
+        is_mapped = len(space.segments.mapped_ranks) == space.num_ranks
+        self._lane = Lane(space, is_raw=is_mapped and cache == "none")
         self._codes = [encode(litmus, steps) for steps in litmus.lanes]
         self._reset = encode(litmus, [Step("store", place.name, (place.start,)) for place in litmus.places])
         self._warm, self._last = (
@@ -98,7 +99,6 @@ class Rounds:
         seen = (self._num_groups, len(self._widths), INSTANCES, max(*self._widths, 1))
         self._seen = space.shared(f"litmus/{number}/seen", seen, "int64", 0)
         self._begin = space.shared(f"litmus/{number}/begin", 1, "int64", 0)
-        is_mapped = len(space.segments.mapped_ranks) == space.num_ranks
         self._lead_ns = LEAD_NS if is_mapped else FAR_LEAD_NS
         # Where nothing keeps a copy, there is nothing to warm.
         self._is_warmed = is_mapped or cache != "none"
