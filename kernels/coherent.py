@@ -66,10 +66,11 @@ def _change(element: str, verb: str) -> Function:
     """coherent_store_T, coherent_fetch_add_T, coherent_exchange_T or coherent_compare_swap_T."""
     is_float_sum = verb == "fetch_add" and ELEMENTS[element].kind == "f"
     names = {**_names(element), "OPERATION": words.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb]}
-    bodies = {"fetch_add": access.add, "compare_swap": access.swap_if_equal}
+    bodies: dict[str, Any] = {"fetch_add": access.add, "compare_swap": access.swap_if_equal}
     suffix = f"{verb}_{element}"
-    names["modify"] = _bind(bodies.get(verb, access.modify), suffix, names)
-    names["modify_raw"] = _bind(*_raw(element, verb, names), names)  # type: ignore[arg-type]
+    body: Function = bodies.get(verb, access.modify)
+    names["modify"] = _bind(body, suffix, names)
+    names["modify_raw"] = _raw(element, verb, names)
     templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
     modify = family(templates, suffix, **names).coherent_modify
     last = {"store": access.coherent_store, "compare_swap": access.coherent_compare_swap}
@@ -84,17 +85,18 @@ def _public(function: Function) -> Function:
     return function
 
 
-def _raw(element: str, verb: str, names: dict[str, Any]) -> tuple[Function, str]:
-    """The template for memory without copies, with its names added to `names`; and its suffix."""
-    row = ELEMENTS[element]
-    suffix = f"{verb}_{element}"
+def _raw(element: str, verb: str, names: dict[str, Any]) -> Function:
+    """The same for memory of which nobody keeps copies."""
+    row, suffix = ELEMENTS[element], f"{verb}_{element}"
     if verb == "store":
-        return access.store_raw, suffix
+        return _bind(access.store_raw, suffix, names)
     if row.num_bytes < 4:
-        names["SIGN"] = 1 << (8 * row.num_bytes - 1) if row.kind == "i" else 0
-        return access.narrow_raw, suffix
-    names["compare_swap_value" if verb == "compare_swap" else "update_value"] = getattr(ops, suffix)
-    return access.compare_swap_raw if verb == "compare_swap" else access.update_raw, suffix
+        sign = 1 << (8 * row.num_bytes - 1) if row.kind == "i" else 0
+        return _bind(access.narrow_raw, suffix, {**names, "SIGN": sign})
+    update = getattr(ops, suffix)
+    if verb == "compare_swap":
+        return _bind(access.compare_swap_raw, suffix, {"compare_swap_value": update})
+    return _bind(access.update_raw, suffix, {"update_value": update})
 
 
 def raw_change(element: str) -> Function:

@@ -36,13 +36,21 @@ FLOORS = (
     ),
     Floor(
         3,
-        "reaching memory: transports, the one place that routes, the serving thread, allocation",
-        ("umem.fabric", "umem.switch", "umem.agent", "umem.heap"),
+        "reaching memory: transports, the one place that routes, the serving thread, allocation, coherent copies",
+        ("umem.fabric", "umem.switch", "umem.agent", "umem.heap", "umem.lines"),
     ),
     Floor(
         4,
         "what a program holds: the space and its arrays",
-        ("umem.current", "umem.array", "umem.startup", "umem.messages", "umem.space"),
+        (
+            "umem.current",
+            "umem.arguments",
+            "umem.array",
+            "umem.startup",
+            "umem.messages",
+            "umem.scalars",
+            "umem.space",
+        ),
     ),
     Floor(7, "umem under torch: its allocator, sharing, offload", ("umem.torch",)),
     Floor(

@@ -27,7 +27,12 @@ class Scalars:
     _remote: RemoteFabric | None
     switch: Switch
     segments: Segments
-    cache: LineCache
+
+    if TYPE_CHECKING:
+
+        @property
+        def cache(self) -> LineCache:
+            """This rank's coherent copies of cached memory."""
 
     def load(self, address: int, dtype: Any) -> Any:
         """The element at `address`, with acquire ordering."""

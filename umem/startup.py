@@ -56,15 +56,19 @@ class Parts:
     synchronise: Callable[[float], None]
 
 
-def prepare() -> None:
+def prepare(is_mapped: bool = True) -> None:
     """Load what every rank needs, in the process that forks the ranks: compiled kernels and libucp.
 
-    No context, no thread: a fork after this is safe.
+    No context, no thread: a fork after this is safe. Where not every rank `is_mapped`, agents also serve coherence.
     """
     groups = [CORE]
     if library.is_available():
         library.load()
         groups.append("ucx")
+        if not is_mapped:
+            from .lines.service import GROUP
+
+            groups.append(GROUP)
     precompile(groups=groups)
     load_all(groups=groups)
 

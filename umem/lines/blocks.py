@@ -11,9 +11,9 @@ from ..kernels.directory import directory_word
 from ..kernels.heap_layout import BLOCK_BYTES
 from ..kernels.line_blocks import cached_as, lift_poison, mark
 from ..kernels.ops import load_acquire_i64, load_i64, store_i64
+from .prober import GROUP
 
 LOOK, MARK, NEXT_HELD, LIFT = 0, 1, 2, 3  # first argument; the second is an address
-GROUP = "flits"
 
 
 @c_callback(HANDLER, group=GROUP)

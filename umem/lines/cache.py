@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -140,11 +141,7 @@ class LineCache:
         for block in range(address, address + num_bytes, BLOCK_BYTES):
             home = self.plan.home(block)
             if home in self._mapped:
-                self._until_ok(
-                    lambda first, at=block, home=home: line_blocks.call_block_home(
-                        self.address, home, at, first
-                    )
-                )
+                self._until_ok(partial(line_blocks.call_block_home, self.address, home, block))
             else:
                 self._remote.call_home(home, block)
             self._mark(block, 0)

@@ -70,10 +70,10 @@ from ..kernels.protocol_rows import copy_state, next_word, relation_of, row_of
 from ..kernels.transaction import first_target
 from .home_access import modify_home
 from .probe_rounds import LOST, are_answered, send_probes
+from .prober import GROUP
 from .probes import INVALIDATE as DROP
 from .probes import TAKE_INVALID, TAKE_SHARED
 
-GROUP = "flits"
 # scratch words of a request: 0 before the line is locked
 WORD_AT, VALUE, KIND = 0, 1, 2  # directory word, its value, the probes' kind + 1
 

@@ -6,6 +6,7 @@ both sides, so that a probe, and its answer, never waits for a request. Only the
 
 from __future__ import annotations
 
+GROUP = "flits"  # of compiled handlers: loaded where a world has ranks that are not mapped
 PROBE_CREDITS = 4  # probes under way from one agent to another; more lines at once wait their turn
 
 # --- the context of the handlers, as words

@@ -36,13 +36,13 @@ from ..kernels.line_cache import (
     tag_address,
 )
 from ..kernels.ops import compare_swap_i64, load_i64, store_i64
+from .prober import GROUP
 
 INVALIDATE, TAKE_SHARED, TAKE_INVALID = (
     0,
     1,
     2,
 )  # second argument; the first is the line's address, the third its log2
-GROUP = "flits"
 
 
 @device_function

@@ -11,7 +11,7 @@ from ..agent.layout import Operation
 from ..agent.requests import receive_reply
 from ..agent.spins import Spins
 from .blocks import serve_block
-from .flits import serve_flit
+from .flits import GROUP, serve_flit
 from .prober import CACHE, CONTEXT_WORDS, PROBE_CREDITS, PROBER, STATE, TICKETS
 from .probes import serve_probe
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..fabric.ucx.fabric import UcxFabric
 
 WORD = 8
+__all__ = ["GROUP", "LineService"]
 HANDLERS = {Operation.FLIT: serve_flit, Operation.PROBE: serve_probe, Operation.BLOCK: serve_block}
 
 

@@ -46,6 +46,8 @@ def _run(options: argparse.Namespace) -> Outcome:
         options.segment,
         options.host_segment,
         options.timeout_s,
+        line_cache=options.line_cache,
+        protocol=options.protocol,
         pin=options.pin,
         network=options.network,
         prefault=options.prefault,
@@ -60,7 +62,7 @@ def _run(options: argparse.Namespace) -> Outcome:
 
     # Checked before the seconds that loading may take.
     script_arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
-    warm_up(options.preload.split(",") if options.preload else ())
+    warm_up(options.preload.split(",") if options.preload else (), kind=spec.kind)
     return Supervisor(
         spec,
         lambda rank, channel: run_script(channel, options.script, script_arguments, options.module),
@@ -97,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="each rank on a core of its own (default: where there are enough)",
+    )
+    parser.add_argument(
+        "--line-cache", metavar="SIZE", help="copies that a rank keeps of cached memory (default 16M)"
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME|FILE", help="of cached memory: msi (default), mesi, snoop, or a file"
     )
     parser.add_argument("--timeout-s", type=float, metavar="S", help="deadline of every wait (default 60)")
     parser.add_argument(

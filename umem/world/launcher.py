@@ -38,6 +38,8 @@ def launch(
     timeout_s: float | None = None,
     prefault: bool = False,
     huge_pages: bool = False,
+    line_cache: int | str | None = None,
+    protocol: str | None = None,
     on_failure: str = END,
     results: str = FIRST_RESULT,
     environment: Mapping[str, str] | None = None,
@@ -50,7 +52,8 @@ def launch(
     cloudpickle, so functions of notebooks and of __main__ work. What ranks print appears here, each line
     marked with its rank. `results="all"` returns every rank's result, by rank. `environment` is added to
     each rank's, `preload` names modules to import once, before the ranks are forked. `prefault` backs every
-    page of the segments at the start, `huge_pages` asks for huge ones. `spec` replaces the arguments that
+    page of the segments at the start, `huge_pages` asks for huge ones. `line_cache` bytes of copies are what a
+    rank keeps of cached memory, by the coherence `protocol`. `spec` replaces the arguments that
     describe the world.
 
     Raises the exception of the first rank that failed, caused by a LaunchError that holds its traceback
@@ -59,10 +62,9 @@ def launch(
     place of their results. WorldError where the world cannot be made.
     """
     if spec is None:
-        pages = {"prefault": prefault, "huge_pages": huge_pages}
-        spec = WorldSpec.of(
-            ranks, world, hosts, segment, timeout_s=timeout_s, pin=pin, on_failure=on_failure, **pages
-        )
+        memory: dict[str, Any] = {"prefault": prefault, "huge_pages": huge_pages, "line_cache": line_cache}
+        waits: dict[str, Any] = {"timeout_s": timeout_s, "pin": pin, "on_failure": on_failure}
+        spec = WorldSpec.of(ranks, world, hosts, segment, protocol=protocol, **memory, **waits)
     job = Job(spec, True, results, dict(environment or {}), tuple(preload))
     return run_job(job, work, args)
 

@@ -20,6 +20,7 @@ from ..errors import UmemError
 from .frames import Channel, FrameBuffer, Kind, encode, unpack_blobs
 from .job import ALL_RESULTS, Job, Outcome, Report
 from .ranks import run_function
+from .spec import MAPPED
 from .supervisor import Supervisor
 
 # These libraries start threads of their own when they are loaded, unless told not to, and only a process
@@ -32,7 +33,7 @@ STARTUP = "umem.startup"
 _READ_BYTES = 1 << 18
 
 
-def warm_up(preload: Iterable[str] = (), for_space: bool = True) -> None:
+def warm_up(preload: Iterable[str] = (), for_space: bool = True, kind: str = MAPPED) -> None:
     """Import and load what every rank needs, compiled kernels included, so that ranks import nothing.
 
     Kernels that are not in the cache are compiled here, once a machine: other worlds that start now wait
@@ -43,7 +44,9 @@ def warm_up(preload: Iterable[str] = (), for_space: bool = True) -> None:
         for name in preload:
             import_module(name)
         if for_space:
-            import_module(STARTUP).prepare()  # last: it also loads the kernels of preloaded modules
+            import_module(STARTUP).prepare(
+                kind == MAPPED
+            )  # last: it also loads the kernels of preloaded modules
     # A collection in a rank would write to, and so copy, every page that it shares with its parent.
     gc.freeze()
     gc.enable()
@@ -74,7 +77,7 @@ def _receive_job(caller: socket.socket) -> tuple[Job, bytes]:
 def _run(job: Job, pickled_work: bytes, caller: socket.socket) -> Outcome:
     assert cloudpickle  # imported here so that no rank has to
     sys.path[:] = job.module_path
-    warm_up(job.preload, job.on_space)
+    warm_up(job.preload, job.on_space, job.spec.kind)
 
     def work(rank: int, channel: Channel) -> int:
         returns = job.results == ALL_RESULTS or rank == 0
