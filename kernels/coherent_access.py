@@ -130,7 +130,6 @@ def load_hit(cache, note, address):
                 if (behind ^ tag) >> STATE_BITS == 0:
                     count(cache, words.NUM_HITS, 1)
                     return 1, value
-            return 0, ZERO
         way += 1
     return 0, ZERO
 
@@ -214,7 +213,6 @@ def modify_hit(cache, note, address, operation, first, second):
                     store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
                     count(cache, words.NUM_HITS, 1)
                     return 1, old
-            return 0, ZERO
         way += 1
     return 0, ZERO
 

@@ -34,6 +34,7 @@ from .control import peer_is_dead
 from .directory import wait_turn
 from .ops import (
     compare_swap_i64,
+    fence_seq_cst,
     load_acquire_i64,
     load_i64,
     load_relaxed_i64,
@@ -113,15 +114,20 @@ def search(geometry, line, line_shift):
 
 
 @device_function
-def has_other_copy(geometry, line, line_shift, slot):
-    """1 where another slot than `slot` has a valid copy of `line`: a sibling was first."""
+def has_other_slot(geometry, line, line_shift, slot):
+    """1 where another slot than `slot`, which was just claimed for `line`, has it or is claimed for it by a sibling.
+
+    Of two siblings that claim at once at least one sees the other: claim, fence, look, on both sides.
+    """
     first = first_slot(geometry, line)
     num_ways = load_i64(geometry, words.NUM_WAYS)
+    if num_ways > 1:
+        fence_seq_cst()
     way = 0
     while way < num_ways:
         if first ^ way != slot:
             tag = load_acquire_i64(tag_address(geometry, first ^ way), 0)
-            if is_of_line(tag, line, line_shift) and (words.READABLE >> (tag & STATE_MASK)) & 1:
+            if is_of_line(tag, line, line_shift) and tag & STATE_MASK != INVALID:
                 return 1
         way += 1
     return 0

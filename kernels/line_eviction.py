@@ -33,6 +33,7 @@ from .line_cache import (
     count,
     first_slot,
     geometry_of,
+    has_other_slot,
     in_state,
     is_of_line,
     line_of,
@@ -85,6 +86,9 @@ def claim_slot(cache, line_log2, line, request):
             state = tag & STATE_MASK
         if state == INVALID or state == SHARED_COPY:
             if compare_swap_i64(tag_address(geometry, slot), 0, tag, claimed(tag, line, line_shift)) == tag:
+                if has_other_slot(geometry, line, line_shift, slot):
+                    set_state(geometry, slot, INVALID)
+                    return status.OK, NO_SLOT, HAD_NOTHING
                 had = HAD_NOTHING
                 if state == SHARED_COPY:
                     count(cache, words.NUM_SILENT_EVICTIONS, 1)

@@ -47,7 +47,6 @@ from .line_cache import (
     copy_words,
     count,
     geometry_of,
-    has_other_copy,
     invalidate,
     set_state,
     take,
@@ -75,10 +74,6 @@ def get_line(cache, home, address, line, line_log2, request):
     if code != status.OK:
         set_state(geometry, slot, INVALID)
         return code
-    if has_other_copy(geometry, line, load_i64(cache, words.LINE_SHIFT), slot):
-        set_state(geometry, slot, INVALID)
-        unlock_line(word, value)
-        return status.OK
     relation = relation_of(control, value, rank, home)
     row = row_of(cache, value, request, relation)
     code, owner_slot = clear_the_way(cache, word, value, row, rank, address, line, line_log2)
