@@ -1,7 +1,12 @@
-"""Words of a small world for the model checker: ranks with one-slot caches, lines of one word at home of rank 0."""
+"""A small world for the model checker: ranks with caches of a slot or two, lines of one word at home of rank 0.
+
+Lanes are written as "1:la 2:A": a lane on rank 1 that loads and then adds, one on rank 2 that adds. Small letters
+access line 0, capitals line 1: l loads, a adds 1, s stores, c compares with the first value and swaps.
+"""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from umem.address import BASE
@@ -16,9 +21,10 @@ from umem.kernels.coherent import (
     coherent_store_i64,
 )
 from umem.kernels.control import ALIVE, DEAD, PEER_MAPPED, PEER_STATE
-from umem.kernels.directory import directory_word, line_state, owner_of
+from umem.kernels.directory import line_state, owner_of
 from umem.kernels.heap_layout import BLOCK_LOG2
 from umem.kernels.status import OK
+from umem.verify import Verdict, explore
 
 LINE_LOG2 = 3  # a line is one word: more would only multiply the states
 META_STRIDE_LOG2 = 20
@@ -128,6 +134,8 @@ class Small:
                 words.BLOCKS: BLOCKS,
                 words.CLOCK: 0,
             }
+            if rank == 0:  # it has no copies; SNOOP asks it all the same
+                found |= {self.tag(0, slot): 0 for slot in range(self.num_ways)}
             header |= {words.ROWS + index: row for index, row in enumerate(self.protocol.words())}
             geometry = words.GEOMETRIES + LINE_LOG2 * words.GEOMETRY_WORDS
             header |= {
@@ -145,7 +153,7 @@ class Small:
 
 
 def run(cache, *program):
-    """A lane: each of `program` is ("load", address), ("store", address, value) or ("add", address); its results."""
+    """A lane: each of `program` is (verb, address, operands...); its results, 0 for a store."""
     results = ()
     step = 0
     while step < len(program):
@@ -165,66 +173,50 @@ def run(cache, *program):
     return results
 
 
-def value_of(small: Small, memory, number: int) -> int:
-    """What a line holds when all is over: the owner's copy, or home."""
-    word = memory[small.directory(number)]
-    assert not word & words.DIRECTORY_LOCK, f"line {number} is left locked"
-    if line_state(word) == words.OWNED:
-        owner = owner_of(word)
-        for slot in range(small.num_ways):
-            tag = memory[small.tag(owner, slot)]
-            if tag >> (words.STATE_BITS + small.version_bits) == (small.line(number) - BASE) >> LINE_LOG2:
-                state = tag & words.STATE_MASK
-                assert state in (words.EXCLUSIVE, words.MODIFIED), f"owner {owner} has state {state}"
-                return memory[small.copy(owner, slot)]
-        raise AssertionError(f"owner {owner} of line {number} has no copy")
-    return memory[small.line(number)]
+def lanes_of(small: Small, text: str) -> tuple[list[int], list[tuple]]:
+    """(rank of each lane, program of each lane)"""
+    ranks, programs = [], []
+    for lane, word in enumerate(text.split()):
+        rank, _, letters = word.partition(":")
+        ranks.append(int(rank))
+        programs.append(
+            tuple(operation_of(small, letter, 1000 * lane + step) for step, letter in enumerate(letters))
+        )
+    return ranks, programs
 
 
-def counted(small: Small, programs):
-    """A check of an end where lanes only load and add: nothing is lost, nothing goes back, no copy is stale."""
-
-    def check(results, memory):
-        for number in range(small.num_lines):
-            address, first = small.line(number), small.initial(number)
-            olds = []
-            for result, program in zip(results, programs, strict=True):
-                if not isinstance(result, tuple):
-                    return None  # a lane was killed: checked by others
-                last = first
-                for operation, value in zip(program, result, strict=True):
-                    if operation[1] != address:
-                        continue
-                    if value < last:
-                        return f"line {number} went back from {last} to {value}"
-                    last = value
-                    if operation[0] == "add":
-                        olds.append(value)
-                        last = value + 1
-            if sorted(olds) != list(range(first, first + len(olds))):
-                return f"line {number}: additions found {sorted(olds)}"
-            try:
-                value = value_of(small, memory, number)
-            except AssertionError as error:
-                return str(error)
-            if value != first + len(olds):
-                return f"line {number} holds {value} after {len(olds)} additions to {first}"
-            for rank in range(1, small.num_ranks):
-                for slot in range(small.num_ways):
-                    tag = memory[small.tag(rank, slot)]
-                    is_line = tag >> (words.STATE_BITS + small.version_bits) == (address - BASE) >> LINE_LOG2
-                    is_valid = (words.READABLE >> (tag & words.STATE_MASK)) & 1
-                    if is_line and is_valid and memory[small.copy(rank, slot)] != value:
-                        return f"rank {rank} keeps a stale copy of line {number}"
-        return None
-
-    return check
+def operation_of(small: Small, letter: str, number: int) -> tuple:
+    """An operation; those that store write a value that no other does."""
+    line = 1 if letter.isupper() else 0
+    address = small.line(line)
+    match letter.lower():
+        case "l":
+            return ("load", address)
+        case "a":
+            return ("add", address)
+        case "s":
+            return ("store", address, 10_000 + number)
+        case "c":
+            return ("swap", address, small.initial(line), 20_000 + number)
+    raise AssertionError(letter)
 
 
-assert directory_word
+def search(small: Small, text: str, model: str = "weak", kills: int = 0, limit_s: float = 60.0) -> Verdict:
+    """Every execution of the lanes of `text`; with `kills` the others are told of a death behind all it did."""
+    ranks, programs = lanes_of(small, text)
+    lanes = [(run, small.cache(rank), *program) for rank, program in zip(ranks, programs, strict=True)]
+    memory, constants = small.memory, small.constants
+    if not kills:
+        final = in_order(small, programs)
+        return explore(lanes, memory, final, model, constants=constants, limit_s=limit_s)
+    told = deaths(small, ranks)
+    memory |= {word: ALIVE for words_ in told.values() for word in words_}
+    constants = {word: value for word, value in constants.items() if word not in memory}
+    final = survived(small, ranks, programs)
+    return explore(lanes, memory, final, model, kills, constants, told, limit_s=limit_s)
 
 
-def deaths(small: Small, ranks) -> dict[int, dict[int, int]]:
+def deaths(small: Small, ranks: list[int]) -> dict[int, dict[int, int]]:
     """What the others are told when the lane of a rank is killed, for lanes that run at `ranks`."""
     return {
         lane: {small.page(other) + 8 * (PEER_STATE + rank): DEAD for other in ranks if other != rank}
@@ -232,27 +224,132 @@ def deaths(small: Small, ranks) -> dict[int, dict[int, int]]:
     }
 
 
-def survived(small: Small, programs):
-    """A check of an end where lanes were killed: to those that live, nothing was lost and nothing went back."""
+# --- what must hold at an end
+
+
+def in_order(small: Small, programs):
+    """A check of an end: for each line there is an order of all operations that explains what they found and what
+    the line holds (sequential consistency of every address), and no valid copy is stale."""
 
     def check(results, memory):
         for number in range(small.num_lines):
-            address, first = small.line(number), small.initial(number)
-            most = first + sum(operation == ("add", address) for program in programs for operation in program)
-            found = []
-            for result, program in zip(results, programs, strict=True):
-                if not isinstance(result, tuple):
-                    continue
-                last = first
-                for operation, value in zip(program, result, strict=True):
-                    if operation[1] == address:
-                        if not last <= value <= most:
-                            return f"line {number}: {value} after {last}"
-                        last = value + (operation[0] == "add")
-                        if operation[0] == "add":
-                            found.append(value)
-            if len(set(found)) < len(found):
-                return f"line {number}: two additions found {found}"
+            histories = histories_of(small, number, programs, results)
+            try:
+                value = value_of(small, memory, number)
+            except AssertionError as error:
+                return str(error)
+            if not explains(histories, small.initial(number), value):
+                return f"line {number} holds {value}: no order explains {histories}"
+            for rank, copy in valid_copies(small, memory, number):
+                if copy != value:
+                    return f"rank {rank} keeps a stale copy of line {number}: {copy}, not {value}"
         return None
 
     return check
+
+
+def histories_of(small: Small, number: int, programs, results) -> tuple:
+    """What each lane did to a line, with what it found."""
+    address = small.line(number)
+    return tuple(
+        tuple(pair for pair in zip(program, result, strict=True) if pair[0][1] == address)
+        for program, result in zip(programs, results, strict=True)
+    )
+
+
+@functools.cache
+def explains(histories: tuple, value: int, last: int) -> bool:
+    """Whether some order of the lanes' operations, each lane's in its own, finds what they found from `value` on."""
+    if not any(histories):
+        return value == last
+    for lane, history in enumerate(histories):
+        if history:
+            (operation, found), *rest = history
+            after = effect(operation, found, value)
+            others = (*histories[:lane], tuple(rest), *histories[lane + 1 :])
+            if after is not None and explains(others, after, last):
+                return True
+    return False
+
+
+def effect(operation: tuple, found: int, value: int) -> int | None:
+    """What a line that holds `value` holds after the operation; None where it cannot have found what it did."""
+    if operation[0] == "store":
+        return operation[2]
+    if found != value:
+        return None
+    if operation[0] == "add":
+        return value + 1
+    if operation[0] == "swap" and value == operation[2]:
+        return operation[3]
+    return value
+
+
+def value_of(small: Small, memory, number: int) -> int:
+    """What a line holds when all is over: the owner's copy, or home."""
+    word = memory[small.directory(number)]
+    assert not word & words.DIRECTORY_LOCK, f"line {number} is left locked"
+    if line_state(word) != words.OWNED:
+        return memory[small.line(number)]
+    copies = dict(valid_copies(small, memory, number))
+    assert owner_of(word) in copies, f"owner {owner_of(word)} of line {number} has no copy"
+    return copies[owner_of(word)]
+
+
+def valid_copies(small: Small, memory, number: int):
+    """(rank, value) of every copy of a line that its rank may read."""
+    line = (small.line(number) - BASE) >> LINE_LOG2
+    for rank in range(1, small.num_ranks):
+        for slot in range(small.num_ways):
+            tag = memory[small.tag(rank, slot)]
+            is_readable = (words.READABLE >> (tag & words.STATE_MASK)) & 1
+            if tag >> (words.STATE_BITS + small.version_bits) == line and is_readable:
+                yield rank, memory[small.copy(rank, slot)]
+
+
+def survived(small: Small, ranks, programs):
+    """A check of an end where lanes that load and add were killed: to those that live nothing was lost and nothing
+    went back, and a copy is whole wherever the directory names an owner."""
+
+    def check(results, memory):
+        dead = {rank for rank, result in zip(ranks, results, strict=True) if not isinstance(result, tuple)}
+        for number in range(small.num_lines):
+            bug = went_wrong(small, number, programs, results) or lost(small, memory, number, dead)
+            if bug:
+                return bug
+        return None
+
+    return check
+
+
+def went_wrong(small: Small, number: int, programs, results) -> str | None:
+    """What the lanes that live should not have found in a line, to which lanes only add."""
+    address, first = small.line(number), small.initial(number)
+    most = first + sum(operation == ("add", address) for program in programs for operation in program)
+    added = []
+    for program, result in zip(programs, results, strict=True):
+        last = first
+        for operation, value in zip(program, result if isinstance(result, tuple) else (), strict=False):
+            if operation[1] == address:
+                if not last <= value <= most:
+                    return f"line {number}: {value} after {last}"
+                last = value
+                if operation[0] == "add":
+                    added.append(value)
+                    last = value + 1
+    return f"line {number}: two additions found {added}" if len(set(added)) < len(added) else None
+
+
+def lost(small: Small, memory, number: int, dead: set[int]) -> str | None:
+    """The owner of a line that has no copy; a dead one may have been filling it when it was named."""
+    word = memory[small.directory(number)]
+    if line_state(word) != words.OWNED:
+        return None
+    owner, line = owner_of(word), (small.line(number) - BASE) >> LINE_LOG2
+    whole = words.READABLE | 1 << words.TAKEN | (1 << words.FILLING if owner in dead else 0)
+    for slot in range(small.num_ways):
+        tag = memory[small.tag(owner, slot)]
+        is_whole = (whole >> (tag & words.STATE_MASK)) & 1
+        if tag >> (words.STATE_BITS + small.version_bits) == line and is_whole:
+            return None
+    return f"owner {owner} of line {number} has no copy"

@@ -1,0 +1,242 @@
+"""What is planted in the directory's kernels is found: each bug beside the unmodified kernels in the same
+configuration, which are exhausted and clean.
+
+A bug is planted in the modules that run: one function replaced by another that differs in one point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from umem.coherence.protocol import INVALIDATE, MSI, SHARER, STRANGER, Protocol, Request, Row, S
+from umem.kernels import coherence_layout as words
+from umem.kernels import coherent, directory, line_cache, line_eviction, transaction
+from umem.kernels import coherent_access as access
+from umem.kernels.ops import (
+    load_acquire_i64,
+    load_i64,
+    load_relaxed_i64,
+    store_relaxed_i64,
+    store_release_i64,
+)
+from umem.kernels.variants import variant
+from umem.verify import Result
+
+from . import coherence as world
+from .coherence import Small, search
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """The lanes that meet it, what the search says of it, and where it is planted: in the kernels, or in `wrong`,
+    fields of the small world."""
+
+    lanes: str
+    found: str
+    plant: Plant
+    world: dict[str, Any] = field(default_factory=dict)
+    wrong: dict[str, Any] = field(default_factory=dict)
+    kills: int = 0
+
+
+def replaced(module: Any, **functions: Any) -> Plant:
+    """Other functions under these names of a module."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, function in functions.items():
+            monkeypatch.setattr(module, name, function)
+
+    return plant
+
+
+def remade(**templates: Any) -> Plant:
+    """Other templates of coherent access, and the accesses made of them."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        replaced(access, **templates)(monkeypatch)
+        monkeypatch.setattr(world, "coherent_load_i64", coherent._load("i64"))
+        monkeypatch.setattr(world, "coherent_fetch_add_i64", coherent._change("i64", "fetch_add"))
+
+    return plant
+
+
+# --- hits, in caches of one way
+
+
+def load_without_second_look(cache, note, address):
+    """`load_hit` that trusts the tag before the load."""
+    line_log2 = note & words.LINE_LOG2_MASK
+    line = (address - access.BASE) >> line_log2
+    geometry = line_cache.geometry_of(cache, line_log2)
+    tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
+    is_line = line_cache.is_of_line(tag, line, load_i64(cache, words.LINE_SHIFT))
+    if is_line and (words.READABLE >> (tag & words.STATE_MASK)) & 1:
+        return 1, load_acquire_i64(line_cache.copy_address(geometry, 0, line_log2), 0)
+    return 0, 0
+
+
+def add_without_pin(cache, note, address, operation, first, second):
+    """`modify_hit` of fetch_add that trusts the tag before the store."""
+    line_log2 = note & words.LINE_LOG2_MASK
+    line = (address - access.BASE) >> line_log2
+    geometry = line_cache.geometry_of(cache, line_log2)
+    tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
+    is_line = line_cache.is_of_line(tag, line, load_i64(cache, words.LINE_SHIFT))
+    if is_line and tag & words.STATE_MASK == words.MODIFIED:
+        return 1, access.add(line_cache.copy_address(geometry, 0, line_log2), operation, first, second)
+    return 0, 0
+
+
+def add_relaxed(address, operation, first, second):
+    """`add` that a reader may see before the tag of the line."""
+    old = load_i64(address, 0)
+    store_relaxed_i64(address, 0, old + first)
+    return old
+
+
+# --- the cache
+
+
+def claimed_without_version(tag, line, line_shift):
+    """`claimed` that leaves the version as it was."""
+    return line << line_shift | (tag & ((1 << line_shift) - 1) & ~words.STATE_MASK) | words.FILLING
+
+
+def claimed_but_for_upgrades(tag, line, line_shift):
+    """`claimed` that leaves a shared copy that is to be owned as it is."""
+    is_upgrade = line_cache.is_of_line(tag, line, line_shift) and tag & words.STATE_MASK == words.SHARED_COPY
+    return tag if is_upgrade else line_cache.claimed(tag, line, line_shift)
+
+
+def copy_words_relaxed(dst, src, num_bytes):
+    """`copy_words` of a line of one word that does not order its store."""
+    store_relaxed_i64(dst, 0, load_acquire_i64(src, 0))
+
+
+def set_state_relaxed(geometry, slot, state):
+    """`set_state` that publishes nothing of what was stored before."""
+    address = line_cache.tag_address(geometry, slot)
+    store_relaxed_i64(address, 0, line_cache.in_state(load_relaxed_i64(address, 0), state))
+
+
+def nothing(*arguments):
+    """What stands for a step that is left out."""
+    return 0
+
+
+# --- transactions
+
+
+def unlock_relaxed(word, value):
+    """`unlock_line` that publishes nothing of the transaction."""
+    store_relaxed_i64(word, 0, value)
+
+
+def let_owner_go_first(control, word, value, row, next_value, rank, line_log2, owner_slot):
+    """`let_owner_go` that ends the owner's copy before the directory names the next one."""
+    if owner_slot != line_cache.NO_SLOT:
+        state = words.SHARED_COPY if row & words.FORWARD_SHARED else words.INVALID
+        owner_cache = directory.cache_of(control, directory.owner_of(value))
+        line_cache.set_state(line_cache.geometry_of(owner_cache, line_log2), owner_slot, state)
+    store_release_i64(word, 0, directory.locked(next_value, rank))
+
+
+def let_all_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
+    """`let_owner_go` that also unlocks, before the requester's own tag says what it has."""
+    let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+    directory.unlock_line(word, next_value)
+
+
+let_owner_go = transaction.let_owner_go
+take_at_once = variant(line_cache.take, "take_at_once", TAKEN=words.INVALID)
+give_back_first = variant(line_eviction.give_back, "give_back_first", store_release_i64=nothing)
+
+
+def without_invalidation(request: Request) -> Protocol:
+    """MSI in which this request on a shared line leaves the copies of others."""
+    rows = dict(MSI.rows)
+    for relation in (STRANGER, SHARER):
+        row = rows[S, request, relation]
+        rows[S, request, relation] = Row(row.actions & ~INVALIDATE, row.directory, row.copy)
+    return Protocol("careless", rows)
+
+
+def always(*arguments):
+    """What stands for a question that is not asked."""
+    return 1
+
+
+TWO_LINES = {"num_lines": 2}
+BUGS = {
+    "a store without a pin": Bug("1:a 2:a", "no order", remade(modify_hit=add_without_pin)),
+    "a hit without a second look": Bug(
+        "1:l 1:A", "no order", remade(load_hit=load_without_second_look), TWO_LINES
+    ),
+    "a relaxed store in place": Bug("1:l 1:A", "no order", remade(add=add_relaxed), TWO_LINES),
+    "a relaxed fill": Bug(
+        "1:l 1:L", "no order", replaced(transaction, copy_words=copy_words_relaxed), TWO_LINES
+    ),
+    "a relaxed tag": Bug("1:l 1:l", "no order", replaced(transaction, set_state=set_state_relaxed)),
+    "an owner that is never TAKEN": Bug(
+        "1:aA 2:a", "no copy", replaced(transaction, take=take_at_once), TWO_LINES
+    ),
+    "no invalidation": Bug("1:l 2:a", "stale copy", replaced(transaction, invalidate=nothing)),
+    "a row without invalidation": Bug(
+        "1:l 2:a", "stale copy", nothing, wrong={"protocol": without_invalidation(Request.GET_OWNED)}
+    ),
+    "a row without invalidation, stores at home": Bug(
+        "1:l 2:a",
+        "stale copy",
+        nothing,
+        {"attribute": words.THROUGH},
+        {"protocol": without_invalidation(Request.WRITE_HOME)},
+    ),
+    "a relaxed unlock": Bug("1:l 2:a", "stale copy", replaced(transaction, unlock_line=unlock_relaxed)),
+    "unlocked before the own tag": Bug(
+        "1:l 2:a", "stale copy", replaced(transaction, let_owner_go=let_all_go, unlock_line=nothing)
+    ),
+    "an upgrade without a claim": Bug(
+        "1:la 1:L", "data race", replaced(line_eviction, claimed=claimed_but_for_upgrades), TWO_LINES
+    ),
+    "a claim without a new version": Bug(
+        "1:l 1:Ll", "no order", replaced(line_eviction, claimed=claimed_without_version), TWO_LINES
+    ),
+    "a version that wraps": Bug("1:l 1:Ll", "no order", nothing, TWO_LINES, {"version_bits": 1}),
+    "a sibling's claim is not looked for": Bug(
+        "1:a 1:a", "", replaced(line_eviction, has_other_slot=nothing), {"num_ways": 2}
+    ),
+    "a lock taken from the living": Bug("1:a 2:a", "", replaced(directory, peer_is_dead=always)),
+    "a dead rank's lock is never taken": Bug(
+        "1:a 2:a", "stuck", replaced(directory, peer_is_dead=nothing), kills=1
+    ),
+    "a dead rank's pinned copy is never taken": Bug(
+        "1:a 2:a", "stuck", replaced(line_cache, peer_is_dead=nothing), kills=1
+    ),
+    "the owner's copy ends before the next is named": Bug(
+        "1:a 2:a", "no copy", replaced(transaction, let_owner_go=let_owner_go_first), kills=1
+    ),
+    "a copy given back ends before the directory's word": Bug(
+        "1:aA 2:a", "", replaced(line_eviction, give_back=give_back_first), TWO_LINES, kills=1
+    ),
+}
+CASES = [
+    pytest.param(name, marks=pytest.mark.soak) if bug.kills or "A 2:" in bug.lanes else name
+    for name, bug in BUGS.items()
+]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_planted_bug_is_found_beside_its_control(name, monkeypatch):
+    bug = BUGS[name]
+    control = search(Small(**bug.world), bug.lanes, kills=bug.kills)
+    assert (control.result, control.bug) == (Result.EXHAUSTED, "")
+    bug.plant(monkeypatch)
+    verdict = search(Small(**{**bug.world, **bug.wrong}), bug.lanes, kills=bug.kills)
+    assert verdict.result is Result.BUG and bug.found in verdict.bug, verdict.bug
+    assert verdict.trace, "with the way to it"
