@@ -78,8 +78,6 @@ def test_every_rank_plays_one_lane_at_most_and_every_lane_is_played(num_ranks, n
         players = [rank for group in dealt.groups for rank in group]
         assert len(set(players)) == len(players)
         assert sorted(dealt.homes) == list(range(num_ranks))
-        assert 0 <= dealt.writer < num_lanes
-        assert 0 <= dealt.reader < num_lanes
         for rank in range(num_ranks):
             place = dealt.place_of(rank)
             assert (place is None) == (rank not in players)

@@ -14,6 +14,7 @@ from ...space import Space
 from .litmus import Litmus, Step
 
 INSTANCES = 256  # a round
+ALL = range(INSTANCES)
 LINE_BYTES = 128
 
 # On real memory every access is ordered, so that both forms of a load, and of a store, are one.
@@ -61,22 +62,27 @@ class Lane:
         self._position = np.zeros(words.POSITION_WORDS, np.int64)
 
     def run(
-        self, code: Code, places: np.ndarray, begin_ns: int = 0, moments: np.ndarray = AT_ONCE
+        self,
+        code: Code,
+        places: np.ndarray,
+        part: range = ALL,
+        begin_ns: int = 0,
+        moments: np.ndarray = AT_ONCE,
     ) -> np.ndarray:
-        """Registers (INSTANCES, num_registers) of every instance; number i runs from begin_ns + moments[i] on.
+        """Registers (instances, num_registers) of the instances in `part`; number i runs from begin_ns + moments[i] on.
 
         `places`: address of each place's first instance; the others follow at LINE_BYTES each. Raises what an
         access may raise.
         """
         results = np.zeros((INSTANCES, code.num_registers), np.int64)
-        self._position[:] = 0
+        self._position[:] = (part.start, 0)
         program = (self._position.ctypes.data, code.rows.ctypes.data, len(code.rows))
         where = (places.ctypes.data, LINE_BYTES, begin_ns, moments.ctypes.data)
-        kept = (results.ctypes.data, code.num_registers, INSTANCES)
+        kept = (results.ctypes.data, code.num_registers, part.stop)
         deadline_s = time.monotonic() + self._space.timeout_s
         while True:
             slice_end_ns = time.monotonic_ns() + status.SLICE_NS
             answer = self._run(self._cache, *program, *where, *kept, slice_end_ns)
             if answer == status.OK:
-                return results
+                return results[part.start : part.stop]
             self._space.cache.settle(answer, deadline=deadline_s)

@@ -4,11 +4,11 @@ In each round
     ranks are dealt anew to the lanes of the test: as many groups of lanes as the ranks make, each with places of
     its own, so that all ranks are busy, also where there are more of them than cores;
     the lines of a group get homes in turn, from a rank on that changes: x and y never share one;
-    one lane of a group stores what the places start with, then every rank loads all of them: whatever may keep a
-    copy has one;
+    its lanes store what the places start with, an equal share of the instances each, then every rank loads all of
+    them: whatever may keep a copy has one;
     all lanes run, instance by instance, each from a moment of the clock on that they share but for a little
     chance, so that they meet in many ways;
-    one lane reads what the places hold at the end.
+    they read what the places hold at the end.
 The clock is one for all processes of a machine; on several machines lanes start a barrier apart.
 """
 
@@ -24,14 +24,14 @@ import numpy as np
 
 from ...space import Space
 from .judge import End
-from .lanes import INSTANCES, LINE_BYTES, Lane, encode
+from .lanes import ALL, INSTANCES, LINE_BYTES, Lane, encode
 from .litmus import Litmus, Step
 
 LINE_WORDS = LINE_BYTES // 8
 # From the moment that rank 0 names one until it comes, by memory and by messages: longer than a barrier takes.
 LEAD_NS, FAR_LEAD_NS = 100_000, 1_000_000
 CLOSENESS = (1.0, 0.25, 0.0625)
-UNPACED = 4  # rounds that tell how long an instance takes
+UNPACED = 2  # rounds that tell how long an instance takes
 SLACK = 1.5  # time for an instance, in those that the slowest lane takes
 # For an instance. Ranks that share cores give theirs away between instances, else a whole round passes in one turn
 # of the scheduler. The longest time is for where some lane had lost its core.
@@ -48,8 +48,6 @@ class Deal:
 
     groups: list[list[int]]
     homes: list[int]
-    writer: int  # the lane that stores the first values
-    reader: int  # the lane that reads the last ones
     closeness: float  # of the moments at which lanes begin an instance, as a part of the time that it takes
 
     def place_of(self, rank: int) -> tuple[int, int] | None:
@@ -64,9 +62,8 @@ def deal(random: np.random.Generator, num_ranks: int, num_lanes: int) -> Deal:
     """Draw the lots of a round."""
     order = random.permutation(num_ranks).tolist()
     groups = [order[first : first + num_lanes] for first in range(0, num_ranks - num_lanes + 1, num_lanes)]
-    writer, reader = random.integers(0, num_lanes, 2).tolist()
     homes = random.permutation(num_ranks).tolist()
-    return Deal(groups, homes, writer, reader, float(random.choice(CLOSENESS)))
+    return Deal(groups, homes, float(random.choice(CLOSENESS)))
 
 
 class Rounds:
@@ -125,25 +122,32 @@ class Rounds:
         dealt = deal(self._random, self.space.num_ranks, len(self.litmus.lanes))
         mine = dealt.place_of(self.space.rank)
         places = [self._places(group, dealt.homes) for group in range(self._num_groups)]
-        if mine is not None and mine[1] == dealt.writer:
-            self._lane.run(self._reset, places[mine[0]])
+        if mine is not None:
+            group, lane = mine
+            share = self._share(lane)
+            self._lane.run(self._reset, places[group], share)
         self.space.barrier()
         if self._is_warmed:
-            for group in places:
-                self._lane.run(self._warm, group)
+            for each in places:
+                self._lane.run(self._warm, each)
         begin_ns = self._agree()
-        took_ns = 0 if mine is None else self._play_lane(*mine, places[mine[0]], begin_ns, dealt.closeness)
+        took_ns = 0 if mine is None else self._play_lane(*mine, places[group], begin_ns, dealt.closeness)
         self.space.barrier()
-        if mine is not None and mine[1] == dealt.reader:
-            self._tell(mine[0], len(self._codes), self._lane.run(self._last, places[mine[0]]))
+        if mine is not None:
+            self._tell(group, len(self._codes), self._lane.run(self._last, places[group], share), share)
         self.space.barrier()
         return took_ns
+
+    def _share(self, lane: int) -> range:
+        """The instances whose words this lane resets, and reads at the end."""
+        num_lanes = len(self.litmus.lanes)
+        return range(INSTANCES * lane // num_lanes, INSTANCES * (lane + 1) // num_lanes)
 
     def _play_lane(self, group: int, lane: int, places: np.ndarray, begin_ns: int, closeness: float) -> int:
         chance_ns = self._own_random.integers(0, int(self._spread_ns * closeness) + 1, INSTANCES)
         moments = np.arange(INSTANCES) * self._period_ns + chance_ns
         started_ns = max(time.monotonic_ns(), begin_ns)
-        results = self._lane.run(self._codes[lane], places, begin_ns, moments)
+        results = self._lane.run(self._codes[lane], places, ALL, begin_ns, moments)
         took_ns = time.monotonic_ns() - started_ns
         self._tell(group, lane, results)
         return took_ns
@@ -174,10 +178,11 @@ class Rounds:
             addresses.append(self._lines[home].address_of(first, place.word))
         return np.array(addresses, np.int64)
 
-    def _tell(self, group: int, part: int, results: np.ndarray) -> None:
-        """Show rank 0 what was seen."""
+    def _tell(self, group: int, part: int, results: np.ndarray, instances: range = ALL) -> None:
+        """Show rank 0 what was seen in these instances."""
         if results.size:
-            self.space.put(self._seen.address_of(group, part, 0, 0), results)
+            start = self._seen.address_of(group, part, 0, 0)
+            self.space.put(start + instances.start * results[0].nbytes, results)
 
     def _ends(self) -> Counter[End]:
         """The ends of the round, counted."""
