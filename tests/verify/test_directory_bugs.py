@@ -6,6 +6,7 @@ A bug is planted in the modules that run: one function replaced by another that 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -226,15 +227,21 @@ BUGS = {
     ),
 }
 CASES = [
-    pytest.param(name, marks=pytest.mark.soak) if bug.kills or "A 2:" in bug.lanes else name
+    pytest.param(name, marks=pytest.mark.soak) if bug.kills or bug.lanes == "1:aA 2:a" else name
     for name, bug in BUGS.items()
 ]
+
+
+@functools.cache
+def unmodified(lanes, kills, *fields):
+    """The verdict on the kernels as they are; several bugs have one control."""
+    return search(Small(**dict(fields)), lanes, kills=kills)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_planted_bug_is_found_beside_its_control(name, monkeypatch):
     bug = BUGS[name]
-    control = search(Small(**bug.world), bug.lanes, kills=bug.kills)
+    control = unmodified(bug.lanes, bug.kills, *bug.world.items())
     assert (control.result, control.bug) == (Result.EXHAUSTED, "")
     bug.plant(monkeypatch)
     verdict = search(Small(**{**bug.world, **bug.wrong}), bug.lanes, kills=bug.kills)
