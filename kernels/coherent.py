@@ -73,7 +73,7 @@ def _change(element: str, verb: str) -> Function:
     names["modify_raw"] = _raw(element, verb, names)
     templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
     modify = family(templates, suffix, **names).coherent_modify
-    last = {"store": access.coherent_store, "compare_swap": access.coherent_compare_swap}
+    last: dict[str, Function] = {"store": access.coherent_store, "compare_swap": access.coherent_compare_swap}
     made = _bind(last.get(verb, access.coherent_update), suffix, {**names, "coherent_modify": modify})
     made.__name__ = made.__qualname__ = f"coherent_{suffix}"
     return _public(made)

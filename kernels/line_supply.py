@@ -21,9 +21,9 @@ from .directory import block_word, cache_of
 from .heap_layout import BLOCK_LOG2
 from .line_cache import NO_SLOT
 from .line_eviction import claim_slot
-from .line_flits import ask_home, get_line_by_flit
+from .line_flits import ask_home, forget, get_line_by_flit
 from .ops import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
-from .transaction import get_line, lock_home
+from .transaction import get_line, lock_home, note_miss
 
 
 @device_function
@@ -55,11 +55,9 @@ def learn(cache, address):
 
 
 @device_function
-def forget(cache, address):
-    """Drop the note on the block of `address`: it is not what it was."""
-    notes = load_i64(cache, words.NOTES)
-    if notes != 0:  # else this rank has not touched cached memory yet, and its agent is asked to
-        store_relaxed_u8(notes, (address - BASE) >> BLOCK_LOG2, 0)
+def look_again(code):
+    """OK where the home refused because the block is not what was noted, which is forgotten now; else `code`."""
+    return status.OK if code == status.NOT_CACHED else code
 
 
 @device_function
@@ -86,15 +84,12 @@ def fetch(cache, note, address, request):
             code, _ = ask_home(
                 cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
             )
-        return code
+        return look_again(code)
     code, slot, had = claim_slot(cache, line_log2, line, request)
     if code != status.OK or slot == NO_SLOT:
         return code
     code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
-    if code == status.NOT_CACHED:
-        forget(cache, address)
-        return status.OK
-    return code
+    return look_again(code)
 
 
 @device_function
@@ -116,5 +111,5 @@ def make_home_ready(cache, note, address, request):
         code, _ = ask_home(
             cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
         )
-        return code, 0, 0
+        return look_again(code), 0, 0
     return code, word, value

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import threading
-import traceback
 
 import pytest
 
@@ -23,6 +22,8 @@ from umem.errors import (
 )
 from umem.heap import WORLD, ArenaKind
 from umem.units import MIB
+
+from .outcomes import run_checks
 
 SIZES = (1, 64, 100, 5000, 70_000, MIB, 5 * MIB)
 
@@ -250,20 +251,8 @@ CHECKS = {
 
 
 def run_all(space: umem.Space) -> dict[str, str]:
-    """Outcome of each check in this rank: "ok" or the traceback; all ranks stop after one that failed."""
-    outcomes = {}
-    for name, check in CHECKS.items():
-        try:
-            check(space)
-            outcomes[name] = "ok"
-        except Exception:  # noqa: BLE001 - every rank reports, whatever went wrong
-            outcomes[name] = traceback.format_exc()
-        told = space.world.exchange("check", outcomes[name][:2].encode())
-        failed = [rank for rank, start in enumerate(told) if start != b"ok"]
-        if failed:
-            outcomes.setdefault("stopped", f"after {name}, which failed in ranks {failed}")
-            break
-    return outcomes
+    """Outcome of each check in this rank."""
+    return run_checks(space, CHECKS)
 
 
 def lose_a_rank(space: umem.Space, victim: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import traceback
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from umem.errors import AddressError, AlignmentError, ConfigError, NotMappable, 
 from umem.heap import WORLD
 from umem.kernels.control import SPIN_ROUNDS
 from umem.units import MIB
+
+from .outcomes import run_checks
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
 
@@ -249,6 +250,8 @@ def bad_input_is_named(space):
 
 
 def ranks_that_disagree_are_all_told(space):
+    if space.num_ranks == 1:
+        pytest.skip("one rank cannot disagree")
     with pytest.raises(ConfigError, match="rank 1"):
         space.shared("disagree", 4 + (space.rank == 1), "int8")
     space.barrier()
@@ -319,25 +322,5 @@ CHECKS = {
 
 
 def run_all(space: umem.Space) -> dict[str, str]:
-    """Outcome of each check in this rank: "ok", "skipped: reason" or the traceback. Ranks stay in step."""
-    outcomes = {}
-    for name, check in CHECKS.items():
-        if name == "ranks_that_disagree_are_all_told" and space.num_ranks == 1:
-            outcomes[name] = "skipped: one rank cannot disagree"
-            continue
-        try:
-            check(space)
-            outcomes[name] = "ok"
-        except pytest.skip.Exception as reason:
-            outcomes[name] = f"skipped: {reason}"
-        except Exception:  # noqa: BLE001 - every rank reports, whatever went wrong
-            outcomes[name] = traceback.format_exc()
-        failed = [
-            r
-            for r, b in enumerate(space.world.exchange("check", outcomes[name][:2].encode()))
-            if b[:2] not in (b"ok", b"sk")
-        ]
-        if failed:
-            outcomes.setdefault("stopped", f"after {name}, which failed in ranks {failed}")
-            break
-    return outcomes
+    """Outcome of each check in this rank."""
+    return run_checks(space, CHECKS)
