@@ -100,10 +100,12 @@ class Side(ABC):
     """One of the things that are compared at a point; runs when it is its turn and sleeps otherwise.
 
     `name` is unique at its point and is what bars.toml calls it. `peer` is None for umem itself. `detail`
-    stands in the row's case where a side is one part of an operation: a step, a kind of limit.
+    stands in the row's case where a side is one part of an operation: a step, a kind of limit. `cache` is
+    the attribute of the memory that it uses.
     """
 
     detail = ""
+    cache = "none"
     warms_up = True  # False where a block warms up by itself
 
     def __init__(self, name: str, semantics: str, peer: str | None = None, transport: str = ""):
@@ -141,11 +143,12 @@ class PartSide(Side):
         peer: str | None = None,
         transport: str = "",
         detail: str = "",
+        cache: str = "none",
         arguments: tuple[object, ...] = (),
         needs_c: bool = False,
     ):
         super().__init__(name, semantics, peer, transport)
-        self.detail, self._needs_c = detail, needs_c
+        self.detail, self.cache, self._needs_c = detail, cache, needs_c
         self._part, self._method, self._arguments = part, method or name, arguments
 
     def open(self) -> None:

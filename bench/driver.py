@@ -45,10 +45,12 @@ class Bench:
         segment_bytes: int = SEGMENT_BYTES,
         hosts: int | None = None,
         preload: Sequence[str] = (),
+        line_cache: str | None = None,
     ) -> Group:
         """The ranks of a world of umem, not started yet; the same call gives the same ranks.
 
-        `preload` names modules that they need besides those of bench/parts.
+        `preload` names modules that they need besides those of bench/parts; `line_cache` is how much a rank
+        keeps of lines of others.
         """
         num_ranks = num_ranks or self.options.ranks
         spec: dict[str, Any] = {
@@ -59,6 +61,8 @@ class Bench:
         }
         if hosts is not None:
             spec["hosts"] = hosts
+        if line_cache is not None:
+            spec["line_cache"] = line_cache
         text = json.dumps(spec)
 
         def command(path: str) -> list[str]:
@@ -180,7 +184,7 @@ class Bench:
             peer=side.peer if side else None,
             transport=side.transport if side else "",
             world=self.options.world,
-            cache="none",
+            cache=side.cache if side else "none",
             home=case.home,
             ranks=self.options.ranks,
             bytes=point.num_bytes if point else 0,

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from umem.units import format_size
 
 from .rows import Row
+from .table import access
 
 matplotlib.use("Agg")
 
@@ -20,6 +21,11 @@ PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 PANEL_INCHES = (6.4, 3.6)
 MEMORY, MESSAGE, OTHER = "#1668b8", "#d1532b", "#8a8a8a"
 COLOURS = {"load_store": MEMORY, "near": "#2a9d8f", "rma": "#6a4c93", "message": MESSAGE, "staged": "#e9a23b"}
+CACHED = {
+    "back": "#0b3c6f",
+    "through": "#5fa8e8",
+    "private": "#9bb8d3",
+}  # loads and stores of what has copies
 
 
 def sweep_figure(rows: Sequence[Row]) -> Figure:
@@ -39,18 +45,17 @@ def draw_case(axes: Axes, name: str, rows: Sequence[Row]) -> None:
     if len(sizes) < 2:
         _draw_bars(axes, rows)
         return
-    for side in dict.fromkeys((row.semantics, row.peer, row.transport) for row in rows):
-        semantics, peer, _ = side
-        mine = [row for row in rows if (row.semantics, row.peer, row.transport) == side]
+    for side in dict.fromkeys(_side(row) for row in rows):
+        mine = [row for row in rows if _side(row) == side]
         line = sorted((row.bytes, row.p50_us or 0.0) for row in mine)
         axes.plot(
             [size for size, _ in line],
             [time_us for _, time_us in line],
             marker="o",
             markersize=3,
-            linestyle="--" if peer else "-",
-            color=COLOURS.get(semantics, OTHER) if peer is None else None,
-            label=_side_label(semantics, peer),
+            linestyle="--" if mine[0].peer else "-",
+            color=_colour(mine[0]) if mine[0].peer is None else None,
+            label=_side_label(mine[0]),
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -61,18 +66,26 @@ def draw_case(axes: Axes, name: str, rows: Sequence[Row]) -> None:
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
-    labels = [_side_label(row.semantics, row.peer) for row in rows]
-    colours = [COLOURS.get(row.semantics, OTHER) if row.peer is None else OTHER for row in rows]
+    labels = [_side_label(row) for row in rows]
+    colours = [_colour(row) if row.peer is None else OTHER for row in rows]
     axes.barh(range(len(rows)), [row.p50_us or 0.0 for row in rows], color=colours)
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("microseconds (p50)")
 
 
-def _side_label(semantics: str, peer: str | None) -> str:
-    if semantics == "none":
-        return peer or "umem"
-    return f"{peer or 'umem'} {semantics}"
+def _side(row: Row) -> tuple[str, str, str | None, str]:
+    return row.semantics, row.cache, row.peer, row.transport
+
+
+def _colour(row: Row) -> str:
+    return CACHED.get(row.cache) or COLOURS.get(row.semantics, OTHER)
+
+
+def _side_label(row: Row) -> str:
+    if row.semantics == "none":
+        return row.peer or "umem"
+    return f"{row.peer or 'umem'} {access(row)}"
 
 
 def steps_figure(steps: Sequence[tuple[str, float]], memory_us: float | None, title: str) -> Figure:

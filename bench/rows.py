@@ -64,7 +64,7 @@ class Row:
     @property
     def identity(self) -> tuple[object, ...]:
         """What makes a row of one run the same row of another."""
-        side = (self.semantics, self.peer, self.transport)
+        side = (self.semantics, self.cache, self.peer, self.transport)
         return (self.case, *side, self.world, self.home, self.ranks, self.bytes)
 
 

@@ -84,7 +84,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         format_size(row.bytes) if row.bytes else "-",
         what(row) or "-",
-        row.semantics if row.semantics != "none" else "-",
+        access(row),
         row.peer or "umem",
         row.transport or "-",
         number(row.p50_us),
@@ -95,6 +95,13 @@ def cells(row: Row) -> tuple[str, ...]:
         str(row.errors),
         row.status,
     )
+
+
+def access(row: Row) -> str:
+    """How the bytes move, and the attribute of the memory where ranks keep copies of it."""
+    if row.semantics == "none":
+        return "-"
+    return row.semantics if row.cache == "none" else f"{row.semantics} {row.cache}"
 
 
 def what(row: Row) -> str:

@@ -36,7 +36,15 @@ class SpacePart:
 
     def shared(self, num_bytes: int, home: int | str) -> Array:
         """`num_bytes` of zeroed memory at `home`, one for all ranks. Collective."""
-        array = self.space.shared(f"bench/{next(_serial)}", (num_bytes,), "uint8", home)
+        return self.keep(self.space.shared(self.next_name(), (num_bytes,), "uint8", home))
+
+    @staticmethod
+    def next_name() -> str:
+        """A name for a shared array that no other has, the same in every rank."""
+        return f"bench/{next(_serial)}"
+
+    def keep(self, array: Array) -> Array:
+        """Free a shared array with the part."""
         self._arrays.append(array)
         return array
 

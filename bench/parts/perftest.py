@@ -23,6 +23,7 @@ from ..stats import Samples
 TESTS = {
     "message": "tag_lat",
     "stream": "tag_bw",
+    "am": "ucp_am_lat",
     "get": "ucp_get",
     "put": "ucp_put_lat",
     "fetch_add": "ucp_fadd",
@@ -116,13 +117,17 @@ class Perftest:
 def seconds_per_operation(printed: str, operation: str) -> float:
     """From the final line: the median of a latency test, the overall rate of a bandwidth test.
 
+    A latency test prints half a round trip; one of active messages counts as the whole.
+
     Columns: iterations, 50th percentile, average, overall (us), bandwidth twice, message rate twice.
     """
     lines = re.findall(r"^\s*(\d+(?:\s+[\d.]+){7})\s*$", printed, re.MULTILINE)
     if not lines:
         raise FabricError(f"ucx_perftest printed no result: {printed.strip()[-400:]}")
     columns = [float(text) for text in lines[-1].split()]
-    return 1 / columns[7] if operation == "stream" else columns[1] * 1e-6
+    if operation == "stream":
+        return 1 / columns[7]
+    return columns[1] * 1e-6 * (2 if operation == "am" else 1)
 
 
 def free_port(address: str) -> int:

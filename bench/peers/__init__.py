@@ -4,6 +4,7 @@
 |---|---|
 | message | half a round trip of one message of point.num_bytes |
 | stream | one of many messages of point.num_bytes in one direction, with several in flight |
+| am | a round trip of one active message of point.num_bytes |
 | get, put | one one-sided access, complete on return |
 | fetch_add | one on a word of the peer's, complete on return |
 | reduce | an all-reduce (sum of float32) over all ranks |

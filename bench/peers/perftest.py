@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from ..driver import Bench
     from ..stats import Samples
 
-OPERATIONS = ("message", "stream", "get", "put", "fetch_add")
-SEMANTICS = {"message": "message", "stream": "message", "get": "rma", "put": "rma", "fetch_add": "rma"}
+SEMANTICS = {
+    "message": "message",
+    "stream": "message",
+    "am": "message",
+    "get": "rma",
+    "put": "rma",
+    "fetch_add": "rma",
+}
+OPERATIONS = tuple(SEMANTICS)
 
 
 class PerftestSide(Side):

@@ -36,10 +36,20 @@ TORCH = """
 torch_raw_mlp torch_raw_transformer torch_empty_pool torch_empty_inactive torch_training_mlp
 torch_training_transformer torch_offload_mlp torch_offload_transformer torch_wire
 """
+# Issue 4's table.
+COHERENCE = """
+hit_load hit_load_siblings hit_store hit_fetch_add line_read line_write miss_read miss_write hand_over
+miss_by_flits zipf_no_peer_access zipf_hosts
+"""
 
 
 @pytest.mark.parametrize(
-    ("group", "promised"), [("foundation", set(PROMISED.split()) | AGENT), ("torch", set(TORCH.split()))]
+    ("group", "promised"),
+    [
+        ("foundation", set(PROMISED.split()) | AGENT),
+        ("torch", set(TORCH.split())),
+        ("coherence", set(COHERENCE.split())),
+    ],
 )
 def test_every_promise_of_a_group_has_a_bar(group, promised):
     assert {bar.id for bar in bars.select(group, bars.read())} == promised

@@ -1,0 +1,195 @@
+"""Copies of a peer's lines: what a hit, a miss and an upgrade cost one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from umem.units import KIB
+from umem.world.spec import HOSTS, MAPPED, NO_PEER_ACCESS, TRANSPORTS
+
+from ..case import NO_SEMANTICS, Case, Measured, Options, PartSide, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..stats import Samples
+from ..wire import Group, Part
+
+PARTS = "umem.bench.parts.coherence"
+LINE_BYTES = 128
+SMALL_CACHE = "64K"
+MISS_LINES = {MAPPED: 2048, NO_PEER_ACCESS: 1024, HOSTS: 1024}  # more than the small cache holds
+UPGRADE_LINES = {MAPPED: 512, NO_PEER_ACCESS: 64, HOSTS: 16}
+PAIR = 2  # ranks
+ATTRIBUTES = ("back", "through", "none")
+
+
+def transport(bench: Bench) -> str:
+    """How a peer's memory is reached in the world of this run."""
+    world = bench.options.world
+    return "mapped" if world == MAPPED else TRANSPORTS[world].partition(",")[0]
+
+
+class CachedSide(PartSide):
+    """A side that uses cached memory; at its end it leaves what its part has counted with its case."""
+
+    def __init__(
+        self,
+        name: str,
+        part: Part,
+        method: str,
+        case: CoherenceCase,
+        bench: Bench,
+        cache: str,
+        detail: str = "",
+    ):
+        super().__init__(
+            name, "load_store", part, method, transport=transport(bench), detail=detail, cache=cache
+        )
+        self._case = case
+
+    def block(self, num_samples: int) -> Samples:
+        self._part.call("begin_count", only=0)
+        samples = super().block(num_samples)
+        self._part.call("end_count", only=0)
+        return samples
+
+    def close(self) -> None:
+        if self._part.group.is_alive:
+            self._case.counted[self.cache] = self._part.call("counted", only=0)[0]
+        super().close()
+
+
+class CoherenceCase(Case):
+    """A case of cached memory: its sides for each attribute, and what their counters say."""
+
+    semantics: ClassVar[tuple[str, ...]] = ("load_store", "message")
+    most_samples = 20
+    budget_s = 3.0
+
+    def __init__(self) -> None:
+        self.counted: dict[str, Mapping[str, int]] = {}  # by rank 0, for each attribute
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(8)]
+
+    def message(self, bench: Bench, num_bytes: int, kind: str = f"{PARTS}:Asked") -> Side:
+        """The same by messages of `num_bytes`."""
+        part = Part(bench.ranks(), kind, num_bytes=num_bytes)
+        way = TRANSPORTS[bench.options.world].partition(",")[0]
+        return PartSide("message", "message", part, transport=way)
+
+    def unit(self, ranks: Group) -> Side:
+        """One compare-and-swap."""
+        return PartSide("compare_swap", NO_SEMANTICS, Part(ranks, f"{PARTS}:Unit"), peer="own CAS")
+
+    def bytes_moved(self, point: Point) -> int:
+        return 0
+
+    def remarks(self, measured: Measured) -> Sequence[str]:
+        """What rank 0 counted at this point, warm-up included."""
+        told = []
+        for cache in [cache for cache, counters in self.counted.items() if counters]:
+            words = ", ".join(f"{what} {number}" for what, number in self.counted[cache].items())
+            told.append(f"{measured.point.label or measured.point.num_bytes}: {cache}: {words}")
+        self.counted = {}
+        return told
+
+
+@register
+class Hit(CoherenceCase):
+    """Accesses to copies that a rank has."""
+
+    key = "coherence.hit"
+    description = (
+        "rank 0 uses its copies of 64 lines of rank 1, a sample is the mean of 16,384;"
+        " threads=2: another thread of the rank loads them all the time"
+    )
+    semantics = ("load_store",)
+    limit_side = "compare_swap"
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(8, (("threads", number),)) for number in (1, 2)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        ranks, num_threads = bench.ranks(), int(point.setting("threads", 1))
+        verbs = {"back": ("load", "store", "fetch_add"), "through": ("load",)}
+        sides: list[Side] = []
+        for attribute in verbs:
+            part = Part(ranks, f"{PARTS}:Hits", attribute=attribute, num_threads=num_threads)
+            for verb in verbs[attribute]:
+                if num_threads == 1 or verb == "load":
+                    name = f"{attribute}_{verb}"
+                    sides.append(CachedSide(name, part, verb, self, bench, attribute, verb))
+        return [*sides, self.unit(ranks)]
+
+
+@register
+class Lines(CoherenceCase):
+    """Copies of whole lines."""
+
+    key = "coherence.lines"
+    description = (
+        "rank 0 copies a block from and to lines of rank 1 that it owns; plain: between two of its own"
+    )
+    semantics = ("load_store",)
+    limit_side = "plain"
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(size) for size in options.sizes(least=LINE_BYTES, most=256 * KIB)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(16 * KIB)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        part = Part(bench.ranks(), f"{PARTS}:Lines", attribute="back", num_bytes=point.num_bytes)
+        verbs = ("read", "write")
+        sides = [CachedSide(verb, part, verb, self, bench, "back", verb) for verb in verbs]
+        return [*sides, PartSide("plain", NO_SEMANTICS, part, peer="plain copy")]
+
+    def bytes_moved(self, point: Point) -> int:
+        return point.num_bytes
+
+
+@register
+class Miss(CoherenceCase):
+    """Accesses to lines that a rank has no copy of, with a full cache."""
+
+    key = "coherence.miss"
+    description = (
+        f"rank 0 walks round lines of rank 1 with a cache of {SMALL_CACHE}: each access misses and evicts;"
+        " message: asks for a line"
+    )
+    limit_side = "compare_swap"
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(LINE_BYTES)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        ranks = bench.ranks(line_cache=SMALL_CACHE)
+        num_lines = MISS_LINES[bench.options.world]
+        sides: list[Side] = []
+        for attribute in ATTRIBUTES:
+            part = Part(ranks, f"{PARTS}:Misses", attribute=attribute, num_lines=num_lines)
+            sides += [
+                CachedSide(f"{attribute}_{verb}", part, verb, self, bench, attribute, verb)
+                for verb in ("read", "write")
+            ]
+        sides += [self.message(bench, point.num_bytes), self.unit(ranks)]
+        return [*sides, *bench.peer_sides("am", point)]
+
+
+@register
+class Upgrade(CoherenceCase):
+    """Stores to lines of which a rank has a shared copy."""
+
+    key = "coherence.upgrade"
+    description = (
+        "rank 0 stores to lines of rank 1 that both have read; message: sends a word and hears of it"
+    )
+    limit_side = "compare_swap"
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        ranks, num_lines = bench.ranks(), UPGRADE_LINES[bench.options.world]
+        part = Part(ranks, f"{PARTS}:Upgrades", attribute="back", num_lines=num_lines)
+        side = CachedSide("back", part, "store", self, bench, "back")
+        return [side, self.message(bench, point.num_bytes), self.unit(ranks)]

@@ -1,0 +1,201 @@
+"""Patterns of sharing (Weber and Gupta 1989): what two ranks do with the same lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from umem import config
+from umem.units import KIB, MIB
+from umem.world.spec import HOSTS, MAPPED, NO_PEER_ACCESS
+
+from ..case import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..driver import Bench
+from ..registry import register
+from ..wire import Part
+from .coherence import ATTRIBUTES, LINE_BYTES, CachedSide, CoherenceCase, transport
+
+TURNS = "umem.bench.parts.coherence_turns"
+ROWS = "umem.bench.parts.coherence_rows"
+MESSAGE = "umem.bench.parts.message:Message"
+NUM_TURNS = {MAPPED: 2000, NO_PEER_ACCESS: 100, HOSTS: 20}
+NUM_ACCESSES = {MAPPED: 16_384, NO_PEER_ACCESS: 512, HOSTS: 64}
+NUM_READS = {MAPPED: 4096, NO_PEER_ACCESS: 1024, HOSTS: 256}
+LINE_ROUNDS = 20_000
+ROW_BYTES = 256
+MIGRANT_LINES, TABLE_LINES, LOADS_A_STORE = 8, 1024, 64
+MANY_ROWS, FEW_ROWS = 1 << 20, 1 << 14
+
+
+def turns(
+    case: CoherenceCase, bench: Bench, method: str, num_bytes: int, attributes: Sequence[str] = ATTRIBUTES
+) -> list[Side]:
+    """A side an attribute, of ranks that work in turn."""
+    number = max(NUM_TURNS[bench.options.world] // max(num_bytes // (2 * KIB), 1), 4)
+    arguments = {"num_bytes": num_bytes, "num_turns": number}
+    return [
+        CachedSide(
+            attribute,
+            Part(bench.ranks(), f"{TURNS}:Turns", attribute=attribute, **arguments),
+            method,
+            case,
+            bench,
+            attribute,
+        )
+        for attribute in attributes
+    ]
+
+
+@register
+class HandOver(CoherenceCase):
+    """A line that two ranks store to in turn."""
+
+    key = "coherence.hand_over"
+    description = (
+        "ranks 0 and 1 store to one line in turn, a sample is one hand-over;"
+        " line: the hardware's, there and back"
+    )
+    limit_side = "line"
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        sides = turns(self, bench, "update", 0)
+        if bench.options.world == MAPPED:
+            part = Part(bench.ranks(), f"{TURNS}:RawLine", num_rounds=LINE_ROUNDS)
+            sides.append(
+                PartSide("line", NO_SEMANTICS, part, "load_store", peer="raw line", transport="mapped")
+            )
+        return [*sides, self.message(bench, point.num_bytes, MESSAGE)]
+
+
+@register
+class Migratory(CoherenceCase):
+    """Data that one rank after the other updates."""
+
+    key = "coherence.migratory"
+    description = (
+        f"ranks 0 and 1 add to each of {MIGRANT_LINES} lines in turn, a sample is a turn; message: sent over"
+    )
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(MIGRANT_LINES * LINE_BYTES)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        return [*turns(self, bench, "update", point.num_bytes), self.message(bench, point.num_bytes, MESSAGE)]
+
+
+@register
+class ProducerConsumer(CoherenceCase):
+    """Blocks that one rank writes and the other reads."""
+
+    key = "coherence.producer_consumer"
+    description = (
+        "rank 0 writes a block, rank 1 reads it and says so; a sample is both; message: sent and answered"
+    )
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(size) for size in options.sizes(least=LINE_BYTES, most=64 * KIB)]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(2 * KIB)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        return [*turns(self, bench, "transfer", point.num_bytes), self.message(bench, point.num_bytes)]
+
+
+@register
+class ReadMostly(CoherenceCase):
+    """A table that is read at random, and seldom changed."""
+
+    key = "coherence.read_mostly"
+    description = (
+        f"ranks 0 and 1 load random words of {TABLE_LINES} lines, every {LOADS_A_STORE}th access adds;"
+        " message: asks for a word"
+    )
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        arguments = {
+            "num_lines": TABLE_LINES,
+            "period": LOADS_A_STORE,
+            "num_accesses": NUM_ACCESSES[bench.options.world],
+            "seed": bench.options.seed,
+        }
+        sides: list[Side] = [
+            CachedSide(
+                attribute,
+                Part(bench.ranks(), f"{TURNS}:Mixed", attribute=attribute, **arguments),
+                "access",
+                self,
+                bench,
+                attribute,
+            )
+            for attribute in ATTRIBUTES
+        ]
+        return [*sides, self.message(bench, point.num_bytes)]
+
+
+@register
+class FalseSharing(CoherenceCase):
+    """Words of two ranks in one line."""
+
+    key = "coherence.false_sharing"
+    description = (
+        "ranks 0 and 1 each add to a word of its own, in one line (same=1) or in two;"
+        " message: both tell each other their word"
+    )
+
+    def points(self, options: Options) -> Sequence[Point]:
+        return [Point(8, (("same", same),)) for same in (0, 1)]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        arguments = {
+            "same_line": int(point.setting("same", 1)),
+            "num_accesses": NUM_ACCESSES[bench.options.world],
+        }
+        sides: list[Side] = [
+            CachedSide(
+                attribute,
+                Part(bench.ranks(), f"{TURNS}:Neighbours", attribute=attribute, **arguments),
+                "add",
+                self,
+                bench,
+                attribute,
+            )
+            for attribute in ATTRIBUTES
+        ]
+        return [*sides, self.message(bench, point.num_bytes, "umem.bench.parts.exchange:Message")]
+
+
+@register
+class Zipf(CoherenceCase):
+    """Popular rows of a remote table."""
+
+    key = "coherence.zipf"
+    description = (
+        "rank 0 reads rows of a table of rank 1 that it does not map, zipf 1.05, again and again:"
+        " by its cache, by a get each, by messages"
+    )
+    semantics = ("load_store", "rma", "message")
+    worlds = (NO_PEER_ACCESS, HOSTS)
+    budget_s = 10.0
+
+    def points(self, options: Options) -> Sequence[Point]:
+        fits = config.available_memory_bytes() > 4 * MANY_ROWS * ROW_BYTES
+        return [Point(ROW_BYTES, (("rows", MANY_ROWS if fits else FEW_ROWS),))]
+
+    def brief_points(self, options: Options) -> Sequence[Point]:
+        return [Point(ROW_BYTES, (("rows", FEW_ROWS),))]
+
+    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+        num_rows = int(point.setting("rows", FEW_ROWS))
+        ranks = bench.ranks(num_ranks=2, segment_bytes=max(4 * num_rows * ROW_BYTES, 64 * MIB))
+        arguments = {
+            "num_rows": num_rows,
+            "num_reads": NUM_READS[bench.options.world],
+            "seed": bench.options.seed,
+        }
+        cached = Part(ranks, f"{ROWS}:CachedRows", attribute="back", **arguments)
+        fetched = Part(ranks, f"{ROWS}:FetchedRows", **arguments)
+        return [
+            CachedSide("cached", cached, "read", self, bench, "back"),
+            PartSide("uncached", "rma", fetched, "get", transport=transport(bench)),
+            self.message(bench, point.num_bytes),
+        ]

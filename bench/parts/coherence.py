@@ -1,0 +1,298 @@
+"""What one rank does with its copies of a peer's lines: hits, copies of whole lines, misses, upgrades."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from umem.errors import Waived
+from umem.kernels.random_access import cpu_count_by_compare_swap
+from umem.kernels.status import OK
+from umem.space import Space
+
+from ..stats import Samples
+from . import coherence_loops as loops
+from .base import BLOCK_TIMEOUT_S, SpacePart
+from .message import Message
+
+HOME = 1
+LINE = 128
+HIT_LINES, HIT_BATCH = 64, 64 * 256
+UNIT_BATCH = 10_000
+COPIES_A_SAMPLE = 50
+LEAST_MISSES = 0.9  # of accesses: what a set of ways makes of more lines than it holds
+
+
+class CachedPart(SpacePart):
+    """A part with memory of one attribute."""
+
+    def __init__(self, space: Space, attribute: str):
+        super().__init__(space)
+        self.attribute = attribute
+        self._at_last = space.cache.counters()
+        self._counted: Counter[str] = Counter()
+
+    def lines(self, num_bytes: int, home: int = HOME, line: int = LINE) -> int:
+        """Address of `num_bytes` of zeroed memory at `home`, one for all ranks. Collective."""
+        name = self.next_name()
+        return self.keep(
+            self.space.shared(name, (num_bytes,), "uint8", home, cache=self.attribute, line=line)
+        ).address
+
+    def settled(self, loop: Any, *arguments: int, last: int) -> int:
+        """Run a loop of coherence_loops from 0 to `last`, waiting where it has to; the sum of its third words."""
+        deadline = time.monotonic() + BLOCK_TIMEOUT_S
+        position = total = 0
+        while True:
+            code, position, *more = loop(self.space.cache.address, *arguments, position, last)
+            total += sum(more)
+            if code == OK:
+                return total
+            self.space.cache.settle(code, 0, deadline)
+
+    def since(self) -> dict[str, int]:
+        """This rank's counters since the last call, without those that stand still."""
+        before, self._at_last = self._at_last, self.space.cache.counters()
+        return {name: value - before[name] for name, value in self._at_last.items() if value != before[name]}
+
+    def begin_count(self) -> None:
+        """A block begins: other parts' have run since the last one."""
+        self._begin = self.space.cache.counters()
+
+    def end_count(self) -> None:
+        """It has ended."""
+        self._counted.update(self.space.cache.counters())
+        self._counted.subtract(self._begin)
+
+    def counted(self) -> dict[str, int]:
+        """What this rank's accesses in all blocks came to, without what stayed 0."""
+        return {name: number for name, number in self._counted.items() if number}
+
+
+class Unit(SpacePart):
+    """What accesses are measured in: one compare-and-swap on a word that nobody else uses."""
+
+    def __init__(self, space: Space):
+        super().__init__(space)
+        self.memory = np.zeros(16, np.int64)
+        self.num_done = 0
+
+    def compare_swap(self, num_samples: int) -> Samples | None:
+        """By rank 0; each finds what the one before it left."""
+        return self.alone(num_samples, UNIT_BATCH, self._count)
+
+    def _count(self) -> int:
+        cpu_count_by_compare_swap(self.memory.ctypes.data, UNIT_BATCH)
+        self.num_done += UNIT_BATCH
+        self.expect(self.memory[0] == self.num_done)
+        return OK
+
+
+class Hits(CachedPart):
+    """Rank 0 uses lines of rank 1 of which it has copies: owned ones for `back`, shared ones for `through`."""
+
+    def __init__(self, space: Space, attribute: str, num_threads: int):
+        super().__init__(space, attribute)
+        self.num_threads = num_threads
+        self.base = self.lines(HIT_LINES * LINE)
+        self.words = np.zeros(HIT_LINES, np.int64)  # what stands there
+
+    def load(self, num_samples: int) -> Samples | None:
+        """Loads; with two threads the other loads the same lines all the time, on the other core."""
+        if not self.is_timed:
+            return None
+        with self._sibling():
+            return self._each(num_samples, loops.load_each, self._check)
+
+    def store(self, num_samples: int) -> Samples | None:
+        """Stores."""
+        last = np.arange(HIT_BATCH - HIT_LINES, HIT_BATCH)
+        return self._each(num_samples, loops.store_each, lambda _: self._now(last))
+
+    def fetch_add(self, num_samples: int) -> Samples | None:
+        """Additions."""
+        return self._each(
+            num_samples, loops.add_each, lambda _: self._now(self.words + HIT_BATCH // HIT_LINES)
+        )
+
+    def _each(self, num_samples: int, loop: Any, after: Callable[[int], None]) -> Samples | None:
+        def run() -> int:
+            after(self.settled(loop, self.base, LINE, HIT_LINES - 1, last=HIT_BATCH))
+            return OK
+
+        return self.alone(num_samples, HIT_BATCH, run)
+
+    def _now(self, words: np.ndarray) -> None:
+        self.words = words
+
+    def _check(self, total: int) -> None:
+        self.expect(total == int(self.words.sum()) * (HIT_BATCH // HIT_LINES))
+
+    @contextmanager
+    def _sibling(self) -> Iterator[None]:
+        """A thread of this rank that loads the same lines while the block runs."""
+        if self.num_threads == 1:
+            yield
+            return
+        is_over, has_begun = threading.Event(), threading.Event()
+        others = set(range(os.cpu_count() or 1)) - os.sched_getaffinity(0)
+
+        def load() -> None:
+            if others:
+                os.sched_setaffinity(0, others)  # of this thread alone
+            while not is_over.is_set():
+                self.settled(loops.load_each, self.base, LINE, HIT_LINES - 1, last=HIT_BATCH)
+                has_begun.set()
+
+        if (os.cpu_count() or 1) < 2:
+            raise Waived("two threads that load at the same time need two cores")
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            has_begun.wait(BLOCK_TIMEOUT_S)
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+
+class Lines(CachedPart):
+    """Rank 0 copies a block to and from lines that it owns, and between two blocks of its own."""
+
+    def __init__(self, space: Space, attribute: str, num_bytes: int):
+        super().__init__(space, attribute)
+        self.num_bytes = num_bytes
+        self.block = self.lines(num_bytes)
+        own = np.zeros(2 * num_bytes + LINE, np.uint8)
+        first = -own.ctypes.data % LINE
+        self.src, self.dst = (own[first + i * num_bytes : first + (i + 1) * num_bytes] for i in (0, 1))
+        self.number = 0
+
+    def read(self, num_samples: int) -> Samples | None:
+        """Lines to own memory."""
+        return self._copies(num_samples, loops.READ, self.block, self.dst)
+
+    def write(self, num_samples: int) -> Samples | None:
+        """Own memory to lines."""
+        samples = self._copies(num_samples, loops.WRITE, self.block, self.src)
+        if self.is_timed:
+            self.space.get(self.dst, self.block)
+            self.expect(bool((self.dst == self.src).all()))
+        return samples
+
+    def plain(self, num_samples: int) -> Samples | None:
+        """Own memory to own memory, by the kernel that copies vectors."""
+        return self._copies(num_samples, loops.READ_RAW, self.src.ctypes.data, self.dst)
+
+    def _copies(self, num_samples: int, what: int, block: int, own: np.ndarray) -> Samples | None:
+        if not self.is_timed:
+            return None
+        self.number += 1
+        self.src[:] = self.number & 255
+        if what == loops.READ:
+            self.space.put(self.block, self.src)
+        arguments = what, block, own.ctypes.data, self.num_bytes
+
+        def run() -> int:
+            self.settled(loops.copy_each, *arguments, last=COPIES_A_SAMPLE)
+            return OK
+
+        samples = self.alone(num_samples, COPIES_A_SAMPLE, run)
+        if what != loops.WRITE:
+            self.expect(bool((self.dst == self.src).all()))
+        return samples
+
+
+class Misses(CachedPart):
+    """Rank 0 walks round more lines of rank 1 than its cache holds: accesses miss, and evict.
+
+    Where there are copies a sample is the time of all accesses over the misses that were counted.
+    """
+
+    def __init__(self, space: Space, attribute: str, num_lines: int):
+        super().__init__(space, attribute)
+        self.num_lines = num_lines
+        self.base = self.lines(num_lines * LINE)
+        self.words = np.zeros(num_lines, np.int64)
+
+    def read(self, num_samples: int) -> Samples | None:
+        """Loads."""
+        return self._walk(num_samples, loops.load_each, "read_misses")
+
+    def write(self, num_samples: int) -> Samples | None:
+        """Stores; what is evicted goes home."""
+        samples = self._walk(num_samples, loops.store_each, "write_misses")
+        if self.is_timed:
+            self.words = np.arange(self.num_lines)
+        return samples
+
+    def _walk(self, num_samples: int, loop: Any, counter: str) -> Samples | None:
+        if not self.is_timed:
+            return None
+        arguments = self.base, LINE, self.num_lines - 1
+        expected = int(self.words.sum()) if counter == "read_misses" else 0
+
+        def walk() -> int:
+            self.expect(self.settled(loop, *arguments, last=self.num_lines) == expected)
+            return OK
+
+        walk()  # what the cache holds from before
+        self.since()
+        samples = self.alone(num_samples, self.num_lines, walk)
+        counted, num_accesses = self.since(), num_samples * self.num_lines
+        if self.attribute == "none" or (self.attribute == "through" and counter == "write_misses"):
+            return samples
+        fraction = counted.get(counter, 0) / num_accesses
+        self.expect(LEAST_MISSES <= fraction <= 1)
+        return None if samples is None else samples / fraction
+
+
+class Upgrades(CachedPart):
+    """Rank 0 stores to lines of which it has shared copies."""
+
+    def __init__(self, space: Space, attribute: str, num_lines: int):
+        super().__init__(space, attribute)
+        self.num_lines = num_lines
+        self.base = self.lines(num_lines * LINE)
+
+    def store(self, num_samples: int) -> Samples | None:
+        """Before each sample rank 0 owns the lines, and the home's loads make them shared."""
+        self._access(loops.store_each)
+        self.since()
+        samples = self.timed(num_samples, self.num_lines, self._store, self._share)
+        if self.is_timed:
+            self.expect(self.since().get("upgrades") == num_samples * self.num_lines)
+        self.space.barrier()
+        expected = sum(range(self.num_lines))
+        self.expect(self.rank != HOME or self._access(loops.load_each, HOME) == expected)
+        return samples
+
+    def _store(self) -> int:
+        self._access(loops.store_each)
+        return OK
+
+    def _share(self) -> None:
+        self.space.barrier()
+        self._access(loops.load_each, HOME)
+
+    def _access(self, loop: Any, rank: int = 0) -> int:
+        """`loop` over all lines, by one rank."""
+        if self.rank != rank:
+            return 0
+        return self.settled(loop, self.base, LINE, self.num_lines - 1, last=self.num_lines)
+
+
+class Asked(Message):
+    """The same by messages: the home's user code is asked for the bytes, and sends them."""
+
+    def message(self, num_samples: int) -> Samples | None:
+        """A round trip."""
+        half = super().message(num_samples)
+        return None if half is None else 2 * half
