@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections import Counter
 
 import pytest
 
@@ -62,7 +61,8 @@ def test_every_operation_does_what_its_name_says(world, cache, why_no_hosts):
         pytest.skip(why_no_hosts)
     (found,) = play([parse(EVERY_OPERATION)], Options(world, cache=cache, instances=1))
     end = (10, (1 << 63) - 1, 5, -3, -1, -1, 4, 9, -3, 4, 9)
-    assert found.ends == Counter({end: INSTANCES})
+    assert set(found.ends) == {end}
+    assert found.num_instances % INSTANCES == 0
     assert found.result is Result.INCONCLUSIVE
 
 
@@ -77,7 +77,9 @@ CROWDED = [
     ("mapped", 8),
     ("no-peer-access", 4),
     ("hosts", 4),
-]  # more ranks than most machines that run this have cores
+]  # more ranks than many machines' cores
+OTHERS = [("mapped", "mesi", None), ("mapped", "snoop", None), ("no-peer-access", "mesi", None)]
+SMALL = [("mapped", None, "4K"), ("no-peer-access", None, "4K")]  # 32 lines, where a round uses hundreds
 
 
 @pytest.mark.soak
@@ -91,6 +93,17 @@ def test_the_shipped_ones_pass_many_times(world, ranks, cache, soak_factor, why_
     full = FULL[world] if ranks is None else FULL["hosts"]
     instances = min(full, full // 10 * soak_factor)
     assert not wrong(play(TESTS, Options(world, ranks, cache, instances, seed=soak_factor)))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("world", "protocol", "line_cache"), OTHERS + SMALL)
+def test_the_shipped_ones_pass_under_other_protocols_and_where_copies_must_go(
+    world, protocol, line_cache, soak_factor
+):
+    options = Options(
+        world, 4, "back", 1000 * soak_factor, soak_factor, line_cache=line_cache, protocol=protocol
+    )
+    assert not wrong(play(TESTS, options))
 
 
 def play_without_invalidation(space, tests, cache):
@@ -140,7 +153,7 @@ def test_the_command_says_what_was_played_and_what_was_not(tmp_path, capsys):
     assert app.main([*arguments, "-n", "2"]) == 0
     assert re.search(r"three +2 .*needs 3 ranks .*waived", capsys.readouterr().out)
     assert app.main([*arguments, "--world", MAPPED]) == 3
-    assert re.search(r"three +3 .* 256 +x: 1: 100.0% .*inconclusive", capsys.readouterr().out)
+    assert re.search(r"three +3 .*x: 1: 100.0% .*inconclusive", capsys.readouterr().out)
 
 
 def test_the_command_searches_the_model(tmp_path, capsys):

@@ -177,6 +177,12 @@ def verify_litmus(
     ] = None,
     world: World = MAPPED,
     cache: Annotated[str, typer.Option("--cache", help="what the memory is: none, back, through")] = "none",
+    line_cache: Annotated[
+        str | None, typer.Option("--line-cache", help="of copies that a rank keeps; a small one evicts")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="of cached memory: msi, mesi, snoop, or a file")
+    ] = None,
     instances: Annotated[
         int | None,
         typer.Option(
@@ -197,7 +203,8 @@ def verify_litmus(
     tests = command.tests_of(files or [])
     if model:
         raise typer.Exit(command.run_model(_console(), tests))
-    raise typer.Exit(command.run(_console(), tests, command.Options(world, ranks, cache, instances, seed)))
+    options = command.Options(world, ranks, cache, instances, seed, line_cache, protocol)
+    raise typer.Exit(command.run(_console(), tests, options))
 
 
 def _options(

@@ -32,13 +32,18 @@ FULL = {MAPPED: 1_000_000, NO_PEER_ACCESS: 100_000, HOSTS: 10_000}
 
 @dataclass(frozen=True)
 class Options:
-    """How tests are played. `ranks` None: as many as the test has lanes; `instances` None: a tenth of FULL."""
+    """How tests are played. `ranks` None: as many as the test has lanes; `instances` None: a tenth of FULL.
+
+    `line_cache` bytes (a size) a rank keeps of cached memory, by the coherence `protocol`; None as in any world.
+    """
 
     world: str = MAPPED
     ranks: int | None = None
     cache: str = "none"
     instances: int | None = None
     seed: int = 1
+    line_cache: str | None = None
+    protocol: str | None = None
 
     def __post_init__(self) -> None:
         WorldSpec.of(self.ranks or 1, self.world)  # raises for what cannot be a world
@@ -62,11 +67,10 @@ def run(console: Console, tests: Sequence[Litmus], options: Options) -> int:
     """Play the tests and show what was seen; 0, FAIL_CODE, or INCONCLUSIVE_CODE where none failed."""
     found = play(tests, options)
     cores = len(config.usable_cores())
-    console.print(
-        f"world {options.world}, cache {options.cache}, seed {options.seed}, {cores} cores",
-        highlight=False,
-        markup=False,
-    )
+    settings = (f"world {options.world}", f"cache {options.cache}", f"seed {options.seed}", f"{cores} cores")
+    asked = (("line cache", options.line_cache), ("protocol", options.protocol))
+    chosen = tuple(f"{name} {value}" for name, value in asked if value is not None)
+    console.print(", ".join(settings + chosen), highlight=False, markup=False)
     console.print(table(found, cores))
     for evidence in found:
         for condition, number in evidence.forbidden.items():
@@ -150,6 +154,8 @@ def _in_world(tests: Sequence[Litmus], num_ranks: int, options: Options) -> list
         ranks=num_ranks,
         world=options.world,
         segment=SEGMENT,
+        line_cache=options.line_cache,
+        protocol=options.protocol,
         args=(tests, options),
         preload=(__name__,),
     )
