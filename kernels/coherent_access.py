@@ -247,7 +247,10 @@ def modify_slowly(cache, address, operation, first, second):
             control = load_i64(cache, words.CONTROL)
             if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
                 return status.OK, modify_raw(address, operation, first, second)
-            return modify_there(cache, note, address, operation, first, second)
+            code, old = modify_there(cache, note, address, operation, first, second)
+            if code != status.NOT_CACHED:
+                return code, old
+            continue  # it is cached by now
         is_through = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == THROUGH
         if note & IS_HOME or is_through:
             code, word, value = make_home_ready(cache, note, address, WRITE_HOME)
@@ -256,7 +259,10 @@ def modify_slowly(cache, address, operation, first, second):
                 unlock_line(word, value)
                 return status.OK, old
             if code == status.NOT_MAPPED:
-                return modify_there(cache, note, address, operation, first, second)
+                code, old = modify_there(cache, note, address, operation, first, second)
+                if code != status.NOT_CACHED:
+                    return code, old
+                continue  # it is not cached as noted, which is forgotten
         else:
             found, old = modify_hit(cache, note, address, operation, first, second)
             if found:
@@ -345,8 +351,8 @@ def narrow_raw(address, operation, first, second):
         bits = (seen >> shift) & mask
         old = (bits ^ SIGN) - SIGN
         new = old + first if operation == words.FETCH_ADD else first
-        if operation == words.COMPARE_SWAP:
-            new = second if old == first else old
+        if operation == words.COMPARE_SWAP:  # by bits: a flit's operand has no sign
+            new = second if bits == first & mask else old
         desired = (seen & ~(mask << shift)) | (new & mask) << shift
         if compare_swap_u32(word, 0, seen, desired) == seen:
             return old

@@ -38,7 +38,7 @@ from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import directory_word, line_state, unlock_line
 from .line_cache import NO_SLOT, copy_address, count, geometry_of, in_state, search, tag_address
 from .line_flits import finish_flit, write_at_home
-from .line_supply import fetch, learn, make_home_ready
+from .line_supply import fetch, learn, look_again, make_home_ready
 from .ops import (
     compare_swap_i64,
     fence_acquire,
@@ -177,7 +177,7 @@ def write_slowly(cache, note, address, src, num_bytes):
     code, word, value = make_home_ready(cache, note, address, WRITE_HOME)
     if code == status.NOT_MAPPED:
         code = write_at_home(cache, address, note & words.BLOCK_WORD_MASK, src, num_bytes)
-        return code, num_bytes if code == status.OK else 0
+        return look_again(code), num_bytes if code == status.OK else 0
     if code != status.OK or word == 0:
         return code, 0
     copy_range(address, src, num_bytes)

@@ -13,7 +13,8 @@ from .compile import cpu_kernel, device_function
 from .control import RANK
 from .directory import block_word, cache_of, directory_word, line_state, lock_line, unlock_line
 from .heap_layout import BLOCK_BYTES
-from .line_supply import forget, make_home_ready
+from .line_flits import forget
+from .line_supply import make_home_ready
 from .ops import load_acquire_i64, load_i64, store_release_i64
 
 GROUP = "coherence"

@@ -46,8 +46,17 @@ from .coherence_layout import (
 )
 from .compile import device_function
 from .directory import wait_turn
+from .heap_layout import BLOCK_LOG2
 from .line_cache import copy_address, copy_words, count, geometry_of, in_state, is_of_line, tag_address
-from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_i64, store_release_i64
+from .ops import (
+    compare_swap_i64,
+    load_acquire_i64,
+    load_i64,
+    load_relaxed_i64,
+    store_i64,
+    store_relaxed_u8,
+    store_release_i64,
+)
 
 
 @device_function
@@ -73,13 +82,24 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
     code = way.ask(gate, way.FLIT, address, word, first, second)
     if code == status.PENDING:
         if load_i64(gate, way.CODE) == status.OK:
-            return load_i64(gate, way.FIRST)  # the home has answered, and refused
+            code = load_i64(gate, way.FIRST)  # the home has answered, and refused
+            if code == status.NOT_CACHED:
+                forget(cache, address)
+            return code
         store_i64(flit, FLIT_PHASE, phase)
         store_i64(flit, FLIT_ADDRESS, address)
         store_i64(flit, FLIT_TAG, tag)
         store_i64(flit, FLIT_COPY, copy)
         store_i64(flit, FLIT_LINE_LOG2, line_log2)
     return code
+
+
+@device_function
+def forget(cache, address):
+    """Drop the note on the block of `address`: it is not what it was."""
+    notes = load_i64(cache, words.NOTES)
+    if notes != 0:  # else this rank has not touched cached memory yet, and its agent is asked to
+        store_relaxed_u8(notes, (address - BASE) >> BLOCK_LOG2, 0)
 
 
 @device_function
@@ -92,6 +112,8 @@ def finish_flit(cache, code, value):
     flit = cache + FLIT * 8
     phase = load_i64(flit, FLIT_PHASE)
     tag, copy = load_i64(flit, FLIT_TAG), load_i64(flit, FLIT_COPY)
+    if code == status.NOT_CACHED:
+        forget(cache, load_i64(flit, FLIT_ADDRESS))
     store_i64(flit, FLIT_PHASE, NO_FLIT)
     if phase == GETTING:
         if code == status.OK:
@@ -166,9 +188,10 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
     word = PUT_OWNED | line_log2 << FLIT_BLOCK_SHIFT
     code = send_flit(cache, PUTTING, address, word, 0, 0, tag, copy, line_log2)
     if code != status.PENDING:
-        end_claim(tag)  # also where the home refuses: the memory is no more what it was
+        end_claim(tag)
         count(cache, words.NUM_WRITE_BACKS, 1)
-    return code
+    # Where the memory is no more, or no more cached, the copy is worth nothing, and the slot is free all the same.
+    return status.OK if code == status.NOT_CACHED or code == status.RANK_LOST else code
 
 
 @device_function

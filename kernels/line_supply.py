@@ -89,6 +89,7 @@ def fetch(cache, note, address, request):
     if code != status.OK or slot == NO_SLOT:
         return code
     code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
+    note_miss(cache, request, had, line_log2)
     return look_again(code)
 
 

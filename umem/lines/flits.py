@@ -34,6 +34,7 @@ from ..kernels.coherence_layout import (
     INVALIDATE_ALL,
     LINE_LOG2_MASK,
     POISONED,
+    PUT_OWNED,
     READ_HOME,
     RECALL_OWNED,
     RECALL_SHARED,
@@ -236,7 +237,9 @@ def enter(request, reply, cache, control, rank, source, address, asked, kind):
         store_i64(reply, REPLY_VALUE, block)
         return status.OK
     noted = (asked >> FLIT_BLOCK_SHIFT) & BLOCK_WORD_MASK
-    if block != noted:
+    # What gives a line back knows its size alone: the copy has outlived the rank's interest in the block.
+    differs = (block ^ noted) & LINE_LOG2_MASK if kind == PUT_OWNED else block ^ noted
+    if differs != 0:
         return status.NOT_CACHED
     if block == 0:
         if kind != WRITE_HOME:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from ..agent.client import Client
 from ..agent.layout import Operation
 from ..errors import RankLost
@@ -24,13 +26,19 @@ class RemoteLines:
         """Wait for the flit that compiled code has left in the header at `cache`, and end it.
 
         Where the wait is cut short the flit stays: a slot that it is to fill cannot be given up while the home
-        may take this rank for the line's owner. The next coherent access goes on waiting.
+        may take this rank for the line's owner. The next coherent access goes on waiting. A home that died is
+        RankLost, but not where a line was only to make room: that is lost to who asks for it.
         """
+        is_put = (
+            ctypes.c_int64.from_address(cache + 8 * (words.FLIT + words.FLIT_PHASE)).value == words.PUTTING
+        )
         try:
             reply = self._client.settle_gate(timeout_s)
         except BaseException as error:
             if isinstance(error, RankLost) or not self._client.is_left:
                 finish(cache, status.RANK_LOST, 0)
+            if is_put and isinstance(error, RankLost):
+                return
             raise
         finish(cache, reply.status, reply.value)
 
