@@ -201,7 +201,7 @@ def operation_of(small: Small, letter: str, number: int) -> tuple:
     raise AssertionError(letter)
 
 
-def search(small: Small, text: str, model: str = "weak", kills: int = 0, limit_s: float = 60.0) -> Verdict:
+def search(small: Small, text: str, model: str = "weak", kills: int = 0, limit_s: float = 240.0) -> Verdict:
     """Every execution of the lanes of `text`; with `kills` the others are told of a death behind all it did."""
     ranks, programs = lanes_of(small, text)
     lanes = [(run, small.cache(rank), *program) for rank, program in zip(ranks, programs, strict=True)]

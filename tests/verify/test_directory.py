@@ -1,0 +1,93 @@
+"""Coherence where memory is mapped, model-checked as it runs: every execution of a few lanes in weak memory.
+
+At each end there is an order that explains what every lane found in a line, no copy is stale, and no lock is left.
+With a kill: what the living found is right, nobody waits for ever, and the directory names whole copies only.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from umem.coherence.protocol import MESI, SNOOP
+from umem.kernels.coherence_layout import PRIVATE, THROUGH
+from umem.verify import Result
+
+from .coherence import Small, search
+
+TWO_LINES = {"num_lines": 2}
+# lanes, fields of the small world, lanes that may be killed
+SMALL = {
+    "adds": ("1:a 2:a", {}, 0),
+    "a load and a store": ("1:l 2:s", {}, 0),
+    "compare-swaps": ("1:c 2:c", {}, 0),
+    "MESI": ("1:l 2:a", {"protocol": MESI}, 0),
+    "snooping": ("1:l 2:a", {"protocol": SNOOP}, 0),
+    "stores at home": ("1:la 2:la", {"attribute": THROUGH}, 0),
+    "stores at home, MESI": ("1:la 2:la", {"attribute": THROUGH, "protocol": MESI}, 0),
+    "private": ("1:l 2:a", {"attribute": PRIVATE}, 0),
+    "a lane at home": ("0:al 1:la", {}, 0),
+    "a lane at home, MESI": ("0:al 1:la", {"protocol": MESI}, 0),
+    "siblings": ("1:l 1:a", {}, 0),
+    "siblings, two ways": ("1:al 1:A", {"num_ways": 2, **TWO_LINES}, 0),
+    "siblings that evict": ("1:l 1:Ll", TWO_LINES, 0),
+    "a kill, stores at home": ("1:l 2:a", {"attribute": THROUGH}, 1),
+    "a kill beside the home": ("0:al 1:a", {"protocol": MESI}, 1),
+}
+# A wide version only multiplies the states: where nothing depends on it, the search may have a narrow one.
+NARROW, NONE = {"version_bits": 1}, {"version_bits": 0}
+LARGE = {
+    "upgrades": ("1:la 2:la", {}, 0),
+    "all operations": ("1:sl 2:cs", {}, 0),
+    "loads and stores": ("1:ls 2:sl", {}, 0),
+    "MESI": ("1:la 2:al", {"protocol": MESI}, 0),
+    "snooping, a rank that only is asked": ("1:la 2:a", {"protocol": SNOOP, "num_ranks": 4}, 0),
+    "eviction": ("1:aA 2:a", TWO_LINES, 0),
+    "eviction, MESI": ("1:lA 2:aL", {**TWO_LINES, "protocol": MESI}, 0),
+    "two ways": ("1:aA 2:Aa", {**TWO_LINES, "num_ways": 2}, 0),
+    "siblings that evict": ("1:aA 1:a", TWO_LINES, 0),
+    "two lines, three operations": ("1:laA 2:Aal", {**TWO_LINES, **NARROW}, 0),
+    "a kill": ("1:al 2:al", NARROW, 1),
+    "a kill, MESI": ("1:al 2:la", {"protocol": MESI, **NARROW}, 1),
+    "a kill, snooping": ("1:l 2:a", {"protocol": SNOOP}, 1),
+    "a kill, private": ("1:l 2:a", {"attribute": PRIVATE}, 1),
+    "a kill, two lines, three operations": ("1:aAl 2:al", {**TWO_LINES, **NARROW}, 1),
+    "both killed": ("1:a 2:a", {}, 2),
+}
+THREE_LANES = {
+    "a reader": ("1:a 2:l 3:a", {"num_ranks": 4, **NONE}, 0),
+    "three adds": ("1:a 2:a 3:a", {"num_ranks": 4, **NONE}, 0),
+    "MESI": ("1:l 2:l 3:a", {"num_ranks": 4, "protocol": MESI, **NONE}, 0),
+    "the home": ("1:a 2:a 0:a", NONE, 0),
+    "siblings that add": ("1:a 1:a 2:a", NARROW, 0),
+    "siblings, one reads": ("1:l 1:a 2:a", NARROW, 0),
+}
+
+
+def check(lanes, fields, kills, model="weak"):
+    verdict = search(Small(**fields), lanes, model, kills, limit_s=240)
+    assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_programs_are_right(name):
+    check(*SMALL[name])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", LARGE)
+def test_larger_programs_are_right(name):
+    check(*LARGE[name])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", THREE_LANES)
+def test_three_lanes_are_right_in_sequential_memory(name):
+    check(*THREE_LANES[name], "sequential")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("lanes", ["1:a 2:l 3:a", "1:l 1:a 2:a"])
+def test_what_is_met_of_three_lanes_in_weak_memory_is_right(lanes):
+    """No pass of the whole, which is too large: of half a minute."""
+    verdict = search(Small(num_ranks=4, version_bits=1), lanes, limit_s=30)
+    assert verdict.bug == "" and verdict.num_states > 50_000
