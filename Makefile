@@ -3,7 +3,7 @@ PYTHON_BIN = .venv/bin/python
 UMEM = .venv/bin/umem
 PYTEST = $(PYTHON_BIN) -m pytest
 # Compiles what the cache lacks, on all cores: part of setting up, so that neither a measurement nor a test waits.
-PREPARE = $(PYTHON_BIN) -c 'from umem.startup import prepare; prepare()'
+PREPARE = $(PYTHON_BIN) -c 'from umem.startup import compile_all; compile_all()'
 
 .DEFAULT_GOAL := help
 .PHONY: help bench test verify bars check-long lint types docs

@@ -10,6 +10,7 @@ from __future__ import annotations
 from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 
+from . import status
 from .elements import Element
 from .intrinsics import Intrinsic
 from .lower_cpu import BYTES, I1, I32, I64, SCALARS, VOID, Emitter, external
@@ -211,6 +212,10 @@ def shaped_element(value: ir.Value, lanes: int) -> ir.Type:
     return value.type.element if lanes else value.type
 
 
+def _call_handler(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+    return ir.Constant(I64, status.NOT_MAPPED)  # the host's functions are out of a device's reach
+
+
 VECTORS = CudaVectors(VECTOR_BYTES)
 EMITTERS: dict[str, Emitter] = {
     **VECTORS.emitters(),
@@ -231,6 +236,7 @@ EMITTERS: dict[str, Emitter] = {
     "num_lanes": _num_lanes,
     "stream_fence": _stream_fence,
     "copy_bytes": _copy_bytes,
+    "call_handler": _call_handler,
     "count_leading_zeros_u64": CPU_EMITTERS["count_leading_zeros_u64"],
     "count_trailing_zeros_u64": CPU_EMITTERS["count_trailing_zeros_u64"],
     "count_ones_u64": CPU_EMITTERS["count_ones_u64"],

@@ -56,6 +56,17 @@ class Parts:
     synchronise: Callable[[float], None]
 
 
+def compile_all() -> None:
+    """Put also what worlds load by demand into the cache, so that nobody waits for it: part of setting up."""
+    from .lines import cache, service
+
+    groups = [CORE, cache.GROUP]
+    if library.is_available():
+        library.load()
+        groups += ["ucx", service.GROUP]
+    precompile(groups=groups)
+
+
 def prepare(is_mapped: bool = True) -> None:
     """Load what every rank needs, in the process that forks the ranks: compiled kernels and libucp.
 

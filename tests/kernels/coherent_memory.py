@@ -130,14 +130,15 @@ class CoherentMemory:
                     data = ctypes.string_at(meta + copies + slot * line_bytes, line_bytes)
                     yield Copy(rank, BASE + line * line_bytes, state, data)
 
-    def check(self, line_bytes: int) -> None:
+    def check(self, line_bytes: int, ranks: set[int] | None = None) -> None:
         """One owner or many readers; every copy is what its home has, unless it is owned; no lock is left.
 
-        Where nobody is at work. Raises AssertionError.
+        Among `ranks`, the living, while nobody is at work. Raises AssertionError.
         """
         held: dict[int, list[Copy]] = {}
         for copy in self.copies(line_bytes):
-            held.setdefault(copy.line, []).append(copy)
+            if ranks is None or copy.rank in ranks:
+                held.setdefault(copy.line, []).append(copy)
         for address, copies in held.items():
             word = self.directory(address, line_bytes)
             text = f"line {address:#x}, directory {word:#x}, {[(c.rank, c.state) for c in copies]}"

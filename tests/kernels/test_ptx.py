@@ -69,6 +69,7 @@ EXPECTED: dict[str, str] = {
     "num_lanes": r"%nctaid\.x;[^$]*%ntid\.x;",
     "prefetch": r"prefetch\.global\.L2 \[",
     "copy_bytes": r"ld\.global[^$]*st\.global",
+    "call_handler": r"-3\b",  # NOT_MAPPED
     "count_leading_zeros_u64": r"clz\.b64",
     "count_trailing_zeros_u64": r"popc\.b64|bfind|brev\.b64",
     "count_ones_u64": r"popc\.b64",

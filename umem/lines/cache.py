@@ -31,12 +31,14 @@ from ..errors import (
 from ..kernels import coherence_layout as words
 from ..kernels import line_blocks, status
 from ..kernels.coherent_access import WINDOW_LOG2
-from ..kernels.coherent_any import CHANGES, LOADS
+from ..kernels.coherent_any import CHANGES, GROUP, LOADS
 from ..kernels.coherent_lines import read, write
 from ..kernels.heap_layout import BLOCK_BYTES, BLOCK_LOG2
 from ..units import align_up
+from . import report
 from .layout import LineLayout
 
+__all__ = ["ATTRIBUTES", "GROUP", "LineCache"]
 ATTRIBUTES = {"none": words.NONE, "back": words.BACK, "through": words.THROUGH, "private": words.PRIVATE}
 
 
@@ -252,8 +254,15 @@ class LineCache:
         row = self._counters[words.INVALIDATED : words.INVALIDATED + self.plan.num_ranks]
         return {rank: int(number) for rank, number in enumerate(row) if number}
 
+    def report(self) -> list[report.LineUse]:
+        """Lines that others take from this rank again and again, those with most misses first.
+
+        `umem.lines.report.merge` puts the reports of all ranks together, and finds false sharing.
+        """
+        return report.uses(self._counters, self.rank)
+
     def clear_counters(self) -> None:
-        """Set every counter of this rank to 0."""
+        """Set every counter of this rank to 0, and forget what `report` tells."""
         self._counters[:] = 0
 
     def close(self) -> None:
