@@ -1,0 +1,108 @@
+"""The directory word and the tag word: what is put in is read out, in every format and for up to 512 ranks."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umem.kernels import coherence_layout as words
+from umem.kernels import directory, line_cache
+from umem.kernels.control import MAX_RANKS
+
+WORD = (1 << 64) - 1
+
+
+@st.composite
+def worlds(draw):
+    """(ranks of a world, those that come to share a line, in their order)"""
+    num_ranks = draw(st.sampled_from((1, 2, 47, 48, 49, 96, 97, 300, MAX_RANKS)))
+    return num_ranks, draw(st.lists(st.integers(0, num_ranks - 1), max_size=12))
+
+
+def shared_by(num_ranks, sharers):
+    value = directory.shared_by_nobody(num_ranks)
+    for rank in sharers:
+        value = directory.with_sharer(value, rank, num_ranks)
+    return value
+
+
+def targets(value, num_ranks):
+    """The ranks that an invalidation goes to."""
+    found, rank = [], directory.next_sharer(value, 0, num_ranks)
+    while rank != directory.NO_RANK:
+        found.append(rank)
+        rank = directory.next_sharer(value, rank + 1, num_ranks)
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(worlds())
+def test_no_sharer_is_forgotten(world):
+    num_ranks, sharers = world
+    value = shared_by(num_ranks, sharers)
+    found = targets(value, num_ranks)
+    assert set(sharers) <= set(found) and found == sorted(set(found))
+    assert all(directory.may_share(value, rank, num_ranks) for rank in sharers)
+    assert value & WORD == value, "a word has 64 bits"
+    assert directory.line_state(value) == words.SHARED
+    named = {rank for rank in range(num_ranks) if directory.is_named(value, rank, num_ranks)}
+    assert named <= set(sharers), "who is named is a sharer: its copy is trusted"
+    if num_ranks <= words.MAX_RANKS_WITH_BITS or len(set(sharers)) <= words.NUM_POINTERS:
+        assert found == sorted(set(sharers)), "exact while there is room"
+        assert named == set(sharers)
+    else:
+        size = directory.group_size(num_ranks)
+        assert {rank // size for rank in found} == {rank // size for rank in sharers}
+
+
+@given(st.integers(0, MAX_RANKS - 1), st.integers(0, MAX_RANKS - 1))
+def test_the_owner_and_the_holder_of_the_lock_stand_apart(owner, holder):
+    value = directory.owned_by(owner)
+    locked = directory.locked(value, holder)
+    assert directory.owner_of(value) == directory.owner_of(locked) == owner
+    assert (locked >> words.HOLDER_SHIFT) & words.RANK_MASK == holder
+    assert directory.unlocked(locked) == value != locked
+    assert not directory.is_uncached(value) and directory.is_uncached(0)
+    assert not directory.is_uncached(directory.locked(0, holder))
+
+
+@given(worlds(), st.integers(0, MAX_RANKS - 1))
+def test_a_lock_hides_nobody(world, holder):
+    num_ranks, sharers = world
+    value = shared_by(num_ranks, sharers)
+    assert directory.unlocked(directory.locked(value, holder)) == value
+    assert targets(directory.locked(value, holder), num_ranks) == targets(value, num_ranks)
+
+
+def as_int64(word):
+    """The word as a kernel on int64 has it: a large line number makes it negative."""
+    word &= WORD
+    return word - (1 << 64) if word >> 63 else word
+
+
+@given(
+    st.sampled_from((1, 3, words.VERSION_BITS)),
+    st.integers(0, (1 << 40) - 1),
+    st.integers(0, (1 << 40) - 1),
+    st.integers(0, words.TAKEN),
+    st.integers(0, (1 << words.VERSION_BITS) - 1),
+)
+def test_a_claim_is_a_new_version_of_the_new_line(version_bits, line, before, state, version):
+    line_shift = words.STATE_BITS + version_bits
+    version &= (1 << version_bits) - 1
+    tag = as_int64(before << line_shift | version << words.STATE_BITS | state)
+    claimed = as_int64(line_cache.claimed(tag, line, line_shift))
+    assert claimed & words.STATE_MASK == words.FILLING
+    assert line_cache.is_of_line(claimed, line, line_shift)
+    assert line_cache.line_of(claimed, line_shift) == line
+    assert (claimed >> words.STATE_BITS) & ((1 << version_bits) - 1) == (version + 1) % (1 << version_bits)
+    assert line_cache.is_of_line(claimed, before, line_shift) == (before == line)
+    assert line_cache.in_state(claimed, words.INVALID) >> words.STATE_BITS == claimed >> words.STATE_BITS
+
+
+def test_versions_come_again_after_all_of_them():
+    line_shift = words.STATE_BITS + 3
+    tags = [0]
+    for _ in range(9):
+        tags.append(line_cache.claimed(tags[-1], 5, line_shift))
+    assert len(set(tags[1:9])) == 8 and tags[9] == tags[1]
