@@ -38,6 +38,7 @@ from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import directory_word, line_state, unlock_line
 from .line_cache import NO_SLOT, copy_address, count, geometry_of, in_state, search, tag_address
 from .line_flits import finish_flit, write_at_home
+from .line_notes import note_range
 from .line_supply import fetch, learn, look_again, make_home_ready
 from .ops import (
     compare_swap_i64,
@@ -104,9 +105,12 @@ def read_slowly(cache, note, dst, address, num_bytes):
             return code, 0
         copy_range(dst, address, num_bytes)
         unlock_line(word, value)
+        note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, False)
         return status.OK, num_bytes
     is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
-    return fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED), 0
+    code = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+    note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, is_private)
+    return code, 0
 
 
 @device_function
@@ -173,7 +177,9 @@ def write_hit(cache, note, address, src, num_bytes):
 def write_slowly(cache, note, address, src, num_bytes):
     """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
     if note & IS_HOME == 0 and (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK != THROUGH:
-        return fetch(cache, note, address, GET_OWNED), 0
+        code = fetch(cache, note, address, GET_OWNED)
+        note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, True)
+        return code, 0
     code, word, value = make_home_ready(cache, note, address, WRITE_HOME)
     if code == status.NOT_MAPPED:
         code = write_at_home(cache, address, note & words.BLOCK_WORD_MASK, src, num_bytes)
@@ -182,6 +188,7 @@ def write_slowly(cache, note, address, src, num_bytes):
         return code, 0
     copy_range(address, src, num_bytes)
     unlock_line(word, value)
+    note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, True)
     return status.OK, num_bytes
 
 

@@ -79,7 +79,7 @@ def fetch(cache, note, address, request):
         if not is_as_noted(cache, control, home, note, address):
             forget(cache, address)
             return status.OK
-        code = get_line(cache, home, start, line, line_log2, request)
+        code = get_line(cache, home, address, line, line_log2, request)
         if code == status.NOT_MAPPED:
             code, _ = ask_home(
                 cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
@@ -89,7 +89,7 @@ def fetch(cache, note, address, request):
     if code != status.OK or slot == NO_SLOT:
         return code
     code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
-    note_miss(cache, request, had, line_log2)
+    note_miss(cache, request, had, address, line_log2)
     return look_again(code)
 
 
@@ -107,7 +107,7 @@ def make_home_ready(cache, note, address, request):
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     start = BASE + (line << line_log2)
-    code, word, value = lock_home(cache, home, start, line, line_log2, request)
+    code, word, value = lock_home(cache, home, address, line, line_log2, request)
     if code == status.NOT_MAPPED:  # a holder: the home's agent calls its copy home
         code, _ = ask_home(
             cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED

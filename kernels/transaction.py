@@ -14,6 +14,7 @@ in the table in this order (coherence_layout.py).
 
 from __future__ import annotations
 
+from ..address import BASE
 from . import coherence_layout as words
 from . import status
 from .coherence_layout import (
@@ -27,6 +28,7 @@ from .coherence_layout import (
     POISONED,
     READ_HOME,
     SHARED_COPY,
+    WRITE_HOME,
 )
 from .compile import device_function
 from .control import NUM_RANKS, PEER_MAPPED, RANK
@@ -51,14 +53,17 @@ from .line_cache import (
     set_state,
     take,
 )
-from .line_eviction import HAD_COPY, HAD_LOST, claim_slot
+from .line_eviction import HAD_COPY, HAD_LOST, HAD_NOTHING, claim_slot
+from .line_notes import note_loss
 from .ops import load_i64, store_release_i64
 from .protocol_rows import copy_state, next_word, relation_of, row_of
+
+TAKES_COPIES = FORWARD_SHARED | FORWARD_INVALID | INVALIDATE | INVALIDATE_ALL
 
 
 @device_function
 def get_line(cache, home, address, line, line_log2, request):
-    """Bring the line of `address` (its first) from its mapped home into this rank's cache, as `request` wants.
+    """Bring the line of `address` from its mapped home into this rank's cache, as `request` wants.
 
     OK: look again. NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first.
     POISONED, AGAIN, INTERRUPTED: nothing was done.
@@ -68,25 +73,26 @@ def get_line(cache, home, address, line, line_log2, request):
     if code != status.OK or slot == NO_SLOT:
         return code
     rank = load_i64(control, RANK)
+    start = BASE + (line << line_log2)
     geometry = geometry_of(cache, line_log2)
-    word = directory_word(control, cache_of(control, home), address, line_log2)
+    word = directory_word(control, cache_of(control, home), start, line_log2)
     code, value = lock_line(control, word, rank)
     if code != status.OK:
         set_state(geometry, slot, INVALID)
         return code
     relation = relation_of(control, value, rank, home)
     row = row_of(cache, value, request, relation)
-    code, owner_slot = clear_the_way(cache, word, value, row, rank, address, line, line_log2)
+    code, owner_slot = clear_the_way(cache, word, value, row, rank, start, line, line_log2)
     if code != status.OK:
         set_state(geometry, slot, INVALID)
         return code
     if row & READ_HOME and not (had == HAD_COPY and relation == words.SHARER):
-        copy_words(copy_address(geometry, slot, line_log2), address, 1 << line_log2)
+        copy_words(copy_address(geometry, slot, line_log2), start, 1 << line_log2)
     next_value = next_word(control, row, value, rank)
     let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
     set_state(geometry, slot, copy_state(row))
     unlock_line(word, next_value)
-    note_miss(cache, request, had, line_log2)
+    note_miss(cache, request, had, address, line_log2)
     return status.OK
 
 
@@ -95,16 +101,17 @@ def lock_home(cache, home, address, line, line_log2, request):
     """Do all that `request` needs before an access at the home itself: (code, directory word, its next value).
 
     On OK the line is locked and its memory at home is the truth: access it, then `unlock_line(word, value)`.
-    Else as `get_line`. `address` is the line's first.
+    Else as `get_line`.
     """
     control = load_i64(cache, words.CONTROL)
     rank = load_i64(control, RANK)
-    word = directory_word(control, cache_of(control, home), address, line_log2)
+    start = BASE + (line << line_log2)
+    word = directory_word(control, cache_of(control, home), start, line_log2)
     code, value = lock_line(control, word, rank)
     if code != status.OK:
         return code, word, value
     row = row_of(cache, value, request, relation_of(control, value, rank, home))
-    code, owner_slot = clear_the_way(cache, word, value, row, rank, address, line, line_log2)
+    code, owner_slot = clear_the_way(cache, word, value, row, rank, start, line, line_log2)
     if code != status.OK:
         return code, word, value
     if home != rank and row & (INVALIDATE | INVALIDATE_ALL):
@@ -112,6 +119,8 @@ def lock_home(cache, home, address, line, line_log2, request):
     next_value = next_word(control, row, value, rank)
     let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
     count(cache, words.NUM_HOME_TRANSACTIONS, 1)
+    if row & TAKES_COPIES and load_i64(cache, words.COUNTERS) != 0:
+        note_loss(cache, address, line_log2, request == WRITE_HOME)
     return status.OK, word, next_value
 
 
@@ -193,8 +202,8 @@ def let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_s
 
 
 @device_function
-def note_miss(cache, request, had, line_log2):
-    """Count a miss by its kind."""
+def note_miss(cache, request, had, address, line_log2):
+    """Count a miss by its kind, and note it where it is the work of others."""
     if load_i64(cache, words.COUNTERS) != 0:
         if had == HAD_COPY:
             count(cache, words.NUM_UPGRADES, 1)
@@ -205,3 +214,5 @@ def note_miss(cache, request, had, line_log2):
         if had == HAD_LOST:
             count(cache, words.NUM_COHERENCE_MISSES, 1)
         count(cache, words.NUM_BYTES, 1 << line_log2)
+        if had != HAD_NOTHING:
+            note_loss(cache, address, line_log2, request == GET_OWNED)

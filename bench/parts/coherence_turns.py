@@ -112,11 +112,13 @@ class Turns(CachedPart):
         deadline = time.monotonic() + BLOCK_TIMEOUT_S
         pointer, last = self.own.ctypes.data, self.num_turns * loops.NUM_PHASES
         fixed = self.turn, self.rank, work, self.block, pointer, self.num_bytes, LINE, self._polls
-        position = done = 0
+        position = done = before = 0
         while True:
             code, position, done = loops.take_turns(self.space.cache.address, *fixed, position, last, done)
             if code == OK:
                 return
+            if position > before:
+                before, deadline = position, time.monotonic() + BLOCK_TIMEOUT_S
             if code == status.NOT_CACHED:
                 if work == loops.WRITE:
                     self.space.put(self.block, self.own[: self.num_bytes])

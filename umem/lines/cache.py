@@ -257,7 +257,7 @@ class LineCache:
     def report(self) -> list[report.LineUse]:
         """Lines that others take from this rank again and again, those with most misses first.
 
-        `umem.lines.report.merge` puts the reports of all ranks together, and finds false sharing.
+        `umem.lines.report.gather` puts those of all ranks together, and finds false sharing.
         """
         return report.uses(self._counters, self.rank)
 
