@@ -1,4 +1,4 @@
-"""Coherent access compiles for CUDA from the source that the CPU runs and the checker searches; it runs on no GPU here."""
+"""Coherent access compiles for CUDA from the source that the CPU runs and the checker searches; never run on a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import re
 
 import pytest
+from test_ptx import NO_ASSEMBLER
 
 from umem.kernels.coherent import (
     coherent_compare_swap_i32,
@@ -16,8 +17,6 @@ from umem.kernels.coherent import (
 from umem.kernels.coherent_lines import coherent_read, coherent_write
 from umem.kernels.cuda import cuda_cubin, cuda_ptx
 from umem.kernels.ops import store_i64
-
-from .test_ptx import NO_ASSEMBLER
 
 pytestmark = [
     pytest.mark.soak,  # a kernel takes seconds: all ways of a transaction are in it
