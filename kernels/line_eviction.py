@@ -55,6 +55,8 @@ from .protocol_rows import next_word, relation_of, row_of
 # what a slot was when it was claimed
 HAD_NOTHING, HAD_COPY, HAD_LOST = 0, 1, 2  # HAD_LOST: a copy of this line that others have taken
 
+MULTIPLIER, INCREMENT, TOP_BITS = 6364136223846793005, 1442695040888963407, 56  # low bits have short periods
+
 
 @device_function
 def claim_slot(cache, line_log2, line, request):
@@ -107,7 +109,8 @@ def claim_slot(cache, line_log2, line, request):
 
 @device_function
 def victim(cache, geometry, line):
-    """(slot, tag) of the set of `line` that is to make room: an INVALID one, else each in turn."""
+    """(slot, tag) of the set of `line` that is to make room: an INVALID one, else any, by a generator of
+    pseudo-random numbers (Knuth's MMIX), which falls into step with no walk through memory."""
     first = first_slot(geometry, line)
     num_ways = load_i64(geometry, words.NUM_WAYS)
     way = 0
@@ -119,8 +122,8 @@ def victim(cache, geometry, line):
     slot = first
     if num_ways > 1:
         clock = load_relaxed_i64(cache, words.CLOCK)
-        store_relaxed_i64(cache, words.CLOCK, clock + 1)
-        slot = first ^ (clock & (num_ways - 1))
+        store_relaxed_i64(cache, words.CLOCK, clock * MULTIPLIER + INCREMENT)
+        slot = first ^ (clock >> TOP_BITS & (num_ways - 1))
     return slot, load_acquire_i64(tag_address(geometry, slot), 0)
 
 

@@ -17,7 +17,8 @@ from ..wire import Group, Part
 PARTS = "umem.bench.parts.coherence"
 LINE_BYTES = 128
 SMALL_CACHE = "64K"
-MISS_LINES = {MAPPED: 2048, NO_PEER_ACCESS: 1024, HOSTS: 1024}  # more than the small cache holds
+MISS_LINES = 2048  # four times what the small cache holds, and no more than the processor's holds
+MISS_ACCESSES = {MAPPED: 2048, NO_PEER_ACCESS: 512, HOSTS: 64}
 UPGRADE_LINES = {MAPPED: 512, NO_PEER_ACCESS: 64, HOSTS: 16}
 PAIR = 2  # ranks
 ATTRIBUTES = ("back", "through", "none")
@@ -166,10 +167,10 @@ class Miss(CoherenceCase):
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         ranks = bench.ranks(line_cache=SMALL_CACHE)
-        num_lines = MISS_LINES[bench.options.world]
+        arguments = {"num_lines": MISS_LINES, "num_accesses": MISS_ACCESSES[bench.options.world]}
         sides: list[Side] = []
         for attribute in ATTRIBUTES:
-            part = Part(ranks, f"{PARTS}:Misses", attribute=attribute, num_lines=num_lines)
+            part = Part(ranks, f"{PARTS}:Misses", attribute=attribute, **arguments)
             sides += [
                 CachedSide(f"{attribute}_{verb}", part, verb, self, bench, attribute, verb)
                 for verb in ("read", "write")

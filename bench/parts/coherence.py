@@ -46,10 +46,10 @@ class CachedPart(SpacePart):
             self.space.shared(name, (num_bytes,), "uint8", home, cache=self.attribute, line=line)
         ).address
 
-    def settled(self, loop: Any, *arguments: int, last: int) -> int:
-        """Run a loop of coherence_loops from 0 to `last`, waiting where it has to; the sum of its third words."""
+    def settled(self, loop: Any, *arguments: int, last: int, first: int = 0) -> int:
+        """Run a loop of coherence_loops from `first` to `last`, waiting where it has to; the sum of its third words."""
         deadline = time.monotonic() + BLOCK_TIMEOUT_S
-        position = total = 0
+        position, total = first, 0
         while True:
             code, position, *more = loop(self.space.cache.address, *arguments, position, last)
             total += sum(more)
@@ -213,14 +213,15 @@ class Lines(CachedPart):
 class Misses(CachedPart):
     """Rank 0 walks round more lines of rank 1 than its cache holds: accesses miss, and evict.
 
-    Where there are copies a sample is the time of all accesses over the misses that were counted.
+    Where there are copies a sample is the time of `num_accesses` over the misses that were counted.
     """
 
-    def __init__(self, space: Space, attribute: str, num_lines: int):
+    def __init__(self, space: Space, attribute: str, num_lines: int, num_accesses: int):
         super().__init__(space, attribute)
-        self.num_lines = num_lines
+        self.num_lines, self.num_accesses = num_lines, num_accesses
         self.base = self.lines(num_lines * LINE)
-        self.words = np.zeros(num_lines, np.int64)
+        self.words = np.zeros(num_lines, np.int64)  # what stands there
+        self.at = 0
 
     def read(self, num_samples: int) -> Samples | None:
         """Loads."""
@@ -228,30 +229,41 @@ class Misses(CachedPart):
 
     def write(self, num_samples: int) -> Samples | None:
         """Stores; what is evicted goes home."""
-        samples = self._walk(num_samples, loops.store_each, "write_misses")
-        if self.is_timed:
-            self.words = np.arange(self.num_lines)
-        return samples
+        return self._walk(num_samples, loops.store_each, "write_misses")
 
     def _walk(self, num_samples: int, loop: Any, counter: str) -> Samples | None:
         if not self.is_timed:
             return None
-        arguments = self.base, LINE, self.num_lines - 1
-        expected = int(self.words.sum()) if counter == "read_misses" else 0
+        walks: list[tuple[int, int]] = []  # last position, and the sum of what was loaded
 
-        def walk() -> int:
-            self.expect(self.settled(loop, *arguments, last=self.num_lines) == expected)
+        def walk(num_accesses: int = self.num_accesses) -> int:
+            first, self.at = self.at, self.at + num_accesses
+            arguments = self.base, LINE, self.num_lines - 1
+            walks.append((self.at, self.settled(loop, *arguments, first=first, last=self.at)))
             return OK
 
-        walk()  # what the cache holds from before
+        begin = self.at
+        walk(self.num_lines)  # what the cache holds from before goes first
         self.since()
-        samples = self.alone(num_samples, self.num_lines, walk)
-        counted, num_accesses = self.since(), num_samples * self.num_lines
-        if self.attribute == "none" or (self.attribute == "through" and counter == "write_misses"):
+        samples = self.alone(num_samples, self.num_accesses, walk)
+        counted = self.since()
+        for end, total in walks:
+            self._check(loop, np.arange(begin, end), total)
+            begin = end
+        makes_copies = self.attribute == "back" or (self.attribute == "through" and loop is loops.load_each)
+        if samples is None or not makes_copies:
             return samples
-        fraction = counted.get(counter, 0) / num_accesses
+        fraction = counted.get(counter, 0) / (num_samples * self.num_accesses)
         self.expect(LEAST_MISSES <= fraction <= 1)
-        return None if samples is None else samples / fraction
+        return samples / max(fraction, LEAST_MISSES)
+
+    def _check(self, loop: Any, visited: np.ndarray, total: int) -> None:
+        """What was loaded must have been stored; what was stored is remembered."""
+        lines = visited % self.num_lines
+        if loop is loops.load_each:
+            self.expect(total == int(self.words[lines].sum()))
+        else:
+            self.words[lines] = visited
 
 
 class Upgrades(CachedPart):
