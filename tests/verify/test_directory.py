@@ -60,6 +60,10 @@ THREE_LANES = {
     "the home": ("1:a 2:a 0:a", NONE, 0),
     "siblings that add": ("1:a 1:a 2:a", NARROW, 0),
     "siblings, one reads": ("1:l 1:a 2:a", NARROW, 0),
+    "siblings, one evicts": ("1:a 1:A 2:a", {**TWO_LINES, **NARROW}, 0),
+    "siblings, two ways": ("1:a 1:a 2:a", {"num_ways": 2, **NARROW}, 0),
+    "two lines": ("1:aA 2:l 3:a", {"num_ranks": 4, **TWO_LINES, **NONE}, 0),
+    "a kill": ("1:a 2:a 3:l", {"num_ranks": 4, **NONE}, 1),
 }
 
 
