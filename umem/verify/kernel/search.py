@@ -195,6 +195,8 @@ class _Search:
         try:
             return self._run()
         finally:
+            for large in (self._states, self._numbers, self._edges):
+                large.clear()  # now, not when the search itself, which is in a cycle with its memos, is found
             if was_enabled:
                 gc.enable()
 
