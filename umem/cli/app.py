@@ -207,6 +207,25 @@ def verify_litmus(
     raise typer.Exit(command.run(_console(), tests, options))
 
 
+@verify_app.command("faults")
+def verify_faults(
+    what: Annotated[
+        str, typer.Option("--what", help="comma-separated: heap, directory, agent")
+    ] = "heap,directory,agent",
+    kills: Annotated[int, typer.Option("--kills", help="ranks to kill at each kind of work")] = 12,
+    world: World = MAPPED,
+    seed: Seed = 1,
+) -> None:
+    """Kill ranks at random moments of their work: the others go on, and find what is right.
+
+    Recovery is the time from a death to the first success of a survivor that needs what the dead rank held, or to
+    the error that says that it is lost. Exit code 1: a survivor hung, lost something or found something wrong.
+    """
+    from ..verify.faults import command
+
+    raise typer.Exit(command.check(_console(), _names(what), world, kills, seed))
+
+
 def _options(
     ranks: int,
     sizes: tuple[str, str],

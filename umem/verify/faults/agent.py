@@ -1,0 +1,69 @@
+"""Agents under deaths: a home that dies while it is asked is RankLost to those who asked, soon, and to nobody else."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from ...errors import RankLost, WaitTimeout
+from ...space import Space
+from .journal import Journal
+from .play import victims
+
+NUM_ROWS, COLUMNS = 256, 16
+
+
+class AgentWork:
+    """Every rank has every other gather rows of its table, and add to its word, by its agent."""
+
+    def __init__(self, space: Space, journal: Journal, rng: np.random.Generator):
+        self.space, self.rng = space, rng
+        values = np.arange(NUM_ROWS * COLUMNS, dtype=np.float32).reshape(NUM_ROWS, COLUMNS)
+        self.values = values
+        self.tables = [
+            space.shared(f"table-{home}", values.shape, "float32", home=home).address
+            for home in range(space.num_ranks)
+        ]
+        self.words = [
+            space.shared(f"word-{home}", 1, "int64", home=home).address for home in range(space.num_ranks)
+        ]
+        space.put(self.tables[space.rank], values)
+        space.barrier()
+
+    def step(self) -> None:
+        """Ask a random home."""
+        home = int(self.rng.integers(self.space.num_ranks))
+        try:
+            self.ask(home)
+        except RankLost as lost:
+            assert lost.rank == home and home in victims(self.space.num_ranks), "nobody else dies"
+
+    def ask(self, home: int) -> None:
+        """Rows of its table, gathered there; and an addition."""
+        indices = self.rng.integers(0, NUM_ROWS, 32)
+        rows = np.empty((len(indices), COLUMNS), np.float32)
+        self.space.near.gather(rows, self.tables[home], NUM_ROWS, indices)
+        assert np.array_equal(rows, self.values[indices]), "rows of another table"
+        self.space.fetch_add(self.words[home], 1)
+
+    def recover(self, victim: int) -> None:
+        """Ask the dead until that is refused."""
+        deadline = time.monotonic() + self.space.timeout_s
+        while time.monotonic() < deadline:
+            try:
+                self.ask(victim)
+            except RankLost as lost:
+                assert lost.rank == victim, "another is dead"
+                return
+        raise WaitTimeout(f"rank {victim} is dead and not said to be lost")
+
+    def check(self, dead: list[int]) -> None:
+        """The living still answer, the dead are refused."""
+        for home in range(self.space.num_ranks):
+            try:
+                self.ask(home)
+            except RankLost:
+                assert home in dead, f"rank {home} lives"
+            else:
+                assert home not in dead, f"rank {home} is dead and answers"

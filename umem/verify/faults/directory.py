@@ -1,0 +1,109 @@
+"""Cached memory under deaths: sums stay exact, clean copies survive, what is lost is poisoned until it is reset."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from ...errors import LinePoisoned, RankLost, WaitTimeout
+from ...space import Space
+from .journal import INTENT, LOST, NUM_COUNTERS, REPORTED, Journal
+from .play import victims
+
+LINE_BYTES = 64
+NUM_CONSTANTS = 64
+OWN = "int64"
+
+
+class DirectoryWork:
+    """Counters on lines of their own at every home, raised by all; lines that one rank owns; constants read by all."""
+
+    def __init__(self, space: Space, journal: Journal, rng: np.random.Generator):
+        self.space, self.journal, self.rng = space, journal, rng
+        self.num_lost = 0
+        last = space.num_ranks - 1
+        homes = [number % space.num_ranks for number in range(NUM_COUNTERS)]
+        self.homes = homes
+        self.counters = [
+            space.shared(f"counter-{number}", 8, OWN, home=home, cache="back", line=LINE_BYTES).address
+            for number, home in enumerate(homes)
+        ]
+        # What a victim holds for itself: the home is the rank that lives on, and is not the killer.
+        self.own = space.shared("own", (space.num_ranks, 8), OWN, home=last, cache="back", line=LINE_BYTES)
+        self.constants = space.shared(
+            "constants", NUM_CONSTANTS, OWN, home=last, cache="back", line=LINE_BYTES
+        )
+        if space.rank == 0:
+            self.constants.write(np.arange(NUM_CONSTANTS) * 3)
+        space.barrier()
+        self.seen = [0] * NUM_COUNTERS
+        self.dead: set[int] = set()
+
+    def step(self) -> None:
+        """Raise a counter, and touch the own line and a constant."""
+        word = int(self.rng.integers(NUM_CONSTANTS))
+        assert self.space.load(self.constants.address_of(word), OWN) == 3 * word, "a clean copy is wrong"
+        self.space.fetch_add(self.own.address_of(self.space.rank, 0), 1)
+        counter = int(self.rng.integers(NUM_COUNTERS))
+        row = self.journal.rows[self.space.rank]
+        row[INTENT] = counter + 1
+        try:
+            value = self.space.fetch_add(self.counters[counter], 1) + 1
+        except LinePoisoned as lost:
+            self.lift(lost, counter)
+        except RankLost as lost:
+            row[INTENT] = 0
+            assert not self.space.world.may_map(self.homes[counter]), "the memory of the dead is mapped"
+            assert lost.rank in victims(self.space.num_ranks), "nobody else dies"
+        else:
+            row[REPORTED + counter] += 1
+            row[INTENT] = 0
+            is_back = value <= self.seen[counter] and not self.journal.is_lost(counter)
+            assert not is_back, f"counter {counter} goes back from {self.seen[counter]} to {value}"
+            self.seen[counter] = value
+
+    def lift(self, lost: LinePoisoned, counter: int) -> None:
+        """Note that a counter's line was lost, and make it usable."""
+        row = self.journal.rows[self.space.rank]
+        row[LOST + counter] = 1
+        row[INTENT] = 0
+        assert lost.address == self.counters[counter], "the error names the address"
+        self.space.cache.reset(lost.address)
+        self.num_lost += 1
+
+    def recover(self, victim: int) -> None:
+        """Get the line that `victim` had for itself: whole where its memory is mapped, else lost and lifted."""
+        address = self.own.address_of(victim, 0)
+        deadline = time.monotonic() + self.space.timeout_s
+        while time.monotonic() < deadline:
+            try:
+                self.space.fetch_add(address, 1)
+                return
+            except LinePoisoned as lost:
+                assert lost.address == address, "the error names the address"
+                is_mapped = self.space.world.may_map(victim) and self.space.world.may_map(
+                    self.space.num_ranks - 1
+                )
+                assert not is_mapped, "what the dead owned lies in memory that is mapped"
+                self.space.cache.reset(address)
+                self.num_lost += 1
+        raise WaitTimeout(f"the line at {address:#x}, which rank {victim} had, is not usable again")
+
+    def check(self, dead: list[int]) -> None:
+        """Every counter is what all have reported, or as much more as the deaths leave open."""
+        for counter, home in enumerate(self.homes):
+            if home in dead and not self.space.world.may_map(home):
+                continue
+            least = self.journal.reported(counter)
+            most = least + self.journal.in_doubt(counter, dead)
+            try:
+                value = self.space.load(self.counters[counter], OWN)
+            except LinePoisoned as lost:
+                self.lift(lost, counter)
+                value = self.space.load(self.counters[counter], OWN)
+            assert value <= most, f"counter {counter} is {value}, and was raised {most} times"
+            is_exact = value >= least or self.journal.is_lost(counter)
+            assert is_exact, f"counter {counter} is {value}, and was raised {least} times"
+        expected = 3 * np.arange(NUM_CONSTANTS)
+        assert np.array_equal(self.constants.read(), expected), "a clean copy is wrong"

@@ -1,0 +1,63 @@
+"""What the ranks of a world that dies in parts have done: int64 words in a file that all of them map.
+
+A rank that is killed says nothing any more; what it has written here stays. Every row has one writer.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import WaitTimeout
+
+NUM_COUNTERS = 8
+PID, STEPS, INTENT, REPORTED = 0, 1, 2, 3  # INTENT: the counter that is being raised, plus one
+LOST = REPORTED + NUM_COUNTERS  # counters of which this rank has met a poisoned line
+ROW_WORDS = LOST + NUM_COUNTERS
+POLL_S = 0.001
+
+
+class Journal:
+    """One row of words a rank, and a word that says that all is over."""
+
+    def __init__(self, path: Path, num_ranks: int):
+        self.num_ranks = num_ranks
+        self._words = np.memmap(path, np.int64, "r+", shape=(num_ranks + 1, ROW_WORDS))
+        self.rows = self._words[:num_ranks]
+
+    @staticmethod
+    def create(path: Path, num_ranks: int) -> None:
+        """A file for so many ranks, all words 0."""
+        path.write_bytes(bytes(8 * ROW_WORDS * (num_ranks + 1)))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the ranks are to end."""
+        return bool(self._words[self.num_ranks, 0])
+
+    def end(self) -> None:
+        """Tell the ranks to end."""
+        self._words[self.num_ranks, 0] = 1
+
+    def wait_for_steps(self, ranks: list[int], num_steps: int, timeout_s: float) -> None:
+        """Return when each of `ranks` has made so many steps more. Raises WaitTimeout: one of them hangs."""
+        wanted = {rank: int(self.rows[rank, STEPS]) + num_steps for rank in ranks}
+        deadline = time.monotonic() + timeout_s
+        while slow := [rank for rank, steps in wanted.items() if self.rows[rank, STEPS] < steps]:
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"ranks {slow} have made no {num_steps} steps within {timeout_s:g} s")
+            time.sleep(POLL_S)
+
+    def reported(self, counter: int) -> int:
+        """How often a counter was raised, as all ranks report."""
+        return int(self.rows[:, REPORTED + counter].sum())
+
+    def in_doubt(self, counter: int, dead: list[int]) -> int:
+        """How many of the dead may have raised a counter without a report."""
+        return sum(int(self.rows[rank, INTENT]) == counter + 1 for rank in dead)
+
+    def is_lost(self, counter: int) -> bool:
+        """Whether a rank has met the counter's line poisoned."""
+        return bool(self.rows[:, LOST + counter].any())

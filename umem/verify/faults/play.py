@@ -1,0 +1,116 @@
+"""One world whose ranks are killed, as its ranks run it: what they do until then, and what survivors must find.
+
+The first and the last rank survive; the first kills the others, one after the other, by SIGKILL at random moments,
+and then does what needs what the dead one held, until it succeeds: that is the time of recovery.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ...errors import RankLost
+from ...space import Space
+from .journal import PID, STEPS, Journal
+
+STEPS_BETWEEN = 20  # of each living rank before the next kill
+MAX_WAIT_S = 0.02  # then the victim dies within that time
+
+
+class Work(Protocol):
+    """What the ranks of a world do."""
+
+    def step(self) -> None:
+        """A few accesses, which must find what they should."""
+        ...
+
+    def recover(self, victim: int) -> None:
+        """Access what only `victim` had or served, until that succeeds or is refused as it must be."""
+        ...
+
+    def check(self, dead: list[int]) -> None:
+        """Once all is over: what the survivors find is right."""
+        ...
+
+
+Maker = Callable[[Space, Journal, np.random.Generator], Work]
+
+
+@dataclass
+class Told:
+    """What a survivor has to say."""
+
+    num_steps: int = 0
+    num_lost: int = 0  # lines that it found poisoned
+    recoveries_ms: list[float] = field(default_factory=list)
+
+
+def victims(num_ranks: int) -> list[int]:
+    """The ranks that are killed."""
+    return list(range(1, num_ranks - 1))
+
+
+def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> Told:
+    """Run in every rank of a world with on_failure="continue"; the victims never return."""
+    journal = Journal(Path(path), space.num_ranks)
+    work = make(space, journal, np.random.default_rng([seed, space.rank]))
+    row = journal.rows[space.rank]
+    row[PID] = os.getpid()
+    space.barrier()
+    told = Told()
+    if space.rank == 0:
+        told.recoveries_ms = [
+            kill(journal, work, victim, timeout_s, np.random.default_rng([seed, victim]))
+            for victim in victims(space.num_ranks)
+        ]
+        journal.wait_for_steps([space.num_ranks - 1], STEPS_BETWEEN, timeout_s)
+        journal.end()
+    else:
+        while not journal.is_over:
+            go_on(work.step)
+            row[STEPS] += 1
+    told.num_steps = int(row[STEPS])
+    last = space.num_ranks - 1
+    meet(space, "worked", last)
+    work.check(victims(space.num_ranks))
+    told.num_lost = getattr(work, "num_lost", 0)
+    meet(space, "checked", last)
+    return told
+
+
+def kill(journal: Journal, work: Work, victim: int, timeout_s: float, rng: np.random.Generator) -> float:
+    """Work until all have worked, kill `victim`, and recover: how long that took, in ms."""
+    living = [rank for rank in range(victim, journal.num_ranks) if journal.rows[rank, PID]]
+    for _ in range(STEPS_BETWEEN):
+        go_on(work.step)
+    journal.rows[0, STEPS] += STEPS_BETWEEN
+    journal.wait_for_steps(living, STEPS_BETWEEN, timeout_s)
+    end_s = time.monotonic() + rng.uniform(0, MAX_WAIT_S)
+    while time.monotonic() < end_s:
+        go_on(work.step)
+    os.kill(int(journal.rows[victim, PID]), signal.SIGKILL)
+    begin_s = time.monotonic()
+    work.recover(victim)
+    return 1e3 * (time.monotonic() - begin_s)
+
+
+def go_on(step: Callable[[], None]) -> None:
+    """A step; that a rank it needs is dead ends the step, and nothing else."""
+    try:
+        step()
+    except RankLost:
+        return
+
+
+def meet(space: Space, what: str, last: int) -> None:
+    """Wait for the other survivor: a rank that leaves takes its memory along."""
+    space.world.set(f"{what}-{space.rank}", b"")
+    for rank in (0, last):
+        space.world.get(f"{what}-{rank}")
