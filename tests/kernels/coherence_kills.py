@@ -199,7 +199,7 @@ def kill_alone(num_kills: int) -> None:
             if access:
                 faults.arm(access)
             before, order = faults.count(), random.Random(1)
-            for _ in range(60):
+            for _ in range(30):
                 order.choice(workers).step()
             count.words[0] = faults.count() - before
 

@@ -36,7 +36,7 @@ def test_others_go_on_wherever_a_process_dies(soak_factor):
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_a_kill_at_every_shared_access(soak_factor):
-    """At every n-th under `make verify`, at every one under `make check-long`; it starts elsewhere for each protocol."""
+    """At every n-th under `make verify`, at every one under `make check-long`, for each protocol."""
     told = kill("kill_alone", 1500 * soak_factor, build="faults", timeout_s=600 * soak_factor)
     assert sum(int(number) for number in re.findall(r"(\d+) lines poisoned", told)) > 0, (
         "no write was cut short"

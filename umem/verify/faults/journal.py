@@ -5,18 +5,14 @@ A rank that is killed says nothing any more; what it has written here stays. Eve
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
-
-from ...errors import WaitTimeout
 
 NUM_COUNTERS = 8
 PID, STEPS, INTENT, REPORTED = 0, 1, 2, 3  # INTENT: the counter that is being raised, plus one
 LOST = REPORTED + NUM_COUNTERS  # counters of which this rank has met a poisoned line
 ROW_WORDS = LOST + NUM_COUNTERS
-POLL_S = 0.001
 
 
 class Journal:
@@ -41,14 +37,9 @@ class Journal:
         """Tell the ranks to end."""
         self._words[self.num_ranks, 0] = 1
 
-    def wait_for_steps(self, ranks: list[int], num_steps: int, timeout_s: float) -> None:
-        """Return when each of `ranks` has made so many steps more. Raises WaitTimeout: one of them hangs."""
-        wanted = {rank: int(self.rows[rank, STEPS]) + num_steps for rank in ranks}
-        deadline = time.monotonic() + timeout_s
-        while slow := [rank for rank, steps in wanted.items() if self.rows[rank, STEPS] < steps]:
-            if time.monotonic() >= deadline:
-                raise WaitTimeout(f"ranks {slow} have made no {num_steps} steps within {timeout_s:g} s")
-            time.sleep(POLL_S)
+    def behind(self, wanted: dict[int, int]) -> list[int]:
+        """The ranks that have not yet made as many steps as they are wanted to."""
+        return [rank for rank, steps in wanted.items() if self.rows[rank, STEPS] < steps]
 
     def reported(self, counter: int) -> int:
         """How often a counter was raised, as all ranks report."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...errors import RankLost
+from ...errors import RankLost, WaitTimeout
 from ...space import Space
 from .journal import PID, STEPS, Journal
 
@@ -70,7 +70,7 @@ def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> T
             kill(journal, work, victim, timeout_s, np.random.default_rng([seed, victim]))
             for victim in victims(space.num_ranks)
         ]
-        journal.wait_for_steps([space.num_ranks - 1], STEPS_BETWEEN, timeout_s)
+        work_until_all_have(journal, work, [space.num_ranks - 1], timeout_s)
         journal.end()
     else:
         while not journal.is_over:
@@ -87,11 +87,7 @@ def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> T
 
 def kill(journal: Journal, work: Work, victim: int, timeout_s: float, rng: np.random.Generator) -> float:
     """Work until all have worked, kill `victim`, and recover: how long that took, in ms."""
-    living = [rank for rank in range(victim, journal.num_ranks) if journal.rows[rank, PID]]
-    for _ in range(STEPS_BETWEEN):
-        go_on(work.step)
-    journal.rows[0, STEPS] += STEPS_BETWEEN
-    journal.wait_for_steps(living, STEPS_BETWEEN, timeout_s)
+    work_until_all_have(journal, work, list(range(victim, journal.num_ranks)), timeout_s)
     end_s = time.monotonic() + rng.uniform(0, MAX_WAIT_S)
     while time.monotonic() < end_s:
         go_on(work.step)
@@ -99,6 +95,17 @@ def kill(journal: Journal, work: Work, victim: int, timeout_s: float, rng: np.ra
     begin_s = time.monotonic()
     work.recover(victim)
     return 1e3 * (time.monotonic() - begin_s)
+
+
+def work_until_all_have(journal: Journal, work: Work, ranks: list[int], timeout_s: float) -> None:
+    """Work until each of `ranks` has made a few steps more. Raises WaitTimeout: one of them hangs."""
+    wanted = {rank: int(journal.rows[rank, STEPS]) + STEPS_BETWEEN for rank in ranks}
+    deadline = time.monotonic() + timeout_s
+    while slow := journal.behind(wanted):
+        if time.monotonic() >= deadline:
+            raise WaitTimeout(f"ranks {slow} have made no {STEPS_BETWEEN} steps within {timeout_s:g} s")
+        go_on(work.step)
+        journal.rows[0, STEPS] += 1
 
 
 def go_on(step: Callable[[], None]) -> None:
