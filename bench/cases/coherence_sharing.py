@@ -17,9 +17,10 @@ from .coherence import ATTRIBUTES, LINE_BYTES, CachedSide, CoherenceCase, transp
 TURNS = "umem.bench.parts.coherence_turns"
 ROWS = "umem.bench.parts.coherence_rows"
 MESSAGE = "umem.bench.parts.message:Message"
-NUM_TURNS = {MAPPED: 2000, NO_PEER_ACCESS: 100, HOSTS: 20}
+NUM_TURNS = {MAPPED: 2000, NO_PEER_ACCESS: 40, HOSTS: 10}
 NUM_ACCESSES = {MAPPED: 16_384, NO_PEER_ACCESS: 512, HOSTS: 64}
-NUM_READS = {MAPPED: 4096, NO_PEER_ACCESS: 1024, HOSTS: 256}
+NUM_READS = {NO_PEER_ACCESS: 1024, HOSTS: 256}
+NUM_DRAWS = {NO_PEER_ACCESS: 1 << 18, HOSTS: 1 << 16}
 LINE_ROUNDS = 20_000
 ROW_BYTES = 256
 MIGRANT_LINES, TABLE_LINES, LOADS_A_STORE = 8, 1024, 64
@@ -189,6 +190,7 @@ class Zipf(CoherenceCase):
         ranks = bench.ranks(num_ranks=2, segment_bytes=max(4 * num_rows * ROW_BYTES, 64 * MIB))
         arguments = {
             "num_rows": num_rows,
+            "num_draws": NUM_DRAWS[bench.options.world] * num_rows // MANY_ROWS,
             "num_reads": NUM_READS[bench.options.world],
             "seed": bench.options.seed,
         }

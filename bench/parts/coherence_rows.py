@@ -15,23 +15,25 @@ from .message import UcxPart
 
 ROW_BYTES = 256
 SKEW = 1.05  # of the zipf distribution
-NUM_DRAWS = 1 << 17  # used in turn
 FILL_ROWS = 1 << 14  # written at once
 
 
 class Draws:
-    """Rows to read, drawn by popularity; which rows are popular is random too. The same for every side."""
+    """Rows to read, drawn by popularity; which rows are popular is random too. The same for every side.
 
-    def __init__(self, num_rows: int, seed: int):
+    The draws are used in turn, and then again.
+    """
+
+    def __init__(self, num_rows: int, num_draws: int, seed: int):
         rng = np.random.default_rng(seed)
         weights = np.cumsum(np.arange(1, num_rows + 1) ** -SKEW)
-        ranks = np.searchsorted(weights, rng.random(NUM_DRAWS) * weights[-1])
+        ranks = np.searchsorted(weights, rng.random(num_draws) * weights[-1])
         self.rows = rng.permutation(num_rows)[ranks]
         self._at = 0
 
     def next(self, number: int) -> np.ndarray:
         """The next `number` rows."""
-        if self._at + number > NUM_DRAWS:
+        if self._at + number > len(self.rows):
             self._at = 0
         self._at += number
         return self.rows[self._at - number : self._at]
@@ -48,17 +50,19 @@ def fill(part: SpacePart, table: int, num_rows: int) -> None:
 
 
 class CachedRows(CachedPart):
-    """Rank 0 reads rows of rank 1 through its cache, a line a row."""
+    """Rank 0 reads rows of rank 1 through its cache, a line a row. All draws have been read once before."""
 
-    def __init__(self, space: Space, attribute: str, num_rows: int, num_reads: int, seed: int):
+    def __init__(
+        self, space: Space, attribute: str, num_rows: int, num_draws: int, num_reads: int, seed: int
+    ):
         super().__init__(space, attribute)
         self.num_reads = num_reads
         self.table = self.lines(num_rows * ROW_BYTES, line=ROW_BYTES)
         fill(self, self.table, num_rows)
         if self.is_timed:
-            self.draws, self.own = Draws(num_rows, seed), np.zeros(ROW_BYTES, np.uint8)
-            self._read(self.draws.rows)  # re-reads are measured, not the first ones
-            self.since()
+            self.draws, self.own = Draws(num_rows, num_draws, seed), np.zeros(ROW_BYTES, np.uint8)
+            for _ in range(num_draws // num_reads):
+                self._read(self.draws.next(num_reads))
 
     def read(self, num_samples: int) -> Samples | None:
         """Reads."""
@@ -75,13 +79,13 @@ class CachedRows(CachedPart):
 class FetchedRows(UcxPart):
     """Rank 0 gets every row from rank 1, over UCX in a compiled loop."""
 
-    def __init__(self, space: Space, num_rows: int, num_reads: int, seed: int):
+    def __init__(self, space: Space, num_rows: int, num_draws: int, num_reads: int, seed: int):
         super().__init__(space)
         self.num_reads = num_reads
         self.table = self.shared(num_rows * ROW_BYTES, HOME).address
         fill(self, self.table, num_rows)
         if self.is_timed:
-            self.draws, self.own = Draws(num_rows, seed), np.zeros(ROW_BYTES, np.uint8)
+            self.draws, self.own = Draws(num_rows, num_draws, seed), np.zeros(ROW_BYTES, np.uint8)
             self.remote = space.segments.remote_address(self.table)
             reach = self.fabric.peers[HOME].memory
             self.reach, self.key = reach.endpoint.handle, reach.key(self.remote, num_rows * ROW_BYTES)
