@@ -116,6 +116,10 @@ class CoherentMemory:
         )
         return ctypes.c_int64.from_address(at).value
 
+    def at_home(self, address: int, num_bytes: int) -> bytes:
+        """What the memory itself holds, whatever copies say."""
+        return ctypes.string_at(address, num_bytes)
+
     def copies(self, line_bytes: int) -> Iterator[Copy]:
         """Every slot of every rank that holds a line of this size."""
         line_log2 = line_bytes.bit_length() - 1
@@ -153,7 +157,7 @@ class CoherentMemory:
                 assert len({copy.rank for copy in copies}) == len(copies), f"two copies at one rank: {text}"
                 is_clean = True
             if is_clean:
-                at_home = ctypes.string_at(address, line_bytes)
+                at_home = self.at_home(address, line_bytes)
                 assert all(copy.data == at_home for copy in copies), f"a stale copy: {text}"
 
     # --- the same moment again

@@ -48,7 +48,7 @@ def copy_both_ways(cache, address, out):
     coherent_write(cache, address, out, 4096)
 
 
-@pytest.mark.parametrize("kernel", [load, compare_swap, copy_both_ways], ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize("kernel", [compare_swap, copy_both_ways], ids=lambda kernel: kernel.__name__)
 def test_every_order_is_of_system_scope(kernel):
     text, _ = cuda_ptx(kernel, "void(int64, int64, int64)", cc=(8, 0))
     ordered = re.findall(r"\b(?:ld|st)\.(?:acquire|release|relaxed)\.(\w+)", text)
@@ -63,3 +63,29 @@ def test_every_order_is_of_system_scope(kernel):
 def test_it_assembles(cc):
     text, entry = cuda_ptx(fetch_add, "void(int64, int64, int64)", cc=cc)
     assert entry.encode() in cuda_cubin(text, cc)
+
+
+ACQUIRE, RELEASE = r"ld\.acquire\.sys\.\S*64", r"st\.release\.sys\.\S*64"
+SWAP = r"atom\.acq_rel\.sys\S*\.cas\.b64"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "hit"),
+    [
+        (load, [ACQUIRE, ACQUIRE, ACQUIRE]),  # tag, element, tag
+        (fetch_add, [ACQUIRE, SWAP, r"ld\.global", RELEASE, RELEASE]),  # tag, pin, element, element, tag
+    ],
+    ids=["load", "fetch_add"],
+)
+def test_a_hit_keeps_its_order(kernel, hit):
+    ptx, _ = cuda_ptx(kernel, "void(int64, int64, int64)")
+    body = ptx[ptx.index("{") :]
+    accesses = "|".join([ACQUIRE, RELEASE, SWAP])
+    found = re.search(accesses, body)
+    assert found and re.match(ACQUIRE, found[0]), "the tag comes first"
+    position = 0
+    for pattern in hit:
+        found = re.search(pattern, body[position:])
+        assert found, pattern
+        position += found.end()
+    assert "fence.sc.sys" in body, "a claim looks for a sibling's behind it"

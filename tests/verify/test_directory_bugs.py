@@ -25,7 +25,7 @@ from umem.kernels.ops import (
     store_release_i64,
 )
 from umem.kernels.variants import variant
-from umem.verify import Result
+from umem.verify import Result, explore
 
 from . import coherence as world
 from .coherence import Small, search
@@ -247,3 +247,50 @@ def test_a_planted_bug_is_found_beside_its_control(name, monkeypatch):
     verdict = search(Small(**{**bug.world, **bug.wrong}), bug.lanes, kills=bug.kills)
     assert verdict.result is Result.BUG and bug.found in verdict.bug, verdict.bug
     assert verdict.trace, "with the way to it"
+
+
+FLAG = 1 << 40  # a word that orders a sibling's addition before the home's load
+
+
+def add_one(cache, address):
+    """An addition that gets the line."""
+    coherent.coherent_fetch_add_i64(cache, address, 1)
+
+
+def add_and_tell(cache, address):
+    """A sibling's addition, and then the flag."""
+    coherent.coherent_fetch_add_i64(cache, address, 1)
+    store_release_i64(FLAG, 0, 1)
+
+
+def load_when_told(cache, address):
+    """What the home loads once the flag is up; -1 before."""
+    if load_acquire_i64(FLAG, 0) == 1:
+        _, value = coherent.coherent_load_i64(cache, address)
+        return value
+    return -1
+
+
+def let_taken_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
+    """`let_owner_go` that names the next owner only where one was taken."""
+    if owner_slot != line_cache.NO_SLOT:
+        let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+
+
+def test_an_owner_that_the_home_does_not_know_yet_is_found(monkeypatch):
+    small = Small(num_ranks=2)
+    line = small.line(0)
+    lanes = [(add_one, small.cache(1), line), (add_and_tell, small.cache(1), line)]
+    lanes.append((load_when_told, small.cache(0), line))
+
+    def fresh(results, memory):
+        return "the home reads what was before the flag" if results[2] == small.initial(0) else None
+
+    def verdict():
+        memory = {**small.memory, FLAG: 0}
+        return explore(lanes, memory, fresh, model="sequential", constants=small.constants)
+
+    control = verdict()
+    assert (control.result, control.bug) == (Result.EXHAUSTED, "")
+    monkeypatch.setattr(transaction, "let_owner_go", let_taken_owner_go)
+    assert "before the flag" in verdict().bug
