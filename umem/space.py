@@ -244,10 +244,15 @@ class Space(Scalars):
                     f"shared array: rank 0 asks for {asked[0].decode()}, rank {rank} for {other.decode()}"
                 )
         if self.rank == 0:
-            array = self.empty(dims, kind, home, cache, line)
             if cache == "none":
+                array = self.empty(dims, kind, home)
                 self.heap.give(array.address)  # to all ranks: it outlives the one that asked for it
-            self._zero(array)
+                self._zero(array.address, array.nbytes)
+            else:
+                num_bytes = max(math.prod(dims) * kind.itemsize, 1)
+                # Zeroed before it has copies: line by line would take a message each where the home is not mapped.
+                address = self.cache.alloc(num_bytes, home, cache, line, lambda at: self._zero(at, num_bytes))
+                array = Array(self, address, dims, kind)
             self._announce(name, array)
         self.barrier()
         return self.find(name, self.timeout_s)
@@ -382,10 +387,10 @@ class Space(Scalars):
             return True
         return code == status.OK
 
-    def _zero(self, array: Array) -> None:
-        step = np.zeros(min(array.nbytes, 1 << 20), np.uint8)
-        for offset in range(0, array.nbytes, 1 << 20):
-            self.put(array.address + offset, step[: array.nbytes - offset])
+    def _zero(self, address: int, num_bytes: int) -> None:
+        step = np.zeros(min(num_bytes, 1 << 20), np.uint8)
+        for offset in range(0, num_bytes, 1 << 20):
+            self.put(address + offset, step[: num_bytes - offset])
 
     def _announce(self, name: str, array: Array) -> None:
         fields = {"address": array.address, "shape": array.shape, "dtype": array.dtype.str}

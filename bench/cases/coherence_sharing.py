@@ -24,7 +24,7 @@ NUM_DRAWS = {NO_PEER_ACCESS: 1 << 18, HOSTS: 1 << 16}
 LINE_ROUNDS = 20_000
 ROW_BYTES = 256
 MIGRANT_LINES, TABLE_LINES, LOADS_A_STORE = 8, 1024, 64
-MANY_ROWS, FEW_ROWS = 1 << 20, 1 << 14
+MANY_ROWS, FEW_ROWS, CACHED_SHARE = 1 << 20, 1 << 14, 4
 
 
 def turns(
@@ -172,7 +172,7 @@ class Zipf(CoherenceCase):
     key = "coherence.zipf"
     description = (
         "rank 0 reads rows of a table of rank 1 that it does not map, zipf 1.05, again and again:"
-        " by its cache, by a get each, by messages"
+        " by a cache of a quarter of the table, by a get each, by messages"
     )
     semantics = ("load_store", "rma", "message")
     worlds = (NO_PEER_ACCESS, HOSTS)
@@ -187,7 +187,11 @@ class Zipf(CoherenceCase):
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         num_rows = int(point.setting("rows", FEW_ROWS))
-        ranks = bench.ranks(num_ranks=2, segment_bytes=max(4 * num_rows * ROW_BYTES, 64 * MIB))
+        ranks = bench.ranks(
+            num_ranks=2,
+            segment_bytes=max(4 * num_rows * ROW_BYTES, 64 * MIB),
+            line_cache=str(num_rows * ROW_BYTES // CACHED_SHARE),
+        )
         arguments = {
             "num_rows": num_rows,
             "num_draws": NUM_DRAWS[bench.options.world] * num_rows // MANY_ROWS,

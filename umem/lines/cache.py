@@ -116,11 +116,19 @@ class LineCache:
 
     # --- memory
 
-    def alloc(self, num_bytes: int, home: int | str, cache: str, line: int) -> int:
+    def alloc(
+        self,
+        num_bytes: int,
+        home: int | str,
+        cache: str,
+        line: int,
+        prepare: Callable[[int], None] | None = None,
+    ) -> int:
         """Address of new memory that ranks keep coherent copies of, in lines of `line` bytes, uninitialised.
 
-        It takes whole blocks of 2 MiB of addresses (backed as they are touched) and belongs to all ranks. Raises
-        UnknownName, ConfigError for a line size that is no power of two from 64 to 4096, OutOfMemory.
+        It takes whole blocks of 2 MiB of addresses (backed as they are touched) and belongs to all ranks. `prepare`
+        is called with the address while nobody can have copies: to fill the memory raw. Raises UnknownName,
+        ConfigError for a line size that is no power of two from 64 to 4096, OutOfMemory.
         """
         if cache not in ATTRIBUTES:
             raise UnknownName("cache attribute", cache, tuple(ATTRIBUTES))
@@ -132,6 +140,8 @@ class LineCache:
         size = align_up(max(num_bytes, 1), BLOCK_BYTES)
         address = self._heap.alloc(size, home, BLOCK_BYTES)
         self._heap.give(address)
+        if prepare is not None:
+            prepare(address)
         value = line_log2 | ATTRIBUTES[cache] << words.ATTRIBUTE_SHIFT
         self._tell_all()
         for block in range(address, address + size, BLOCK_BYTES):
