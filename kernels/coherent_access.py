@@ -35,7 +35,16 @@ from .compile import device_function, inlined_function
 from .control import PEER_MAPPED, home_rank
 from .directory import directory_word, line_state, unlock_line
 from .heap_layout import BLOCK_LOG2
-from .line_cache import copy_address, count, first_slot, geometry_of, in_state, is_of_line, tag_address
+from .line_cache import (
+    NO_SLOT,
+    copy_address,
+    count,
+    first_slot,
+    geometry_of,
+    in_state,
+    is_of_line,
+    tag_address,
+)
 from .line_flits import modify_at_home
 from .line_supply import fetch, learn, make_home_ready
 from .ops import (
@@ -59,6 +68,15 @@ def note_of(cache, address):
     if distance >> WINDOW_LOG2 != 0:
         return 0
     return load_relaxed_u8(load_i64(cache, words.NOTES), distance >> BLOCK_LOG2)
+
+
+@inlined_function
+def noted(cache, address):
+    """(code, note) on the block of `address`, from the home where nothing is noted."""
+    note = int(note_of(cache, address))
+    if note != 0:
+        return status.OK, note
+    return learn(cache, address)
 
 
 # --- templates: the names that are bound for each element stand here for int64
@@ -110,14 +128,20 @@ modify_raw = modify  # bound to the same in one atomic step
 
 
 @inlined_function
-def load_hit(cache, note, address):
-    """(1, value) from this rank's own copy; (0, 0) where it has none."""
+def slots_of(cache, note, address):
+    """(first, number) of the slots that may have the line of `address`: the first XOR 0, 1, ... number - 1."""
+    line_log2 = note & LINE_LOG2_MASK
+    geometry = geometry_of(cache, line_log2)
+    return first_slot(geometry, (address - BASE) >> line_log2), load_i64(geometry, words.NUM_WAYS)
+
+
+@inlined_function
+def load_hit(cache, note, address, first, num_ways):
+    """(1, value) from this rank's own copy in one of these slots; (0, 0) where it has none."""
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     line_shift = load_i64(cache, words.LINE_SHIFT)
     geometry = geometry_of(cache, line_log2)
-    first = first_slot(geometry, line)
-    num_ways = load_i64(geometry, words.NUM_WAYS)
     way = 0
     while way < num_ways:
         slot = first ^ way
@@ -152,8 +176,9 @@ def load_slowly(cache, address):
     """What `coherent_load` does where its first look finds no copy."""
     if address & (NUM_BYTES - 1):
         return status.MISALIGNED, ZERO
+    slot, num_ways = 0, 0  # the caller has just looked at all
     while True:
-        code, note = learn(cache, address)
+        code, note = noted(cache, address)
         if code != status.OK:
             return code, ZERO
         if note == 0:
@@ -171,11 +196,14 @@ def load_slowly(cache, address):
                 unlock_line(word, value)
                 return status.OK, loaded
         else:
-            found, loaded = load_hit(cache, note, address)
+            found, loaded = load_hit(cache, note, address, slot, num_ways)
             if found:
                 return status.OK, loaded
             is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
-            code = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+            code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+            num_ways = 1
+            if slot == NO_SLOT:
+                slot, num_ways = slots_of(cache, note, address)
         if code != status.OK:
             return code, ZERO
 
@@ -185,21 +213,20 @@ def coherent_load(cache, address):
     """(code, value) of the element at `address`."""
     note = note_of(cache, address)
     if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
-        found, loaded = load_hit(cache, note, address)
+        slot, num_ways = slots_of(cache, note, address)
+        found, loaded = load_hit(cache, note, address, slot, num_ways)
         if found:
             return status.OK, loaded
     return load_slowly(cache, address)
 
 
 @inlined_function
-def modify_hit(cache, note, address, operation, first, second):
-    """(1, what stood there) in this rank's own copy, if it owns the line; else (0, 0)."""
+def modify_hit(cache, note, address, first_one, num_ways, operation, first, second):
+    """(1, what stood there) in this rank's own copy in one of these slots, if it owns the line; else (0, 0)."""
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     line_shift = load_i64(cache, words.LINE_SHIFT)
     geometry = geometry_of(cache, line_log2)
-    first_one = first_slot(geometry, line)
-    num_ways = load_i64(geometry, words.NUM_WAYS)
     way = 0
     while way < num_ways:
         slot = first_one ^ way
@@ -239,8 +266,9 @@ def modify_slowly(cache, address, operation, first, second):
     """What `coherent_modify` does where its first look finds no copy that this rank owns."""
     if address & (NUM_BYTES - 1):
         return status.MISALIGNED, ZERO
+    slot, num_ways = 0, 0  # the caller has just looked at all
     while True:
-        code, note = learn(cache, address)
+        code, note = noted(cache, address)
         if code != status.OK:
             return code, ZERO
         if note == 0:
@@ -264,10 +292,13 @@ def modify_slowly(cache, address, operation, first, second):
                     return code, old
                 continue  # it is not cached as noted, which is forgotten
         else:
-            found, old = modify_hit(cache, note, address, operation, first, second)
+            found, old = modify_hit(cache, note, address, slot, num_ways, operation, first, second)
             if found:
                 return status.OK, old
-            code = fetch(cache, note, address, GET_OWNED)
+            code, slot = fetch(cache, note, address, GET_OWNED)
+            num_ways = 1
+            if slot == NO_SLOT:
+                slot, num_ways = slots_of(cache, note, address)
         if code != status.OK:
             return code, ZERO
 
@@ -277,7 +308,8 @@ def coherent_modify(cache, address, operation, first, second):
     """(code, what stood there) of the element at `address`, modified."""
     note = note_of(cache, address)
     if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
-        found, old = modify_hit(cache, note, address, operation, first, second)
+        slot, num_ways = slots_of(cache, note, address)
+        found, old = modify_hit(cache, note, address, slot, num_ways, operation, first, second)
         if found:
             return status.OK, old
     return modify_slowly(cache, address, operation, first, second)

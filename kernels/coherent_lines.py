@@ -108,7 +108,7 @@ def read_slowly(cache, note, dst, address, num_bytes):
         note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, False)
         return status.OK, num_bytes
     is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
-    code = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+    code, _ = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
     note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, is_private)
     return code, 0
 
@@ -177,7 +177,7 @@ def write_hit(cache, note, address, src, num_bytes):
 def write_slowly(cache, note, address, src, num_bytes):
     """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
     if note & IS_HOME == 0 and (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK != THROUGH:
-        code = fetch(cache, note, address, GET_OWNED)
+        code, _ = fetch(cache, note, address, GET_OWNED)
         note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, True)
         return code, 0
     code, word, value = make_home_ready(cache, note, address, WRITE_HOME)

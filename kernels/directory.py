@@ -33,7 +33,7 @@ from .coherence_layout import (
     SHARED,
     UNCACHED,
 )
-from .compile import device_function
+from .compile import device_function, inlined_function
 from .control import BLOCK_LOG2 as STRIPED_BLOCK_LOG2
 from .control import (
     COHERENCE,
@@ -58,14 +58,14 @@ COUNT_BITS = 3  # of the ranks in the format POINTERS
 LINES_APART_LOG2 = 3  # neighbours' words lie on different lines of the processor
 
 
-@device_function
+@inlined_function
 def cache_of(control, rank):
     """Address of the coherence header of `rank`; its metadata must be mapped."""
     meta = load_i64(control, META_BASE) + (rank << load_i64(control, META_STRIDE_LOG2))
     return meta + load_i64(control, COHERENCE)
 
 
-@device_function
+@inlined_function
 def place_in_segment(control, address):
     """(kind of the segment, byte offset in it) of an address that has a home."""
     if address < load_i64(control, STRIPED_BASE):
@@ -80,14 +80,14 @@ def place_in_segment(control, address):
     return 0, load_i64(control, STRIPED_OFFSET) + (row << block_log2) + offset
 
 
-@device_function
+@inlined_function
 def block_word(control, home_cache, address):
     """Address of the word that says how the block of `address` is cached; `home_cache` is its home's header."""
     kind, offset = place_in_segment(control, address)
     return load_i64(home_cache, words.BLOCKS + kind) + (offset >> BLOCK_LOG2) * 8
 
 
-@device_function
+@inlined_function
 def directory_word(control, home_cache, address, line_log2):
     """Address of the directory word of the line of `address`."""
     kind, offset = place_in_segment(control, address)
@@ -146,19 +146,19 @@ def lock_line(control, word, rank):
                 return code, free
 
 
-@device_function
+@inlined_function
 def unlock_line(word, value):
     """Publish `value`, a directory word without lock."""
     store_release_i64(word, 0, value)
 
 
-@device_function
+@inlined_function
 def locked(value, rank):
     """`value` with the lock of `rank`."""
     return value | DIRECTORY_LOCK | rank << HOLDER_SHIFT
 
 
-@device_function
+@inlined_function
 def unlocked(value):
     """`value` without lock."""
     return value & ~(DIRECTORY_LOCK | RANK_MASK << HOLDER_SHIFT)
@@ -167,25 +167,25 @@ def unlocked(value):
 # --- what a word says
 
 
-@device_function
+@inlined_function
 def line_state(value):
     """UNCACHED, SHARED, OWNED or POISONED."""
     return (value >> DIRECTORY_STATE_SHIFT) & DIRECTORY_STATE_MASK
 
 
-@device_function
+@inlined_function
 def owner_of(value):
     """The owner of an OWNED line."""
     return (value >> HOLDERS_SHIFT) & RANK_MASK
 
 
-@device_function
+@inlined_function
 def owned_by(rank):
     """The word of a line that `rank` owns."""
     return OWNED << DIRECTORY_STATE_SHIFT | rank << HOLDERS_SHIFT
 
 
-@device_function
+@inlined_function
 def shared_by_nobody(num_ranks):
     """The word of a line that is shared, by nobody yet."""
     form = BIT_A_RANK if num_ranks <= MAX_RANKS_WITH_BITS else POINTERS

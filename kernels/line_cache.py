@@ -76,13 +76,13 @@ def is_of_line(tag, line, line_shift):
     return (tag ^ line << line_shift) >> line_shift == 0
 
 
-@device_function
+@inlined_function
 def line_of(tag, line_shift):
     """The number of the line."""
     return (tag >> line_shift) & ((1 << (64 - line_shift)) - 1)
 
 
-@device_function
+@inlined_function
 def claimed(tag, line, line_shift):
     """The tag of a slot that `line` claims from what `tag` says: FILLING, of the next version."""
     version = (tag >> STATE_BITS) + 1
@@ -189,24 +189,34 @@ def take(control, cache, rank, line_log2, line):
             return code, slot
 
 
-@device_function
+@inlined_function
 def set_state(geometry, slot, state):
     """End what made the slot one's own: it is in `state` now, and all that was stored before is seen."""
     address = tag_address(geometry, slot)
     store_release_i64(address, 0, in_state(load_relaxed_i64(address, 0), state))
 
 
-@device_function
+@inlined_function
 def copy_words(dst, src, num_bytes):
     """Copy a line. Each word is released: a reader that meets a new one under an old tag must see the new tag."""
     num_words = num_bytes >> WORD_LOG2
     word = 0
+    while word + 4 <= num_words:
+        first = load_acquire_i64(src, word)
+        second = load_acquire_i64(src, word + 1)
+        third = load_acquire_i64(src, word + 2)
+        fourth = load_acquire_i64(src, word + 3)
+        store_release_i64(dst, word, first)
+        store_release_i64(dst, word + 1, second)
+        store_release_i64(dst, word + 2, third)
+        store_release_i64(dst, word + 3, fourth)
+        word += 4
     while word < num_words:
         store_release_i64(dst, word, load_acquire_i64(src, word))
         word += 1
 
 
-@device_function
+@inlined_function
 def count(cache, counter, amount):
     """Raise one of the rank's counters. Between threads of a rank a count may be lost."""
     counters = load_i64(cache, words.COUNTERS)

@@ -22,7 +22,7 @@ from .coherence_layout import (
     WRITE_BACK,
     WRITING,
 )
-from .compile import device_function
+from .compile import device_function, inlined_function
 from .control import PEER_MAPPED, RANK, home_rank
 from .directory import cache_of, directory_word, lock_line, locked, unlock_line, wait_turn
 from .line_cache import (
@@ -37,7 +37,6 @@ from .line_cache import (
     in_state,
     is_of_line,
     line_of,
-    search,
     set_state,
     tag_address,
 )
@@ -69,37 +68,25 @@ def claim_slot(cache, line_log2, line, request):
     line_shift = load_i64(cache, words.LINE_SHIFT)
     waited = 0
     while True:
-        slot, tag = search(geometry, line, line_shift)
+        slot, tag = find_room(cache, geometry, line, line_shift)
         state = tag & STATE_MASK
-        if slot != NO_SLOT and (words.READABLE >> state) & 1:
-            if request == GET_OWNED and (state == PINNED or state == WRITING):
-                code, waited = wait_turn(control, waited)
-                if code != status.OK:
-                    return code, slot, HAD_NOTHING
-                continue
-            if state != SHARED_COPY or request != GET_OWNED:
-                return status.OK, NO_SLOT, HAD_NOTHING
-            new = claimed(tag, line, line_shift)
-            if compare_swap_i64(tag_address(geometry, slot), 0, tag, new) == tag:
-                return status.OK, slot, HAD_COPY
-            continue
-        if slot == NO_SLOT:
-            slot, tag = victim(cache, geometry, line)
-            state = tag & STATE_MASK
-        if state == INVALID or state == SHARED_COPY:
+        is_copy = is_of_line(tag, line, line_shift) and (words.READABLE >> state) & 1
+        if is_copy and not (request == GET_OWNED and (state == SHARED_COPY or state in (PINNED, WRITING))):
+            return status.OK, NO_SLOT, HAD_NOTHING
+        code = status.OK
+        if state in (INVALID, SHARED_COPY):
             if compare_swap_i64(tag_address(geometry, slot), 0, tag, claimed(tag, line, line_shift)) == tag:
+                if is_copy:
+                    return status.OK, slot, HAD_COPY
                 if has_other_slot(geometry, line, line_shift, slot):
                     set_state(geometry, slot, INVALID)
                     return status.OK, NO_SLOT, HAD_NOTHING
-                had = HAD_NOTHING
                 if state == SHARED_COPY:
                     count(cache, words.NUM_SILENT_EVICTIONS, 1)
-                elif line_of(tag, line_shift) == line and tag != 0:
-                    had = HAD_LOST
-                return status.OK, slot, had
-            continue
-        code = status.OK
-        if state == EXCLUSIVE or state == MODIFIED or state == TAKEN:
+                elif tag != 0 and is_of_line(tag, line, line_shift):
+                    return status.OK, slot, HAD_LOST
+                return status.OK, slot, HAD_NOTHING
+        elif state in (EXCLUSIVE, MODIFIED, TAKEN):
             code = give_back(cache, line_log2, slot, line_of(tag, line_shift))
         else:  # a sibling uses it
             code, waited = wait_turn(control, waited)
@@ -107,18 +94,28 @@ def claim_slot(cache, line_log2, line, request):
             return code, slot, HAD_NOTHING
 
 
-@device_function
-def victim(cache, geometry, line):
-    """(slot, tag) of the set of `line` that is to make room: an INVALID one, else any, by a generator of
-    pseudo-random numbers (Knuth's MMIX), which falls into step with no walk through memory."""
+@inlined_function
+def find_room(cache, geometry, line, line_shift):
+    """(slot, tag) for `line`: the slot that has it, else one that had it, else one that is INVALID, else any, by a
+    generator of pseudo-random numbers (Knuth's MMIX), which falls into step with no walk through memory."""
     first = first_slot(geometry, line)
     num_ways = load_i64(geometry, words.NUM_WAYS)
+    lost, lost_tag = NO_SLOT, 0
+    free, free_tag = NO_SLOT, 0
     way = 0
     while way < num_ways:
-        tag = load_relaxed_i64(tag_address(geometry, first ^ way), 0)
-        if tag & STATE_MASK == INVALID:
-            return first ^ way, tag
+        tag = load_acquire_i64(tag_address(geometry, first ^ way), 0)
+        if is_of_line(tag, line, line_shift):
+            if tag & STATE_MASK != INVALID:
+                return first ^ way, tag
+            lost, lost_tag = first ^ way, tag
+        elif tag & STATE_MASK == INVALID:
+            free, free_tag = first ^ way, tag
         way += 1
+    if lost != NO_SLOT:
+        return lost, lost_tag
+    if free != NO_SLOT:
+        return free, free_tag
     slot = first
     if num_ways > 1:
         clock = load_relaxed_i64(cache, words.CLOCK)

@@ -69,7 +69,7 @@ def is_as_noted(cache, control, home, note, address):
 
 @device_function
 def fetch(cache, note, address, request):
-    """Get a copy of the line of `address`, of another home, as `request` wants: OK (look again), or as `get_line`."""
+    """Get a copy of the line of `address`, of another home, as `request` wants: (code, slot), as `get_line`."""
     control = load_i64(cache, words.CONTROL)
     home = home_rank(control, address)
     line_log2 = note & LINE_LOG2_MASK
@@ -78,19 +78,19 @@ def fetch(cache, note, address, request):
     if load_i64(control, PEER_MAPPED + home) != 0:
         if not is_as_noted(cache, control, home, note, address):
             forget(cache, address)
-            return status.OK
-        code = get_line(cache, home, address, line, line_log2, request)
+            return status.OK, NO_SLOT
+        code, slot = get_line(cache, home, address, line, line_log2, request)
         if code == status.NOT_MAPPED:
             code, _ = ask_home(
                 cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
             )
-        return look_again(code)
+        return look_again(code), slot
     code, slot, had = claim_slot(cache, line_log2, line, request)
     if code != status.OK or slot == NO_SLOT:
-        return code
+        return code, NO_SLOT
     code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
     note_miss(cache, request, had, address, line_log2)
-    return look_again(code)
+    return look_again(code), slot
 
 
 @device_function

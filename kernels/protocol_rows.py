@@ -20,13 +20,13 @@ from .coherence_layout import (
     STRANGER,
     UNCACHED,
 )
-from .compile import device_function
+from .compile import inlined_function
 from .control import NUM_RANKS
 from .directory import is_named, line_state, owned_by, owner_of, shared_by_nobody, with_sharer
 from .ops import load_i64
 
 
-@device_function
+@inlined_function
 def relation_of(control, value, rank, home):
     """What the directory word `value` knows of `rank`."""
     if rank == home:
@@ -39,20 +39,20 @@ def relation_of(control, value, rank, home):
     return STRANGER
 
 
-@device_function
+@inlined_function
 def row_of(cache, value, request, relation):
     """The row for a request on a line that is not poisoned; 0 where the protocol has none."""
     index = (line_state(value) * NUM_REQUESTS + request) * NUM_RELATIONS + relation
     return load_i64(cache, words.ROWS + index)
 
 
-@device_function
+@inlined_function
 def copy_state(row):
     """The state of the requester's copy after the row."""
     return (row >> ROW_COPY_SHIFT) & ROW_STATE_MASK
 
 
-@device_function
+@inlined_function
 def next_word(control, row, value, rank):
     """The directory word after the row's actions for `rank` on a line whose word is `value`."""
     state = (row >> ROW_DIRECTORY_SHIFT) & ROW_STATE_MASK

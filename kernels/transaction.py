@@ -30,7 +30,7 @@ from .coherence_layout import (
     SHARED_COPY,
     WRITE_HOME,
 )
-from .compile import device_function
+from .compile import device_function, inlined_function
 from .control import NUM_RANKS, PEER_MAPPED, RANK
 from .directory import (
     NO_RANK,
@@ -63,15 +63,16 @@ TAKES_COPIES = FORWARD_SHARED | FORWARD_INVALID | INVALIDATE | INVALIDATE_ALL
 
 @device_function
 def get_line(cache, home, address, line, line_log2, request):
-    """Bring the line of `address` from its mapped home into this rank's cache, as `request` wants.
+    """Bring the line of `address` from its mapped home into this rank's cache, as `request` wants: (code, slot).
 
-    OK: look again. NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first.
-    POISONED, AGAIN, INTERRUPTED: nothing was done.
+    OK: the slot has it, if others have not taken it since; with NO_SLOT a sibling was first, look again.
+    NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first. POISONED, AGAIN,
+    INTERRUPTED: nothing was done.
     """
     control = load_i64(cache, words.CONTROL)
     code, slot, had = claim_slot(cache, line_log2, line, request)
     if code != status.OK or slot == NO_SLOT:
-        return code
+        return code, NO_SLOT
     rank = load_i64(control, RANK)
     start = BASE + (line << line_log2)
     geometry = geometry_of(cache, line_log2)
@@ -79,13 +80,13 @@ def get_line(cache, home, address, line, line_log2, request):
     code, value = lock_line(control, word, rank)
     if code != status.OK:
         set_state(geometry, slot, INVALID)
-        return code
+        return code, NO_SLOT
     relation = relation_of(control, value, rank, home)
     row = row_of(cache, value, request, relation)
     code, owner_slot = clear_the_way(cache, word, value, row, rank, start, line, line_log2)
     if code != status.OK:
         set_state(geometry, slot, INVALID)
-        return code
+        return code, NO_SLOT
     if row & READ_HOME and not (had == HAD_COPY and relation == words.SHARER):
         copy_words(copy_address(geometry, slot, line_log2), start, 1 << line_log2)
     next_value = next_word(control, row, value, rank)
@@ -93,7 +94,7 @@ def get_line(cache, home, address, line, line_log2, request):
     set_state(geometry, slot, copy_state(row))
     unlock_line(word, next_value)
     note_miss(cache, request, had, address, line_log2)
-    return status.OK
+    return status.OK, slot
 
 
 @device_function
@@ -124,7 +125,7 @@ def lock_home(cache, home, address, line, line_log2, request):
     return status.OK, word, next_value
 
 
-@device_function
+@inlined_function
 def clear_the_way(cache, word, value, row, rank, address, line, line_log2):
     """Invalidate sharers, or take the owner's copy home: (code, the owner's slot or NO_SLOT).
 
@@ -169,7 +170,7 @@ def clear_the_way(cache, word, value, row, rank, address, line, line_log2):
     return status.OK, NO_SLOT
 
 
-@device_function
+@inlined_function
 def first_target(value, row, start, num_ranks):
     """The first rank from `start` on that the row's invalidation goes to, or NO_RANK."""
     if row & INVALIDATE_ALL:
@@ -188,7 +189,7 @@ def are_mapped(control, value, row, rank, num_ranks):
     return True
 
 
-@device_function
+@inlined_function
 def let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
     """Name the next holders in the locked word, then end the owner's TAKEN, if one was taken.
 

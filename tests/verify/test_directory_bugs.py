@@ -70,7 +70,7 @@ def remade(**templates: Any) -> Plant:
 # --- hits, in caches of one way
 
 
-def load_without_second_look(cache, note, address):
+def load_without_second_look(cache, note, address, first, num_ways):
     """`load_hit` that trusts the tag before the load."""
     line_log2 = note & words.LINE_LOG2_MASK
     line = (address - access.BASE) >> line_log2
@@ -82,7 +82,7 @@ def load_without_second_look(cache, note, address):
     return 0, 0
 
 
-def add_without_pin(cache, note, address, operation, first, second):
+def add_without_pin(cache, note, address, first_one, num_ways, operation, first, second):
     """`modify_hit` of fetch_add that trusts the tag before the store."""
     line_log2 = note & words.LINE_LOG2_MASK
     line = (address - access.BASE) >> line_log2
@@ -209,9 +209,6 @@ BUGS = {
         "1:l 1:Ll", "no order", replaced(line_eviction, claimed=claimed_without_version), TWO_LINES
     ),
     "a version that wraps": Bug("1:l 1:Ll", "no order", nothing, TWO_LINES, {"version_bits": 1}),
-    "a sibling's claim is not looked for": Bug(
-        "1:a 1:a", "", replaced(line_eviction, has_other_slot=nothing), {"num_ways": 2}
-    ),
     "a lock taken from the living": Bug("1:a 2:a", "", replaced(directory, peer_is_dead=always)),
     "a dead rank's lock is never taken": Bug(
         "1:a 2:a", "stuck", replaced(directory, peer_is_dead=nothing), kills=1
@@ -294,3 +291,25 @@ def test_an_owner_that_the_home_does_not_know_yet_is_found(monkeypatch):
     assert (control.result, control.bug) == (Result.EXHAUSTED, "")
     monkeypatch.setattr(transaction, "let_owner_go", let_taken_owner_go)
     assert "before the flag" in verdict().bug
+
+
+find_room = line_eviction.find_room
+
+
+def find_any_room(cache, geometry, line, line_shift):
+    """`find_room` that takes free slots in turn, as siblings do where the whole set is full."""
+    slot, tag = find_room(cache, geometry, line, line_shift)
+    if tag & words.STATE_MASK == words.INVALID and not line_cache.is_of_line(tag, line, line_shift):
+        clock = load_relaxed_i64(cache, words.CLOCK)
+        store_relaxed_i64(cache, words.CLOCK, clock + 1)
+        slot = line_cache.first_slot(geometry, line) ^ (clock & 1)
+        tag = load_acquire_i64(line_cache.tag_address(geometry, slot), 0)
+    return slot, tag
+
+
+def test_siblings_that_claim_two_slots_for_a_line_are_found(monkeypatch):
+    monkeypatch.setattr(line_eviction, "find_room", find_any_room)
+    control = search(Small(num_ways=2), "1:a 1:a")
+    assert (control.result, control.bug) == (Result.EXHAUSTED, "")
+    monkeypatch.setattr(line_eviction, "has_other_slot", nothing)
+    assert search(Small(num_ways=2), "1:a 1:a").result is Result.BUG
