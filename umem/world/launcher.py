@@ -39,6 +39,7 @@ def launch(
     prefault: bool = False,
     huge_pages: bool = False,
     line_cache: int | str | None = None,
+    line_cache_ways: int | None = None,
     protocol: str | None = None,
     on_failure: str = END,
     results: str = FIRST_RESULT,
@@ -52,9 +53,9 @@ def launch(
     cloudpickle, so functions of notebooks and of __main__ work. What ranks print appears here, each line
     marked with its rank. `results="all"` returns every rank's result, by rank. `environment` is added to
     each rank's, `preload` names modules to import once, before the ranks are forked. `prefault` backs every
-    page of the segments at the start, `huge_pages` asks for huge ones. `line_cache` bytes of copies are what a
-    rank keeps of cached memory, by the coherence `protocol`. `spec` replaces the arguments that
-    describe the world.
+    page of the segments at the start, `huge_pages` asks for huge ones. `line_cache` bytes of copies, in sets of
+    `line_cache_ways`, are what a rank keeps of cached memory, by the coherence `protocol`. `spec`
+    replaces the arguments that describe the world.
 
     Raises the exception of the first rank that failed, caused by a LaunchError that holds its traceback
     as text; the LaunchError itself where the exception cannot travel or the rank was killed. With
@@ -62,7 +63,8 @@ def launch(
     place of their results. WorldError where the world cannot be made.
     """
     if spec is None:
-        memory: dict[str, Any] = {"prefault": prefault, "huge_pages": huge_pages, "line_cache": line_cache}
+        memory: dict[str, Any] = {"prefault": prefault, "huge_pages": huge_pages}
+        memory |= {"line_cache": line_cache, "line_cache_ways": line_cache_ways}
         waits: dict[str, Any] = {"timeout_s": timeout_s, "pin": pin, "on_failure": on_failure}
         spec = WorldSpec.of(ranks, world, hosts, segment, protocol=protocol, **memory, **waits)
     job = Job(spec, True, results, dict(environment or {}), tuple(preload))
