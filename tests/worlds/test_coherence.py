@@ -14,7 +14,7 @@ from . import checks_coherence
 WORLDS = [
     ("mapped", 1, "msi"),
     ("mapped", 2, "msi"),
-    ("mapped", 4, "mesi"),
+    pytest.param("mapped", 4, "mesi", marks=pytest.mark.soak),
     ("no-peer-access", 2, "msi"),
     ("hosts", 4, "mesi"),  # two ranks a host: some holders are mapped, some are not
     pytest.param("mapped", 8, "snoop", marks=pytest.mark.soak),
