@@ -48,6 +48,7 @@ class CachedPart(SpacePart):
 
     def settled(self, loop: Any, *arguments: int, last: int, first: int = 0) -> int:
         """Run a loop of coherence_loops from `first` to `last`, waiting where it has to; the sum of its third words."""
+        loop.load()  # the first time it compiles, which may take longer than a block
         deadline = time.monotonic() + BLOCK_TIMEOUT_S
         position, total = first, 0
         while True:

@@ -62,6 +62,7 @@ class Turns(CachedPart):
     def __init__(self, space: Space, attribute: str, num_bytes: int, num_turns: int):
         super().__init__(space, attribute)
         self.num_bytes, self.num_turns = num_bytes, num_turns
+        loops.take_turns.load()  # the first time it compiles: not while the other rank waits for its turn
         self.turn = self.lines(LINE + num_bytes, home=third_rank(space.num_ranks))
         self.block = self.turn + LINE
         self.own = np.zeros(max(num_bytes, 8), np.uint8)
