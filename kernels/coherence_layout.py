@@ -174,4 +174,8 @@ INVALIDATED = COUNTERS_ROOM  # [MAX_RANKS] copies invalidated at each rank
 MISSES = INVALIDATED + MAX_RANKS  # NUM_NOTED * NOTED_WORDS: lines that this rank misses because others write
 NOTED_LOG2, NOTED_WORDS = 10, 4
 NOTED_LINE, NOTED_COUNT, NOTED_LOADS, NOTED_STORES = 0, 1, 2, 3  # bits of the 64ths of the line that it used
-COUNTER_WORDS = MISSES + (NOTED_WORDS << NOTED_LOG2)
+HIT_STRIPES = MISSES + (
+    NOTED_WORDS << NOTED_LOG2
+)  # hits, apart by slot: threads would pass one line to and fro
+NUM_HIT_STRIPES, STRIPE_WORDS = 16, 8
+COUNTER_WORDS = HIT_STRIPES + NUM_HIT_STRIPES * STRIPE_WORDS

@@ -39,6 +39,7 @@ from .line_cache import (
     NO_SLOT,
     copy_address,
     count,
+    count_hit,
     first_slot,
     geometry_of,
     in_state,
@@ -152,7 +153,7 @@ def load_hit(cache, note, address, first, num_ways):
                 value = load_acquire_value(copy_address(geometry, slot, line_log2) + offset, 0)
                 behind = load_acquire_i64(tag_address(geometry, slot), 0)
                 if (behind ^ tag) >> STATE_BITS == 0:
-                    count(cache, words.NUM_HITS, 1)
+                    count_hit(cache, slot)
                     return 1, value
         way += 1
     return 0, ZERO
@@ -238,7 +239,7 @@ def modify_hit(cache, note, address, first_one, num_ways, operation, first, seco
                     offset = address & ((1 << line_log2) - 1)
                     old = modify(copy_address(geometry, slot, line_log2) + offset, operation, first, second)
                     store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
-                    count(cache, words.NUM_HITS, 1)
+                    count_hit(cache, slot)
                     return 1, old
         way += 1
     return 0, ZERO

@@ -36,7 +36,7 @@ from .coherent_access import note_of
 from .compile import cpu_kernel, device_function, inlined_function
 from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import directory_word, line_state, unlock_line
-from .line_cache import NO_SLOT, copy_address, count, geometry_of, in_state, search, tag_address
+from .line_cache import NO_SLOT, copy_address, count, count_hit, geometry_of, in_state, search, tag_address
 from .line_flits import finish_flit, write_at_home
 from .line_notes import note_range
 from .line_supply import fetch, learn, look_again, make_home_ready
@@ -85,7 +85,7 @@ def read_hit(cache, note, dst, address, num_bytes):
     fence_acquire()
     if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS != 0:
         return 0
-    count(cache, words.NUM_HITS, 1)
+    count_hit(cache, slot)
     return 1
 
 
@@ -169,7 +169,7 @@ def write_hit(cache, note, address, src, num_bytes):
     offset = address & ((1 << line_log2) - 1)
     copy_range(copy_address(geometry, slot, line_log2) + offset, src, num_bytes)
     store_release_i64(at, 0, in_state(tag, MODIFIED))
-    count(cache, words.NUM_HITS, 1)
+    count_hit(cache, slot)
     return 1
 
 

@@ -217,6 +217,15 @@ def copy_words(dst, src, num_bytes):
 
 
 @inlined_function
+def count_hit(cache, slot):
+    """Count an access to the rank's copy in `slot`."""
+    counters = load_i64(cache, words.COUNTERS)
+    if counters != 0:
+        stripe = words.HIT_STRIPES + (slot & (words.NUM_HIT_STRIPES - 1)) * words.STRIPE_WORDS
+        store_relaxed_i64(counters, stripe, load_relaxed_i64(counters, stripe) + 1)
+
+
+@inlined_function
 def count(cache, counter, amount):
     """Raise one of the rank's counters. Between threads of a rank a count may be lost."""
     counters = load_i64(cache, words.COUNTERS)

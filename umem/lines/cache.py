@@ -257,7 +257,9 @@ class LineCache:
 
     def counters(self) -> dict[str, int]:
         """What this rank's accesses came to since the last `clear_counters`: names of coherence_layout.py."""
-        return {name: int(self._counters[index]) for index, name in enumerate(words.COUNTER_NAMES)}
+        found = {name: int(self._counters[index]) for index, name in enumerate(words.COUNTER_NAMES)}
+        found["hits"] = int(self._counters[words.HIT_STRIPES :: words.STRIPE_WORDS].sum())
+        return found
 
     def invalidated(self) -> dict[int, int]:
         """Copies that this rank's accesses took from others, by rank."""
