@@ -142,8 +142,6 @@ COUNTER_NAMES = (
     "forwards",  # lines taken from owners
     "write_backs",
     "silent_evictions",
-    "broken_locks",
-    "salvages",
     "poisonings",
     "flits",
     "probes",
@@ -161,8 +159,6 @@ COUNTER_NAMES = (
     NUM_FORWARDS,
     NUM_WRITE_BACKS,
     NUM_SILENT_EVICTIONS,
-    NUM_BROKEN_LOCKS,
-    NUM_SALVAGES,
     NUM_POISONINGS,
     NUM_FLITS,
     NUM_PROBES,

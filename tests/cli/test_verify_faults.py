@@ -60,7 +60,6 @@ def test_what_cannot_be_done_is_named(arguments, capsys):
 )
 def test_a_survivor_that_finds_something_wrong_fails(kind, work, symptom, monkeypatch, capsys):
     monkeypatch.setitem(command.KINDS, kind, work)
-    monkeypatch.setattr(command, "TIMEOUT_S", 5.0)
     assert app.main(["verify", "faults", "--what", kind, "--kills", "1", "--world", "no-peer-access"]) == 1
     printed = capsys.readouterr().out
     assert re.search(ROW.format(kind, "no-peer-access", "FAILED").replace(r"[\d.]+", r"[\d.na]+"), printed)

@@ -66,14 +66,18 @@ def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> T
     space.barrier()
     told = Told()
     if space.rank == 0:
-        told.recoveries_ms = [
-            kill(journal, work, victim, timeout_s, np.random.default_rng([seed, victim]))
-            for victim in victims(space.num_ranks)
-        ]
-        work_until_all_have(journal, work, [space.num_ranks - 1], timeout_s)
-        journal.end()
+        try:
+            told.recoveries_ms = [
+                kill(journal, work, victim, timeout_s, np.random.default_rng([seed, victim]))
+                for victim in victims(space.num_ranks)
+            ]
+            work_until_all_have(journal, work, [space.num_ranks - 1], timeout_s)
+        finally:
+            journal.end()  # also where it went wrong: the others would work for ever
     else:
         while not journal.is_over:
+            if 0 in space.page.dead_ranks():
+                raise RankLost(0, "it kills the others, and says when all is over")
             go_on(work.step)
             row[STEPS] += 1
     told.num_steps = int(row[STEPS])
