@@ -21,15 +21,17 @@ NUMBER_BYTES = 4  # of a kernel in the queue: a pipe, whose readers take whole n
 _PR_SET_PDEATHSIG = 1
 
 
-def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> int:
+def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,), min_missing: int = MIN_MISSING) -> int:
     """Put every kernel of `groups` into the cache that is not there; how many those were.
+
+    Fewer than `min_missing` are left to whoever loads them.
 
     Forks a process a core, so this one must have a single thread; nothing is loaded here. A kernel that
     cannot be cached, or whose compilation fails, is left to whoever loads it and sees why.
     """
     missing = [lazy for lazy in registered(prefix, groups) if _is_missing(lazy)]
     num_processes = min(len(config.usable_cores()), len(missing))
-    if len(missing) < MIN_MISSING or num_processes < 2:
+    if len(missing) < max(min_missing, 1) or num_processes < 2:
         return len(missing)
     sys.stderr.write(f"umem: compiling {len(missing)} kernels, once on this machine\n")
     assert len(missing) * NUMBER_BYTES <= select.PIPE_BUF, "or the write would block"

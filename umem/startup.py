@@ -64,7 +64,7 @@ def compile_all() -> None:
     if library.is_available():
         library.load()
         groups += ["ucx", service.GROUP]
-    precompile(groups=groups)
+    precompile(groups=groups, min_missing=1)
 
 
 def prepare(is_mapped: bool = True) -> None:
