@@ -69,7 +69,7 @@ def test_a_survivor_that_finds_something_wrong_fails(kind, work, symptom, monkey
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", command.KINDS)
-@pytest.mark.parametrize(("world", "kills"), [("mapped", 40), ("no-peer-access", 20), ("hosts", 12)], ids=str)
+@pytest.mark.parametrize(("world", "kills"), [("mapped", 20), ("no-peer-access", 12), ("hosts", 8)], ids=str)
 def test_random_kills_in_every_world(kind, world, kills, soak_factor, why_no_hosts, capsys):
     """With a crowd of processes on one memory (tests/kernels) more than 200 by `make verify`."""
     if world == "hosts" and why_no_hosts is not None:
