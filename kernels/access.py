@@ -27,11 +27,11 @@ from . import gate as way
 from . import ops, status
 from .coherence_layout import NOTES
 from .compile import CORE, cpu_kernel, device_function
-from .control import NO_HOME, PEER_MAPPED, RANK, home_rank
-from .directory import block_word, cache_of
+from .control import COHERENCE, NO_HOME, PEER_MAPPED, RANK, home_rank
+from .directory import block_value, cache_of
 from .elements import ELEMENTS as SCALARS
 from .heap_layout import BLOCK_LOG2
-from .ops import fence_seq_cst, load_acquire_i64, load_i64, load_relaxed_u8, store_i64
+from .ops import fence_seq_cst, load_i64, load_relaxed_u8, store_i64
 from .variants import ON_DEMAND
 
 NAMES = {
@@ -60,7 +60,7 @@ def check(control, address, num_bytes):
         return status.OUT_OF_RANGE
     if load_i64(control, PEER_MAPPED + home) == 0:
         return status.CACHED if is_noted(control, address) else status.NOT_MAPPED
-    if load_acquire_i64(block_word(control, cache_of(control, home), address), 0) != 0:
+    if block_value(control, home, address) != 0:
         return status.CACHED
     return status.OK
 
@@ -68,6 +68,8 @@ def check(control, address, num_bytes):
 @device_function
 def is_noted(control, address):
     """True where this rank has noted that the memory of an unmapped home is cached; else the home will say so."""
+    if load_i64(control, COHERENCE) == 0:
+        return False
     notes = load_i64(cache_of(control, load_i64(control, RANK)), NOTES)
     return notes != 0 and load_relaxed_u8(notes, (address - BASE) >> BLOCK_LOG2) != 0
 

@@ -49,7 +49,7 @@ from .control import (
     peer_is_dead,
 )
 from .heap_layout import BLOCK_LOG2
-from .ops import compare_swap_i64, load_i64, load_relaxed_i64, store_release_i64
+from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_release_i64
 from .ops_system import count_trailing_zeros_u64, now_ns, pause, yield_cpu
 
 NO_RANK = -1
@@ -85,6 +85,17 @@ def block_word(control, home_cache, address):
     """Address of the word that says how the block of `address` is cached; `home_cache` is its home's header."""
     kind, offset = place_in_segment(control, address)
     return load_i64(home_cache, words.BLOCKS + kind) + (offset >> BLOCK_LOG2) * 8
+
+
+@inlined_function
+def block_value(control, home, address):
+    """How the mapped `home` has the block of `address` cached, by its block word; 0 where it is not.
+
+    So too where only an agent or a heap stands on the control page, and nothing of coherence.
+    """
+    if load_i64(control, COHERENCE) == 0:
+        return 0
+    return load_acquire_i64(block_word(control, cache_of(control, home), address), 0)
 
 
 @inlined_function

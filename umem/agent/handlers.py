@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..kernels import status
 from ..kernels.compile import c_callback, device_function
 from ..kernels.control import RANK, contiguous_bytes, home_rank
-from ..kernels.directory import block_word, cache_of
+from ..kernels.directory import block_value
 from ..kernels.heap_layout import BLOCK_BYTES
 from ..kernels.ops import (
     compare_swap_i64,
@@ -76,9 +76,7 @@ def check_uncached(control, address, num_bytes):
     block = address & -BLOCK_BYTES
     while block < address + num_bytes:
         # A view of the home's own has no blocks: those who use it are asked for what is not cached.
-        if home_rank(control, block) == rank and load_acquire_i64(
-            block_word(control, cache_of(control, rank), block), 0
-        ):
+        if home_rank(control, block) == rank and block_value(control, rank, block) != 0:
             return status.CACHED
         block += BLOCK_BYTES
     return status.OK
