@@ -357,6 +357,7 @@ class Space(Scalars):
         self.world.leave()
         self.switch.close()
         self.control = self._gate[gate.CONTROL] = _CLOSED_PAGE.ctypes.data
+        self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
         if not self._views:
             self.segments.close()
 
