@@ -21,9 +21,7 @@ from .coherence_layout import (
     LINE_LOG2_MASK,
     MODIFIED,
     NOT_HOME,
-    OWNED,
     PINNED,
-    POISONED,
     PRIVATE,
     READABLE,
     STATE_BITS,
@@ -33,12 +31,11 @@ from .coherence_layout import (
 )
 from .compile import device_function, inlined_function
 from .control import PEER_MAPPED, home_rank
-from .directory import directory_word, line_state, unlock_line
+from .directory import unlock_line
 from .heap_layout import BLOCK_LOG2
 from .line_cache import (
     NO_SLOT,
     copy_address,
-    count,
     count_hit,
     first_slot,
     geometry_of,
@@ -47,7 +44,7 @@ from .line_cache import (
     tag_address,
 )
 from .line_flits import modify_at_home
-from .line_supply import fetch, learn, make_home_ready
+from .line_supply import fetch, is_readable_at_home, learn, make_home_ready
 from .ops import (
     compare_swap_i64,
     compare_swap_u32,
@@ -185,11 +182,7 @@ def load_slowly(cache, address):
         if note == 0:
             return load_uncached(cache, address)
         if note & IS_HOME:
-            control = load_i64(cache, words.CONTROL)
-            word = directory_word(control, cache, address, note & LINE_LOG2_MASK)
-            state = line_state(load_acquire_i64(word, 0))
-            if state != OWNED and state != POISONED:
-                count(cache, words.NUM_HOME_ACCESSES, 1)
+            if is_readable_at_home(cache, note, address):
                 return status.OK, load_acquire_value(address, 0)
             code, word, value = make_home_ready(cache, note, address, GET_SHARED)
             if code == status.OK and word != 0:
@@ -197,14 +190,14 @@ def load_slowly(cache, address):
                 unlock_line(word, value)
                 return status.OK, loaded
         else:
+            if slot == NO_SLOT:
+                slot, num_ways = slots_of(cache, note, address)
             found, loaded = load_hit(cache, note, address, slot, num_ways)
             if found:
                 return status.OK, loaded
             is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
             code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
             num_ways = 1
-            if slot == NO_SLOT:
-                slot, num_ways = slots_of(cache, note, address)
         if code != status.OK:
             return code, ZERO
 
@@ -293,13 +286,13 @@ def modify_slowly(cache, address, operation, first, second):
                     return code, old
                 continue  # it is not cached as noted, which is forgotten
         else:
+            if slot == NO_SLOT:
+                slot, num_ways = slots_of(cache, note, address)
             found, old = modify_hit(cache, note, address, slot, num_ways, operation, first, second)
             if found:
                 return status.OK, old
             code, slot = fetch(cache, note, address, GET_OWNED)
             num_ways = 1
-            if slot == NO_SLOT:
-                slot, num_ways = slots_of(cache, note, address)
         if code != status.OK:
             return code, ZERO
 

@@ -22,8 +22,6 @@ from .coherence_layout import (
     IS_HOME,
     LINE_LOG2_MASK,
     MODIFIED,
-    OWNED,
-    POISONED,
     PRIVATE,
     READABLE,
     STATE_BITS,
@@ -32,14 +30,15 @@ from .coherence_layout import (
     WRITE_HOME,
     WRITING,
 )
-from .coherent_access import note_of
+from .coherent_access import noted
 from .compile import cpu_kernel, device_function, inlined_function
 from .control import PEER_MAPPED, contiguous_bytes, home_rank
-from .directory import directory_word, line_state, unlock_line
-from .line_cache import NO_SLOT, copy_address, count, count_hit, geometry_of, in_state, search, tag_address
+from .directory import unlock_line
+from .heap_layout import BLOCK_BYTES
+from .line_cache import NO_SLOT, copy_address, count_hit, geometry_of, in_state, search, tag_address
 from .line_flits import finish_flit, write_at_home
 from .line_notes import note_range
-from .line_supply import fetch, learn, look_again, make_home_ready
+from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready
 from .ops import (
     compare_swap_i64,
     fence_acquire,
@@ -93,12 +92,8 @@ def read_hit(cache, note, dst, address, num_bytes):
 def read_slowly(cache, note, dst, address, num_bytes):
     """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
     if note & IS_HOME:
-        control = load_i64(cache, words.CONTROL)
-        word = directory_word(control, cache, address, note & LINE_LOG2_MASK)
-        state = line_state(load_acquire_i64(word, 0))
-        if state != OWNED and state != POISONED:
+        if is_readable_at_home(cache, note, address):
             copy_range(dst, address, num_bytes)
-            count(cache, words.NUM_HOME_ACCESSES, 1)
             return status.OK, num_bytes
         code, word, value = make_home_ready(cache, note, address, GET_SHARED)
         if code != status.OK or word == 0:
@@ -114,12 +109,21 @@ def read_slowly(cache, note, dst, address, num_bytes):
 
 
 @device_function
-def uncached_bytes(cache, address, num_bytes):
-    """How many bytes from `address` on can be accessed raw: of one home, mapped here; 0 where it is not."""
+def next_piece(cache, address, num_bytes):
+    """(code, note, bytes) of what can be accessed at once from `address` on: in one line, or raw where note is 0.
+
+    NOT_CACHED where it is not cached and its home not mapped.
+    """
+    code, note = noted(cache, address)
+    if code != status.OK:
+        return code, note, 0
+    if note != 0:
+        line_bytes = 1 << (note & LINE_LOG2_MASK)
+        return status.OK, note, min(num_bytes, line_bytes - (address & (line_bytes - 1)))
     control = load_i64(cache, words.CONTROL)
     if load_i64(control, PEER_MAPPED + home_rank(control, address)) == 0:
-        return 0
-    return min(num_bytes, contiguous_bytes(control, address), 1 << words.BLOCK_LOG2)
+        return status.NOT_CACHED, note, 0
+    return status.OK, note, min(num_bytes, contiguous_bytes(control, address), BLOCK_BYTES)
 
 
 @device_function
@@ -127,29 +131,15 @@ def coherent_read(cache, dst, address, num_bytes):
     """Copy `num_bytes` at `address` to the pointer `dst`: (code, bytes done)."""
     done = 0
     while done < num_bytes:
-        code, note = learn(cache, address + done)
+        code, note, size = next_piece(cache, address + done, num_bytes - done)
+        if code == status.OK:
+            if note == 0:
+                copy_range(dst + done, address + done, size)
+            elif note & IS_HOME or not read_hit(cache, note, dst + done, address + done, size):
+                code, size = read_slowly(cache, note, dst + done, address + done, size)
         if code != status.OK:
             return code, done
-        if note == 0:
-            size = uncached_bytes(cache, address + done, num_bytes - done)
-            if size == 0:
-                return status.NOT_CACHED, done
-            copy_range(dst + done, address + done, size)
-            done += size
-            continue
-        line_bytes = 1 << (note & LINE_LOG2_MASK)
-        while done < num_bytes:
-            at = address + done
-            if note_of(cache, at) != note:
-                break
-            size = min(num_bytes - done, line_bytes - (at & (line_bytes - 1)))
-            if note & IS_HOME == 0 and read_hit(cache, note, dst + done, at, size):
-                done += size
-                continue
-            code, now_done = read_slowly(cache, note, dst + done, at, size)
-            if code != status.OK:
-                return code, done
-            done += now_done
+        done += size
     return status.OK, done
 
 
@@ -197,29 +187,15 @@ def coherent_write(cache, address, src, num_bytes):
     """Copy `num_bytes` at the pointer `src` to `address`: (code, bytes done)."""
     done = 0
     while done < num_bytes:
-        code, note = learn(cache, address + done)
+        code, note, size = next_piece(cache, address + done, num_bytes - done)
+        if code == status.OK:
+            if note == 0:
+                copy_range(address + done, src + done, size)
+            elif note & IS_HOME or not write_hit(cache, note, address + done, src + done, size):
+                code, size = write_slowly(cache, note, address + done, src + done, size)
         if code != status.OK:
             return code, done
-        if note == 0:
-            size = uncached_bytes(cache, address + done, num_bytes - done)
-            if size == 0:
-                return status.NOT_CACHED, done
-            copy_range(address + done, src + done, size)
-            done += size
-            continue
-        line_bytes = 1 << (note & LINE_LOG2_MASK)
-        while done < num_bytes:
-            at = address + done
-            if note_of(cache, at) != note:
-                break
-            size = min(num_bytes - done, line_bytes - (at & (line_bytes - 1)))
-            if note & IS_HOME == 0 and write_hit(cache, note, at, src + done, size):
-                done += size
-                continue
-            code, now_done = write_slowly(cache, note, at, src + done, size)
-            if code != status.OK:
-                return code, done
-            done += now_done
+        done += size
     return status.OK, done
 
 

@@ -11,20 +11,13 @@ from .coherence_layout import (
 )
 from .compile import cpu_kernel, device_function
 from .control import RANK
-from .directory import block_word, cache_of, directory_word, line_state, lock_line, unlock_line
+from .directory import block_value, block_word, cache_of, directory_word, line_state, lock_line, unlock_line
 from .heap_layout import BLOCK_BYTES
 from .line_flits import forget
 from .line_supply import make_home_ready
 from .ops import load_acquire_i64, load_i64, store_release_i64
 
 GROUP = "coherence"
-
-
-@device_function
-def cached_as(cache, home, address):
-    """The block word of an address whose home is mapped; 0 where the memory is not cached."""
-    control = load_i64(cache, words.CONTROL)
-    return load_acquire_i64(block_word(control, cache_of(control, home), address), 0)
 
 
 @device_function
@@ -43,7 +36,7 @@ def call_home(cache, home, block, first):
     """
     control = load_i64(cache, words.CONTROL)
     home_cache = cache_of(control, home)
-    value = cached_as(cache, home, block)
+    value = block_value(control, home, block)
     line_log2 = value & LINE_LOG2_MASK
     line = first
     while line < BLOCK_BYTES >> line_log2:
@@ -78,8 +71,8 @@ def lift_poison(cache, home, address, line_log2):
 
 @cpu_kernel("int64(int64, int64, int64)", group=GROUP)
 def look(cache, home, address):
-    """See `cached_as`."""
-    return cached_as(cache, home, address)
+    """See `block_value`."""
+    return block_value(load_i64(cache, words.CONTROL), home, address)
 
 
 @cpu_kernel("void(int64, int64, int64, int64)", group=GROUP)

@@ -12,14 +12,16 @@ from .coherence_layout import (
     IS_HOME,
     LINE_LOG2_MASK,
     NOT_HOME,
+    OWNED,
+    POISONED,
     RECALL_OWNED,
     RECALL_SHARED,
 )
 from .compile import device_function
 from .control import NO_HOME, PEER_MAPPED, RANK, home_rank
-from .directory import block_word, cache_of
+from .directory import block_value, directory_word, line_state
 from .heap_layout import BLOCK_LOG2
-from .line_cache import NO_SLOT
+from .line_cache import NO_SLOT, count
 from .line_eviction import claim_slot
 from .line_flits import ask_home, forget, get_line_by_flit
 from .ops import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
@@ -46,7 +48,7 @@ def learn(cache, address):
         if code != status.OK:
             return code, 0
     else:
-        word = load_acquire_i64(block_word(control, cache_of(control, home), address), 0)
+        word = block_value(control, home, address)
     if word == 0:
         return status.OK, 0
     note = (word & BLOCK_WORD_MASK) | (IS_HOME if home == load_i64(control, RANK) else NOT_HOME)
@@ -63,8 +65,26 @@ def look_again(code):
 @device_function
 def is_as_noted(cache, control, home, note, address):
     """True where the mapped home says the same of the block as `note`."""
-    word = load_acquire_i64(block_word(control, cache_of(control, home), address), 0)
-    return word & BLOCK_WORD_MASK == note & BLOCK_WORD_MASK
+    return block_value(control, home, address) & BLOCK_WORD_MASK == note & BLOCK_WORD_MASK
+
+
+@device_function
+def recall(cache, note, start, request):
+    """Have the home's agent call home the copies that stand in the way of `request`, and that only it can reach."""
+    kind = RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
+    code, _ = ask_home(cache, start, note & BLOCK_WORD_MASK, kind)
+    return code
+
+
+@device_function
+def is_readable_at_home(cache, note, address):
+    """True where the memory of this rank, the home, holds what a load must find: no other rank owns the line."""
+    word = directory_word(load_i64(cache, words.CONTROL), cache, address, note & LINE_LOG2_MASK)
+    state = line_state(load_acquire_i64(word, 0))
+    if state == OWNED or state == POISONED:
+        return False
+    count(cache, words.NUM_HOME_ACCESSES, 1)
+    return True
 
 
 @device_function
@@ -81,9 +101,7 @@ def fetch(cache, note, address, request):
             return status.OK, NO_SLOT
         code, slot = get_line(cache, home, address, line, line_log2, request)
         if code == status.NOT_MAPPED:
-            code, _ = ask_home(
-                cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
-            )
+            code = recall(cache, note, start, request)
         return look_again(code), slot
     code, slot, had = claim_slot(cache, line_log2, line, request)
     if code != status.OK or slot == NO_SLOT:
@@ -108,9 +126,6 @@ def make_home_ready(cache, note, address, request):
     line = (address - BASE) >> line_log2
     start = BASE + (line << line_log2)
     code, word, value = lock_home(cache, home, address, line, line_log2, request)
-    if code == status.NOT_MAPPED:  # a holder: the home's agent calls its copy home
-        code, _ = ask_home(
-            cache, start, note & BLOCK_WORD_MASK, RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
-        )
-        return look_again(code), 0, 0
+    if code == status.NOT_MAPPED:
+        return look_again(recall(cache, note, start, request)), 0, 0
     return code, word, value

@@ -7,9 +7,9 @@ from ..agent.layout import REPLY_VALUE
 from ..kernels import c_callback, status
 from ..kernels import coherence_layout as words
 from ..kernels.control import RANK, home_rank
-from ..kernels.directory import directory_word
+from ..kernels.directory import block_value, directory_word
 from ..kernels.heap_layout import BLOCK_BYTES
-from ..kernels.line_blocks import cached_as, lift_poison, mark
+from ..kernels.line_blocks import lift_poison, mark
 from ..kernels.ops import load_acquire_i64, load_i64, store_i64
 from .prober import GROUP
 
@@ -33,7 +33,7 @@ def serve_block(request, reply, context):
             return status.OK
     if home_rank(control, address) != rank:
         return status.OUT_OF_RANGE
-    value = cached_as(cache, rank, address)
+    value = block_value(control, rank, address)
     if kind == LOOK:
         store_i64(reply, REPLY_VALUE, value)
         return status.OK

@@ -45,6 +45,7 @@ from ..kernels.coherence_layout import (
 from ..kernels.control import NUM_RANKS, PEER_MAPPED, RANK, home_rank, peer_is_dead
 from ..kernels.directory import (
     NO_RANK,
+    block_value,
     cache_of,
     directory_word,
     line_state,
@@ -53,7 +54,6 @@ from ..kernels.directory import (
     unlock_line,
     unlocked,
 )
-from ..kernels.line_blocks import cached_as
 from ..kernels.line_cache import (
     NO_SLOT,
     copy_address,
@@ -232,7 +232,7 @@ def enter(request, reply, cache, control, rank, source, address, asked, kind):
         return status.OUT_OF_RANGE
     if peer_is_dead(control, source):
         return status.RANK_LOST
-    block = cached_as(cache, rank, address)
+    block = block_value(control, rank, address)
     if kind == ASK_BLOCK:
         store_i64(reply, REPLY_VALUE, block)
         return status.OK
