@@ -96,7 +96,7 @@ def claim_slot(cache, line_log2, line, request):
 
 @inlined_function
 def find_room(cache, geometry, line, line_shift):
-    """(slot, tag) for `line`: the slot that has it, else one that had it, else one that is INVALID, else any, by a
+    """(slot, tag) for `line`: the slot that has it, else one that had it, else the first INVALID, else any, by a
     generator of pseudo-random numbers (Knuth's MMIX), which falls into step with no walk through memory."""
     first = first_slot(geometry, line)
     num_ways = load_i64(geometry, words.NUM_WAYS)
@@ -109,7 +109,7 @@ def find_room(cache, geometry, line, line_shift):
             if tag & STATE_MASK != INVALID:
                 return first ^ way, tag
             lost, lost_tag = first ^ way, tag
-        elif tag & STATE_MASK == INVALID:
+        elif tag & STATE_MASK == INVALID and free == NO_SLOT:
             free, free_tag = first ^ way, tag
         way += 1
     if lost != NO_SLOT:
