@@ -108,7 +108,7 @@ def read_slowly(cache, note, dst, address, num_bytes):
     return code, 0
 
 
-@device_function
+@inlined_function
 def next_piece(cache, address, num_bytes):
     """(code, note, bytes) of what can be accessed at once from `address` on: in one line, or raw where note is 0.
 

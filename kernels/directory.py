@@ -134,7 +134,7 @@ def wait_turn(control, waited):
     return status.OK, waited
 
 
-@device_function
+@inlined_function
 def lock_line(control, word, rank):
     """Lock the line of the directory word at `word` for `rank`: (code, the word's value without a lock).
 

@@ -39,7 +39,7 @@ class Intrinsic:
     @property
     def is_access(self) -> bool:
         """True where it reads or writes memory that others may see: the faults build counts it."""
-        return self.ordering is not None and self.operation != "fence"
+        return self.ordering is not None and not self.operation.startswith("fence")
 
 
 TABLE: dict[str, Intrinsic] = {}

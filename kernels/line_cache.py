@@ -34,7 +34,7 @@ from .control import peer_is_dead
 from .directory import wait_turn
 from .ops import (
     compare_swap_i64,
-    fence_seq_cst,
+    fence_after_atomic,
     load_acquire_i64,
     load_i64,
     load_relaxed_i64,
@@ -96,7 +96,7 @@ def in_state(tag, state):
     return (tag & ~STATE_MASK) | state
 
 
-@device_function
+@inlined_function
 def search(geometry, line, line_shift):
     """(slot, tag) of a copy of `line`, else of a slot that had one and is INVALID, else NO_SLOT."""
     first = first_slot(geometry, line)
@@ -113,7 +113,7 @@ def search(geometry, line, line_shift):
     return found, found_tag
 
 
-@device_function
+@inlined_function
 def has_other_slot(geometry, line, line_shift, slot):
     """1 where another slot than `slot`, which was just claimed for `line`, has it or is claimed for it by a sibling.
 
@@ -122,7 +122,7 @@ def has_other_slot(geometry, line, line_shift, slot):
     first = first_slot(geometry, line)
     num_ways = load_i64(geometry, words.NUM_WAYS)
     if num_ways > 1:
-        fence_seq_cst()
+        fence_after_atomic()
     way = 0
     while way < num_ways:
         if first ^ way != slot:

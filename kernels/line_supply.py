@@ -17,7 +17,7 @@ from .coherence_layout import (
     RECALL_OWNED,
     RECALL_SHARED,
 )
-from .compile import device_function
+from .compile import device_function, inlined_function
 from .control import NO_HOME, PEER_MAPPED, RANK, home_rank
 from .directory import block_value, directory_word, line_state
 from .heap_layout import BLOCK_LOG2
@@ -62,7 +62,7 @@ def look_again(code):
     return status.OK if code == status.NOT_CACHED else code
 
 
-@device_function
+@inlined_function
 def is_as_noted(cache, control, home, note, address):
     """True where the mapped home says the same of the block as `note`."""
     return block_value(control, home, address) & BLOCK_WORD_MASK == note & BLOCK_WORD_MASK

@@ -227,6 +227,7 @@ EMITTERS: dict[str, Emitter] = {
     "exchange": _atomic,
     "compare_swap": _atomic,
     "fence": _fence,
+    "fence_after_atomic": _fence,
     "pause": _statement(f"nanosleep.u32 {PAUSE_NS};"),
     "yield_cpu": _statement(f"nanosleep.u32 {YIELD_NS};"),
     "prefetch": _statement("prefetch.global.L2 [$0];"),

@@ -11,6 +11,7 @@ All take `base`, a byte address (int64), and `index`, which counts elements. T i
 | fetch_add_relaxed_T | integers of 32, 64 bits | relaxed: counters |
 | compare_swap_T(base, index, expected, desired) -> old | the same | acquire and release; failed: acquire |
 | fence_acquire(), fence_release(), fence_seq_cst() | | as named |
+| fence_after_atomic() | | fence_seq_cst for the place behind an atomic update, where x86 needs none |
 
 Ordered accesses need natural alignment; plain ones need it on CUDA only. Every ordering holds between all
 processors of the machine (CUDA: `.sys` scope). Values wrap around to T. In compiled code mixing a u64 with
@@ -149,5 +150,15 @@ exchange_i64, compare_swap_i64 = _update("exchange", I64), _compare_swap(I64)
 exchange_u64, compare_swap_u64 = _update("exchange", U64), _compare_swap(U64)
 
 fence_acquire, fence_release, fence_seq_cst = _fence("acquire"), _fence("release"), _fence("seq_cst")
+
+
+def _fence_after_atomic() -> None:
+    """fence_seq_cst directly behind an atomic update of this lane; no instruction on x86, whose update is one."""
+    machine.current.fence("seq_cst")
+
+
+fence_after_atomic = define(
+    _fence_after_atomic, "fence_after_atomic", "fence_after_atomic", "", "void", ordering="seq_cst"
+)
 
 __all__ = names(__name__)  # noqa: PLE0605 - a list, made from the table

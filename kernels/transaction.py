@@ -202,7 +202,7 @@ def let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_s
         set_state(geometry_of(cache_of(control, owner_of(value)), line_log2), owner_slot, state)
 
 
-@device_function
+@inlined_function
 def note_miss(cache, request, had, address, line_log2):
     """Count a miss by its kind, and note it where it is the work of others."""
     if load_i64(cache, words.COUNTERS) != 0:

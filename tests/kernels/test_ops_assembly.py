@@ -16,6 +16,7 @@ from umem.kernels import (
     cpu_kernel,
     exchange_i64,
     fence_acquire,
+    fence_after_atomic,
     fence_release,
     fence_seq_cst,
     fetch_add_i64,
@@ -154,7 +155,7 @@ def test_only_the_strong_fence_costs_an_instruction() -> None:
 
     strong = r"mfence|lock\s+or"
     assert re.search(strong, around(fence_seq_cst))
-    for fence in (fence_acquire, fence_release):
+    for fence in (fence_acquire, fence_release, fence_after_atomic):
         code = around(fence)
         assert not re.search(strong, code)
         assert len(re.findall(r"movq\s+\$[12],|movl\s+\$[12],", code)) == 2  # both stores remain

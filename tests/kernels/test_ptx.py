@@ -61,6 +61,7 @@ EXPECTED: dict[str, str] = {
     "fence_acquire": r"fence\.acq_rel\.sys;",
     "fence_release": r"fence\.acq_rel\.sys;",
     "fence_seq_cst": r"fence\.sc\.sys;",
+    "fence_after_atomic": r"fence\.sc\.sys;",
     "pause": r"nanosleep\.u32",
     "yield_cpu": r"nanosleep\.u32",
     "now_ns": r"mov\.u64 .*%globaltimer;",
