@@ -30,8 +30,13 @@ FILLING = 6  # claimed by its rank, which reads it from elsewhere
 DROPPED = 7  # FILLING, and invalidated meanwhile: what arrives is used once and not kept
 TAKEN = 8  # owned, intact, and being copied out; whoever set it ends it
 READABLE = 1 << SHARED_COPY | 1 << EXCLUSIVE | 1 << MODIFIED | 1 << PINNED | 1 << WRITING
+OWNED_STATES = 1 << EXCLUSIVE | 1 << MODIFIED  # and in nobody's use
+AT_REST = 3  # these states are those up to 3
 STATE_BITS, STATE_MASK = 4, 15
-VERSION_BITS = 20  # counts the fills of a slot, so that a reader sees that its slot changed hands
+LINE_BITS = 40  # of a line number
+VERSION_BITS = (
+    64 - STATE_BITS - LINE_BITS
+)  # counts the fills of a slot, so that a reader sees that its slot changed hands
 
 # --- requests
 GET_SHARED, GET_OWNED, PUT_OWNED, WRITE_HOME = 0, 1, 2, 3

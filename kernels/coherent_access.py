@@ -14,13 +14,13 @@ from . import ops, status
 from .coherence_layout import (
     ATTRIBUTE_MASK,
     ATTRIBUTE_SHIFT,
-    EXCLUSIVE,
     GET_OWNED,
     GET_SHARED,
     IS_HOME,
     LINE_LOG2_MASK,
     MODIFIED,
     NOT_HOME,
+    OWNED_STATES,
     PINNED,
     PRIVATE,
     READABLE,
@@ -36,11 +36,12 @@ from .heap_layout import BLOCK_LOG2
 from .line_cache import (
     NO_SLOT,
     copy_address,
-    count_hit,
+    count_hits,
     first_slot,
     geometry_of,
     in_state,
     is_of_line,
+    search,
     tag_address,
 )
 from .line_flits import modify_at_home
@@ -126,33 +127,34 @@ modify_raw = modify  # bound to the same in one atomic step
 
 
 @inlined_function
-def slots_of(cache, note, address):
-    """(first, number) of the slots that may have the line of `address`: the first XOR 0, 1, ... number - 1."""
+def own_slot(cache, note, address):
+    """The slot where the line of `address` is looked for first: most are there."""
     line_log2 = note & LINE_LOG2_MASK
-    geometry = geometry_of(cache, line_log2)
-    return first_slot(geometry, (address - BASE) >> line_log2), load_i64(geometry, words.NUM_WAYS)
+    return first_slot(geometry_of(cache, line_log2), (address - BASE) >> line_log2)
 
 
 @inlined_function
-def load_hit(cache, note, address, first, num_ways):
-    """(1, value) from this rank's own copy in one of these slots; (0, 0) where it has none."""
+def any_slot(cache, note, address):
+    """The slot that has the line of `address`, or NO_SLOT."""
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
-    line_shift = load_i64(cache, words.LINE_SHIFT)
+    slot, _ = search(geometry_of(cache, line_log2), line, load_i64(cache, words.LINE_SHIFT))
+    return slot
+
+
+@inlined_function
+def load_hit(cache, note, address, slot):
+    """(1, value) from this rank's own copy in `slot`; (0, 0) where the line is not there."""
+    line_log2 = note & LINE_LOG2_MASK
     geometry = geometry_of(cache, line_log2)
-    way = 0
-    while way < num_ways:
-        slot = first ^ way
-        tag = load_acquire_i64(tag_address(geometry, slot), 0)
-        if is_of_line(tag, line, line_shift):
-            if (READABLE >> (tag & STATE_MASK)) & 1:
-                offset = address & ((1 << line_log2) - 1)
-                value = load_acquire_value(copy_address(geometry, slot, line_log2) + offset, 0)
-                behind = load_acquire_i64(tag_address(geometry, slot), 0)
-                if (behind ^ tag) >> STATE_BITS == 0:
-                    count_hit(cache, slot)
-                    return 1, value
-        way += 1
+    tag = load_acquire_i64(tag_address(geometry, slot), 0)
+    is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
+    if is_there and (READABLE >> (tag & STATE_MASK)) & 1:
+        offset = address & ((1 << line_log2) - 1)
+        value = load_acquire_value(copy_address(geometry, slot, line_log2) + offset, 0)
+        if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS == 0:
+            count_hits(cache, slot, 1)
+            return 1, value
     return 0, ZERO
 
 
@@ -174,7 +176,7 @@ def load_slowly(cache, address):
     """What `coherent_load` does where its first look finds no copy."""
     if address & (NUM_BYTES - 1):
         return status.MISALIGNED, ZERO
-    slot, num_ways = 0, 0  # the caller has just looked at all
+    slot = NO_SLOT
     while True:
         code, note = noted(cache, address)
         if code != status.OK:
@@ -191,13 +193,13 @@ def load_slowly(cache, address):
                 return status.OK, loaded
         else:
             if slot == NO_SLOT:
-                slot, num_ways = slots_of(cache, note, address)
-            found, loaded = load_hit(cache, note, address, slot, num_ways)
-            if found:
-                return status.OK, loaded
+                slot = any_slot(cache, note, address)
+            if slot != NO_SLOT:
+                found, loaded = load_hit(cache, note, address, slot)
+                if found:
+                    return status.OK, loaded
             is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
             code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
-            num_ways = 1
         if code != status.OK:
             return code, ZERO
 
@@ -207,34 +209,26 @@ def coherent_load(cache, address):
     """(code, value) of the element at `address`."""
     note = note_of(cache, address)
     if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
-        slot, num_ways = slots_of(cache, note, address)
-        found, loaded = load_hit(cache, note, address, slot, num_ways)
+        found, loaded = load_hit(cache, note, address, own_slot(cache, note, address))
         if found:
             return status.OK, loaded
     return load_slowly(cache, address)
 
 
 @inlined_function
-def modify_hit(cache, note, address, first_one, num_ways, operation, first, second):
-    """(1, what stood there) in this rank's own copy in one of these slots, if it owns the line; else (0, 0)."""
+def modify_hit(cache, note, address, slot, operation, first, second):
+    """(1, what stood there) in this rank's own copy in `slot`, if it is there and owned; else (0, 0)."""
     line_log2 = note & LINE_LOG2_MASK
-    line = (address - BASE) >> line_log2
-    line_shift = load_i64(cache, words.LINE_SHIFT)
     geometry = geometry_of(cache, line_log2)
-    way = 0
-    while way < num_ways:
-        slot = first_one ^ way
-        tag = load_acquire_i64(tag_address(geometry, slot), 0)
-        if is_of_line(tag, line, line_shift):
-            state = tag & STATE_MASK
-            if state == MODIFIED or state == EXCLUSIVE:
-                if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, PINNED)) == tag:
-                    offset = address & ((1 << line_log2) - 1)
-                    old = modify(copy_address(geometry, slot, line_log2) + offset, operation, first, second)
-                    store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
-                    count_hit(cache, slot)
-                    return 1, old
-        way += 1
+    tag = load_acquire_i64(tag_address(geometry, slot), 0)
+    is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
+    if is_there and (OWNED_STATES >> (tag & STATE_MASK)) & 1:
+        if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, PINNED)) == tag:
+            offset = address & ((1 << line_log2) - 1)
+            old = modify(copy_address(geometry, slot, line_log2) + offset, operation, first, second)
+            store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
+            count_hits(cache, slot, 1)
+            return 1, old
     return 0, ZERO
 
 
@@ -260,7 +254,7 @@ def modify_slowly(cache, address, operation, first, second):
     """What `coherent_modify` does where its first look finds no copy that this rank owns."""
     if address & (NUM_BYTES - 1):
         return status.MISALIGNED, ZERO
-    slot, num_ways = 0, 0  # the caller has just looked at all
+    slot = NO_SLOT
     while True:
         code, note = noted(cache, address)
         if code != status.OK:
@@ -287,12 +281,12 @@ def modify_slowly(cache, address, operation, first, second):
                 continue  # it is not cached as noted, which is forgotten
         else:
             if slot == NO_SLOT:
-                slot, num_ways = slots_of(cache, note, address)
-            found, old = modify_hit(cache, note, address, slot, num_ways, operation, first, second)
-            if found:
-                return status.OK, old
+                slot = any_slot(cache, note, address)
+            if slot != NO_SLOT:
+                found, old = modify_hit(cache, note, address, slot, operation, first, second)
+                if found:
+                    return status.OK, old
             code, slot = fetch(cache, note, address, GET_OWNED)
-            num_ways = 1
         if code != status.OK:
             return code, ZERO
 
@@ -302,8 +296,8 @@ def coherent_modify(cache, address, operation, first, second):
     """(code, what stood there) of the element at `address`, modified."""
     note = note_of(cache, address)
     if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
-        slot, num_ways = slots_of(cache, note, address)
-        found, old = modify_hit(cache, note, address, slot, num_ways, operation, first, second)
+        slot = own_slot(cache, note, address)
+        found, old = modify_hit(cache, note, address, slot, operation, first, second)
         if found:
             return status.OK, old
     return modify_slowly(cache, address, operation, first, second)

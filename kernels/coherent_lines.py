@@ -14,14 +14,17 @@ from ..address import BASE
 from . import coherence_layout as words
 from . import status
 from .coherence_layout import (
+    AT_REST,
     ATTRIBUTE_MASK,
     ATTRIBUTE_SHIFT,
-    EXCLUSIVE,
     GET_OWNED,
     GET_SHARED,
+    INVALID,
     IS_HOME,
     LINE_LOG2_MASK,
     MODIFIED,
+    NOT_HOME,
+    OWNED_STATES,
     PRIVATE,
     READABLE,
     STATE_BITS,
@@ -30,12 +33,24 @@ from .coherence_layout import (
     WRITE_HOME,
     WRITING,
 )
-from .coherent_access import noted
+from .coherent_access import any_slot, noted, own_slot
 from .compile import cpu_kernel, device_function, inlined_function
 from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import unlock_line
 from .heap_layout import BLOCK_BYTES
-from .line_cache import NO_SLOT, copy_address, count_hit, geometry_of, in_state, search, tag_address
+from .line_cache import (
+    NO_SLOT,
+    copy_address,
+    count_hits,
+    first_slot,
+    geometry_of,
+    in_state,
+    is_of_line,
+    lanes_where,
+    search,
+    tag_address,
+    tags_from,
+)
 from .line_flits import finish_flit, write_at_home
 from .line_notes import note_range
 from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready
@@ -48,7 +63,19 @@ from .ops import (
     store_release_i64,
     store_u8,
 )
-from .ops_vector import vec_lanes_i64, vec_load_i64, vec_store_i64
+from .ops_system import count_trailing_zeros_u64
+from .ops_vector import (
+    vec_add_i64,
+    vec_and_i64,
+    vec_equal_i64,
+    vec_indices_i64,
+    vec_lanes_i64,
+    vec_load_i64,
+    vec_shift_left_i64,
+    vec_splat_i64,
+    vec_store_i64,
+    vec_xor_i64,
+)
 
 GROUP = "coherence"
 
@@ -71,21 +98,83 @@ def copy_range(dst, src, num_bytes):
 
 
 @inlined_function
-def read_hit(cache, note, dst, address, num_bytes):
-    """1 where this rank's own copy was read: of bytes that lie in one line."""
+def read_run(cache, note, dst, address, num_bytes):
+    """Bytes read, from `address` on, of this rank's own copies of lines in a row: 0 where the first is not in its slot.
+
+    They have slots in a row, so their copies lie one behind the other: one look at a vector of tags before the copy
+    and one behind it do for all.
+    """
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    line_shift = load_i64(cache, words.LINE_SHIFT)
+    geometry = geometry_of(cache, line_log2)
+    slot = first_slot(geometry, line)
+    lane = slot & (vec_lanes_i64() - 1)
+    tags = tags_from(geometry, slot - lane)
+    lines = vec_add_i64(vec_splat_i64(line - lane), vec_indices_i64())
+    theirs = vec_shift_left_i64(lines, line_shift)
+    at_rest = vec_and_i64(tags, vec_splat_i64(-1 << line_shift | STATE_MASK - AT_REST))
+    there = vec_equal_i64(at_rest, theirs) & ~lanes_where(tags, AT_REST, INVALID)
+    offset = address & ((1 << line_log2) - 1)
+    size = min(num_bytes, (ones_from(there, lane) << line_log2) - offset)
+    if size <= 0:
+        return 0
+    fence_acquire()
+    copy_range(dst, copy_address(geometry, slot, line_log2) + offset, size)
+    fence_acquire()
+    same = lanes_where(vec_xor_i64(tags, tags_from(geometry, slot - lane)), ~STATE_MASK, 0)
+    if ones_from(same, lane) << line_log2 < offset + size:
+        return 0
+    count_hits(cache, slot, (offset + size + (1 << line_log2) - 1) >> line_log2)
+    return size
+
+
+@inlined_function
+def ones_from(bits, place):
+    """How many bits in a row are 1, from `place` on."""
+    return count_trailing_zeros_u64(~(bits >> place))
+
+
+@inlined_function
+def read_line(cache, note, dst, address, num_bytes):
+    """Bytes read of this rank's own copy of one line, in whichever slot it is; 0 where it has none."""
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     geometry = geometry_of(cache, line_log2)
     slot, tag = search(geometry, line, load_i64(cache, words.LINE_SHIFT))
     if slot == NO_SLOT or (READABLE >> (tag & STATE_MASK)) & 1 == 0:
         return 0
-    offset = address & ((1 << line_log2) - 1)
-    copy_range(dst, copy_address(geometry, slot, line_log2) + offset, num_bytes)
+    size = within_line(note, address, num_bytes)
+    copy_range(dst, copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), size)
     fence_acquire()
     if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS != 0:
         return 0
-    count_hit(cache, slot)
-    return 1
+    count_hits(cache, slot, 1)
+    return size
+
+
+@inlined_function
+def within_line(note, address, num_bytes):
+    """How many of the bytes from `address` on lie in its line."""
+    line_bytes = 1 << (note & LINE_LOG2_MASK)
+    return min(num_bytes, line_bytes - (address & (line_bytes - 1)))
+
+
+@device_function
+def read_cached(cache, note, dst, address, num_bytes):
+    """(code, bytes done) of bytes in one block that is cached; 0 bytes: look again."""
+    done = 0
+    if note & NOT_HOME:
+        while done < num_bytes:
+            size = read_run(cache, note, dst + done, address + done, num_bytes - done)
+            if size == 0:
+                size = read_line(cache, note, dst + done, address + done, num_bytes - done)
+            if size == 0:
+                break
+            done += size
+    if done != 0:
+        return status.OK, done
+    return read_slowly(cache, note, dst, address, within_line(note, address, num_bytes))
 
 
 @device_function
@@ -110,20 +199,20 @@ def read_slowly(cache, note, dst, address, num_bytes):
 
 @inlined_function
 def next_piece(cache, address, num_bytes):
-    """(code, note, bytes) of what can be accessed at once from `address` on: in one line, or raw where note is 0.
+    """(code, note, bytes) of what is of one kind from `address` on: cached as noted, or raw where note is 0.
 
     NOT_CACHED where it is not cached and its home not mapped.
     """
     code, note = noted(cache, address)
     if code != status.OK:
         return code, note, 0
+    in_block = min(num_bytes, BLOCK_BYTES - (address - BASE & (BLOCK_BYTES - 1)))
     if note != 0:
-        line_bytes = 1 << (note & LINE_LOG2_MASK)
-        return status.OK, note, min(num_bytes, line_bytes - (address & (line_bytes - 1)))
+        return status.OK, note, in_block
     control = load_i64(cache, words.CONTROL)
     if load_i64(control, PEER_MAPPED + home_rank(control, address)) == 0:
         return status.NOT_CACHED, note, 0
-    return status.OK, note, min(num_bytes, contiguous_bytes(control, address), BLOCK_BYTES)
+    return status.OK, note, min(in_block, contiguous_bytes(control, address))
 
 
 @device_function
@@ -135,8 +224,8 @@ def coherent_read(cache, dst, address, num_bytes):
         if code == status.OK:
             if note == 0:
                 copy_range(dst + done, address + done, size)
-            elif note & IS_HOME or not read_hit(cache, note, dst + done, address + done, size):
-                code, size = read_slowly(cache, note, dst + done, address + done, size)
+            else:
+                code, size = read_cached(cache, note, dst + done, address + done, size)
         if code != status.OK:
             return code, done
         done += size
@@ -144,23 +233,43 @@ def coherent_read(cache, dst, address, num_bytes):
 
 
 @inlined_function
-def write_hit(cache, note, address, src, num_bytes):
-    """1 where this rank's own copy was written: of bytes that lie in one line, which it owns."""
+def write_line(cache, note, address, src, num_bytes, slot):
+    """Bytes written to this rank's own copy of one line in `slot`; 0 where it is not there, or not owned."""
     line_log2 = note & LINE_LOG2_MASK
-    line = (address - BASE) >> line_log2
     geometry = geometry_of(cache, line_log2)
-    slot, tag = search(geometry, line, load_i64(cache, words.LINE_SHIFT))
-    state = tag & STATE_MASK
-    if slot == NO_SLOT or (state != MODIFIED and state != EXCLUSIVE):
-        return 0
     at = tag_address(geometry, slot)
+    tag = load_acquire_i64(at, 0)
+    is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
+    if not is_there or (OWNED_STATES >> (tag & STATE_MASK)) & 1 == 0:
+        return 0
     if compare_swap_i64(at, 0, tag, in_state(tag, WRITING)) != tag:
         return 0
-    offset = address & ((1 << line_log2) - 1)
-    copy_range(copy_address(geometry, slot, line_log2) + offset, src, num_bytes)
+    size = within_line(note, address, num_bytes)
+    copy_range(copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), src, size)
     store_release_i64(at, 0, in_state(tag, MODIFIED))
-    count_hit(cache, slot)
-    return 1
+    count_hits(cache, slot, 1)
+    return size
+
+
+@device_function
+def write_cached(cache, note, address, src, num_bytes):
+    """(code, bytes done) of bytes in one block that is cached; 0 bytes: look again."""
+    done = 0
+    if note & NOT_HOME:
+        while done < num_bytes:
+            left = num_bytes - done
+            slot = own_slot(cache, note, address + done)
+            size = write_line(cache, note, address + done, src + done, left, slot)
+            if size == 0:
+                slot = any_slot(cache, note, address + done)
+                if slot != NO_SLOT:
+                    size = write_line(cache, note, address + done, src + done, left, slot)
+            if size == 0:
+                break
+            done += size
+    if done != 0:
+        return status.OK, done
+    return write_slowly(cache, note, address, src, within_line(note, address, num_bytes))
 
 
 @device_function
@@ -191,8 +300,8 @@ def coherent_write(cache, address, src, num_bytes):
         if code == status.OK:
             if note == 0:
                 copy_range(address + done, src + done, size)
-            elif note & IS_HOME or not write_hit(cache, note, address + done, src + done, size):
-                code, size = write_slowly(cache, note, address + done, src + done, size)
+            else:
+                code, size = write_cached(cache, note, address + done, src + done, size)
         if code != status.OK:
             return code, done
         done += size

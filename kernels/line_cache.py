@@ -21,6 +21,7 @@ from .coherence_layout import (
     EXCLUSIVE,
     FILLING,
     INVALID,
+    LINE_BITS,
     MODIFIED,
     PINNED,
     SHARED_COPY,
@@ -41,8 +42,12 @@ from .ops import (
     store_relaxed_i64,
     store_release_i64,
 )
+from .ops_system import count_trailing_zeros_u64, prefetch_for_store
+from .ops_vector import vec_and_i64, vec_equal_i64, vec_lanes_i64, vec_load_relaxed_i64, vec_splat_i64
 
 NO_SLOT = -1
+LINE_MASK = (1 << LINE_BITS) - 1
+ROW_LOG2 = 3  # slots of lines in a row: a line of the processor full of tags
 WORD_LOG2 = 3
 
 
@@ -54,8 +59,11 @@ def geometry_of(cache, line_log2):
 
 @inlined_function
 def first_slot(geometry, line):
-    """Slot where a search for `line` begins; the others of its set are this one XOR 1, 2, ... ways - 1."""
-    return (line ^ line >> 12) & load_i64(geometry, words.SLOT_MASK)
+    """The slot that `line` takes if it may choose; the others of its set are the aligned group of NUM_WAYS around it.
+
+    Lines in a row have slots in a row, as far as a vector of tags goes: only the bits above are mixed.
+    """
+    return (line ^ line >> 12 << ROW_LOG2) & load_i64(geometry, words.SLOT_MASK)
 
 
 @inlined_function
@@ -72,8 +80,8 @@ def copy_address(geometry, slot, line_log2):
 
 @inlined_function
 def is_of_line(tag, line, line_shift):
-    """True where `tag` is one of `line`, in whatever state. XOR, because a large number makes a tag negative."""
-    return (tag ^ line << line_shift) >> line_shift == 0
+    """True where `tag` is one of `line`, in whatever state. The highest line numbers make a tag negative."""
+    return (tag >> line_shift ^ line) & LINE_MASK == 0
 
 
 @inlined_function
@@ -97,40 +105,60 @@ def in_state(tag, state):
 
 
 @inlined_function
+def tags_from(geometry, slot):
+    """A vector of tags from `slot` on, which is a multiple of its lanes. Each was so at some moment: look at it again
+    before anything follows from it."""
+    return vec_load_relaxed_i64(load_i64(geometry, words.TAGS), slot)
+
+
+@inlined_function
+def lanes_where(tags, mask, wanted):
+    """Bit k is 1 where lane k of `tags` AND `mask` is `wanted`."""
+    return vec_equal_i64(vec_and_i64(tags, vec_splat_i64(mask)), vec_splat_i64(wanted))
+
+
+@inlined_function
+def set_of(geometry, line):
+    """(slot of the vector where the set of `line` begins, slot where the set ends, bits of the set in a vector)."""
+    num_ways, lanes = load_i64(geometry, words.NUM_WAYS), vec_lanes_i64()
+    start = first_slot(geometry, line) & -num_ways
+    aligned = start & -lanes
+    return aligned, start + num_ways, ((1 << min(num_ways, lanes)) - 1) << (start - aligned)
+
+
+@inlined_function
+def find_tag(geometry, line, line_shift, states, but):
+    """(slot, tag) of `line` in one of `states` (bits), in another slot than `but`; NO_SLOT where there is none."""
+    slots, end, in_set = set_of(geometry, line)
+    while slots < end:
+        rest = in_set & lanes_where(tags_from(geometry, slots), -1 << line_shift, line << line_shift)
+        while rest != 0:
+            slot = slots + count_trailing_zeros_u64(rest)
+            tag = load_acquire_i64(tag_address(geometry, slot), 0)
+            if is_of_line(tag, line, line_shift) and (states >> (tag & STATE_MASK)) & 1 and slot != but:
+                return slot, tag
+            rest &= rest - 1
+        slots += vec_lanes_i64()
+    return NO_SLOT, 0
+
+
+@inlined_function
 def search(geometry, line, line_shift):
-    """(slot, tag) of a copy of `line`, else of a slot that had one and is INVALID, else NO_SLOT."""
-    first = first_slot(geometry, line)
-    num_ways = load_i64(geometry, words.NUM_WAYS)
-    found, found_tag = NO_SLOT, 0
-    way = 0
-    while way < num_ways:
-        tag = load_acquire_i64(tag_address(geometry, first ^ way), 0)
-        if is_of_line(tag, line, line_shift):
-            found, found_tag = first ^ way, tag
-            if tag & STATE_MASK != INVALID:
-                return found, found_tag
-        way += 1
-    return found, found_tag
+    """(slot, tag) of a copy or claim of `line`, else NO_SLOT."""
+    return find_tag(geometry, line, line_shift, ~(1 << INVALID), NO_SLOT)
 
 
 @inlined_function
 def has_other_slot(geometry, line, line_shift, slot):
-    """1 where another slot than `slot`, which was just claimed for `line`, has it or is claimed for it by a sibling.
+    """True where another slot than `slot`, which was just claimed for `line`, has it or is claimed for it by a sibling.
 
     Of two siblings that claim at once at least one sees the other: claim, fence, look, on both sides.
     """
-    first = first_slot(geometry, line)
-    num_ways = load_i64(geometry, words.NUM_WAYS)
-    if num_ways > 1:
-        fence_after_atomic()
-    way = 0
-    while way < num_ways:
-        if first ^ way != slot:
-            tag = load_acquire_i64(tag_address(geometry, first ^ way), 0)
-            if is_of_line(tag, line, line_shift) and tag & STATE_MASK != INVALID:
-                return 1
-        way += 1
-    return 0
+    if load_i64(geometry, words.NUM_WAYS) == 1:
+        return False
+    fence_after_atomic()
+    other, _ = find_tag(geometry, line, line_shift, ~(1 << INVALID), slot)
+    return other != NO_SLOT
 
 
 @device_function
@@ -142,18 +170,13 @@ def invalidate(cache, line_log2, line):
     """
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
-    first = first_slot(geometry, line)
-    num_ways = load_i64(geometry, words.NUM_WAYS)
-    way = 0
-    while way < num_ways:
-        address = tag_address(geometry, first ^ way)
-        tag = load_acquire_i64(address, 0)
-        if is_of_line(tag, line, line_shift) and tag & STATE_MASK == SHARED_COPY:
-            if compare_swap_i64(address, 0, tag, in_state(tag, INVALID)) == tag:
-                return 1
-            continue  # look at it again: the rank itself may have claimed it
-        way += 1
-    return 0
+    prefetch_for_store(tag_address(geometry, first_slot(geometry, line)))
+    while True:
+        slot, tag = find_tag(geometry, line, line_shift, 1 << SHARED_COPY, NO_SLOT)
+        if slot == NO_SLOT:
+            return 0
+        if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, INVALID)) == tag:
+            return 1
 
 
 @device_function
@@ -166,13 +189,14 @@ def take(control, cache, rank, line_log2, line):
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
     waited = 0
+    prefetch_for_store(tag_address(geometry, first_slot(geometry, line)))
     while True:
         slot, tag = search(geometry, line, line_shift)
         state = tag & STATE_MASK
         is_dead = 0
         if slot == NO_SLOT or (state != EXCLUSIVE and state != MODIFIED and state != TAKEN):
             is_dead = peer_is_dead(control, rank)
-            if is_dead and (slot == NO_SLOT or state == WRITING or state == INVALID or state == SHARED_COPY):
+            if is_dead and (slot == NO_SLOT or state == WRITING or state == SHARED_COPY):
                 return status.NOT_FOUND, slot
         if slot != NO_SLOT:
             if state == TAKEN:
@@ -217,12 +241,12 @@ def copy_words(dst, src, num_bytes):
 
 
 @inlined_function
-def count_hit(cache, slot):
-    """Count an access to the rank's copy in `slot`."""
+def count_hits(cache, slot, number):
+    """Count accesses to the rank's copies, of which one is in `slot`."""
     counters = load_i64(cache, words.COUNTERS)
     if counters != 0:
         stripe = words.HIT_STRIPES + (slot & (words.NUM_HIT_STRIPES - 1)) * words.STRIPE_WORDS
-        store_relaxed_i64(counters, stripe, load_relaxed_i64(counters, stripe) + 1)
+        store_relaxed_i64(counters, stripe, load_relaxed_i64(counters, stripe) + number)
 
 
 @inlined_function

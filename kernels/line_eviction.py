@@ -23,7 +23,7 @@ from .coherence_layout import (
     WRITING,
 )
 from .compile import device_function, inlined_function
-from .control import PEER_MAPPED, RANK, home_rank
+from .control import PEER_MAPPED, RANK, SPIN_ROUNDS, home_rank
 from .directory import cache_of, directory_word, lock_line, locked, unlock_line, wait_turn
 from .line_cache import (
     NO_SLOT,
@@ -36,9 +36,12 @@ from .line_cache import (
     has_other_slot,
     in_state,
     is_of_line,
+    lanes_where,
     line_of,
+    set_of,
     set_state,
     tag_address,
+    tags_from,
 )
 from .line_flits import give_back_by_flit
 from .ops import (
@@ -49,6 +52,8 @@ from .ops import (
     store_relaxed_i64,
     store_release_i64,
 )
+from .ops_system import count_trailing_zeros_u64
+from .ops_vector import vec_lanes_i64
 from .protocol_rows import next_word, relation_of, row_of
 
 # what a slot was when it was claimed
@@ -86,6 +91,10 @@ def claim_slot(cache, line_log2, line, request):
                 elif tag != 0 and is_of_line(tag, line, line_shift):
                     return status.OK, slot, HAD_LOST
                 return status.OK, slot, HAD_NOTHING
+        elif state == TAKEN and waited < load_i64(control, SPIN_ROUNDS):
+            code, waited = wait_turn(
+                control, waited
+            )  # soon its taker is done, and keeps the line's lock till then
         elif state in (EXCLUSIVE, MODIFIED, TAKEN):
             code = give_back(cache, line_log2, slot, line_of(tag, line_shift))
         else:  # a sibling uses it
@@ -96,31 +105,38 @@ def claim_slot(cache, line_log2, line, request):
 
 @inlined_function
 def find_room(cache, geometry, line, line_shift):
-    """(slot, tag) for `line`: the slot that has it, else one that had it, else the first INVALID, else any, by a
-    generator of pseudo-random numbers (Knuth's MMIX), which falls into step with no walk through memory."""
+    """(slot, tag) for `line`: the slot that has it, else one that had it, else a free one, its first slot before
+    others, else any, by a generator of pseudo-random numbers (Knuth's MMIX), which falls into step with no walk
+    through memory."""
     first = first_slot(geometry, line)
-    num_ways = load_i64(geometry, words.NUM_WAYS)
-    lost, lost_tag = NO_SLOT, 0
-    free, free_tag = NO_SLOT, 0
-    way = 0
-    while way < num_ways:
-        tag = load_acquire_i64(tag_address(geometry, first ^ way), 0)
-        if is_of_line(tag, line, line_shift):
-            if tag & STATE_MASK != INVALID:
-                return first ^ way, tag
-            lost, lost_tag = first ^ way, tag
-        elif tag & STATE_MASK == INVALID and free == NO_SLOT:
-            free, free_tag = first ^ way, tag
-        way += 1
-    if lost != NO_SLOT:
-        return lost, lost_tag
-    if free != NO_SLOT:
-        return free, free_tag
+    slots, end, in_set = set_of(geometry, line)
+    lost, free = NO_SLOT, NO_SLOT
+    while slots < end:
+        tags = tags_from(geometry, slots)
+        like = in_set & lanes_where(tags, -1 << line_shift, line << line_shift)
+        while like != 0:
+            slot = slots + count_trailing_zeros_u64(like)
+            tag = load_acquire_i64(tag_address(geometry, slot), 0)
+            if is_of_line(tag, line, line_shift):
+                if tag & STATE_MASK != INVALID:
+                    return slot, tag
+                lost = slot
+            like &= like - 1
+        empty = in_set & lanes_where(tags, STATE_MASK, INVALID)
+        if slots == first & -vec_lanes_i64() and (empty >> (first - slots)) & 1:
+            free = first
+        elif empty != 0 and free == NO_SLOT:
+            free = slots + count_trailing_zeros_u64(empty)
+        slots += vec_lanes_i64()
     slot = first
-    if num_ways > 1:
+    if lost != NO_SLOT:
+        slot = lost
+    elif free != NO_SLOT:
+        slot = free
+    elif load_i64(geometry, words.NUM_WAYS) > 1:
         clock = load_relaxed_i64(cache, words.CLOCK)
         store_relaxed_i64(cache, words.CLOCK, clock * MULTIPLIER + INCREMENT)
-        slot = first ^ (clock >> TOP_BITS & (num_ways - 1))
+        slot = first ^ (clock >> TOP_BITS & (load_i64(geometry, words.NUM_WAYS) - 1))
     return slot, load_acquire_i64(tag_address(geometry, slot), 0)
 
 

@@ -128,8 +128,8 @@ def _thread_pointer(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> i
 
 def _prefetch(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     hint = external(builder, "llvm.prefetch.p0", VOID, [BYTES, I32, I32, I32])
-    read, all_levels, data = I32(0), I32(3), I32(1)
-    builder.call(hint, [builder.inttoptr(args[0], BYTES), read, all_levels, data])
+    is_for_store, all_levels, data = I32(int(row.operation == "prefetch_for_store")), I32(3), I32(1)
+    builder.call(hint, [builder.inttoptr(args[0], BYTES), is_for_store, all_levels, data])
 
 
 def _stream_fence(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
@@ -219,6 +219,7 @@ EMITTERS: dict[str, Emitter] = {
     "lane_index": _constant(0),
     "num_lanes": _constant(1),
     "prefetch": _prefetch,
+    "prefetch_for_store": _prefetch,
     "stream_fence": _stream_fence,
     "copy_bytes": _copy_bytes,
     "count_leading_zeros_u64": _count_zeros,

@@ -169,6 +169,13 @@ class CudaVectors(VectorLowering):
         lanes = [builder.extract_element(value, I32(n)) for n in range(count)]
         ptx(builder, text, ",".join(["l", *[letter] * count]), VOID, [builder.ptrtoint(pointer, I64), *lanes])
 
+    def equal(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+        bits = I64(0)
+        for lane in range(args[0].type.count):
+            same = builder.icmp_signed("==", *[builder.extract_element(arg, I32(lane)) for arg in args])
+            bits = builder.or_(bits, builder.shl(builder.zext(same, I64), I64(lane)))
+        return bits
+
     def sum(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         vector = args[0]
         add = builder.fadd if element_name(row)[0] == "f" else builder.add
@@ -216,7 +223,7 @@ def _call_handler(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.
     return ir.Constant(I64, status.NOT_MAPPED)  # the host's functions are out of a device's reach
 
 
-VECTORS = CudaVectors(VECTOR_BYTES)
+VECTORS = CudaVectors(VECTOR_BYTES, _load)
 EMITTERS: dict[str, Emitter] = {
     **VECTORS.emitters(),
     "load": _load,
@@ -231,6 +238,7 @@ EMITTERS: dict[str, Emitter] = {
     "pause": _statement(f"nanosleep.u32 {PAUSE_NS};"),
     "yield_cpu": _statement(f"nanosleep.u32 {YIELD_NS};"),
     "prefetch": _statement("prefetch.global.L2 [$0];"),
+    "prefetch_for_store": _statement("prefetch.global.L2 [$0];"),
     "now_ns": _special_register("globaltimer"),
     "cycles": _special_register("clock64"),
     "lane_index": _lane_index,

@@ -14,6 +14,7 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 
 from .intrinsics import Intrinsic
+from .lower_cpu import EMITTERS as CPU_EMITTERS
 from .lower_cpu import I8, I32, I64, IS_X86, SCALARS, Emitter, external
 from .lower_narrow import (
     F32,
@@ -58,8 +59,8 @@ class VectorLowering:
 
     address_space = 0
 
-    def __init__(self, register_bytes: int):
-        self.register_bytes = register_bytes
+    def __init__(self, register_bytes: int, scalar_load: Emitter):
+        self.register_bytes, self.scalar_load = register_bytes, scalar_load
 
     # --- types and addresses
 
@@ -88,8 +89,17 @@ class VectorLowering:
 
     def load(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         vector = self.vector_type(element_name(row))
+        if row.ordering == "relaxed":
+            return self.load_relaxed(builder, row, args)
         pointer = self.pointer(builder, vector.element, vector, *args)
         return builder.load(pointer, align=self.alignment(self.register_bytes))
+
+    def load_relaxed(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+        loaded = ir.Constant(self.vector_type(element_name(row)), ir.Undefined)
+        for lane in range(loaded.type.count):
+            value = self.scalar_load(builder, row, [args[0], builder.add(args[1], I64(lane))])
+            loaded = builder.insert_element(loaded, value, I32(lane))
+        return loaded
 
     def store(self, builder: Builder, row: Intrinsic, args: Args) -> None:
         vector = self.vector_type(element_name(row))
@@ -111,6 +121,15 @@ class VectorLowering:
 
     def splat(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         return splat(builder, args[0], self.num_lanes(element_name(row)))
+
+    def indices(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+        vector = self.vector_type(element_name(row))
+        return ir.Constant(vector, list(range(vector.count)))
+
+    def equal(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+        lanes = args[0].type.count
+        bits = builder.bitcast(builder.icmp_signed("==", *args), ir.IntType(lanes))
+        return builder.zext(bits, I64)
 
     def sum(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         name = element_name(row)
@@ -186,6 +205,8 @@ class VectorLowering:
             "vec_store": self.store,
             "vec_zero": self.zero,
             "vec_splat": self.splat,
+            "vec_indices": self.indices,
+            "vec_equal": self.equal,
             "vec_sum": self.sum,
             "vec_fma": self.fma,
             "vec_add": arithmetic("fadd", "add"),
@@ -211,9 +232,18 @@ class CpuVectors(VectorLowering):
     """Vectors of this CPU's registers."""
 
     def __init__(self) -> None:
-        super().__init__(cpu_register_bytes())
+        super().__init__(cpu_register_bytes(), CPU_EMITTERS["load"])
         # Without F16C LLVM would call a library function that is not there.
         self.has_half = not IS_X86 or "f16c" in cpu_features()
+
+    def load_relaxed(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+        if not IS_X86:
+            return super().load_relaxed(builder, row, args)
+        # LLVM has no atomic loads of vectors. x86 never tears an aligned 8 bytes, of a vector neither, and no load
+        # overtakes another; what the compiler may do is up to the fences beside it.
+        vector = self.vector_type(element_name(row))
+        pointer = self.pointer(builder, vector.element, vector, *args)
+        return builder.load(pointer, align=self.register_bytes)
 
     def f16_to_f32(self, builder: Builder, bits: ir.Value, lanes: int) -> ir.Value:
         if not self.has_half:

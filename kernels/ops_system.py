@@ -50,6 +50,12 @@ def _prefetch(address: int) -> None:
     machine.current.prefetch(address)
 
 
+def _prefetch_for_store(address: int) -> None:
+    """Hint that the line at `address` will be stored to soon: it is taken from other processors, not shared with
+    them; any address is allowed."""
+    machine.current.prefetch(address)
+
+
 def _stream_fence() -> None:
     """Order earlier vec_stream stores before later stores: call it before the release that publishes them."""
     machine.current.fence("stream")
@@ -120,6 +126,7 @@ lane_index = _enter(_lane_index, "", "i64")
 num_lanes = _enter(_num_lanes, "", "i64")
 thread_pointer = _enter(_thread_pointer, "", "i64", CPU_ONLY)
 prefetch = _enter(_prefetch, "i64", "void")
+prefetch_for_store = _enter(_prefetch_for_store, "i64", "void")
 stream_fence = _enter(_stream_fence, "", "void")
 copy_bytes = _enter(_copy_bytes, "i64 i64 i64", "void", ordering="plain")
 count_leading_zeros_u64 = _enter(_count_leading_zeros_u64, "u64", "i64")

@@ -2,18 +2,22 @@
 
 T in f32, f64, i32, i64. vec_lanes_T() is the width: a CPU register (16 x f32 with AVX-512, 8 with AVX2,
 else 4), 16 bytes on CUDA, 1 in plain Python, where a vector is simply a number. A kernel steps by it and
-finishes with scalars. All accesses are plain; CUDA needs 16 B alignment, the CPU none.
+finishes with scalars. Accesses are plain where not named otherwise; CUDA needs 16 B alignment, the CPU none
+(vec_load_relaxed_i64: that of the vector).
 
 | intrinsic | effect |
 |---|---|
 | vec_load_T(base, index), vec_store_T(base, index, v) | the lanes from element `index` on |
+| vec_load_relaxed_i64(base, index) | the same, each lane as one relaxed load, in no order among them |
 | vec_stream_T(base, index, v) | store around the caches, see below |
 | vec_zero_T(), vec_splat_T(value) | all lanes equal |
+| vec_indices_i64() | 0, 1, 2, ... |
 | vec_add_T, vec_sub_T, vec_mul_T (a, b) | lane by lane |
 | vec_min_T, vec_max_T (a, b) | a if a < b else b; a if a > b else b |
 | vec_fma_T(a, b, c) | a * b + c rounded once; floats |
 | vec_and_T, vec_or_T, vec_xor_T (a, b) | integers |
 | vec_shift_left_T, vec_shift_right_T (a, count) | integers; zeros come in; 0 <= count < bits |
+| vec_equal_i64(a, b) -> i64 | bit k is 1 where lane k of both is the same |
 | vec_sum_T(v) -> T | sum of the lanes, in no particular order |
 | vec_load_H_f32(base, index) | f32 lanes from H in memory: f16, bf16, i8, u8 |
 | vec_store_f32_H(base, index, v) | f32 lanes to f16 or bf16, rounded to nearest even |
@@ -62,13 +66,14 @@ def _lanes(element: Element) -> Callable[[], int]:
     return define(lanes, f"vec_lanes_{element.name}", "vec_lanes", "", "i64", element=element, doc=doc)
 
 
-def _load(element: Element) -> Load:
+def _load(element: Element, ordering: Ordering = "plain") -> Load:
     def load(base: int, index: int) -> Vector:
-        return machine.current.load(base + index * element.num_bytes, element, "plain")
+        return machine.current.load(base + index * element.num_bytes, element, ordering)
 
-    name, doc = f"vec_load_{element.name}", f"The {element.name} from element `index` on."
+    name = f"vec_load_{'' if ordering == 'plain' else ordering + '_'}{element.name}"
+    doc = f"The {element.name} from element `index` on; ordering: {ordering}."
     result = f"vec_{element.name}"
-    return define(load, name, "vec_load", "i64 i64", result, element=element, ordering="plain", doc=doc)
+    return define(load, name, "vec_load", "i64 i64", result, element=element, ordering=ordering, doc=doc)
 
 
 def _store(element: Element, ordering: Ordering) -> Store:
@@ -97,6 +102,23 @@ def _splat(element: Element) -> Callable[[Number], Vector]:
 
     name, doc = f"vec_splat_{element.name}", "All lanes `value`."
     return define(splat, name, "vec_splat", element.name, f"vec_{element.name}", element=element, doc=doc)
+
+
+def _indices(element: Element) -> Callable[[], Vector]:
+    def indices() -> Vector:
+        return 0
+
+    name, result = f"vec_indices_{element.name}", f"vec_{element.name}"
+    return define(indices, name, "vec_indices", "", result, element=element, doc="Lane k is k.")
+
+
+def _equal(element: Element) -> Callable[[Vector, Vector], int]:
+    def equal(a: Vector, b: Vector) -> int:
+        return 1 if a == b else 0
+
+    name, vector = f"vec_equal_{element.name}", f"vec_{element.name}"
+    doc = "Bit k is 1 where lane k of both is the same."
+    return define(equal, name, "vec_equal", f"{vector} {vector}", "i64", element=element, doc=doc)
 
 
 def _sum(element: Element) -> Callable[[Vector], Number]:
@@ -185,6 +207,8 @@ vec_lanes_f32, vec_lanes_f64, vec_lanes_i32, vec_lanes_i64 = map(_lanes, _ALL)
 vec_load_f32, vec_load_f64, vec_load_i32, vec_load_i64 = map(_load, _ALL)
 vec_store_f32, vec_store_f64, vec_store_i32, vec_store_i64 = (_store(e, "plain") for e in _ALL)
 vec_stream_f32, vec_stream_f64, vec_stream_i32, vec_stream_i64 = (_store(e, "stream") for e in _ALL)
+vec_load_relaxed_i64 = _load(I64, "relaxed")
+vec_indices_i64, vec_equal_i64 = _indices(I64), _equal(I64)
 vec_zero_f32, vec_zero_f64, vec_zero_i32, vec_zero_i64 = map(_zero, _ALL)
 vec_splat_f32, vec_splat_f64, vec_splat_i32, vec_splat_i64 = map(_splat, _ALL)
 vec_sum_f32, vec_sum_f64, vec_sum_i32, vec_sum_i64 = map(_sum, _ALL)

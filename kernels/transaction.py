@@ -3,13 +3,18 @@
 The home and all holders of copies are mapped. The order of its stores lets the requester die anywhere:
 
     lock the line; invalidate sharers, or take the owner's copy and bring it home
-    directory word: as after the transaction, still locked       from here on the new owner is the owner
-    owner's tag: SHARED_COPY or INVALID                          until here its copy is whole
-    own tag: as the row says
-    unlock
+    where an owner's copy was taken:
+        directory word: as after the transaction, still locked   from here on the new owner is the owner
+        owner's tag: SHARED_COPY or INVALID                      until here its copy is whole
+    own tag: as the row says, where a copy was taken, or is not owned; unlock
+    own tag, where it becomes the owner and took no copy         whoever takes it waits until it is FILLING no more
 
-So there is a whole copy where the directory says, or in the memory of the home, at any moment. Actions stand
-in the table in this order (coherence_layout.py).
+So there is a whole copy where the directory says, or in the memory of the home, at any moment. A rank that is the
+owner is named as such before its tag says so: the home goes by the directory alone. Actions stand in the table in
+this order (coherence_layout.py).
+
+A line of the processor that others look at again and again costs a trip each time it is stored to: so the directory
+word is stored to as seldom as that allows, and what a transaction will touch is asked for at once (`foresee`).
 """
 
 from __future__ import annotations
@@ -25,8 +30,11 @@ from .coherence_layout import (
     INVALID,
     INVALIDATE,
     INVALIDATE_ALL,
+    OWNED,
     POISONED,
     READ_HOME,
+    SET_OWNER,
+    SHARED,
     SHARED_COPY,
     WRITE_HOME,
 )
@@ -48,16 +56,20 @@ from .line_cache import (
     copy_address,
     copy_words,
     count,
+    first_slot,
     geometry_of,
     invalidate,
     set_state,
+    tag_address,
     take,
 )
 from .line_eviction import HAD_COPY, HAD_LOST, HAD_NOTHING, claim_slot
 from .line_notes import note_loss
-from .ops import load_i64, store_release_i64
+from .ops import load_i64, load_relaxed_i64, store_release_i64
+from .ops_system import prefetch, prefetch_for_store
 from .protocol_rows import copy_state, next_word, relation_of, row_of
 
+PROCESSOR_LINE, FORESEEN_BYTES = 64, 128
 TAKES_COPIES = FORWARD_SHARED | FORWARD_INVALID | INVALIDATE | INVALIDATE_ALL
 
 
@@ -70,6 +82,7 @@ def get_line(cache, home, address, line, line_log2, request):
     INTERRUPTED: nothing was done.
     """
     control = load_i64(cache, words.CONTROL)
+    foresee(control, cache, home, line, line_log2, request)
     code, slot, had = claim_slot(cache, line_log2, line, request)
     if code != status.OK or slot == NO_SLOT:
         return code, NO_SLOT
@@ -90,11 +103,54 @@ def get_line(cache, home, address, line, line_log2, request):
     if row & READ_HOME and not (had == HAD_COPY and relation == words.SHARER):
         copy_words(copy_address(geometry, slot, line_log2), start, 1 << line_log2)
     next_value = next_word(control, row, value, rank)
-    let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
-    set_state(geometry, slot, copy_state(row))
-    unlock_line(word, next_value)
+    if owner_slot != NO_SLOT:
+        let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+    publish(geometry, slot, copy_state(row), word, next_value, owner_slot == NO_SLOT and row & SET_OWNER)
     note_miss(cache, request, had, address, line_log2)
     return status.OK, slot
+
+
+@inlined_function
+def foresee(control, cache, home, line, line_log2, request):
+    """Ask the processor at once for what a transaction will touch, where it would fetch one thing after the other.
+
+    Only hints: whatever the directory says by then, nothing follows from what it says here.
+    """
+    start = BASE + (line << line_log2)
+    second = (
+        min(1 << line_log2, FORESEEN_BYTES) - PROCESSOR_LINE
+    )  # the processor finds out about longer lines
+    word = directory_word(control, cache_of(control, home), start, line_log2)
+    prefetch_for_store(word)
+    prefetch_for_store(own_tag(cache, line, line_log2))
+    prefetch(start)
+    prefetch(start + second)
+    value = load_relaxed_i64(word, 0)
+    if line_state(value) == OWNED:
+        owner = owner_of(value)
+        if load_i64(control, PEER_MAPPED + owner) != 0:
+            owner_cache = cache_of(control, owner)
+            geometry = geometry_of(owner_cache, line_log2)
+            copy = copy_address(geometry, first_slot(geometry, line), line_log2)
+            prefetch_for_store(own_tag(owner_cache, line, line_log2))
+            prefetch(copy)
+            prefetch(copy + second)
+            prefetch_for_store(start)
+            prefetch_for_store(start + second)
+    elif request == GET_OWNED and line_state(value) == SHARED:
+        num_ranks = load_i64(control, NUM_RANKS)
+        sharer = next_sharer(value, 0, num_ranks)
+        while sharer != NO_RANK:
+            if load_i64(control, PEER_MAPPED + sharer) != 0:
+                prefetch_for_store(own_tag(cache_of(control, sharer), line, line_log2))
+            sharer = next_sharer(value, sharer + 1, num_ranks)
+
+
+@inlined_function
+def own_tag(cache, line, line_log2):
+    """Address of the tag where `line` most likely is in a rank's cache."""
+    geometry = geometry_of(cache, line_log2)
+    return tag_address(geometry, first_slot(geometry, line))
 
 
 @device_function
@@ -118,7 +174,8 @@ def lock_home(cache, home, address, line, line_log2, request):
     if home != rank and row & (INVALIDATE | INVALIDATE_ALL):
         invalidate(cache, line_log2, line)  # its own copy: the row leaves it none
     next_value = next_word(control, row, value, rank)
-    let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+    if owner_slot != NO_SLOT:
+        let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
     count(cache, words.NUM_HOME_TRANSACTIONS, 1)
     if row & TAKES_COPIES and load_i64(cache, words.COUNTERS) != 0:
         note_loss(cache, address, line_log2, request == WRITE_HOME)
@@ -191,15 +248,27 @@ def are_mapped(control, value, row, rank, num_ranks):
 
 @inlined_function
 def let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
-    """Name the next holders in the locked word, then end the owner's TAKEN, if one was taken.
-
-    Also where none was: the home reads its memory by the state alone, and must see that the line is owned before
-    a sibling of the owner can store into the copy.
-    """
+    """Name the next holders in the locked word, then end the TAKEN of the owner's slot."""
     store_release_i64(word, 0, locked(next_value, rank))
-    if owner_slot != NO_SLOT:
-        state = SHARED_COPY if row & FORWARD_SHARED else INVALID
-        set_state(geometry_of(cache_of(control, owner_of(value)), line_log2), owner_slot, state)
+    state = SHARED_COPY if row & FORWARD_SHARED else INVALID
+    set_state(geometry_of(cache_of(control, owner_of(value)), line_log2), owner_slot, state)
+
+
+@inlined_function
+def publish(geometry, slot, state, word, next_value, is_new_owner):
+    """End the requester's claim and unlock the line.
+
+    A new owner that the locked word does not name yet is named first: the home reads its memory by the directory
+    alone, and must see that the line is owned before a sibling of the owner can store into the copy. Whoever wants
+    the line meanwhile waits until the slot is FILLING no more. A sharer's tag comes first: only with the line locked
+    nobody overlooks it.
+    """
+    if is_new_owner:
+        unlock_line(word, next_value)
+        set_state(geometry, slot, state)
+    else:
+        set_state(geometry, slot, state)
+        unlock_line(word, next_value)
 
 
 @inlined_function

@@ -16,6 +16,7 @@ from ..wire import Group, Part
 
 PARTS = "umem.bench.parts.coherence"
 LINE_BYTES = 128
+LINE_SIZES = (LINE_BYTES, 4 * KIB)  # the default one and the largest
 SMALL_CACHE = "64K"
 MISS_LINES = 2048  # four times what the small cache holds, and no more than the processor's holds
 MISS_ACCESSES = {MAPPED: 2048, NO_PEER_ACCESS: 512, HOSTS: 64}
@@ -130,19 +131,26 @@ class Lines(CoherenceCase):
 
     key = "coherence.lines"
     description = (
-        "rank 0 copies a block from and to lines of rank 1 that it owns; plain: between two of its own"
+        "rank 0 copies a block from and to lines of rank 1 that it owns, of `line` bytes;"
+        " plain: between two of its own"
     )
     semantics = ("load_store",)
     limit_side = "plain"
 
     def points(self, options: Options) -> Sequence[Point]:
-        return [Point(size) for size in options.sizes(least=LINE_BYTES, most=256 * KIB)]
+        sizes = options.sizes(least=LINE_BYTES, most=256 * KIB)
+        return [self._point(size, line) for size in sizes for line in LINE_SIZES if line <= size]
 
     def brief_points(self, options: Options) -> Sequence[Point]:
-        return [Point(16 * KIB)]
+        return [self._point(16 * KIB, line) for line in LINE_SIZES]
+
+    @staticmethod
+    def _point(num_bytes: int, line: int) -> Point:
+        return Point(num_bytes, (("line", line),))
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = Part(bench.ranks(), f"{PARTS}:Lines", attribute="back", num_bytes=point.num_bytes)
+        arguments = {"num_bytes": point.num_bytes, "line": int(point.setting("line", LINE_BYTES))}
+        part = Part(bench.ranks(), f"{PARTS}:Lines", attribute="back", **arguments)
         verbs = ("read", "write")
         sides = [CachedSide(verb, part, verb, self, bench, "back", verb) for verb in verbs]
         return [*sides, PartSide("plain", NO_SEMANTICS, part, peer="plain copy")]

@@ -167,10 +167,10 @@ class Hits(CachedPart):
 class Lines(CachedPart):
     """Rank 0 copies a block to and from lines that it owns, and between two blocks of its own."""
 
-    def __init__(self, space: Space, attribute: str, num_bytes: int):
+    def __init__(self, space: Space, attribute: str, num_bytes: int, line: int):
         super().__init__(space, attribute)
         self.num_bytes = num_bytes
-        self.block = self.lines(num_bytes)
+        self.block = self.lines(num_bytes, line=line)
         own = np.zeros(2 * num_bytes + LINE, np.uint8)
         first = -own.ctypes.data % LINE
         self.src, self.dst = (own[first + i * num_bytes : first + (i + 1) * num_bytes] for i in (0, 1))

@@ -17,7 +17,7 @@ from umem.kernels.coherent_lines import coherent_read, coherent_write
 from umem.kernels.compile import cpu_kernel, device_function
 from umem.kernels.copy import copy
 from umem.kernels.ops import load_i64
-from umem.kernels.ops_system import yield_cpu
+from umem.kernels.ops_system import pause, yield_cpu
 from umem.kernels.status import AGAIN, OK
 
 from .message_loops import finish
@@ -102,6 +102,8 @@ def await_turn(cache, turn, number, polls_a_yield):
         polls += 1
         if polls % polls_a_yield == 0:
             yield_cpu()
+        else:
+            pause()
     return AGAIN
 
 

@@ -13,6 +13,7 @@ from kernel_memory import Buffer
 from umem.kernels import cpu_kernel, ops, ops_vector
 from umem.kernels.intrinsics import TABLE, Intrinsic
 from umem.kernels.lower_vector import cpu_register_bytes
+from umem.kernels.ops import load_i64, store_i64
 
 NUMPY = {"f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64"}
 NUM_ELEMENTS = 64
@@ -132,6 +133,38 @@ def test_shifts_fill_with_zeros(row: Intrinsic) -> None:
         got = run(body, "void(int64, int64, int64, int64)", [np.zeros_like(a), a], count, NUM_ELEMENTS)
         wanted = unsigned << count if row.operation == "vec_shift_left" else unsigned >> count
         np.testing.assert_array_equal(got, wanted.view(a.dtype))
+
+
+def test_equal_lanes_are_bits() -> None:
+    lanes, load, equal = ops_vector.vec_lanes_i64, ops_vector.vec_load_relaxed_i64, ops_vector.vec_equal_i64
+    add, splat, indices = ops_vector.vec_add_i64, ops_vector.vec_splat_i64, ops_vector.vec_indices_i64
+
+    def body(dst, a, b, num_elements):
+        """A bit an element: where a[i] is b[i], and then where it is i."""
+        i = 0
+        while i < num_elements:
+            numbers = add(splat(i), indices())
+            same, in_order = equal(load(a, i), load(b, i)), equal(load(a, i), numbers)
+            store_i64(dst, 0, load_i64(dst, 0) | same << i)
+            store_i64(dst, 1, load_i64(dst, 1) | in_order << i)
+            i += lanes()
+
+    random = np.random.default_rng(11)
+    # Aligned as the processor's lines are: what the relaxed load of a vector asks for.
+    room = np.zeros(2 * NUM_ELEMENTS + 8, np.int64)
+    at = -room.ctypes.data // 8 % 8
+    a, b = room[at : at + NUM_ELEMENTS], room[at + NUM_ELEMENTS : at + 2 * NUM_ELEMENTS]
+    a[:], b[:] = np.arange(NUM_ELEMENTS), np.arange(NUM_ELEMENTS)
+    changed_a, changed_b = random.permutation(NUM_ELEMENTS)[:20], random.permutation(NUM_ELEMENTS)[:20]
+    a[changed_a] ^= 1 << random.integers(0, 63, 20)
+    b[changed_b] = -1 - b[changed_b]
+    wanted = [(a == b), (a == np.arange(NUM_ELEMENTS))]
+    assert all(0 < bits.sum() < NUM_ELEMENTS for bits in wanted)
+    for function in (cpu_kernel("void(int64, int64, int64, int64)")(body), body):
+        found = np.zeros(2, np.int64)
+        function(found.ctypes.data, a.ctypes.data, b.ctypes.data, NUM_ELEMENTS)
+        for word, bits in zip(found.view(np.uint64).tolist(), wanted, strict=True):
+            assert [bool(word >> i & 1) for i in range(NUM_ELEMENTS)] == bits.tolist()
 
 
 @pytest.mark.parametrize("element", list(NUMPY))

@@ -23,7 +23,8 @@ from umem.lines.layout import CacheSize
 
 NUM_RANKS, NUM_HOMES = 3, 2
 NUM_BYTES = 512  # of a home's block that is used: eight lines of 64 bytes
-TINY = CacheSize(num_bytes=256, num_ways=2)  # four lines of 64 bytes, two of 128
+# Four lines of 64 bytes, two of 128; one set of a vector of tags; room for all there is.
+CACHES = (CacheSize(256, 2), CacheSize(512, 8), CacheSize(2048, 16))
 LINES = (64, 128)
 RANKS, HOMES = st.integers(0, NUM_RANKS - 1), st.integers(0, NUM_HOMES - 1)
 ATTRIBUTES = st.sampled_from(["back", "through", "private"])
@@ -46,9 +47,10 @@ class CoherenceMachine(RuleBasedStateMachine):
         protocol=st.sampled_from(range(len(PROTOCOLS))),
         attributes=st.tuples(*[ATTRIBUTES] * NUM_HOMES),
         lines=st.tuples(*[st.sampled_from(LINES)] * NUM_HOMES),
+        size=st.sampled_from(CACHES),
     )
-    def begin(self, protocol, attributes, lines):
-        self.memory = CoherentMemory(NUM_RANKS, NUM_HOMES, self.protocols[protocol], TINY)
+    def begin(self, protocol, attributes, lines, size):
+        self.memory = CoherentMemory(NUM_RANKS, NUM_HOMES, self.protocols[protocol], size)
         self.caches = [self.memory.open(rank) for rank in range(NUM_RANKS)]
         self.expected = [bytearray(NUM_BYTES) for _ in range(NUM_HOMES)]
         self.blocks = [

@@ -70,7 +70,7 @@ def remade(**templates: Any) -> Plant:
 # --- hits, in caches of one way
 
 
-def load_without_second_look(cache, note, address, first, num_ways):
+def load_without_second_look(cache, note, address, slot):
     """`load_hit` that trusts the tag before the load."""
     line_log2 = note & words.LINE_LOG2_MASK
     line = (address - access.BASE) >> line_log2
@@ -82,7 +82,7 @@ def load_without_second_look(cache, note, address, first, num_ways):
     return 0, 0
 
 
-def add_without_pin(cache, note, address, first_one, num_ways, operation, first, second):
+def add_without_pin(cache, note, address, slot, operation, first, second):
     """`modify_hit` of fetch_add that trusts the tag before the store."""
     line_log2 = note & words.LINE_LOG2_MASK
     line = (address - access.BASE) >> line_log2
@@ -141,20 +141,24 @@ def unlock_relaxed(word, value):
 
 def let_owner_go_first(control, word, value, row, next_value, rank, line_log2, owner_slot):
     """`let_owner_go` that ends the owner's copy before the directory names the next one."""
-    if owner_slot != line_cache.NO_SLOT:
-        state = words.SHARED_COPY if row & words.FORWARD_SHARED else words.INVALID
-        owner_cache = directory.cache_of(control, directory.owner_of(value))
-        line_cache.set_state(line_cache.geometry_of(owner_cache, line_log2), owner_slot, state)
+    state = words.SHARED_COPY if row & words.FORWARD_SHARED else words.INVALID
+    owner_cache = directory.cache_of(control, directory.owner_of(value))
+    line_cache.set_state(line_cache.geometry_of(owner_cache, line_log2), owner_slot, state)
     store_release_i64(word, 0, directory.locked(next_value, rank))
 
 
-def let_all_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
-    """`let_owner_go` that also unlocks, before the requester's own tag says what it has."""
-    let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+def publish_unlocked(geometry, slot, state, word, next_value, is_new_owner):
+    """`publish` that unlocks before the requester's own tag says what it has, also a sharer's."""
+    directory.unlock_line(word, next_value)
+    line_cache.set_state(geometry, slot, state)
+
+
+def publish_tag_first(geometry, slot, state, word, next_value, is_new_owner):
+    """`publish` that names a new owner only when its copy is in use."""
+    line_cache.set_state(geometry, slot, state)
     directory.unlock_line(word, next_value)
 
 
-let_owner_go = transaction.let_owner_go
 take_at_once = variant(line_cache.take, "take_at_once", TAKEN=words.INVALID)
 give_back_first = variant(line_eviction.give_back, "give_back_first", store_release_i64=nothing)
 
@@ -200,7 +204,7 @@ BUGS = {
     ),
     "a relaxed unlock": Bug("1:l 2:a", "stale copy", replaced(transaction, unlock_line=unlock_relaxed)),
     "unlocked before the own tag": Bug(
-        "1:l 2:a", "stale copy", replaced(transaction, let_owner_go=let_all_go, unlock_line=nothing)
+        "1:l 2:a", "stale copy", replaced(transaction, publish=publish_unlocked)
     ),
     "an upgrade without a claim": Bug(
         "1:la 1:L", "data race", replaced(line_eviction, claimed=claimed_but_for_upgrades), TWO_LINES
@@ -268,12 +272,6 @@ def load_when_told(cache, address):
     return -1
 
 
-def let_taken_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
-    """`let_owner_go` that names the next owner only where one was taken."""
-    if owner_slot != line_cache.NO_SLOT:
-        let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
-
-
 def test_an_owner_that_the_home_does_not_know_yet_is_found(monkeypatch):
     small = Small(num_ranks=2)
     line = small.line(0)
@@ -289,7 +287,7 @@ def test_an_owner_that_the_home_does_not_know_yet_is_found(monkeypatch):
 
     control = verdict()
     assert (control.result, control.bug) == (Result.EXHAUSTED, "")
-    monkeypatch.setattr(transaction, "let_owner_go", let_taken_owner_go)
+    monkeypatch.setattr(transaction, "publish", publish_tag_first)
     assert "before the flag" in verdict().bug
 
 
