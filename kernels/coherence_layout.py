@@ -34,9 +34,8 @@ OWNED_STATES = 1 << EXCLUSIVE | 1 << MODIFIED  # and in nobody's use
 AT_REST = 3  # these states are those up to 3
 STATE_BITS, STATE_MASK = 4, 15
 LINE_BITS = 40  # of a line number
-VERSION_BITS = (
-    64 - STATE_BITS - LINE_BITS
-)  # counts the fills of a slot, so that a reader sees that its slot changed hands
+# A version counts the fills of a slot, so that a reader sees that its slot changed hands.
+VERSION_BITS = 64 - STATE_BITS - LINE_BITS
 
 # --- requests
 GET_SHARED, GET_OWNED, PUT_OWNED, WRITE_HOME = 0, 1, 2, 3

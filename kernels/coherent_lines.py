@@ -5,7 +5,8 @@
 
 `dst` and `src` are pointers to the caller's own memory. Codes are those of kernels/coherent.py; where it is not OK,
 settle and go on behind the bytes that are done. NOT_CACHED: from there on the memory is not cached, and its home
-not mapped. A range is no atomic step: each aligned word in it is as one access, in no particular order.
+not mapped. A range is no atomic step: each aligned word in it is as one access, in no particular order. On CUDA
+pointer and address must be the same modulo 16.
 """
 
 from __future__ import annotations
@@ -60,8 +61,13 @@ from .ops import (
     load_acquire_i64,
     load_i64,
     load_u8,
+    load_u16,
+    load_u32,
+    store_i64,
     store_release_i64,
     store_u8,
+    store_u16,
+    store_u32,
 )
 from .ops_system import count_trailing_zeros_u64
 from .ops_vector import (
@@ -78,23 +84,59 @@ from .ops_vector import (
 )
 
 GROUP = "coherence"
+WORD_BYTES = 8
 
 
 @inlined_function
-def copy_range(dst, src, num_bytes):
-    """Copy bytes by vectors, then words, then bytes; aligned words are never torn.
+def copy_range(dst, src, num_bytes, shared):
+    """Copy bytes; `shared` is the one of the two addresses that others access: no aligned word there is torn.
 
     Plain accesses: others may store to the same words. What was read is used only where the tag behind it is
     the one before it; what is written is the caller's alone.
     """
-    step = vec_lanes_i64() * 8
+    if (shared | num_bytes) & (WORD_BYTES - 1) != 0:
+        copy_ragged(dst, src, num_bytes, shared)
+    else:
+        copy_aligned(dst, src, num_bytes)
+
+
+@inlined_function
+def copy_aligned(dst, src, num_bytes):
+    """Copy a multiple of 8 bytes by vectors, then words."""
+    step = vec_lanes_i64() * WORD_BYTES
     done = 0
     while done + step <= num_bytes:
         vec_store_i64(dst + done, 0, vec_load_i64(src + done, 0))
         done += step
     while done < num_bytes:
+        store_i64(dst + done, 0, load_i64(src + done, 0))
+        done += WORD_BYTES
+
+
+@device_function
+def copy_ragged(dst, src, num_bytes, shared):
+    """`copy_range` of any place and length: elements of 1, 2 and 4 bytes before the words of `shared` and behind."""
+    done = 0
+    if shared & 1 and num_bytes > 0:
+        store_u8(dst, 0, load_u8(src, 0))
+        done = 1
+    if (shared + done) & 2 and done + 2 <= num_bytes:
+        store_u16(dst + done, 0, load_u16(src + done, 0))
+        done += 2
+    if (shared + done) & 4 and done + 4 <= num_bytes:
+        store_u32(dst + done, 0, load_u32(src + done, 0))
+        done += 4
+    middle = (num_bytes - done) & -WORD_BYTES
+    copy_aligned(dst + done, src + done, middle)
+    done += middle
+    if done + 4 <= num_bytes:
+        store_u32(dst + done, 0, load_u32(src + done, 0))
+        done += 4
+    if done + 2 <= num_bytes:
+        store_u16(dst + done, 0, load_u16(src + done, 0))
+        done += 2
+    if done < num_bytes:
         store_u8(dst + done, 0, load_u8(src + done, 0))
-        done += 1
 
 
 @inlined_function
@@ -120,7 +162,8 @@ def read_run(cache, note, dst, address, num_bytes):
     if size <= 0:
         return 0
     fence_acquire()
-    copy_range(dst, copy_address(geometry, slot, line_log2) + offset, size)
+    copy = copy_address(geometry, slot, line_log2) + offset
+    copy_range(dst, copy, size, copy)
     fence_acquire()
     same = lanes_where(vec_xor_i64(tags, tags_from(geometry, slot - lane)), ~STATE_MASK, 0)
     if ones_from(same, lane) << line_log2 < offset + size:
@@ -145,7 +188,8 @@ def read_line(cache, note, dst, address, num_bytes):
     if slot == NO_SLOT or (READABLE >> (tag & STATE_MASK)) & 1 == 0:
         return 0
     size = within_line(note, address, num_bytes)
-    copy_range(dst, copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), size)
+    copy = copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1))
+    copy_range(dst, copy, size, copy)
     fence_acquire()
     if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS != 0:
         return 0
@@ -182,12 +226,12 @@ def read_slowly(cache, note, dst, address, num_bytes):
     """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
     if note & IS_HOME:
         if is_readable_at_home(cache, note, address):
-            copy_range(dst, address, num_bytes)
+            copy_range(dst, address, num_bytes, address)
             return status.OK, num_bytes
         code, word, value = make_home_ready(cache, note, address, GET_SHARED)
         if code != status.OK or word == 0:
             return code, 0
-        copy_range(dst, address, num_bytes)
+        copy_range(dst, address, num_bytes, address)
         unlock_line(word, value)
         note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, False)
         return status.OK, num_bytes
@@ -223,7 +267,7 @@ def coherent_read(cache, dst, address, num_bytes):
         code, note, size = next_piece(cache, address + done, num_bytes - done)
         if code == status.OK:
             if note == 0:
-                copy_range(dst + done, address + done, size)
+                copy_range(dst + done, address + done, size, address + done)
             else:
                 code, size = read_cached(cache, note, dst + done, address + done, size)
         if code != status.OK:
@@ -245,7 +289,8 @@ def write_line(cache, note, address, src, num_bytes, slot):
     if compare_swap_i64(at, 0, tag, in_state(tag, WRITING)) != tag:
         return 0
     size = within_line(note, address, num_bytes)
-    copy_range(copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), src, size)
+    copy = copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1))
+    copy_range(copy, src, size, copy)
     store_release_i64(at, 0, in_state(tag, MODIFIED))
     count_hits(cache, slot, 1)
     return size
@@ -285,7 +330,7 @@ def write_slowly(cache, note, address, src, num_bytes):
         return look_again(code), num_bytes if code == status.OK else 0
     if code != status.OK or word == 0:
         return code, 0
-    copy_range(address, src, num_bytes)
+    copy_range(address, src, num_bytes, address)
     unlock_line(word, value)
     note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, True)
     return status.OK, num_bytes
@@ -299,7 +344,7 @@ def coherent_write(cache, address, src, num_bytes):
         code, note, size = next_piece(cache, address + done, num_bytes - done)
         if code == status.OK:
             if note == 0:
-                copy_range(address + done, src + done, size)
+                copy_range(address + done, src + done, size, address + done)
             else:
                 code, size = write_cached(cache, note, address + done, src + done, size)
         if code != status.OK:

@@ -1,8 +1,8 @@
 """The directory: for each line of cached memory one word at its home, which says who holds copies.
 
 The lowest bit of the word is the line's lock. All that a transaction does for a line happens under it, by
-whichever rank; so a transition is one step to all others. A lock whose holder is dead is taken over, and
-the word still says what was true before the dead one's transaction.
+whichever rank, but that a new owner's own tag may follow; so a transition is one step to all others. A lock whose
+holder is dead is taken over: the word says what held before the dead one's transaction, or what was to hold behind it.
 
 Sharers stand as a bit a rank up to 48 ranks; in larger worlds as up to five ranks by number, and beyond that
 as a bit a group of ranks: then more ranks are asked to drop a copy than have one.

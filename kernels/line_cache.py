@@ -3,6 +3,7 @@
 Tags change by compare-and-swap, by the rank itself and by others:
 
     INVALID -> FILLING -> SHARED_COPY, EXCLUSIVE, MODIFIED      its own rank, in a transaction
+    FILLING -> DROPPED                                          its agent, for another rank; what arrives is not kept
     SHARED_COPY -> INVALID                                     another rank, under the line's lock
     EXCLUSIVE, MODIFIED -> TAKEN -> SHARED_COPY, INVALID       who has the line's lock, and copies the line
     EXCLUSIVE, MODIFIED -> PINNED, WRITING -> MODIFIED         its own rank, for one access
@@ -79,15 +80,15 @@ def copy_address(geometry, slot, line_log2):
 
 
 @inlined_function
-def is_of_line(tag, line, line_shift):
-    """True where `tag` is one of `line`, in whatever state. The highest line numbers make a tag negative."""
-    return (tag >> line_shift ^ line) & LINE_MASK == 0
+def line_of(tag, line_shift):
+    """The number of the line."""
+    return (tag >> line_shift) & LINE_MASK
 
 
 @inlined_function
-def line_of(tag, line_shift):
-    """The number of the line."""
-    return (tag >> line_shift) & ((1 << (64 - line_shift)) - 1)
+def is_of_line(tag, line, line_shift):
+    """True where `tag` is one of `line`, in whatever state."""
+    return line_of(tag, line_shift) == line
 
 
 @inlined_function
@@ -188,7 +189,7 @@ def take(control, cache, rank, line_log2, line):
     """
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
-    waited = 0
+    waited, was_dead = 0, 0
     prefetch_for_store(tag_address(geometry, first_slot(geometry, line)))
     while True:
         slot, tag = search(geometry, line, line_shift)
@@ -196,12 +197,15 @@ def take(control, cache, rank, line_log2, line):
         is_dead = 0
         if slot == NO_SLOT or (state != EXCLUSIVE and state != MODIFIED and state != TAKEN):
             is_dead = peer_is_dead(control, rank)
+            if is_dead and not was_dead:
+                was_dead = 1
+                continue  # what it has left is there to be seen only from here on
             if is_dead and (slot == NO_SLOT or state == WRITING or state == SHARED_COPY):
                 return status.NOT_FOUND, slot
         if slot != NO_SLOT:
             if state == TAKEN:
                 return status.OK, slot  # by one who died with the line's lock
-            # A dead owner that was FILLING had all of it: the directory names it only then.
+            # A dead owner that was FILLING had all of it: where others map it the directory names it only then.
             is_free = state == EXCLUSIVE or state == MODIFIED or is_dead
             address = tag_address(geometry, slot)
             if is_free and compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag:

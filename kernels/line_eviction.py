@@ -92,9 +92,7 @@ def claim_slot(cache, line_log2, line, request):
                     return status.OK, slot, HAD_LOST
                 return status.OK, slot, HAD_NOTHING
         elif state == TAKEN and waited < load_i64(control, SPIN_ROUNDS):
-            code, waited = wait_turn(
-                control, waited
-            )  # soon its taker is done, and keeps the line's lock till then
+            code, waited = wait_turn(control, waited)  # its taker has the line's lock, and is done soon
         elif state in (EXCLUSIVE, MODIFIED, TAKEN):
             code = give_back(cache, line_log2, slot, line_of(tag, line_shift))
         else:  # a sibling uses it

@@ -1,7 +1,7 @@
 """The requester's side of flits: asking the agent of a home that this rank does not map.
 
 The slot is FILLING, or TAKEN, from before the flit leaves until its answer is installed; meanwhile the rank's
-own agent may be asked for the line by others (umem/agent side: line_probes.py). One flit of a rank is under way
+own agent may be asked for the line by others (umem/lines/probes.py). One flit of a rank is under way
 at a time. One that is not answered within a slice is left in the header's FLIT words: PENDING goes back to
 Python, which waits for the answer and calls `finish_flit`; then the access is made again, and finds the line.
 """

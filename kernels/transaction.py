@@ -3,8 +3,8 @@
 The home and all holders of copies are mapped. The order of its stores lets the requester die anywhere:
 
     lock the line; invalidate sharers, or take the owner's copy and bring it home
-    where an owner's copy was taken:
-        directory word: as after the transaction, still locked   from here on the new owner is the owner
+    where a copy was taken, or the home's memory is to change:
+        directory word: as after the transaction, still locked   from here on the next holders are the holders
         owner's tag: SHARED_COPY or INVALID                      until here its copy is whole
     own tag: as the row says, where a copy was taken, or is not owned; unlock
     own tag, where it becomes the owner and took no copy         whoever takes it waits until it is FILLING no more
@@ -69,7 +69,7 @@ from .ops import load_i64, load_relaxed_i64, store_release_i64
 from .ops_system import prefetch, prefetch_for_store
 from .protocol_rows import copy_state, next_word, relation_of, row_of
 
-PROCESSOR_LINE, FORESEEN_BYTES = 64, 128
+PROCESSOR_LINE, FORESEEN_BYTES = 64, 128  # of longer lines the processor itself foresees the rest
 TAKES_COPIES = FORWARD_SHARED | FORWARD_INVALID | INVALIDATE | INVALIDATE_ALL
 
 
@@ -117,9 +117,7 @@ def foresee(control, cache, home, line, line_log2, request):
     Only hints: whatever the directory says by then, nothing follows from what it says here.
     """
     start = BASE + (line << line_log2)
-    second = (
-        min(1 << line_log2, FORESEEN_BYTES) - PROCESSOR_LINE
-    )  # the processor finds out about longer lines
+    second = min(1 << line_log2, FORESEEN_BYTES) - PROCESSOR_LINE
     word = directory_word(control, cache_of(control, home), start, line_log2)
     prefetch_for_store(word)
     prefetch_for_store(own_tag(cache, line, line_log2))
@@ -176,6 +174,10 @@ def lock_home(cache, home, address, line, line_log2, request):
     next_value = next_word(control, row, value, rank)
     if owner_slot != NO_SLOT:
         let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
+    elif next_value != value:
+        # Before the memory changes: a sharer that claims its slot for an upgrade was let alone, and must not take its
+        # copy for the line if this rank dies.
+        name_holders(word, next_value, rank)
     count(cache, words.NUM_HOME_TRANSACTIONS, 1)
     if row & TAKES_COPIES and load_i64(cache, words.COUNTERS) != 0:
         note_loss(cache, address, line_log2, request == WRITE_HOME)
@@ -247,9 +249,15 @@ def are_mapped(control, value, row, rank, num_ranks):
 
 
 @inlined_function
+def name_holders(word, next_value, rank):
+    """Let the locked word say what holds after the transaction: from here on it does, though `rank` may die."""
+    store_release_i64(word, 0, locked(next_value, rank))
+
+
+@inlined_function
 def let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot):
     """Name the next holders in the locked word, then end the TAKEN of the owner's slot."""
-    store_release_i64(word, 0, locked(next_value, rank))
+    name_holders(word, next_value, rank)
     state = SHARED_COPY if row & FORWARD_SHARED else INVALID
     set_state(geometry_of(cache_of(control, owner_of(value)), line_log2), owner_slot, state)
 

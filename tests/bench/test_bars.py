@@ -38,8 +38,8 @@ torch_training_transformer torch_offload_mlp torch_offload_transformer torch_wir
 """
 # Issue 4's table.
 COHERENCE = """
-hit_load hit_load_siblings hit_store hit_fetch_add line_read line_write miss_read miss_write hand_over
-miss_by_flits zipf_no_peer_access zipf_hosts
+hit_load hit_load_siblings hit_store hit_fetch_add line_read_128 line_read_4096 line_write_128 line_write_4096
+miss_read miss_write hand_over hand_over_third miss_by_flits zipf_no_peer_access zipf_hosts
 """
 
 

@@ -30,6 +30,7 @@ SMALL = {
     "siblings": ("1:l 1:a", {}, 0),
     "siblings, two ways": ("1:al 1:A", {"num_ways": 2, **TWO_LINES}, 0),
     "siblings that evict": ("1:l 1:Ll", TWO_LINES, 0),
+    "a wait that spins": ("1:la 2:a", {"spin_rounds": 1}, 0),
     "a kill, stores at home": ("1:l 2:a", {"attribute": THROUGH}, 1),
     "a kill beside the home": ("0:al 1:a", {"protocol": MESI}, 1),
 }
@@ -64,6 +65,7 @@ THREE_LANES = {
     "siblings, two ways": ("1:a 1:a 2:a", {"num_ways": 2, **NARROW}, 0),
     "two lines": ("1:aA 2:l 3:a", {"num_ranks": 4, **TWO_LINES, **NONE}, 0),
     "a kill": ("1:a 2:a 3:l", {"num_ranks": 4, **NONE}, 1),
+    "a kill of the home beside an upgrade": ("0:a 1:la 2:ll", NONE, 1),
 }
 
 

@@ -44,6 +44,7 @@ class Bug:
     world: dict[str, Any] = field(default_factory=dict)
     wrong: dict[str, Any] = field(default_factory=dict)
     kills: int = 0
+    model: str = "weak"
 
 
 def replaced(module: Any, **functions: Any) -> Plant:
@@ -223,6 +224,14 @@ BUGS = {
     "the owner's copy ends before the next is named": Bug(
         "1:a 2:a", "no copy", replaced(transaction, let_owner_go=let_owner_go_first), kills=1
     ),
+    "the home's memory changes before its word": Bug(
+        "0:a 1:la 2:ll",
+        "no order",
+        replaced(transaction, name_holders=nothing),
+        {"version_bits": 0},
+        kills=1,
+        model="sequential",
+    ),
     "a copy given back ends before the directory's word": Bug(
         "1:aA 2:a", "", replaced(line_eviction, give_back=give_back_first), TWO_LINES, kills=1
     ),
@@ -234,18 +243,18 @@ CASES = [
 
 
 @functools.cache
-def unmodified(lanes, kills, *fields):
+def unmodified(lanes, model, kills, *fields):
     """The verdict on the kernels as they are; several bugs have one control."""
-    return search(Small(**dict(fields)), lanes, kills=kills)
+    return search(Small(**dict(fields)), lanes, model, kills)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_planted_bug_is_found_beside_its_control(name, monkeypatch):
     bug = BUGS[name]
-    control = unmodified(bug.lanes, bug.kills, *bug.world.items())
+    control = unmodified(bug.lanes, bug.model, bug.kills, *bug.world.items())
     assert (control.result, control.bug) == (Result.EXHAUSTED, "")
     bug.plant(monkeypatch)
-    verdict = search(Small(**{**bug.world, **bug.wrong}), bug.lanes, kills=bug.kills)
+    verdict = search(Small(**{**bug.world, **bug.wrong}), bug.lanes, bug.model, bug.kills)
     assert verdict.result is Result.BUG and bug.found in verdict.bug, verdict.bug
     assert verdict.trace, "with the way to it"
 

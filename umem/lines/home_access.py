@@ -41,7 +41,8 @@ def modify_home(request, reply, asked):
     value = reply + REPLY_VALUE * WORD
     operand = request + (REQUEST_WORDS + 2) * WORD
     if num_bytes == 0:
-        copy_range(address, load_i64(request, REQUEST_PAYLOAD), load_i64(request, REQUEST_PAYLOAD_BYTES))
+        payload, size = load_i64(request, REQUEST_PAYLOAD), load_i64(request, REQUEST_PAYLOAD_BYTES)
+        copy_range(address, payload, size, address)
     elif operation == FETCH_ADD_FLOAT and num_bytes == 4:
         store_f32(value, 0, fetch_add_f32(address, 0, load_f32(operand, 0)))
     elif operation == FETCH_ADD_FLOAT:

@@ -38,11 +38,8 @@ from ..kernels.line_cache import (
 from ..kernels.ops import compare_swap_i64, load_i64, store_i64
 from .prober import GROUP
 
-INVALIDATE, TAKE_SHARED, TAKE_INVALID = (
-    0,
-    1,
-    2,
-)  # second argument; the first is the line's address, the third its log2
+# second argument of a probe; the first is the line's address, the third log2 of its bytes
+INVALIDATE, TAKE_SHARED, TAKE_INVALID = 0, 1, 2
 
 
 @device_function
@@ -68,7 +65,7 @@ def give_up(geometry, line, line_shift, line_log2, dst, state_after):
     while True:
         slot, tag = search(geometry, line, line_shift)
         state = tag & STATE_MASK
-        if slot == NO_SLOT or state in (INVALID, SHARED_COPY):
+        if slot == NO_SLOT or state == SHARED_COPY:
             return status.NOT_FOUND
         if state == TAKEN:
             copy_words(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)
