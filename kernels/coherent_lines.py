@@ -6,7 +6,7 @@
 `dst` and `src` are pointers to the caller's own memory. Codes are those of kernels/coherent.py; where it is not OK,
 settle and go on behind the bytes that are done. NOT_CACHED: from there on the memory is not cached, and its home
 not mapped. A range is no atomic step: each aligned word in it is as one access, in no particular order. On CUDA
-pointer and address must be the same modulo 16.
+pointer and address must be multiples of 16.
 """
 
 from __future__ import annotations
@@ -54,20 +54,14 @@ from .line_cache import (
 )
 from .line_flits import finish_flit, write_at_home
 from .line_notes import note_range
+from .line_ranges import copy_in, copy_out
 from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready
 from .ops import (
     compare_swap_i64,
     fence_acquire,
     load_acquire_i64,
     load_i64,
-    load_u8,
-    load_u16,
-    load_u32,
-    store_i64,
     store_release_i64,
-    store_u8,
-    store_u16,
-    store_u32,
 )
 from .ops_system import count_trailing_zeros_u64
 from .ops_vector import (
@@ -76,67 +70,12 @@ from .ops_vector import (
     vec_equal_i64,
     vec_indices_i64,
     vec_lanes_i64,
-    vec_load_i64,
     vec_shift_left_i64,
     vec_splat_i64,
-    vec_store_i64,
     vec_xor_i64,
 )
 
 GROUP = "coherence"
-WORD_BYTES = 8
-
-
-@inlined_function
-def copy_range(dst, src, num_bytes, shared):
-    """Copy bytes; `shared` is the one of the two addresses that others access: no aligned word there is torn.
-
-    Plain accesses: others may store to the same words. What was read is used only where the tag behind it is
-    the one before it; what is written is the caller's alone.
-    """
-    if (shared | num_bytes) & (WORD_BYTES - 1) != 0:
-        copy_ragged(dst, src, num_bytes, shared)
-    else:
-        copy_aligned(dst, src, num_bytes)
-
-
-@inlined_function
-def copy_aligned(dst, src, num_bytes):
-    """Copy a multiple of 8 bytes by vectors, then words."""
-    step = vec_lanes_i64() * WORD_BYTES
-    done = 0
-    while done + step <= num_bytes:
-        vec_store_i64(dst + done, 0, vec_load_i64(src + done, 0))
-        done += step
-    while done < num_bytes:
-        store_i64(dst + done, 0, load_i64(src + done, 0))
-        done += WORD_BYTES
-
-
-@device_function
-def copy_ragged(dst, src, num_bytes, shared):
-    """`copy_range` of any place and length: elements of 1, 2 and 4 bytes before the words of `shared` and behind."""
-    done = 0
-    if shared & 1 and num_bytes > 0:
-        store_u8(dst, 0, load_u8(src, 0))
-        done = 1
-    if (shared + done) & 2 and done + 2 <= num_bytes:
-        store_u16(dst + done, 0, load_u16(src + done, 0))
-        done += 2
-    if (shared + done) & 4 and done + 4 <= num_bytes:
-        store_u32(dst + done, 0, load_u32(src + done, 0))
-        done += 4
-    middle = (num_bytes - done) & -WORD_BYTES
-    copy_aligned(dst + done, src + done, middle)
-    done += middle
-    if done + 4 <= num_bytes:
-        store_u32(dst + done, 0, load_u32(src + done, 0))
-        done += 4
-    if done + 2 <= num_bytes:
-        store_u16(dst + done, 0, load_u16(src + done, 0))
-        done += 2
-    if done < num_bytes:
-        store_u8(dst + done, 0, load_u8(src + done, 0))
 
 
 @inlined_function
@@ -162,9 +101,7 @@ def read_run(cache, note, dst, address, num_bytes):
     if size <= 0:
         return 0
     fence_acquire()
-    copy = copy_address(geometry, slot, line_log2) + offset
-    copy_range(dst, copy, size, copy)
-    fence_acquire()
+    copy_out(dst, copy_address(geometry, slot, line_log2) + offset, size)
     same = lanes_where(vec_xor_i64(tags, tags_from(geometry, slot - lane)), ~STATE_MASK, 0)
     if ones_from(same, lane) << line_log2 < offset + size:
         return 0
@@ -188,9 +125,7 @@ def read_line(cache, note, dst, address, num_bytes):
     if slot == NO_SLOT or (READABLE >> (tag & STATE_MASK)) & 1 == 0:
         return 0
     size = within_line(note, address, num_bytes)
-    copy = copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1))
-    copy_range(dst, copy, size, copy)
-    fence_acquire()
+    copy_out(dst, copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), size)
     if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS != 0:
         return 0
     count_hits(cache, slot, 1)
@@ -226,12 +161,12 @@ def read_slowly(cache, note, dst, address, num_bytes):
     """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
     if note & IS_HOME:
         if is_readable_at_home(cache, note, address):
-            copy_range(dst, address, num_bytes, address)
+            copy_out(dst, address, num_bytes)
             return status.OK, num_bytes
         code, word, value = make_home_ready(cache, note, address, GET_SHARED)
         if code != status.OK or word == 0:
             return code, 0
-        copy_range(dst, address, num_bytes, address)
+        copy_out(dst, address, num_bytes)
         unlock_line(word, value)
         note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, False)
         return status.OK, num_bytes
@@ -267,7 +202,7 @@ def coherent_read(cache, dst, address, num_bytes):
         code, note, size = next_piece(cache, address + done, num_bytes - done)
         if code == status.OK:
             if note == 0:
-                copy_range(dst + done, address + done, size, address + done)
+                copy_out(dst + done, address + done, size)
             else:
                 code, size = read_cached(cache, note, dst + done, address + done, size)
         if code != status.OK:
@@ -289,8 +224,7 @@ def write_line(cache, note, address, src, num_bytes, slot):
     if compare_swap_i64(at, 0, tag, in_state(tag, WRITING)) != tag:
         return 0
     size = within_line(note, address, num_bytes)
-    copy = copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1))
-    copy_range(copy, src, size, copy)
+    copy_in(copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), src, size)
     store_release_i64(at, 0, in_state(tag, MODIFIED))
     count_hits(cache, slot, 1)
     return size
@@ -330,7 +264,7 @@ def write_slowly(cache, note, address, src, num_bytes):
         return look_again(code), num_bytes if code == status.OK else 0
     if code != status.OK or word == 0:
         return code, 0
-    copy_range(address, src, num_bytes, address)
+    copy_in(address, src, num_bytes)
     unlock_line(word, value)
     note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, True)
     return status.OK, num_bytes
@@ -344,7 +278,7 @@ def coherent_write(cache, address, src, num_bytes):
         code, note, size = next_piece(cache, address + done, num_bytes - done)
         if code == status.OK:
             if note == 0:
-                copy_range(address + done, src + done, size, address + done)
+                copy_in(address + done, src + done, size)
             else:
                 code, size = write_cached(cache, note, address + done, src + done, size)
         if code != status.OK:

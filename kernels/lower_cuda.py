@@ -223,7 +223,7 @@ def _call_handler(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.
     return ir.Constant(I64, status.NOT_MAPPED)  # the host's functions are out of a device's reach
 
 
-VECTORS = CudaVectors(VECTOR_BYTES, _load)
+VECTORS = CudaVectors(VECTOR_BYTES, _load, _store)
 EMITTERS: dict[str, Emitter] = {
     **VECTORS.emitters(),
     "load": _load,

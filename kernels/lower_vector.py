@@ -27,6 +27,7 @@ from .lower_narrow import (
 )
 
 NARROW_TYPES = {"f16": I16, "bf16": I16, "i8": I8, "u8": I8}
+LANE_BYTES = 8  # of those that relaxed accesses have
 ELEMENT_BYTES = {"f32": 4, "i32": 4, "f64": 8, "i64": 8}
 
 Args = list[ir.Value]
@@ -59,8 +60,9 @@ class VectorLowering:
 
     address_space = 0
 
-    def __init__(self, register_bytes: int, scalar_load: Emitter):
-        self.register_bytes, self.scalar_load = register_bytes, scalar_load
+    def __init__(self, register_bytes: int, scalar_load: Emitter, scalar_store: Emitter):
+        self.register_bytes = register_bytes
+        self.scalar_load, self.scalar_store = scalar_load, scalar_store
 
     # --- types and addresses
 
@@ -106,8 +108,15 @@ class VectorLowering:
         pointer = self.pointer(builder, vector.element, vector, args[0], args[1])
         if row.ordering == "stream":
             self.stream(builder, row, pointer, args[2])
+        elif row.ordering == "relaxed":
+            self.store_relaxed(builder, row, args)
         else:
             builder.store(args[2], pointer, align=self.alignment(self.register_bytes))
+
+    def store_relaxed(self, builder: Builder, row: Intrinsic, args: Args) -> None:
+        for lane in range(args[2].type.count):
+            value = builder.extract_element(args[2], I32(lane))
+            self.scalar_store(builder, row, [args[0], builder.add(args[1], I64(lane)), value])
 
     def stream(self, builder: Builder, row: Intrinsic, pointer: ir.Value, value: ir.Value) -> None:
         # Nontemporal instructions need aligned addresses: without this claim LLVM would not use them.
@@ -232,18 +241,26 @@ class CpuVectors(VectorLowering):
     """Vectors of this CPU's registers."""
 
     def __init__(self) -> None:
-        super().__init__(cpu_register_bytes(), CPU_EMITTERS["load"])
+        super().__init__(cpu_register_bytes(), CPU_EMITTERS["load"], CPU_EMITTERS["store"])
         # Without F16C LLVM would call a library function that is not there.
         self.has_half = not IS_X86 or "f16c" in cpu_features()
+
+    # LLVM has no atomic accesses of vectors. x86 never tears an aligned 8 bytes, of a vector neither, and no load
+    # overtakes another, nor a store; what the compiler may do is up to the fences beside them.
 
     def load_relaxed(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         if not IS_X86:
             return super().load_relaxed(builder, row, args)
-        # LLVM has no atomic loads of vectors. x86 never tears an aligned 8 bytes, of a vector neither, and no load
-        # overtakes another; what the compiler may do is up to the fences beside it.
         vector = self.vector_type(element_name(row))
-        pointer = self.pointer(builder, vector.element, vector, *args)
-        return builder.load(pointer, align=self.register_bytes)
+        return builder.load(self.pointer(builder, vector.element, vector, *args), align=LANE_BYTES)
+
+    def store_relaxed(self, builder: Builder, row: Intrinsic, args: Args) -> None:
+        if not IS_X86:
+            super().store_relaxed(builder, row, args)
+            return
+        vector = self.vector_type(element_name(row))
+        pointer = self.pointer(builder, vector.element, vector, args[0], args[1])
+        builder.store(args[2], pointer, align=LANE_BYTES)
 
     def f16_to_f32(self, builder: Builder, bits: ir.Value, lanes: int) -> ir.Value:
         if not self.has_half:

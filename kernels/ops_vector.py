@@ -3,12 +3,12 @@
 T in f32, f64, i32, i64. vec_lanes_T() is the width: a CPU register (16 x f32 with AVX-512, 8 with AVX2,
 else 4), 16 bytes on CUDA, 1 in plain Python, where a vector is simply a number. A kernel steps by it and
 finishes with scalars. Accesses are plain where not named otherwise; CUDA needs 16 B alignment, the CPU none
-(vec_load_relaxed_i64: that of the vector).
+(relaxed ones: that of a lane).
 
 | intrinsic | effect |
 |---|---|
 | vec_load_T(base, index), vec_store_T(base, index, v) | the lanes from element `index` on |
-| vec_load_relaxed_i64(base, index) | the same, each lane as one relaxed load, in no order among them |
+| vec_load_relaxed_i64, vec_store_relaxed_i64 | the same, each lane one relaxed access, in no order among them |
 | vec_stream_T(base, index, v) | store around the caches, see below |
 | vec_zero_T(), vec_splat_T(value) | all lanes equal |
 | vec_indices_i64() | 0, 1, 2, ... |
@@ -58,6 +58,9 @@ Store = Callable[[int, int, Vector], None]
 Binary = Callable[[Vector, Vector], Vector]
 
 
+STORE_NAMES: dict[Ordering, str] = {"plain": "store", "relaxed": "store_relaxed", "stream": "stream"}
+
+
 def _lanes(element: Element) -> Callable[[], int]:
     def lanes() -> int:
         return 1
@@ -80,7 +83,7 @@ def _store(element: Element, ordering: Ordering) -> Store:
     def store(base: int, index: int, vector: Vector) -> None:
         machine.current.store(base + index * element.num_bytes, element, vector, ordering)
 
-    name = f"vec_{'stream' if ordering == 'stream' else 'store'}_{element.name}"
+    name = f"vec_{STORE_NAMES[ordering]}_{element.name}"
     doc = f"Write all lanes from element `index` on; ordering: {ordering}."
     operands = f"i64 i64 vec_{element.name}"
     return define(store, name, "vec_store", operands, "void", element=element, ordering=ordering, doc=doc)
@@ -207,7 +210,7 @@ vec_lanes_f32, vec_lanes_f64, vec_lanes_i32, vec_lanes_i64 = map(_lanes, _ALL)
 vec_load_f32, vec_load_f64, vec_load_i32, vec_load_i64 = map(_load, _ALL)
 vec_store_f32, vec_store_f64, vec_store_i32, vec_store_i64 = (_store(e, "plain") for e in _ALL)
 vec_stream_f32, vec_stream_f64, vec_stream_i32, vec_stream_i64 = (_store(e, "stream") for e in _ALL)
-vec_load_relaxed_i64 = _load(I64, "relaxed")
+vec_load_relaxed_i64, vec_store_relaxed_i64 = _load(I64, "relaxed"), _store(I64, "relaxed")
 vec_indices_i64, vec_equal_i64 = _indices(I64), _equal(I64)
 vec_zero_f32, vec_zero_f64, vec_zero_i32, vec_zero_i64 = map(_zero, _ALL)
 vec_splat_f32, vec_splat_f64, vec_splat_i32, vec_splat_i64 = map(_splat, _ALL)

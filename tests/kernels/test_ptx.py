@@ -71,6 +71,7 @@ EXPECTED: dict[str, str] = {
     "prefetch": r"prefetch\.global\.L2 \[",
     "prefetch_for_store": r"prefetch\.global\.L2 \[",
     "vec_load_relaxed_i64": r"(ld\.relaxed\.sys\.global\.[bus]64[^$]*){2}",
+    "vec_store_relaxed_i64": r"(st\.relaxed\.sys\.global\.[bus]64[^$]*){2}",
     "vec_indices_i64": r"st\.global\.v2\.[bu]64",
     "vec_equal_i64": r"(setp[^$]*){2}",
     "copy_bytes": r"ld\.global[^$]*st\.global",
@@ -191,7 +192,7 @@ def test_every_intrinsic_becomes_its_instruction(row: Intrinsic, cc: tuple[int, 
     body = body_of(row, cc)
     assert re.search(expected(row), body), body
     if row.ordering in ("relaxed", "acquire", "release", "acq_rel", "seq_cst"):
-        num_lanes = 2 if row.result.startswith("vec_") else 1  # one access a lane
+        num_lanes = 2 if row.name.startswith("vec_") else 1  # one access a lane
         assert body.count(".sys") == num_lanes, body
     else:
         assert ".sys" not in body, body

@@ -2,7 +2,7 @@
 
 Lanes are written as "1:la 2:A": a lane on rank 1 that loads and then adds, one on rank 2 that adds. Small letters
 access line 0, capitals line 1: l loads, a adds a power of ten that is the lane's own, s stores, c compares with the
-first value and swaps.
+first value and swaps; r reads and w writes both lines as one range.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from umem.kernels.coherent import (
     coherent_load_i64,
     coherent_store_i64,
 )
+from umem.kernels.coherent_lines import coherent_read, coherent_write
 from umem.kernels.control import ALIVE, DEAD, PEER_MAPPED, PEER_STATE
 from umem.kernels.directory import line_state, owner_of
 from umem.kernels.heap_layout import BLOCK_LOG2
+from umem.kernels.ops import load_i64
 from umem.kernels.status import OK
 from umem.verify import Verdict, explore
 
@@ -31,7 +33,8 @@ LINE_LOG2 = 3  # a line is one word: more would only multiply the states
 META_STRIDE_LOG2 = 20
 LINEAR = BASE + (1 << 32)
 STRIDE_LOG2 = 30
-DIRECTORY, BLOCKS, NOTES, TAGS, COPIES = (1 << 62) + 0, 1 << 50, 1 << 51, 1 << 52, 1 << 53
+DIRECTORY, BLOCKS, NOTES, TAGS, COPIES, OWN = (1 << 62) + 0, 1 << 50, 1 << 51, 1 << 52, 1 << 53, 1 << 54
+RANGE_BYTES = 2 << LINE_LOG2
 VERSION_BITS = 3
 
 
@@ -164,6 +167,14 @@ def run(cache, *program):
             code, value = coherent_load_i64(cache, operation[1])
         elif operation[0] == "add":
             code, value = coherent_fetch_add_i64(cache, operation[1], operation[2])
+        elif operation[0] == "read":
+            code, _ = coherent_read(cache, operation[2], operation[1], RANGE_BYTES)
+            results = (*results, load_i64(operation[2], 0))
+            value = load_i64(operation[2], 1)
+        elif operation[0] == "write":
+            code, _ = coherent_write(cache, operation[1], operation[2], RANGE_BYTES)
+            results = (*results, 0)
+            value = 0
         elif operation[0] == "swap":
             code, value = coherent_compare_swap_i64(cache, operation[1], operation[2], operation[3])
         else:
@@ -198,14 +209,44 @@ def operation_of(small: Small, letter: str, lane: int, step: int) -> tuple:
             return ("store", address, 10_000 + number)
         case "c":
             return ("swap", address, small.initial(line), 20_000 + number)
+        case "r":
+            return ("read", small.line(0), OWN + RANGE_BYTES * number)
+        case "w":
+            return ("write", small.line(0), OWN + RANGE_BYTES * number)
     raise AssertionError(letter)
+
+
+def own_words(programs) -> tuple[dict[int, int], dict[int, int]]:
+    """The lanes' own memory: (what ranges are read to, what they are written from)."""
+    read, written = {}, {}
+    for operation in [operation for program in programs for operation in program]:
+        if operation[0] in ("read", "write"):
+            of = read if operation[0] == "read" else written
+            of |= {operation[2]: operation[2] - OWN + 1, operation[2] + 8: operation[2] - OWN + 9}
+    return read, written
+
+
+def accesses(program) -> tuple:
+    """The operations of a program, each on one line: a range is one on each."""
+    single = []
+    for operation in program:
+        first, own = operation[1], operation[2] if len(operation) > 2 else 0
+        if operation[0] == "read":
+            single += [("load", first), ("load", first + 8)]
+        elif operation[0] == "write":
+            single += [("store", first, own - OWN + 1), ("store", first + 8, own - OWN + 9)]
+        else:
+            single.append(operation)
+    return tuple(single)
 
 
 def search(small: Small, text: str, model: str = "weak", kills: int = 0, limit_s: float = 240.0) -> Verdict:
     """Every execution of the lanes of `text`; with `kills` the others are told of a death behind all it did."""
     ranks, programs = lanes_of(small, text)
     lanes = [(run, small.cache(rank), *program) for rank, program in zip(ranks, programs, strict=True)]
-    memory, constants = small.memory, small.constants
+    read, written = own_words(programs)
+    memory, constants = small.memory | read, small.constants | written
+    programs = [accesses(program) for program in programs]
     if not kills:
         final = in_order(small, programs)
         return explore(lanes, memory, final, model, constants=constants, limit_s=limit_s)

@@ -31,6 +31,10 @@ SMALL = {
     "siblings, two ways": ("1:al 1:A", {"num_ways": 2, **TWO_LINES}, 0),
     "siblings that evict": ("1:l 1:Ll", TWO_LINES, 0),
     "a wait that spins": ("1:la 2:a", {"spin_rounds": 1}, 0),
+    "ranges": ("1:r 2:w", TWO_LINES, 0),
+    "ranges, stores at home": ("1:r 2:w", {"attribute": THROUGH, **TWO_LINES}, 0),
+    "a range written at home": ("0:w 1:rr", TWO_LINES, 0),
+    "a range beside a sibling": ("1:r 1:al", {"version_bits": 2, **TWO_LINES}, 0),
     "a kill, stores at home": ("1:l 2:a", {"attribute": THROUGH}, 1),
     "a kill beside the home": ("0:al 1:a", {"protocol": MESI}, 1),
 }
@@ -47,6 +51,7 @@ LARGE = {
     "two ways": ("1:aA 2:Aa", {**TWO_LINES, "num_ways": 2}, 0),
     "siblings that evict": ("1:aA 1:a", TWO_LINES, 0),
     "two lines, three operations": ("1:laA 2:Aal", {**TWO_LINES, **NARROW}, 0),
+    "ranges of siblings": ("1:r 1:w", {"version_bits": 2, **TWO_LINES}, 0),
     "a kill": ("1:al 2:al", NARROW, 1),
     "a kill, MESI": ("1:al 2:la", {"protocol": MESI, **NARROW}, 1),
     "a kill, snooping": ("1:l 2:a", {"protocol": SNOOP}, 1),

@@ -13,7 +13,7 @@ from ..agent.layout import (
 from ..kernels import device_function
 from ..kernels.coherence_layout import FETCH_ADD_FLOAT, FLIT_BYTES_SHIFT, FLIT_OPERATION_SHIFT
 from ..kernels.coherent import raw_change
-from ..kernels.coherent_lines import copy_range
+from ..kernels.line_ranges import copy_in
 from ..kernels.ops import (
     fetch_add_f32,
     fetch_add_f64,
@@ -42,7 +42,7 @@ def modify_home(request, reply, asked):
     operand = request + (REQUEST_WORDS + 2) * WORD
     if num_bytes == 0:
         payload, size = load_i64(request, REQUEST_PAYLOAD), load_i64(request, REQUEST_PAYLOAD_BYTES)
-        copy_range(address, payload, size, address)
+        copy_in(address, payload, size)
     elif operation == FETCH_ADD_FLOAT and num_bytes == 4:
         store_f32(value, 0, fetch_add_f32(address, 0, load_f32(operand, 0)))
     elif operation == FETCH_ADD_FLOAT:
