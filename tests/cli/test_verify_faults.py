@@ -49,26 +49,33 @@ def test_what_cannot_be_done_is_named(arguments, capsys):
     assert arguments[1] in capsys.readouterr().err
 
 
+# Once in some 150 kills of ranks that ask over UCX's shared memory an agent then answered nobody. The cause is not
+# proven; probably a place in its queue that the killed one had taken and never filled. So these are
+# for check-long.
+KILLS = {"mapped": 20, "no-peer-access": 12, "hosts": 8}
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("kind", "work", "symptom"),
+    ("kind", "world", "work", "symptom"),
     [
-        ("directory", Careless, "and was raised"),
-        ("heap", Hoarder, "allocations that nobody frees"),
-        ("agent", Deaf, "is dead and not said to be lost"),
+        ("directory", "mapped", Careless, "and was raised"),
+        ("heap", "mapped", Hoarder, "allocations that nobody frees"),
+        ("agent", "hosts", Deaf, "is dead and not said to be lost"),
     ],
 )
-def test_a_survivor_that_finds_something_wrong_fails(kind, work, symptom, monkeypatch, capsys):
+def test_a_survivor_that_finds_something_wrong_fails(
+    kind, world, work, symptom, monkeypatch, why_no_hosts, capsys
+):
+    if world == "hosts" and why_no_hosts is not None:
+        pytest.skip(why_no_hosts)
     monkeypatch.setitem(command.KINDS, kind, work)
-    assert app.main(["verify", "faults", "--what", kind, "--kills", "1", "--world", "no-peer-access"]) == 1
+    assert app.main(["verify", "faults", "--what", kind, "--kills", "1", "--world", world]) == 1
     printed = capsys.readouterr().out
-    assert re.search(ROW.format(kind, "no-peer-access", "FAILED").replace(r"[\d.]+", r"[\d.na]+"), printed)
+    assert re.search(ROW.format(kind, world, "FAILED").replace(r"[\d.]+", r"[\d.na]+"), printed)
     assert symptom in printed
 
 
-# Once in some 150 kills of ranks that ask over UCX's shared memory an agent then answered nobody. The cause is not
-# proven; probably a place in its queue that the killed one had taken and never filled. So these are for check-long.
-KILLS = {"mapped": 20, "no-peer-access": 12, "hosts": 8}
 OVER_SHARED_MEMORY = {("mapped", "agent"), *(("no-peer-access", kind) for kind in command.KINDS)}
 RUNS = [
     pytest.param(
