@@ -78,8 +78,14 @@ def recall(cache, note, start, request):
 
 @device_function
 def is_readable_at_home(cache, note, address):
-    """True where the memory of this rank, the home, holds what a load must find: no other rank owns the line."""
-    word = directory_word(load_i64(cache, words.CONTROL), cache, address, note & LINE_LOG2_MASK)
+    """True where the memory of this rank, the home, holds what a load must find: no other rank owns the line.
+
+    Others may have had the block cached anew since it was noted: in lines of another size other words speak for it.
+    """
+    control = load_i64(cache, words.CONTROL)
+    if not is_as_noted(cache, control, load_i64(control, RANK), note, address):
+        return False
+    word = directory_word(control, cache, address, note & LINE_LOG2_MASK)
     state = line_state(load_acquire_i64(word, 0))
     if state == OWNED or state == POISONED:
         return False

@@ -122,6 +122,19 @@ class CoherenceMachine(RuleBasedStateMachine):
         return int.from_bytes(self.expected[home][place : place + size], "little", signed=True)
 
 
+def test_a_home_sees_that_others_had_its_block_cached_anew():
+    machine = CoherenceMachine()
+    machine.begin(0, ("back", "back"), (64, 64), CACHES[0])
+    try:
+        machine.load(1, 1, 0, 1)
+        machine.free_and_allocate(0, 0, 1, "back", 128)
+        machine.write(0, 1, 64, b"\1")
+        machine.load(1, 1, 64, 1)
+        machine.read(1, 1, 0, 129)
+    finally:
+        machine.teardown()
+
+
 def signed(value, size):
     """The signed number that an element of `size` bytes makes of `value`."""
     return int.from_bytes((value & ((1 << 8 * size) - 1)).to_bytes(size, "little"), "little", signed=True)
