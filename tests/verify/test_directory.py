@@ -51,7 +51,6 @@ LARGE = {
     "two ways": ("1:aA 2:Aa", {**TWO_LINES, "num_ways": 2}, 0),
     "siblings that evict": ("1:aA 1:a", TWO_LINES, 0),
     "two lines, three operations": ("1:laA 2:Aal", {**TWO_LINES, **NARROW}, 0),
-    "ranges of siblings": ("1:r 1:w", {"version_bits": 2, **TWO_LINES}, 0),
     "a kill": ("1:al 2:al", NARROW, 1),
     "a kill, MESI": ("1:al 2:la", {"protocol": MESI, **NARROW}, 1),
     "a kill, snooping": ("1:l 2:a", {"protocol": SNOOP}, 1),
