@@ -74,6 +74,12 @@ def tag_address(geometry, slot):
 
 
 @inlined_function
+def own_tag(geometry, line):
+    """Address of the tag where `line` most likely is."""
+    return tag_address(geometry, first_slot(geometry, line))
+
+
+@inlined_function
 def copy_address(geometry, slot, line_log2):
     """Address of the slot's copy."""
     return load_i64(geometry, words.COPIES) + (slot << line_log2)
@@ -171,7 +177,7 @@ def invalidate(cache, line_log2, line):
     """
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
-    prefetch_for_store(tag_address(geometry, first_slot(geometry, line)))
+    prefetch_for_store(own_tag(geometry, line))
     while True:
         slot, tag = find_tag(geometry, line, line_shift, 1 << SHARED_COPY, NO_SLOT)
         if slot == NO_SLOT:
@@ -190,7 +196,7 @@ def take(control, cache, rank, line_log2, line):
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
     waited, was_dead = 0, 0
-    prefetch_for_store(tag_address(geometry, first_slot(geometry, line)))
+    prefetch_for_store(own_tag(geometry, line))
     while True:
         slot, tag = search(geometry, line, line_shift)
         state = tag & STATE_MASK

@@ -109,7 +109,7 @@ def find_room(cache, geometry, line, line_shift):
     first = first_slot(geometry, line)
     slots, end, in_set = set_of(geometry, line)
     lost, free = NO_SLOT, NO_SLOT
-    while slots < end:
+    while slots < end:  # as `find_tag`, but one look at a vector says too what was lost and what is free
         tags = tags_from(geometry, slots)
         like = in_set & lanes_where(tags, -1 << line_shift, line << line_shift)
         while like != 0:

@@ -59,8 +59,8 @@ from .line_cache import (
     first_slot,
     geometry_of,
     invalidate,
+    own_tag,
     set_state,
-    tag_address,
     take,
 )
 from .line_eviction import HAD_COPY, HAD_LOST, HAD_NOTHING, claim_slot
@@ -120,17 +120,16 @@ def foresee(control, cache, home, line, line_log2, request):
     second = min(1 << line_log2, FORESEEN_BYTES) - PROCESSOR_LINE
     word = directory_word(control, cache_of(control, home), start, line_log2)
     prefetch_for_store(word)
-    prefetch_for_store(own_tag(cache, line, line_log2))
+    prefetch_for_store(own_tag(geometry_of(cache, line_log2), line))
     prefetch(start)
     prefetch(start + second)
     value = load_relaxed_i64(word, 0)
     if line_state(value) == OWNED:
         owner = owner_of(value)
         if load_i64(control, PEER_MAPPED + owner) != 0:
-            owner_cache = cache_of(control, owner)
-            geometry = geometry_of(owner_cache, line_log2)
+            geometry = geometry_of(cache_of(control, owner), line_log2)
             copy = copy_address(geometry, first_slot(geometry, line), line_log2)
-            prefetch_for_store(own_tag(owner_cache, line, line_log2))
+            prefetch_for_store(own_tag(geometry, line))
             prefetch(copy)
             prefetch(copy + second)
             prefetch_for_store(start)
@@ -140,15 +139,8 @@ def foresee(control, cache, home, line, line_log2, request):
         sharer = next_sharer(value, 0, num_ranks)
         while sharer != NO_RANK:
             if load_i64(control, PEER_MAPPED + sharer) != 0:
-                prefetch_for_store(own_tag(cache_of(control, sharer), line, line_log2))
+                prefetch_for_store(own_tag(geometry_of(cache_of(control, sharer), line_log2), line))
             sharer = next_sharer(value, sharer + 1, num_ranks)
-
-
-@inlined_function
-def own_tag(cache, line, line_log2):
-    """Address of the tag where `line` most likely is in a rank's cache."""
-    geometry = geometry_of(cache, line_log2)
-    return tag_address(geometry, first_slot(geometry, line))
 
 
 @device_function
