@@ -64,6 +64,10 @@ class Worker:
                 tensor = torch.full((num_words,), self.rng.randrange(1 << 60), dtype=torch.int64)
         except RankLost:
             return None
+        except RuntimeError as error:
+            # Tensors in flight fill the segments where the others are too slow to receive them, or have ended.
+            assert "no room at home" in str(error)
+            return self.drop()
         return self.held.append(tensor)
 
     def drop(self) -> None:
@@ -150,8 +154,10 @@ def soak(tmp_path: Path, seed: int, num_kills: int) -> int:
     )
     survivors = outcomes[: NUM_RANKS - num_kills]
     for rank, told in enumerate(survivors):
-        assert isinstance(told, dict), f"rank {rank}: {told}"
-        assert (told["live"], told["refused"], told["left"]) == (0, 0, set()), f"rank {rank}: {told}"
+        assert isinstance(told, dict), f"rank {rank} of seed {seed}: {told}"
+    for rank, told in enumerate(survivors):
+        num_left = len(told["left"])
+        assert (told["live"], told["refused"], num_left) == (0, 0, 0), f"rank {rank} of seed {seed}: {told}"
     return sum(told["steps"] for told in survivors)
 
 
