@@ -24,12 +24,11 @@ NUM_DIRECTORY_STATES = 3  # that the table has rows for; POISONED is an error, n
 
 # --- states of a copy. INVALID to MODIFIED are the table's; the others are steps of a transaction
 INVALID, SHARED_COPY, EXCLUSIVE, MODIFIED = 0, 1, 2, 3
-PINNED = 4  # owned, and its rank stores into it: one access of at most 8 B
-WRITING = 5  # owned, and its rank writes many words of it
-FILLING = 6  # claimed by its rank, which reads it from elsewhere
-DROPPED = 7  # FILLING, and invalidated meanwhile: what arrives is used once and not kept
-TAKEN = 8  # owned, intact, and being copied out; whoever set it ends it
-READABLE = 1 << SHARED_COPY | 1 << EXCLUSIVE | 1 << MODIFIED | 1 << PINNED | 1 << WRITING
+PINNED = 4  # owned, and its rank stores into it
+FILLING = 5  # claimed by its rank, which reads it from elsewhere
+DROPPED = 6  # FILLING, and invalidated meanwhile: what arrives is used once and not kept
+TAKEN = 7  # owned, intact, and being copied out; whoever set it ends it
+READABLE = 1 << SHARED_COPY | 1 << EXCLUSIVE | 1 << MODIFIED | 1 << PINNED
 OWNED_STATES = 1 << EXCLUSIVE | 1 << MODIFIED  # and in nobody's use
 AT_REST = 3  # these states are those up to 3
 STATE_BITS, STATE_MASK = 4, 15
@@ -123,6 +122,9 @@ ROWS = 32  # the protocol
 GEOMETRIES = 96  # GEOMETRY_WORDS for each line_log2 from 0 on
 assert ROWS + NUM_ROWS <= GEOMETRIES
 TAGS, COPIES, SLOT_MASK, NUM_WAYS = 0, 1, 2, 3  # of a geometry: two addresses, slots - 1, slots a set
+ROW_LOG2 = 3  # slots in a row: their tags fill a line of the processor
+GROUP_LOG2 = 5  # slots that a range pins at once; behind the tags a word a group, its pin
+GROUP_SLOTS = 1 << GROUP_LOG2
 GEOMETRY_WORDS = 4
 NUM_GEOMETRIES = MAX_LINE_LOG2 + 1
 FLIT = GEOMETRIES + NUM_GEOMETRIES * GEOMETRY_WORDS  # FLIT_WORDS: what is under way to an unmapped home

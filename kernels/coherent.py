@@ -66,7 +66,12 @@ def _change(element: str, verb: str) -> Function:
     """coherent_store_T, coherent_fetch_add_T, coherent_exchange_T or coherent_compare_swap_T."""
     is_float_sum = verb == "fetch_add" and ELEMENTS[element].kind == "f"
     names = {**_names(element), "OPERATION": words.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb]}
-    bodies: dict[str, Any] = {"fetch_add": access.add, "compare_swap": access.swap_if_equal}
+    names["READS_FIRST"] = int(verb != "store")
+    bodies: dict[str, Any] = {
+        "store": access.put,
+        "fetch_add": access.add,
+        "compare_swap": access.swap_if_equal,
+    }
     suffix = f"{verb}_{element}"
     body: Function = bodies.get(verb, access.modify)
     names["modify"] = _bind(body, suffix, names)

@@ -35,6 +35,7 @@ from .directory import unlock_line
 from .heap_layout import BLOCK_LOG2
 from .line_cache import (
     NO_SLOT,
+    await_siblings,
     copy_address,
     count_hits,
     first_slot,
@@ -80,9 +81,16 @@ def noted(cache, address):
 
 # --- templates: the names that are bound for each element stand here for int64
 
-NUM_BYTES, ZERO, OPERATION = 8, 0, words.STORE
+NUM_BYTES, ZERO, OPERATION, READS_FIRST = 8, 0, words.STORE, 1
 load_value, store_value = ops.load_i64, ops.store_i64
 load_acquire_value, store_release_value = ops.load_acquire_i64, ops.store_release_i64
+
+
+@device_function
+def put(address, operation, first, second):
+    """`modify` for store; what stood there is not told."""
+    store_release_value(address, 0, first)
+    return ZERO
 
 
 @device_function
@@ -224,6 +232,9 @@ def modify_hit(cache, note, address, slot, operation, first, second):
     is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
     if is_there and (OWNED_STATES >> (tag & STATE_MASK)) & 1:
         if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, PINNED)) == tag:
+            # A word that a range writes may be stored to meanwhile, but not loaded, and then stored to.
+            if READS_FIRST and await_siblings(cache, geometry, slot) != status.OK:
+                return 0, ZERO
             offset = address & ((1 << line_log2) - 1)
             old = modify(copy_address(geometry, slot, line_log2) + offset, operation, first, second)
             store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))

@@ -20,21 +20,22 @@ from .coherence_layout import (
     ATTRIBUTE_SHIFT,
     GET_OWNED,
     GET_SHARED,
+    GROUP_SLOTS,
     INVALID,
     IS_HOME,
     LINE_LOG2_MASK,
     MODIFIED,
     NOT_HOME,
     OWNED_STATES,
+    PINNED,
     PRIVATE,
     READABLE,
     STATE_BITS,
     STATE_MASK,
     THROUGH,
     WRITE_HOME,
-    WRITING,
 )
-from .coherent_access import any_slot, noted, own_slot
+from .coherent_access import any_slot, noted
 from .compile import cpu_kernel, device_function, inlined_function
 from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import unlock_line
@@ -43,14 +44,14 @@ from .line_cache import (
     NO_SLOT,
     copy_address,
     count_hits,
-    first_slot,
     geometry_of,
     in_state,
     is_of_line,
     lanes_where,
+    pin_among,
     search,
+    slot_among,
     tag_address,
-    tags_from,
 )
 from .line_flits import finish_flit, write_at_home
 from .line_notes import note_range
@@ -59,60 +60,79 @@ from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready
 from .ops import (
     compare_swap_i64,
     fence_acquire,
+    fence_after_atomic,
     load_acquire_i64,
     load_i64,
     store_release_i64,
 )
-from .ops_system import count_trailing_zeros_u64
 from .ops_vector import (
     vec_add_i64,
     vec_and_i64,
     vec_equal_i64,
     vec_indices_i64,
     vec_lanes_i64,
+    vec_load_relaxed_i64,
     vec_shift_left_i64,
     vec_splat_i64,
     vec_xor_i64,
 )
 
 GROUP = "coherence"
+MOST_PINNED_BYTES = (
+    4096  # after so many a vector of lines is not followed by another: who takes one waits for the pin
+)
 
 
 @inlined_function
-def read_run(cache, note, dst, address, num_bytes):
-    """Bytes read, from `address` on, of this rank's own copies of lines in a row: 0 where the first is not in its slot.
+def slots_of(cache, line_log2):
+    """What does not change while one range is walked: (log2 of a line's bytes, its shift in a tag, address of the
+    tags, of the copies, slots - 1). Loaded once: no compiler knows that copies do not store to the header."""
+    geometry = geometry_of(cache, line_log2)
+    tags, copies = load_i64(geometry, words.TAGS), load_i64(geometry, words.COPIES)
+    return line_log2, load_i64(cache, words.LINE_SHIFT), tags, copies, load_i64(geometry, words.SLOT_MASK)
+
+
+@inlined_function
+def run_of(slots, address, num_bytes):
+    """(slot, its lane, bytes, lanes) of the lines from `address` on whose tags are in one vector: what is to be had by
+    one look. The bytes do not hang on the tags, so that the processor need not wait for these to go on."""
+    line_log2, _, _, _, slot_mask = slots
+    slot = slot_among((address - BASE) >> line_log2, slot_mask)
+    lane = slot & (vec_lanes_i64() - 1)
+    offset = address & ((1 << line_log2) - 1)
+    size = min(num_bytes, (vec_lanes_i64() - lane << line_log2) - offset)
+    num_lines = (offset + size + (1 << line_log2) - 1) >> line_log2
+    return slot, lane, size, ((1 << num_lines) - 1) << lane
+
+
+@inlined_function
+def tags_of_lines(slots, address, lane):
+    """A vector of what the tags of lines in a row would be, with state and version 0; that of `address` in `lane`."""
+    line_log2, line_shift, _, _, _ = slots
+    first = ((address - BASE) >> line_log2) - lane
+    return vec_shift_left_i64(vec_add_i64(vec_splat_i64(first), vec_indices_i64()), line_shift)
+
+
+@inlined_function
+def read_run(slots, dst, address, num_bytes):
+    """Bytes read, from `address` on, of this rank's own copies of lines in a row: 0 where one is not in its slot.
 
     They have slots in a row, so their copies lie one behind the other: one look at a vector of tags before the copy
     and one behind it do for all.
     """
-    line_log2 = note & LINE_LOG2_MASK
-    line = (address - BASE) >> line_log2
-    line_shift = load_i64(cache, words.LINE_SHIFT)
-    geometry = geometry_of(cache, line_log2)
-    slot = first_slot(geometry, line)
-    lane = slot & (vec_lanes_i64() - 1)
-    tags = tags_from(geometry, slot - lane)
-    lines = vec_add_i64(vec_splat_i64(line - lane), vec_indices_i64())
-    theirs = vec_shift_left_i64(lines, line_shift)
+    line_log2, line_shift, all_tags, copies, _ = slots
+    slot, lane, size, wanted = run_of(slots, address, num_bytes)
+    tags = vec_load_relaxed_i64(all_tags, slot - lane)
     at_rest = vec_and_i64(tags, vec_splat_i64(-1 << line_shift | STATE_MASK - AT_REST))
-    there = vec_equal_i64(at_rest, theirs) & ~lanes_where(tags, AT_REST, INVALID)
-    offset = address & ((1 << line_log2) - 1)
-    size = min(num_bytes, (ones_from(there, lane) << line_log2) - offset)
-    if size <= 0:
+    there = vec_equal_i64(at_rest, tags_of_lines(slots, address, lane)) & ~lanes_where(tags, AT_REST, INVALID)
+    if there & wanted != wanted:
         return 0
     fence_acquire()
-    copy_out(dst, copy_address(geometry, slot, line_log2) + offset, size)
-    same = lanes_where(vec_xor_i64(tags, tags_from(geometry, slot - lane)), ~STATE_MASK, 0)
-    if ones_from(same, lane) << line_log2 < offset + size:
+    copy_out(dst, copies + (slot << line_log2) + (address & ((1 << line_log2) - 1)), size)
+    changed = vec_xor_i64(tags, vec_load_relaxed_i64(all_tags, slot - lane))
+    if lanes_where(changed, ~STATE_MASK, 0) & wanted != wanted:
         return 0
-    count_hits(cache, slot, (offset + size + (1 << line_log2) - 1) >> line_log2)
     return size
-
-
-@inlined_function
-def ones_from(bits, place):
-    """How many bits in a row are 1, from `place` on."""
-    return count_trailing_zeros_u64(~(bits >> place))
 
 
 @inlined_function
@@ -126,10 +146,15 @@ def read_line(cache, note, dst, address, num_bytes):
         return 0
     size = within_line(note, address, num_bytes)
     copy_out(dst, copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), size)
-    if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS != 0:
-        return 0
-    count_hits(cache, slot, 1)
-    return size
+    return size if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS == 0 else 0
+
+
+@inlined_function
+def count_lines(cache, note, address, num_bytes):
+    """Count the lines of a range as hits."""
+    line_log2 = note & LINE_LOG2_MASK
+    first, last = (address - BASE) >> line_log2, (address + num_bytes - 1 - BASE) >> line_log2
+    count_hits(cache, first, last - first + 1)
 
 
 @inlined_function
@@ -144,14 +169,16 @@ def read_cached(cache, note, dst, address, num_bytes):
     """(code, bytes done) of bytes in one block that is cached; 0 bytes: look again."""
     done = 0
     if note & NOT_HOME:
+        slots = slots_of(cache, note & LINE_LOG2_MASK)
         while done < num_bytes:
-            size = read_run(cache, note, dst + done, address + done, num_bytes - done)
+            size = read_run(slots, dst + done, address + done, num_bytes - done)
             if size == 0:
                 size = read_line(cache, note, dst + done, address + done, num_bytes - done)
             if size == 0:
                 break
             done += size
     if done != 0:
+        count_lines(cache, note, address, done)
         return status.OK, done
     return read_slowly(cache, note, dst, address, within_line(note, address, num_bytes))
 
@@ -212,6 +239,37 @@ def coherent_read(cache, dst, address, num_bytes):
 
 
 @inlined_function
+def write_run(slots, address, src, num_bytes):
+    """Bytes written, from `address` on, to this rank's own copies of lines in a row: 0 where one of the first is not
+    MODIFIED and in its slot, or where another thread writes to their group.
+
+    The group is pinned, then tags are looked at: one pin for GROUP_SLOTS of them, one look for a vector.
+    """
+    line_log2, line_shift, all_tags, copies, slot_mask = slots
+    line = (address - BASE) >> line_log2
+    pin = pin_among(all_tags, slot_mask, slot_among(line, slot_mask))
+    if compare_swap_i64(pin, 0, 0, 1) != 0:
+        return 0
+    fence_after_atomic()
+    in_group = (GROUP_SLOTS - (line & (GROUP_SLOTS - 1)) << line_log2) - (address & ((1 << line_log2) - 1))
+    end = min(num_bytes, in_group, max(MOST_PINNED_BYTES, vec_lanes_i64() << line_log2))
+    done = 0
+    while done < end:
+        slot, lane, size, wanted = run_of(slots, address + done, end - done)
+        tags = vec_load_relaxed_i64(all_tags, slot - lane)
+        modified = vec_add_i64(tags_of_lines(slots, address + done, lane), vec_splat_i64(MODIFIED))
+        there = vec_equal_i64(vec_and_i64(tags, vec_splat_i64(-1 << line_shift | STATE_MASK)), modified)
+        if there & wanted != wanted:
+            break
+        fence_acquire()
+        offset = address + done & ((1 << line_log2) - 1)
+        copy_in(copies + (slot << line_log2) + offset, src + done, size)
+        done += size
+    store_release_i64(pin, 0, 0)
+    return done
+
+
+@inlined_function
 def write_line(cache, note, address, src, num_bytes, slot):
     """Bytes written to this rank's own copy of one line in `slot`; 0 where it is not there, or not owned."""
     line_log2 = note & LINE_LOG2_MASK
@@ -221,12 +279,11 @@ def write_line(cache, note, address, src, num_bytes, slot):
     is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
     if not is_there or (OWNED_STATES >> (tag & STATE_MASK)) & 1 == 0:
         return 0
-    if compare_swap_i64(at, 0, tag, in_state(tag, WRITING)) != tag:
+    if compare_swap_i64(at, 0, tag, in_state(tag, PINNED)) != tag:
         return 0
     size = within_line(note, address, num_bytes)
     copy_in(copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), src, size)
     store_release_i64(at, 0, in_state(tag, MODIFIED))
-    count_hits(cache, slot, 1)
     return size
 
 
@@ -235,10 +292,10 @@ def write_cached(cache, note, address, src, num_bytes):
     """(code, bytes done) of bytes in one block that is cached; 0 bytes: look again."""
     done = 0
     if note & NOT_HOME:
+        slots = slots_of(cache, note & LINE_LOG2_MASK)
         while done < num_bytes:
             left = num_bytes - done
-            slot = own_slot(cache, note, address + done)
-            size = write_line(cache, note, address + done, src + done, left, slot)
+            size = write_run(slots, address + done, src + done, left)
             if size == 0:
                 slot = any_slot(cache, note, address + done)
                 if slot != NO_SLOT:
@@ -247,6 +304,7 @@ def write_cached(cache, note, address, src, num_bytes):
                 break
             done += size
     if done != 0:
+        count_lines(cache, note, address, done)
         return status.OK, done
     return write_slowly(cache, note, address, src, within_line(note, address, num_bytes))
 

@@ -6,7 +6,11 @@ Tags change by compare-and-swap, by the rank itself and by others:
     FILLING -> DROPPED                                          its agent, for another rank; what arrives is not kept
     SHARED_COPY -> INVALID                                     another rank, under the line's lock
     EXCLUSIVE, MODIFIED -> TAKEN -> SHARED_COPY, INVALID       who has the line's lock, and copies the line
-    EXCLUSIVE, MODIFIED -> PINNED, WRITING -> MODIFIED         its own rank, for one access
+    EXCLUSIVE, MODIFIED -> PINNED -> MODIFIED                  its own rank, for one access
+
+A range pins a group of slots at once, by a word behind the tags: of who pins a group and then looks at its tags, and
+who makes a tag TAKEN and then looks at the group's pin, at least one sees the other. What is written so is MODIFIED
+all the while, and whoever takes it waits for the group (`await_group`).
 
 A claim (FILLING) gives the slot a new version. So a reader that finds the same line and version behind its
 load as before it has read that line, and no other that moved in meanwhile. A copy that is INVALID keeps its
@@ -21,18 +25,19 @@ from .coherence_layout import (
     DROPPED,
     EXCLUSIVE,
     FILLING,
+    GROUP_LOG2,
     INVALID,
     LINE_BITS,
     MODIFIED,
     PINNED,
+    ROW_LOG2,
     SHARED_COPY,
     STATE_BITS,
     STATE_MASK,
     TAKEN,
-    WRITING,
 )
 from .compile import device_function, inlined_function
-from .control import peer_is_dead
+from .control import RANK, peer_is_dead
 from .directory import wait_turn
 from .ops import (
     compare_swap_i64,
@@ -43,12 +48,11 @@ from .ops import (
     store_relaxed_i64,
     store_release_i64,
 )
-from .ops_system import count_trailing_zeros_u64, prefetch_for_store
+from .ops_system import count_trailing_zeros_u64, prefetch, prefetch_for_store
 from .ops_vector import vec_and_i64, vec_equal_i64, vec_lanes_i64, vec_load_relaxed_i64, vec_splat_i64
 
 NO_SLOT = -1
 LINE_MASK = (1 << LINE_BITS) - 1
-ROW_LOG2 = 3  # slots of lines in a row: a line of the processor full of tags
 WORD_LOG2 = 3
 
 
@@ -64,7 +68,13 @@ def first_slot(geometry, line):
 
     Lines in a row have slots in a row, as far as a vector of tags goes: only the bits above are mixed.
     """
-    return (line ^ line >> 12 << ROW_LOG2) & load_i64(geometry, words.SLOT_MASK)
+    return slot_among(line, load_i64(geometry, words.SLOT_MASK))
+
+
+@inlined_function
+def slot_among(line, slot_mask):
+    """`first_slot` of a cache with `slot_mask` + 1 slots."""
+    return (line ^ line >> 12 << ROW_LOG2) & slot_mask
 
 
 @inlined_function
@@ -83,6 +93,18 @@ def own_tag(geometry, line):
 def copy_address(geometry, slot, line_log2):
     """Address of the slot's copy."""
     return load_i64(geometry, words.COPIES) + (slot << line_log2)
+
+
+@inlined_function
+def group_pin(geometry, slot):
+    """Address of the pin of the slot's group: 1 while a thread of the rank writes a range to copies in it."""
+    return pin_among(load_i64(geometry, words.TAGS), load_i64(geometry, words.SLOT_MASK), slot)
+
+
+@inlined_function
+def pin_among(tags, slot_mask, slot):
+    """`group_pin` of a cache whose tags begin at `tags`."""
+    return tags + (slot_mask + 1 + (slot >> GROUP_LOG2)) * 8
 
 
 @inlined_function
@@ -197,6 +219,7 @@ def take(control, cache, rank, line_log2, line):
     line_shift = load_i64(cache, words.LINE_SHIFT)
     waited, was_dead = 0, 0
     prefetch_for_store(own_tag(geometry, line))
+    prefetch(group_pin(geometry, first_slot(geometry, line)))
     while True:
         slot, tag = search(geometry, line, line_shift)
         state = tag & STATE_MASK
@@ -206,21 +229,47 @@ def take(control, cache, rank, line_log2, line):
             if is_dead and not was_dead:
                 was_dead = 1
                 continue  # what it has left is there to be seen only from here on
-            if is_dead and (slot == NO_SLOT or state == WRITING or state == SHARED_COPY):
+            if is_dead and (slot == NO_SLOT or state == SHARED_COPY):
                 return status.NOT_FOUND, slot
         if slot != NO_SLOT:
-            if state == TAKEN:
-                return status.OK, slot  # by one who died with the line's lock
+            if state == TAKEN:  # by one who died with the line's lock
+                return await_group(control, rank, geometry, slot), slot
             # A dead owner that was FILLING had all of it: where others map it the directory names it only then.
             is_free = state == EXCLUSIVE or state == MODIFIED or is_dead
             address = tag_address(geometry, slot)
             if is_free and compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag:
-                return status.OK, slot
+                return await_group(control, rank, geometry, slot), slot
             if is_free:
                 continue
         code, waited = wait_turn(control, waited)
         if code != status.OK:
             return code, slot
+
+
+@device_function
+def await_group(control, rank, geometry, slot):
+    """Wait until `rank` writes no range to the group of a slot that was just made TAKEN, or PINNED to be: a status.
+
+    From OK on nothing changes in the copy. AGAIN and INTERRUPTED after a slice: it is MODIFIED again.
+    """
+    waited = 0
+    fence_after_atomic()
+    while load_acquire_i64(group_pin(geometry, slot), 0) != 0 and not peer_is_dead(control, rank):
+        code, waited = wait_turn(control, waited)
+        if code != status.OK:
+            set_state(geometry, slot, MODIFIED)
+            return code
+    return status.OK
+
+
+@inlined_function
+def await_siblings(cache, geometry, slot):
+    """`await_group` for a slot of the rank's own, at the cost of a load where no range is under way."""
+    fence_after_atomic()
+    if load_acquire_i64(group_pin(geometry, slot), 0) == 0:
+        return status.OK
+    control = load_i64(cache, words.CONTROL)
+    return await_group(control, load_i64(control, RANK), geometry, slot)
 
 
 @inlined_function
@@ -267,4 +316,4 @@ def count(cache, counter, amount):
         store_relaxed_i64(counters, counter, load_relaxed_i64(counters, counter) + amount)
 
 
-assert PINNED < WRITING < FILLING < DROPPED < TAKEN <= STATE_MASK
+assert PINNED < FILLING < DROPPED < TAKEN <= STATE_MASK

@@ -20,13 +20,13 @@ from .coherence_layout import (
     STATE_MASK,
     TAKEN,
     WRITE_BACK,
-    WRITING,
 )
 from .compile import device_function, inlined_function
 from .control import PEER_MAPPED, RANK, SPIN_ROUNDS, home_rank
 from .directory import cache_of, directory_word, lock_line, locked, unlock_line, wait_turn
 from .line_cache import (
     NO_SLOT,
+    await_siblings,
     claimed,
     copy_address,
     copy_words,
@@ -76,7 +76,7 @@ def claim_slot(cache, line_log2, line, request):
         slot, tag = find_room(cache, geometry, line, line_shift)
         state = tag & STATE_MASK
         is_copy = is_of_line(tag, line, line_shift) and (words.READABLE >> state) & 1
-        if is_copy and not (request == GET_OWNED and (state == SHARED_COPY or state in (PINNED, WRITING))):
+        if is_copy and not (request == GET_OWNED and (state == SHARED_COPY or state == PINNED)):
             return status.OK, NO_SLOT, HAD_NOTHING
         code = status.OK
         if state in (INVALID, SHARED_COPY):
@@ -160,7 +160,7 @@ def give_back(cache, line_log2, slot, line):
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
     if row & WRITE_BACK:
-        code, state = hold(control, geometry, slot, line, line_shift)
+        code, state = hold(control, cache, geometry, slot, line, line_shift)
         if state == MODIFIED:
             copy_words(address, copy_address(geometry, slot, line_log2), 1 << line_log2)
             count(cache, words.NUM_WRITE_BACKS, 1)
@@ -177,7 +177,7 @@ def give_back(cache, line_log2, slot, line):
 
 
 @device_function
-def hold(control, geometry, slot, line, line_shift):
+def hold(control, cache, geometry, slot, line, line_shift):
     """Make one's own copy of `line` TAKEN, when no sibling stores into it: (code, the state it was in).
 
     With the line's lock held, and the directory naming this rank. INVALID where the slot has it no more.
@@ -193,7 +193,8 @@ def hold(control, geometry, slot, line, line_shift):
             return status.OK, MODIFIED
         if state == EXCLUSIVE or state == MODIFIED:
             if compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag:
-                return status.OK, state
+                code = await_siblings(cache, geometry, slot)
+                return code, state if code == status.OK else INVALID
             continue
         code, waited = wait_turn(control, waited)
         if code != status.OK:

@@ -34,6 +34,7 @@ from .coherence_layout import (
     MODIFIED_THERE,
     MODIFYING,
     NO_FLIT,
+    PINNED,
     PUT_OWNED,
     PUTTING,
     RECALLING,
@@ -47,7 +48,17 @@ from .coherence_layout import (
 from .compile import device_function
 from .directory import wait_turn
 from .heap_layout import BLOCK_LOG2
-from .line_cache import copy_address, copy_words, count, geometry_of, in_state, is_of_line, tag_address
+from .line_cache import (
+    await_siblings,
+    copy_address,
+    copy_words,
+    count,
+    geometry_of,
+    in_state,
+    is_of_line,
+    set_state,
+    tag_address,
+)
 from .ops import (
     compare_swap_i64,
     load_acquire_i64,
@@ -177,12 +188,17 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
         if not is_of_line(seen, line, line_shift) or state == INVALID or state == SHARED_COPY:
             return status.OK
         is_owned = state == EXCLUSIVE or state == MODIFIED
-        if is_owned and compare_swap_i64(tag, 0, seen, in_state(seen, TAKEN)) == seen:
+        if is_owned and compare_swap_i64(tag, 0, seen, in_state(seen, PINNED)) == seen:
             break
         if not is_owned:
             code, waited = wait_turn(control, waited)
             if code != status.OK:
                 return code
+    # PINNED first: the rank's agent hands out what is TAKEN, and after that it could not be MODIFIED again.
+    code = await_siblings(cache, geometry, slot)
+    if code != status.OK:
+        return code
+    set_state(geometry, slot, TAKEN)
     address = BASE + (line << line_log2)
     copy = copy_address(geometry, slot, line_log2)
     word = PUT_OWNED | line_log2 << FLIT_BLOCK_SHIFT

@@ -52,6 +52,16 @@ def copy_aligned(dst, src, num_bytes):
     """Copy a multiple of 8 bytes, the shared side aligned to 8, by vectors, then words."""
     step = vec_lanes_i64() * WORD_BYTES
     done = 0
+    while done + 4 * step <= num_bytes:
+        first = load_vector(src + done, 0)
+        second = load_vector(src + done + step, 0)
+        third = load_vector(src + done + 2 * step, 0)
+        fourth = load_vector(src + done + 3 * step, 0)
+        store_vector(dst + done, 0, first)
+        store_vector(dst + done + step, 0, second)
+        store_vector(dst + done + 2 * step, 0, third)
+        store_vector(dst + done + 3 * step, 0, fourth)
+        done += 4 * step
     while done + step <= num_bytes:
         store_vector(dst + done, 0, load_vector(src + done, 0))
         done += step

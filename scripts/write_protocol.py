@@ -74,7 +74,7 @@ holder does depends on its slot:
 | --- | --- | --- |
 | S | becomes I | - |
 | E, M | - | the line goes home; S or I |
-| PINNED, WRITING | - | waits until the store ends |
+| PINNED, or of a group that is | - | waits until the store ends |
 | FILLING | becomes DROPPED: what comes shared is not kept | waits for the grant that is under way |
 | DROPPED | stays | waits for the grant that is under way |
 | TAKEN | stays | the line goes home; stays, and its PUT_OWNED comes from a stranger |

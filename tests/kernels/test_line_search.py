@@ -138,22 +138,22 @@ def test_lines_in_a_row_have_slots_in_a_row():
         assert [cache.first_slot(line + i) for i in range(8)] == list(range(first, first + 8))
 
 
-@pytest.mark.parametrize("left", [words.MODIFIED, words.WRITING])
+@pytest.mark.parametrize("left", [words.MODIFIED, words.PINNED, words.SHARED_COPY])
 def test_what_a_dead_owner_left_is_looked_at_behind_its_death(monkeypatch, left):
     cache, line, line_log2 = Cache(8, 2), 5, words.MIN_LINE_LOG2
     slot = cache.first_slot(line)
     at = words.GEOMETRIES + line_log2 * words.GEOMETRY_WORDS
     cache.header[at : at + words.GEOMETRY_WORDS] = cache.geometry
     cache.header[words.LINE_SHIFT] = LINE_SHIFT
-    cache.fill(slot, line, words.WRITING, 0)
+    cache.fill(slot, line, words.SHARED_COPY, 0)
 
     def dies(control, rank):
-        """It was WRITING when it was looked at, went on, and died."""
+        """It had no more than a shared copy when it was looked at, went on, and died."""
         cache.fill(slot, line, left, 0)
         return 1
 
     monkeypatch.setattr(line_cache, "peer_is_dead", dies)
     code, found = line_cache.take(0, cache.header.ctypes.data, 1, line_log2, line)
-    is_whole = left == words.MODIFIED
+    is_whole = left != words.SHARED_COPY
     assert (code, found) == (status.OK if is_whole else status.NOT_FOUND, slot)
-    assert cache.state(slot) == (words.TAKEN if is_whole else words.WRITING)
+    assert cache.state(slot) == (words.TAKEN if is_whole else words.SHARED_COPY)

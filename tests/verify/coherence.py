@@ -2,7 +2,7 @@
 
 Lanes are written as "1:la 2:A": a lane on rank 1 that loads and then adds, one on rank 2 that adds. Small letters
 access line 0, capitals line 1: l loads, a adds a power of ten that is the lane's own, s stores, c compares with the
-first value and swaps; r reads and w writes both lines as one range.
+first value and swaps; r reads and w writes both lines as one range, x writes one line as a range.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from umem.kernels.coherent import (
 )
 from umem.kernels.coherent_lines import coherent_read, coherent_write
 from umem.kernels.control import ALIVE, DEAD, PEER_MAPPED, PEER_STATE
-from umem.kernels.directory import line_state, owner_of
+from umem.kernels.directory import line_state, owned_by, owner_of
 from umem.kernels.heap_layout import BLOCK_LOG2
 from umem.kernels.ops import load_i64
 from umem.kernels.status import OK
@@ -49,6 +49,7 @@ class Small:
     version_bits: int = VERSION_BITS
     num_ways: int = 1
     spin_rounds: int = 0
+    first_owner: int = 0  # a rank that has the first `num_ways` lines MODIFIED from the start; 0: none has
 
     def page(self, rank: int) -> int:
         """Address of a rank's control page."""
@@ -69,6 +70,10 @@ class Small:
     def tag(self, rank: int, slot: int = 0) -> int:
         """Address of a tag."""
         return TAGS + (rank << 12) + 8 * slot
+
+    def pin(self, rank: int) -> int:
+        """Address of the pin of a rank's only group of slots."""
+        return self.tag(rank, self.num_ways)
 
     def copy(self, rank: int, slot: int = 0) -> int:
         """Address of a copy."""
@@ -92,7 +97,18 @@ class Small:
                 found[self.copy(rank, slot)] = 7_000 + 10 * rank + slot
             if self.num_ways > 1:
                 found[self.cache(rank) + 8 * words.CLOCK] = 0
+        for number in range(min(self.num_lines, self.num_ways) if self.first_owner else 0):
+            found[self.directory(number)] = owned_by(self.first_owner)
+            line = (self.line(number) - BASE) >> LINE_LOG2
+            found[self.tag(self.first_owner, number)] = line << self.line_shift | words.MODIFIED
+            found[self.copy(self.first_owner, number)] = self.initial(number)
+            found[self.line(number)] = 9_000 + number  # stale
         return found
+
+    @property
+    def line_shift(self) -> int:
+        """Of a line's number in a tag."""
+        return words.STATE_BITS + self.version_bits
 
     @property
     def states(self) -> dict[int, int]:
@@ -133,7 +149,7 @@ class Small:
                 words.GATE: 0,
                 words.NOTES: notes,
                 words.RANK: rank,
-                words.LINE_SHIFT: words.STATE_BITS + self.version_bits,
+                words.LINE_SHIFT: self.line_shift,
                 words.COUNTERS: 0,
                 words.DIRECTORIES: DIRECTORY if rank == 0 else 0,
                 words.BLOCKS: BLOCKS,
@@ -149,7 +165,7 @@ class Small:
                 geometry + words.SLOT_MASK: self.num_ways - 1,
                 geometry + words.NUM_WAYS: self.num_ways,
             }
-            found |= {cache + 8 * field: value for field, value in header.items()}
+            found |= {cache + 8 * field: value for field, value in header.items()} | {self.pin(rank): 0}
             block = LINE_LOG2 | self.attribute << words.ATTRIBUTE_SHIFT
             found[BLOCKS] = block
             found[notes + ((LINEAR - BASE) >> BLOCK_LOG2)] = block | (IS_HOME if rank == 0 else NOT_HOME)
@@ -172,8 +188,9 @@ def run(cache, *program):
             results = (*results, load_i64(operation[2], 0))
             value = load_i64(operation[2], 1)
         elif operation[0] == "write":
-            code, _ = coherent_write(cache, operation[1], operation[2], RANGE_BYTES)
-            results = (*results, 0)
+            code, _ = coherent_write(cache, operation[1], operation[2], operation[3])
+            if operation[3] == RANGE_BYTES:
+                results = (*results, 0)
             value = 0
         elif operation[0] == "swap":
             code, value = coherent_compare_swap_i64(cache, operation[1], operation[2], operation[3])
@@ -212,7 +229,9 @@ def operation_of(small: Small, letter: str, lane: int, step: int) -> tuple:
         case "r":
             return ("read", small.line(0), OWN + RANGE_BYTES * number)
         case "w":
-            return ("write", small.line(0), OWN + RANGE_BYTES * number)
+            return ("write", small.line(0), OWN + RANGE_BYTES * number, RANGE_BYTES)
+        case "x":
+            return ("write", address, OWN + RANGE_BYTES * number, 1 << LINE_LOG2)
     raise AssertionError(letter)
 
 
@@ -234,7 +253,9 @@ def accesses(program) -> tuple:
         if operation[0] == "read":
             single += [("load", first), ("load", first + 8)]
         elif operation[0] == "write":
-            single += [("store", first, own - OWN + 1), ("store", first + 8, own - OWN + 9)]
+            single += [
+                ("store", first + at, own - OWN + 1 + at) for at in range(0, operation[3], 1 << LINE_LOG2)
+            ]
         else:
             single.append(operation)
     return tuple(single)
@@ -246,6 +267,8 @@ def search(small: Small, text: str, model: str = "weak", kills: int = 0, limit_s
     lanes = [(run, small.cache(rank), *program) for rank, program in zip(ranks, programs, strict=True)]
     read, written = own_words(programs)
     memory, constants = small.memory | read, small.constants | written
+    if written:  # else nobody ever pins a group
+        memory |= {pin: constants.pop(pin) for pin in map(small.pin, range(1, small.num_ranks))}
     programs = [accesses(program) for program in programs]
     if not kills:
         final = in_order(small, programs)
@@ -348,7 +371,7 @@ def valid_copies(small: Small, memory, number: int):
         for slot in range(small.num_ways):
             tag = memory[small.tag(rank, slot)]
             is_readable = (words.READABLE >> (tag & words.STATE_MASK)) & 1
-            if tag >> (words.STATE_BITS + small.version_bits) == line and is_readable:
+            if tag >> small.line_shift == line and is_readable:
                 yield rank, memory[small.copy(rank, slot)]
 
 
@@ -384,6 +407,6 @@ def lost(small: Small, memory, number: int, dead: set[int]) -> str | None:
     for slot in range(small.num_ways):
         tag = memory[small.tag(owner, slot)]
         is_whole = (whole >> (tag & words.STATE_MASK)) & 1
-        if tag >> (words.STATE_BITS + small.version_bits) == line and is_whole:
+        if tag >> small.line_shift == line and is_whole:
             return None
     return f"owner {owner} of line {number} has no copy"

@@ -15,6 +15,7 @@ from umem.verify import Result
 from .coherence import Small, search
 
 TWO_LINES = {"num_lines": 2}
+OWNED = {"first_owner": 1}
 # lanes, fields of the small world, lanes that may be killed
 SMALL = {
     "adds": ("1:a 2:a", {}, 0),
@@ -35,6 +36,14 @@ SMALL = {
     "ranges, stores at home": ("1:r 2:w", {"attribute": THROUGH, **TWO_LINES}, 0),
     "a range written at home": ("0:w 1:rr", TWO_LINES, 0),
     "a range beside a sibling": ("1:r 1:al", {"version_bits": 2, **TWO_LINES}, 0),
+    "a range of one's own beside an add": ("1:w 2:a", {"num_ways": 2, **TWO_LINES, **OWNED}, 0),
+    "a range of one's own beside a load": ("1:x 2:l", OWNED, 0),
+    "a range beside a sibling's range": ("1:x 1:x", OWNED, 0),
+    "a range beside a sibling's store": ("1:x 1:s", OWNED, 0),
+    "a range beside a sibling's add": ("1:x 1:a", OWNED, 0),
+    "a range beside a sibling's compare-swap": ("1:x 1:c", OWNED, 0),
+    "a range beside a sibling that evicts": ("1:x 1:L", {**TWO_LINES, **OWNED}, 0),
+    "a kill beside a range": ("1:w 2:l", {"num_ways": 2, **TWO_LINES, **OWNED}, 1),
     "a kill, stores at home": ("1:l 2:a", {"attribute": THROUGH}, 1),
     "a kill beside the home": ("0:al 1:a", {"protocol": MESI}, 1),
 }
@@ -46,6 +55,8 @@ LARGE = {
     "loads and stores": ("1:ls 2:sl", {}, 0),
     "MESI": ("1:la 2:al", {"protocol": MESI}, 0),
     "snooping, a rank that only is asked": ("1:la 2:a", {"protocol": SNOOP, "num_ranks": 4}, 0),
+    "ranges of two ranks": ("1:w 2:w", {"num_ways": 2, **TWO_LINES, **OWNED}, 0),
+    "a range beside a sibling that reads both lines": ("1:x 1:r", {**TWO_LINES, **OWNED}, 0),
     "eviction": ("1:aA 2:a", TWO_LINES, 0),
     "eviction, MESI": ("1:lA 2:aL", {**TWO_LINES, "protocol": MESI}, 0),
     "two ways": ("1:aA 2:Aa", {**TWO_LINES, "num_ways": 2}, 0),
@@ -67,6 +78,9 @@ THREE_LANES = {
     "siblings, one reads": ("1:l 1:a 2:a", NARROW, 0),
     "siblings, one evicts": ("1:a 1:A 2:a", {**TWO_LINES, **NARROW}, 0),
     "siblings, two ways": ("1:a 1:a 2:a", {"num_ways": 2, **NARROW}, 0),
+    "siblings, one writes a range": ("1:x 1:l 2:a", {**OWNED, **NONE}, 0),
+    "siblings that write ranges": ("1:x 1:x 2:l", {**OWNED, **NONE}, 0),
+    "siblings, one writes a range, one evicts": ("1:x 1:L 2:a", {**TWO_LINES, **OWNED, **NARROW}, 0),
     "two lines": ("1:aA 2:l 3:a", {"num_ranks": 4, **TWO_LINES, **NONE}, 0),
     "a kill": ("1:a 2:a 3:l", {"num_ranks": 4, **NONE}, 1),
     "a kill of the home beside an upgrade": ("0:a 1:la 2:ll", NONE, 1),

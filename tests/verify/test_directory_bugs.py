@@ -64,6 +64,7 @@ def remade(**templates: Any) -> Plant:
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         replaced(access, **templates)(monkeypatch)
         monkeypatch.setattr(world, "coherent_load_i64", coherent._load("i64"))
+        monkeypatch.setattr(world, "coherent_store_i64", coherent._change("i64", "store"))
         monkeypatch.setattr(world, "coherent_fetch_add_i64", coherent._change("i64", "fetch_add"))
 
     return plant
@@ -96,11 +97,10 @@ def add_without_pin(cache, note, address, slot, operation, first, second):
     return 0, 0
 
 
-def add_relaxed(address, operation, first, second):
-    """`add` that a reader may see before the tag of the line."""
-    old = load_i64(address, 0)
-    store_relaxed_i64(address, 0, old + first)
-    return old
+def put_relaxed(address, operation, first, second):
+    """`put` that a reader may see before the tag of the line."""
+    store_relaxed_i64(address, 0, first)
+    return 0
 
 
 # --- ranges
@@ -205,19 +205,20 @@ def always(*arguments):
 
 
 TWO_LINES = {"num_lines": 2}
+OWNED = {"first_owner": 1}
 BESIDE = {"version_bits": 2, **TWO_LINES}
 BUGS = {
     "a store without a pin": Bug("1:a 2:a", "no order", remade(modify_hit=add_without_pin)),
     "a hit without a second look": Bug(
         "1:l 1:A", "no order", remade(load_hit=load_without_second_look), TWO_LINES
     ),
-    "a relaxed store in place": Bug("1:l 1:A", "no order", remade(add=add_relaxed), TWO_LINES),
+    "a relaxed store in place": Bug("1:l 1:S", "no order", remade(put=put_relaxed), TWO_LINES),
     "a relaxed fill": Bug(
         "1:l 1:L", "no order", replaced(transaction, copy_words=copy_words_relaxed), TWO_LINES
     ),
     "a relaxed tag": Bug("1:l 1:l", "no order", replaced(transaction, set_state=set_state_relaxed)),
     "an owner that is never TAKEN": Bug(
-        "1:aA 2:a", "no copy", replaced(transaction, take=take_at_once), TWO_LINES
+        "1:aA 2:a", "no order", replaced(transaction, take=take_at_once), TWO_LINES
     ),
     "no invalidation": Bug("1:l 2:a", "stale copy", replaced(transaction, invalidate=nothing)),
     "a row without invalidation": Bug(
@@ -244,7 +245,28 @@ BUGS = {
         BESIDE,
     ),
     "a range that is stored relaxed": Bug(
-        "1:r 1:w", "no order", replaced(coherent_lines, copy_in=copy_in_relaxed), BESIDE
+        "1:r 1:w", "no order", replaced(coherent_lines, copy_in=copy_in_relaxed, write_run=nothing), BESIDE
+    ),
+    "a range that is not awaited": Bug(
+        "1:x 2:a", "no order", replaced(line_cache, await_group=nothing), OWNED
+    ),
+    "a range that looks at tags before its pin is seen": Bug(
+        "1:x 2:a", "no order", replaced(coherent_lines, fence_after_atomic=nothing), OWNED
+    ),
+    "a pin that is looked at before the tag is seen": Bug(
+        "1:x 2:a", "no order", replaced(line_cache, fence_after_atomic=nothing), OWNED
+    ),
+    "a range that ends relaxed": Bug(
+        "1:x 2:a", "no order", replaced(coherent_lines, store_release_i64=store_relaxed_i64), OWNED
+    ),
+    "a range that a sibling's add does not await": Bug(
+        "1:x 1:a", "data race", remade(await_siblings=nothing), OWNED
+    ),
+    "a range that a sibling evicts": Bug(
+        "1:x 1:L", "no order", replaced(line_eviction, await_siblings=nothing), {**TWO_LINES, **OWNED}
+    ),
+    "a dead rank's range is awaited for ever": Bug(
+        "1:x 2:l", "stuck", replaced(line_cache, peer_is_dead=nothing), OWNED, kills=1
     ),
     "an upgrade without a claim": Bug(
         "1:la 1:L", "data race", replaced(line_eviction, claimed=claimed_but_for_upgrades), TWO_LINES

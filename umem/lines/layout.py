@@ -1,6 +1,6 @@
 """Where a rank's part of coherence stands: in its metadata segment, behind the heap's records.
 
-    header | block words (device, host) | directory words (device, host) | tags and copies of each line size
+    header | block words (device, host) | directory words (device, host) | tags, pins and copies of each line size
 
 Tables are sparse: a directory word is backed once its line is cached, a copy once it has one.
 """
@@ -49,6 +49,10 @@ class CacheSize:
         """Slots for lines of this size: at least one set."""
         return max(self.num_bytes >> line_log2, self.num_ways)
 
+    def num_groups(self, line_log2: int) -> int:
+        """Groups of slots that a range pins at once."""
+        return (self.num_slots(line_log2) + words.GROUP_SLOTS - 1) >> words.GROUP_LOG2
+
 
 class LineLayout:
     """Offsets inside a metadata segment of a world with these segments; `start` is where this part begins."""
@@ -64,7 +68,7 @@ class LineLayout:
         ]
         self.geometries = {
             line_log2: (
-                self._take(size.num_slots(line_log2) * WORD),
+                self._take((size.num_slots(line_log2) + size.num_groups(line_log2)) * WORD),
                 self._take(size.num_slots(line_log2) << line_log2),
             )
             for line_log2 in range(words.MIN_LINE_LOG2, words.MAX_LINE_LOG2 + 1)
