@@ -7,7 +7,6 @@ first value and swaps; r reads and w writes both lines as one range, x writes on
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 from umem.address import BASE
@@ -28,6 +27,8 @@ from umem.kernels.heap_layout import BLOCK_LOG2
 from umem.kernels.ops import load_i64
 from umem.kernels.status import OK
 from umem.verify import Verdict, explore
+
+from .histories import UNTOLD, explains
 
 LINE_LOG2 = 3  # a line is one word: more would only multiply the states
 META_STRIDE_LOG2 = 20
@@ -319,38 +320,6 @@ def histories_of(small: Small, number: int, programs, results) -> tuple:
         tuple(pair for pair in zip(program, result, strict=True) if pair[0][1] == address)
         for program, result in zip(programs, results, strict=True)
     )
-
-
-UNTOLD = "untold"  # what an operation of a killed lane found, if it was done at all
-
-
-@functools.cache
-def explains(histories: tuple, value: int, last: int | None) -> bool:
-    """Whether some order of the lanes' operations, each lane's in its own, finds what they found from `value` on, and
-    leaves `last`, if that is known. What a killed lane did may end anywhere."""
-    if all(not history or history[0][1] == UNTOLD for history in histories) and last in (value, None):
-        return True
-    for lane, history in enumerate(histories):
-        if history:
-            (operation, found), *rest = history
-            after = effect(operation, value if found == UNTOLD else found, value)
-            others = (*histories[:lane], tuple(rest), *histories[lane + 1 :])
-            if after is not None and explains(others, after, last):
-                return True
-    return False
-
-
-def effect(operation: tuple, found: int, value: int) -> int | None:
-    """What a line that holds `value` holds after the operation; None where it cannot have found what it did."""
-    if operation[0] == "store":
-        return operation[2]
-    if found != value:
-        return None
-    if operation[0] == "add":
-        return value + operation[2]
-    if operation[0] == "swap" and value == operation[2]:
-        return operation[3]
-    return value
 
 
 def value_of(small: Small, memory, number: int) -> int:
