@@ -27,7 +27,9 @@ INVALID, SHARED_COPY, EXCLUSIVE, MODIFIED = 0, 1, 2, 3
 PINNED = 4  # owned, and its rank stores into it
 FILLING = 5  # claimed by its rank, which reads it from elsewhere
 DROPPED = 6  # FILLING, and invalidated meanwhile: what arrives is used once and not kept
-TAKEN = 7  # owned, intact, and being copied out; whoever set it ends it
+TAKEN = (
+    7  # owned, and copied out once no range of its rank is under way (`await_group`); whoever set it ends it
+)
 READABLE = 1 << SHARED_COPY | 1 << EXCLUSIVE | 1 << MODIFIED | 1 << PINNED
 OWNED_STATES = 1 << EXCLUSIVE | 1 << MODIFIED  # and in nobody's use
 AT_REST = 3  # these states are those up to 3
@@ -125,6 +127,7 @@ TAGS, COPIES, SLOT_MASK, NUM_WAYS = 0, 1, 2, 3  # of a geometry: two addresses, 
 ROW_LOG2 = 3  # slots in a row: their tags fill a line of the processor
 GROUP_LOG2 = 5  # slots that a range pins at once; behind the tags a word a group, its pin
 GROUP_SLOTS = 1 << GROUP_LOG2
+assert ROW_LOG2 <= GROUP_LOG2  # lines of an aligned group have slots of one group
 GEOMETRY_WORDS = 4
 NUM_GEOMETRIES = MAX_LINE_LOG2 + 1
 FLIT = GEOMETRIES + NUM_GEOMETRIES * GEOMETRY_WORDS  # FLIT_WORDS: what is under way to an unmapped home

@@ -30,19 +30,21 @@ from .coherence_layout import (
     WRITE_HOME,
 )
 from .compile import device_function, inlined_function
-from .control import PEER_MAPPED, home_rank
+from .control import PEER_MAPPED, RANK, home_rank
 from .directory import unlock_line
 from .heap_layout import BLOCK_LOG2
 from .line_cache import (
     NO_SLOT,
-    await_siblings,
+    await_group,
     copy_address,
     count_hits,
     first_slot,
     geometry_of,
+    held_pin,
     in_state,
     is_of_line,
     search,
+    set_state,
     tag_address,
 )
 from .line_flits import modify_at_home
@@ -224,8 +226,9 @@ def coherent_load(cache, address):
 
 
 @inlined_function
-def modify_hit(cache, note, address, slot, operation, first, second):
-    """(1, what stood there) in this rank's own copy in `slot`, if it is there and owned; else (0, 0)."""
+def modify_hit(cache, note, address, slot, operation, first, second, waits):
+    """(OK, what stood there) in this rank's own copy in `slot`; NOT_FOUND where that is not there, or not to be had.
+    AGAIN where a sibling's range is under way in the slot's group: at once, or, if this `waits`, after a slice."""
     line_log2 = note & LINE_LOG2_MASK
     geometry = geometry_of(cache, line_log2)
     tag = load_acquire_i64(tag_address(geometry, slot), 0)
@@ -233,14 +236,21 @@ def modify_hit(cache, note, address, slot, operation, first, second):
     if is_there and (OWNED_STATES >> (tag & STATE_MASK)) & 1:
         if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, PINNED)) == tag:
             # A word that a range writes may be stored to meanwhile, but not loaded, and then stored to.
-            if READS_FIRST and await_siblings(cache, geometry, slot) != status.OK:
-                return 0, ZERO
+            if READS_FIRST and held_pin(geometry, slot) != 0:
+                code = status.AGAIN
+                if waits:
+                    control = load_i64(cache, words.CONTROL)
+                    code = await_group(control, load_i64(control, RANK), geometry, slot)
+                else:
+                    set_state(geometry, slot, MODIFIED)
+                if code != status.OK:
+                    return code, ZERO
             offset = address & ((1 << line_log2) - 1)
             old = modify(copy_address(geometry, slot, line_log2) + offset, operation, first, second)
             store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
             count_hits(cache, slot, 1)
-            return 1, old
-    return 0, ZERO
+            return status.OK, old
+    return status.NOT_FOUND, ZERO
 
 
 @device_function
@@ -294,9 +304,9 @@ def modify_slowly(cache, address, operation, first, second):
             if slot == NO_SLOT:
                 slot = any_slot(cache, note, address)
             if slot != NO_SLOT:
-                found, old = modify_hit(cache, note, address, slot, operation, first, second)
-                if found:
-                    return status.OK, old
+                code, old = modify_hit(cache, note, address, slot, operation, first, second, True)
+                if code != status.NOT_FOUND:
+                    return code, old
             code, slot = fetch(cache, note, address, GET_OWNED)
         if code != status.OK:
             return code, ZERO
@@ -308,9 +318,9 @@ def coherent_modify(cache, address, operation, first, second):
     note = note_of(cache, address)
     if note & NOT_HOME and address & (NUM_BYTES - 1) == 0:
         slot = own_slot(cache, note, address)
-        found, old = modify_hit(cache, note, address, slot, operation, first, second)
-        if found:
-            return status.OK, old
+        code, old = modify_hit(cache, note, address, slot, operation, first, second, False)
+        if code == status.OK:
+            return code, old
     return modify_slowly(cache, address, operation, first, second)
 
 

@@ -63,6 +63,7 @@ from .ops import (
     fence_after_atomic,
     load_acquire_i64,
     load_i64,
+    load_relaxed_i64,
     store_release_i64,
 )
 from .ops_vector import (
@@ -78,9 +79,8 @@ from .ops_vector import (
 )
 
 GROUP = "coherence"
-MOST_PINNED_BYTES = (
-    4096  # after so many a vector of lines is not followed by another: who takes one waits for the pin
-)
+# After so many a vector of lines is not followed by another under the same pin: who takes one waits for that.
+MOST_PINNED_BYTES = 4096
 
 
 @inlined_function
@@ -248,11 +248,13 @@ def write_run(slots, address, src, num_bytes):
     line_log2, line_shift, all_tags, copies, slot_mask = slots
     line = (address - BASE) >> line_log2
     pin = pin_among(all_tags, slot_mask, slot_among(line, slot_mask))
-    if compare_swap_i64(pin, 0, 0, 1) != 0:
+    seen = load_relaxed_i64(pin, 0)
+    if seen & 1 or compare_swap_i64(pin, 0, seen, seen + 1) != seen:
         return 0
     fence_after_atomic()
-    in_group = (GROUP_SLOTS - (line & (GROUP_SLOTS - 1)) << line_log2) - (address & ((1 << line_log2) - 1))
-    end = min(num_bytes, in_group, max(MOST_PINNED_BYTES, vec_lanes_i64() << line_log2))
+    in_group = GROUP_SLOTS - (line & (GROUP_SLOTS - 1)) << line_log2
+    most = max(MOST_PINNED_BYTES, vec_lanes_i64() << line_log2)
+    end = min(num_bytes, min(in_group, most) - (address & ((1 << line_log2) - 1)))
     done = 0
     while done < end:
         slot, lane, size, wanted = run_of(slots, address + done, end - done)
@@ -265,7 +267,9 @@ def write_run(slots, address, src, num_bytes):
         offset = address + done & ((1 << line_log2) - 1)
         copy_in(copies + (slot << line_log2) + offset, src + done, size)
         done += size
-    store_release_i64(pin, 0, 0)
+    # Another number, so that a taker waits for this range alone; the old one where nothing was written, so that a
+    # thread that tries in vain, time after time, changes nothing.
+    store_release_i64(pin, 0, seen + 2 if done != 0 else seen)
     return done
 
 
@@ -291,7 +295,7 @@ def write_line(cache, note, address, src, num_bytes, slot):
 def write_cached(cache, note, address, src, num_bytes):
     """(code, bytes done) of bytes in one block that is cached; 0 bytes: look again."""
     done = 0
-    if note & NOT_HOME:
+    if note & NOT_HOME and (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK != THROUGH:
         slots = slots_of(cache, note & LINE_LOG2_MASK)
         while done < num_bytes:
             left = num_bytes - done

@@ -6,7 +6,9 @@ Tags change by compare-and-swap, by the rank itself and by others:
     FILLING -> DROPPED                                          its agent, for another rank; what arrives is not kept
     SHARED_COPY -> INVALID                                     another rank, under the line's lock
     EXCLUSIVE, MODIFIED -> TAKEN -> SHARED_COPY, INVALID       who has the line's lock, and copies the line
+    TAKEN -> MODIFIED                                          the same, where a range was under way for too long
     EXCLUSIVE, MODIFIED -> PINNED -> MODIFIED                  its own rank, for one access
+    PINNED -> TAKEN -> INVALID                                 its own rank, which gives it back by a flit
 
 A range pins a group of slots at once, by a word behind the tags: of who pins a group and then looks at its tags, and
 who makes a tag TAKEN and then looks at the group's pin, at least one sees the other. What is written so is MODIFIED
@@ -37,7 +39,7 @@ from .coherence_layout import (
     TAKEN,
 )
 from .compile import device_function, inlined_function
-from .control import RANK, peer_is_dead
+from .control import peer_is_dead
 from .directory import wait_turn
 from .ops import (
     compare_swap_i64,
@@ -97,7 +99,8 @@ def copy_address(geometry, slot, line_log2):
 
 @inlined_function
 def group_pin(geometry, slot):
-    """Address of the pin of the slot's group: 1 while a thread of the rank writes a range to copies in it."""
+    """Address of the pin of the slot's group: odd while a thread of the rank writes a range to copies in it, and each
+    time another number."""
     return pin_among(load_i64(geometry, words.TAGS), load_i64(geometry, words.SLOT_MASK), slot)
 
 
@@ -246,30 +249,33 @@ def take(control, cache, rank, line_log2, line):
             return code, slot
 
 
+@inlined_function
+def held_pin(geometry, slot):
+    """The pin of the slot's group where a range of the slot's rank is under way there, else 0.
+
+    Behind one's own change of the slot's tag: a range that comes later sees that, and leaves the slot alone.
+    """
+    fence_after_atomic()
+    pin = load_acquire_i64(group_pin(geometry, slot), 0)
+    return pin if pin & 1 else 0
+
+
 @device_function
 def await_group(control, rank, geometry, slot):
-    """Wait until `rank` writes no range to the group of a slot that was just made TAKEN, or PINNED to be: a status.
+    """Wait for the range of `rank` that may write to a slot that was just made TAKEN, or PINNED to be: a status.
 
     From OK on nothing changes in the copy. AGAIN and INTERRUPTED after a slice: it is MODIFIED again.
     """
     waited = 0
-    fence_after_atomic()
-    while load_acquire_i64(group_pin(geometry, slot), 0) != 0 and not peer_is_dead(control, rank):
+    pin = held_pin(geometry, slot)
+    while (
+        pin != 0 and load_acquire_i64(group_pin(geometry, slot), 0) == pin and not peer_is_dead(control, rank)
+    ):
         code, waited = wait_turn(control, waited)
         if code != status.OK:
             set_state(geometry, slot, MODIFIED)
             return code
     return status.OK
-
-
-@inlined_function
-def await_siblings(cache, geometry, slot):
-    """`await_group` for a slot of the rank's own, at the cost of a load where no range is under way."""
-    fence_after_atomic()
-    if load_acquire_i64(group_pin(geometry, slot), 0) == 0:
-        return status.OK
-    control = load_i64(cache, words.CONTROL)
-    return await_group(control, load_i64(control, RANK), geometry, slot)
 
 
 @inlined_function

@@ -26,7 +26,7 @@ from .control import PEER_MAPPED, RANK, SPIN_ROUNDS, home_rank
 from .directory import cache_of, directory_word, lock_line, locked, unlock_line, wait_turn
 from .line_cache import (
     NO_SLOT,
-    await_siblings,
+    await_group,
     claimed,
     copy_address,
     copy_words,
@@ -160,7 +160,7 @@ def give_back(cache, line_log2, slot, line):
     geometry = geometry_of(cache, line_log2)
     line_shift = load_i64(cache, words.LINE_SHIFT)
     if row & WRITE_BACK:
-        code, state = hold(control, cache, geometry, slot, line, line_shift)
+        code, state = hold(control, geometry, slot, line, line_shift)
         if state == MODIFIED:
             copy_words(address, copy_address(geometry, slot, line_log2), 1 << line_log2)
             count(cache, words.NUM_WRITE_BACKS, 1)
@@ -177,7 +177,7 @@ def give_back(cache, line_log2, slot, line):
 
 
 @device_function
-def hold(control, cache, geometry, slot, line, line_shift):
+def hold(control, geometry, slot, line, line_shift):
     """Make one's own copy of `line` TAKEN, when no sibling stores into it: (code, the state it was in).
 
     With the line's lock held, and the directory naming this rank. INVALID where the slot has it no more.
@@ -189,13 +189,16 @@ def hold(control, cache, geometry, slot, line, line_shift):
         state = tag & STATE_MASK
         if state == INVALID or not is_of_line(tag, line, line_shift):
             return status.OK, INVALID  # a sibling has given it back, and it has come again elsewhere
-        if state == TAKEN:
-            return status.OK, MODIFIED
+        is_taken = state == TAKEN  # by one who died while it awaited this group, maybe
         if state == EXCLUSIVE or state == MODIFIED:
-            if compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag:
-                code = await_siblings(cache, geometry, slot)
-                return code, state if code == status.OK else INVALID
-            continue
+            is_taken = compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag
+            if not is_taken:
+                continue
+        if is_taken:
+            code = await_group(control, load_i64(control, RANK), geometry, slot)
+            if code != status.OK:
+                return code, INVALID
+            return code, EXCLUSIVE if state == EXCLUSIVE else MODIFIED
         code, waited = wait_turn(control, waited)
         if code != status.OK:
             return code, INVALID

@@ -46,10 +46,11 @@ from .coherence_layout import (
     WRITING_THERE,
 )
 from .compile import device_function
+from .control import RANK
 from .directory import wait_turn
 from .heap_layout import BLOCK_LOG2
 from .line_cache import (
-    await_siblings,
+    await_group,
     copy_address,
     copy_words,
     count,
@@ -195,7 +196,7 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
             if code != status.OK:
                 return code
     # PINNED first: the rank's agent hands out what is TAKEN, and after that it could not be MODIFIED again.
-    code = await_siblings(cache, geometry, slot)
+    code = await_group(control, load_i64(control, RANK), geometry, slot)
     if code != status.OK:
         return code
     set_state(geometry, slot, TAKEN)

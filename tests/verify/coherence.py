@@ -262,8 +262,18 @@ def accesses(program) -> tuple:
     return tuple(single)
 
 
-def search(small: Small, text: str, model: str = "weak", kills: int = 0, limit_s: float = 240.0) -> Verdict:
-    """Every execution of the lanes of `text`; with `kills` the others are told of a death behind all it did."""
+def search(
+    small: Small,
+    text: str,
+    model: str = "weak",
+    kills: int = 0,
+    limit_s: float = 240.0,
+    mortal: tuple[int, ...] | None = None,
+) -> Verdict:
+    """Every execution of the lanes of `text`; with `kills` the others are told of a death behind all it did.
+
+    Where a rank with several lanes is not to die by one of them, `mortal` names those that may.
+    """
     ranks, programs = lanes_of(small, text)
     lanes = [(run, small.cache(rank), *program) for rank, program in zip(ranks, programs, strict=True)]
     read, written = own_words(programs)
@@ -278,7 +288,7 @@ def search(small: Small, text: str, model: str = "weak", kills: int = 0, limit_s
     memory |= {word: ALIVE for words_ in told.values() for word in words_}
     constants = {word: value for word, value in constants.items() if word not in memory}
     final = survived(small, ranks, programs)
-    return explore(lanes, memory, final, model, kills, constants, told, limit_s=limit_s)
+    return explore(lanes, memory, final, model, kills, constants, told, limit_s=limit_s, mortal=mortal)
 
 
 def deaths(small: Small, ranks: list[int]) -> dict[int, dict[int, int]]:

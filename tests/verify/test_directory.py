@@ -85,10 +85,16 @@ THREE_LANES = {
     "a kill": ("1:a 2:a 3:l", {"num_ranks": 4, **NONE}, 1),
     "a kill of the home beside an upgrade": ("0:a 1:la 2:ll", NONE, 1),
 }
+# Of three lanes the last, on another rank, may be killed beside two siblings.
+KILLED_BESIDE_SIBLINGS = {
+    "a range, an eviction": ("1:xl 1:L 2:l", {**TWO_LINES, **OWNED, **NONE}, 1),
+    "a range, an add": ("1:xl 1:a 2:l", {**OWNED, **NONE}, 1),
+    "two ranges": ("1:xl 1:x 2:a", {**OWNED, **NONE}, 1),
+}
 
 
-def check(lanes, fields, kills, model="weak"):
-    verdict = search(Small(**fields), lanes, model, kills, limit_s=240)
+def check(lanes, fields, kills, model="weak", mortal=None):
+    verdict = search(Small(**fields), lanes, model, kills, limit_s=240, mortal=mortal)
     assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
 
 
@@ -107,6 +113,12 @@ def test_larger_programs_are_right(name):
 @pytest.mark.parametrize("name", THREE_LANES)
 def test_three_lanes_are_right_in_sequential_memory(name):
     check(*THREE_LANES[name], "sequential")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", KILLED_BESIDE_SIBLINGS)
+def test_siblings_are_right_beside_a_kill(name):
+    check(*KILLED_BESIDE_SIBLINGS[name], "sequential", mortal=(2,))
 
 
 @pytest.mark.long

@@ -19,17 +19,34 @@ from umem.kernels import coherent, coherent_lines, directory, line_cache, line_e
 from umem.kernels import coherent_access as access
 from umem.kernels.ops import (
     load_acquire_i64,
-    load_i64,
     load_relaxed_i64,
-    store_i64,
     store_relaxed_i64,
     store_release_i64,
 )
-from umem.kernels.variants import variant
 from umem.verify import Result, explore
 
 from . import coherence as world
 from .coherence import Small, search
+from .planted import (
+    add_without_pin,
+    claimed_but_for_upgrades,
+    claimed_without_version,
+    copy_in_relaxed,
+    copy_out_relaxed,
+    copy_words_relaxed,
+    give_back_first,
+    hold_what_is_taken,
+    let_owner_go_first,
+    load_without_second_look,
+    nothing,
+    publish_tag_first,
+    publish_unlocked,
+    put_relaxed,
+    read_without_second_look,
+    set_state_relaxed,
+    take_at_once,
+    unlock_relaxed,
+)
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -46,6 +63,7 @@ class Bug:
     wrong: dict[str, Any] = field(default_factory=dict)
     kills: int = 0
     model: str = "weak"
+    mortal: tuple[int, ...] | None = None
 
 
 def replaced(module: Any, **functions: Any) -> Plant:
@@ -68,126 +86,6 @@ def remade(**templates: Any) -> Plant:
         monkeypatch.setattr(world, "coherent_fetch_add_i64", coherent._change("i64", "fetch_add"))
 
     return plant
-
-
-# --- hits, in caches of one way
-
-
-def load_without_second_look(cache, note, address, slot):
-    """`load_hit` that trusts the tag before the load."""
-    line_log2 = note & words.LINE_LOG2_MASK
-    line = (address - access.BASE) >> line_log2
-    geometry = line_cache.geometry_of(cache, line_log2)
-    tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
-    is_line = line_cache.is_of_line(tag, line, load_i64(cache, words.LINE_SHIFT))
-    if is_line and (words.READABLE >> (tag & words.STATE_MASK)) & 1:
-        return 1, load_acquire_i64(line_cache.copy_address(geometry, 0, line_log2), 0)
-    return 0, 0
-
-
-def add_without_pin(cache, note, address, slot, operation, first, second):
-    """`modify_hit` of fetch_add that trusts the tag before the store."""
-    line_log2 = note & words.LINE_LOG2_MASK
-    line = (address - access.BASE) >> line_log2
-    geometry = line_cache.geometry_of(cache, line_log2)
-    tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
-    is_line = line_cache.is_of_line(tag, line, load_i64(cache, words.LINE_SHIFT))
-    if is_line and tag & words.STATE_MASK == words.MODIFIED:
-        return 1, access.add(line_cache.copy_address(geometry, 0, line_log2), operation, first, second)
-    return 0, 0
-
-
-def put_relaxed(address, operation, first, second):
-    """`put` that a reader may see before the tag of the line."""
-    store_relaxed_i64(address, 0, first)
-    return 0
-
-
-# --- ranges
-
-
-def copy_out_relaxed(dst, src, num_bytes):
-    """`copy_out` of a line of one word that lets later looks overtake it."""
-    store_i64(dst, 0, load_relaxed_i64(src, 0))
-
-
-def copy_in_relaxed(dst, src, num_bytes):
-    """`copy_in` of a line of one word that a reader may see before what came earlier."""
-    store_relaxed_i64(dst, 0, load_i64(src, 0))
-
-
-def read_without_second_look(cache, note, dst, address, num_bytes):
-    """`read_line` that trusts the tag before the copy."""
-    line_log2 = note & words.LINE_LOG2_MASK
-    geometry = line_cache.geometry_of(cache, line_log2)
-    line = (address - access.BASE) >> line_log2
-    slot, tag = line_cache.search(geometry, line, load_i64(cache, words.LINE_SHIFT))
-    if slot == line_cache.NO_SLOT or (words.READABLE >> (tag & words.STATE_MASK)) & 1 == 0:
-        return 0
-    coherent_lines.copy_out(dst, line_cache.copy_address(geometry, slot, line_log2), 1 << line_log2)
-    return 1 << line_log2
-
-
-# --- the cache
-
-
-def claimed_without_version(tag, line, line_shift):
-    """`claimed` that leaves the version as it was."""
-    return line << line_shift | (tag & ((1 << line_shift) - 1) & ~words.STATE_MASK) | words.FILLING
-
-
-def claimed_but_for_upgrades(tag, line, line_shift):
-    """`claimed` that leaves a shared copy that is to be owned as it is."""
-    is_upgrade = line_cache.is_of_line(tag, line, line_shift) and tag & words.STATE_MASK == words.SHARED_COPY
-    return tag if is_upgrade else line_cache.claimed(tag, line, line_shift)
-
-
-def copy_words_relaxed(dst, src, num_bytes):
-    """`copy_words` of a line of one word that does not order its store."""
-    store_relaxed_i64(dst, 0, load_acquire_i64(src, 0))
-
-
-def set_state_relaxed(geometry, slot, state):
-    """`set_state` that publishes nothing of what was stored before."""
-    address = line_cache.tag_address(geometry, slot)
-    store_relaxed_i64(address, 0, line_cache.in_state(load_relaxed_i64(address, 0), state))
-
-
-def nothing(*arguments):
-    """What stands for a step that is left out."""
-    return 0
-
-
-# --- transactions
-
-
-def unlock_relaxed(word, value):
-    """`unlock_line` that publishes nothing of the transaction."""
-    store_relaxed_i64(word, 0, value)
-
-
-def let_owner_go_first(control, word, value, row, next_value, rank, line_log2, owner_slot):
-    """`let_owner_go` that ends the owner's copy before the directory names the next one."""
-    state = words.SHARED_COPY if row & words.FORWARD_SHARED else words.INVALID
-    owner_cache = directory.cache_of(control, directory.owner_of(value))
-    line_cache.set_state(line_cache.geometry_of(owner_cache, line_log2), owner_slot, state)
-    store_release_i64(word, 0, directory.locked(next_value, rank))
-
-
-def publish_unlocked(geometry, slot, state, word, next_value, is_new_owner):
-    """`publish` that unlocks before the requester's own tag says what it has, also a sharer's."""
-    directory.unlock_line(word, next_value)
-    line_cache.set_state(geometry, slot, state)
-
-
-def publish_tag_first(geometry, slot, state, word, next_value, is_new_owner):
-    """`publish` that names a new owner only when its copy is in use."""
-    line_cache.set_state(geometry, slot, state)
-    directory.unlock_line(word, next_value)
-
-
-take_at_once = variant(line_cache.take, "take_at_once", TAKEN=words.INVALID)
-give_back_first = variant(line_eviction.give_back, "give_back_first", store_release_i64=nothing)
 
 
 def without_invalidation(request: Request) -> Protocol:
@@ -260,13 +158,22 @@ BUGS = {
         "1:x 2:a", "no order", replaced(coherent_lines, store_release_i64=store_relaxed_i64), OWNED
     ),
     "a range that a sibling's add does not await": Bug(
-        "1:x 1:a", "data race", remade(await_siblings=nothing), OWNED
+        "1:x 1:a", "data race", remade(held_pin=nothing), OWNED
     ),
     "a range that a sibling evicts": Bug(
-        "1:x 1:L", "no order", replaced(line_eviction, await_siblings=nothing), {**TWO_LINES, **OWNED}
+        "1:x 1:L", "no order", replaced(line_eviction, await_group=nothing), {**TWO_LINES, **OWNED}
     ),
     "a dead rank's range is awaited for ever": Bug(
         "1:x 2:l", "stuck", replaced(line_cache, peer_is_dead=nothing), OWNED, kills=1
+    ),
+    "a range that a sibling evicts behind a death": Bug(
+        "1:xl 1:a 2:l",
+        "no order",
+        replaced(line_eviction, hold=hold_what_is_taken),
+        {"version_bits": 0, **OWNED},
+        kills=1,
+        model="sequential",
+        mortal=(2,),
     ),
     "an upgrade without a claim": Bug(
         "1:la 1:L", "data race", replaced(line_eviction, claimed=claimed_but_for_upgrades), TWO_LINES
@@ -305,18 +212,19 @@ CASES = [
 
 
 @functools.cache
-def unmodified(lanes, model, kills, *fields):
+def unmodified(lanes, model, kills, mortal, *fields):
     """The verdict on the kernels as they are; several bugs have one control."""
-    return search(Small(**dict(fields)), lanes, model, kills)
+    return search(Small(**dict(fields)), lanes, model, kills, mortal=mortal)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_planted_bug_is_found_beside_its_control(name, monkeypatch):
     bug = BUGS[name]
-    control = unmodified(bug.lanes, bug.model, bug.kills, *bug.world.items())
+    control = unmodified(bug.lanes, bug.model, bug.kills, bug.mortal, *bug.world.items())
     assert (control.result, control.bug) == (Result.EXHAUSTED, "")
     bug.plant(monkeypatch)
-    verdict = search(Small(**{**bug.world, **bug.wrong}), bug.lanes, bug.model, bug.kills)
+    small = Small(**{**bug.world, **bug.wrong})
+    verdict = search(small, bug.lanes, bug.model, bug.kills, mortal=bug.mortal)
     assert verdict.result is Result.BUG and bug.found in verdict.bug, verdict.bug
     assert verdict.trace, "with the way to it"
 

@@ -30,13 +30,13 @@ from ..kernels.line_cache import (
     copy_words,
     count,
     geometry_of,
-    group_pin,
+    held_pin,
     in_state,
     search,
     set_state,
     tag_address,
 )
-from ..kernels.ops import compare_swap_i64, fence_after_atomic, load_acquire_i64, load_i64, store_i64
+from ..kernels.ops import compare_swap_i64, load_i64, store_i64
 from .prober import GROUP
 
 # second argument of a probe; the first is the line's address, the third log2 of its bytes
@@ -74,8 +74,7 @@ def give_up(geometry, line, line_shift, line_log2, dst, state_after):
         if state not in (EXCLUSIVE, MODIFIED):
             return status.PENDING
         if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, TAKEN)) == tag:
-            fence_after_atomic()
-            if load_acquire_i64(group_pin(geometry, slot), 0) != 0:
+            if held_pin(geometry, slot) != 0:
                 set_state(geometry, slot, MODIFIED)
                 return status.PENDING
             copy_words(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)

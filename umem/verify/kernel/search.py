@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -106,15 +106,17 @@ def explore(
     limit_states: int = DEFAULT_LIMIT_STATES,
     limit_s: float = DEFAULT_LIMIT_S,
     reduces: bool = True,
+    mortal: Collection[int] | None = None,
 ) -> Verdict:
     """Search every execution of `lanes`, each (kernel, arguments...), over the words of `memory`.
 
     Kernels are run as they are, undecorated or cpu_kernels. `memory` gives every word that they access, by
     address, its first value; `final(results, memory)` says what is wrong with an end, or None; the result of a
-    lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to `kills` lanes stop for ever before
-    one of their writes; `deaths` gives for a lane the words by which others are then told of it, stored behind all
-    that it did. `constants` are words that nobody writes, which spares the search a choice. `reduces`
-    False takes no local step at once: slower, and finds the same, which is how the reduction is tested.
+    lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to `kills` lanes, of those that are
+    `mortal` (all unless given), stop for ever before one of their accesses; `deaths` gives for a lane the words by
+    which others are then told of it, stored behind all that it did. `constants` are words that nobody writes, which
+    spares the search a choice. `reduces` False takes no local step at once: slower, and finds the same, which is how
+    the reduction is tested.
 
     A bug is: an exception in a kernel, a data race of plain accesses, a word that is not in `memory`, an end
     that `final` refuses, a state from which no end is reached.
@@ -123,7 +125,16 @@ def explore(
         raise ConfigError("a program without lanes does nothing; give at least one (kernel, arguments...)")
     words = memory_of(model, memory, constants)
     return _Search(
-        automata(lanes, constants), words, final, model, kills, deaths or {}, limit_states, limit_s, reduces
+        automata(lanes, constants),
+        words,
+        final,
+        model,
+        kills,
+        deaths or {},
+        limit_states,
+        limit_s,
+        reduces,
+        mortal,
     ).run()
 
 
@@ -173,10 +184,11 @@ class _Search:
         limit_states: int,
         limit_s: float,
         reduces: bool,
+        mortal: Collection[int] | None,
     ):
         self._lanes = lanes
         self._memory, self._final, self._model = memory, final, model
-        self._kills, self._deaths = kills, deaths
+        self._kills, self._deaths, self._mortal = kills, deaths, mortal
         self._limit_states, self._limit_s, self._reduces = limit_states, limit_s, reduces
         self._tasks = [Memo(partial(self._task, lane)) for lane in range(len(lanes))]  # by state of the lane
         self._alive = Memo(self._going)
@@ -242,7 +254,7 @@ class _Search:
                 step = _Edge(number, lane, state, answer, remark, choice, False)
                 moved = (*lane_states[:lane], go_on(state, answer), *lane_states[lane + 1 :])
                 self._enter(step, moved, after, num_kills, asleep)
-            if num_kills < self._kills and operation.writes:
+            if num_kills < self._kills and (self._mortal is None or lane in self._mortal):
                 step = _Edge(number, lane, state, None, "", 0, True)
                 moved = (*lane_states[:lane], _KILLED, *lane_states[lane + 1 :])
                 after = tell_death(self._memory, memory, lane, self._deaths)
