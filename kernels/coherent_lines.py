@@ -66,6 +66,7 @@ from .ops import (
     load_relaxed_i64,
     store_release_i64,
 )
+from .ops_system import count_trailing_zeros_u64
 from .ops_vector import (
     vec_add_i64,
     vec_and_i64,
@@ -106,6 +107,24 @@ def run_of(slots, address, num_bytes):
 
 
 @inlined_function
+def ones_from(bits, place):
+    """How many bits in a row are 1, from `place` on."""
+    return count_trailing_zeros_u64(~(bits >> place))
+
+
+@device_function
+def copy_some_out(dst, src, num_bytes):
+    """`copy_out` of fewer lines than one look might give. By itself, so that only then the bytes hang on the tags."""
+    copy_out(dst, src, num_bytes)
+
+
+@device_function
+def copy_some_in(dst, src, num_bytes):
+    """`copy_in` of fewer lines than one look might give."""
+    copy_in(dst, src, num_bytes)
+
+
+@inlined_function
 def tags_of_lines(slots, address, lane):
     """A vector of what the tags of lines in a row would be, with state and version 0; that of `address` in `lane`."""
     line_log2, line_shift, _, _, _ = slots
@@ -115,7 +134,7 @@ def tags_of_lines(slots, address, lane):
 
 @inlined_function
 def read_run(slots, dst, address, num_bytes):
-    """Bytes read, from `address` on, of this rank's own copies of lines in a row: 0 where one is not in its slot.
+    """Bytes read, from `address` on, of this rank's own copies of lines in a row: 0 where the first is not in its slot.
 
     They have slots in a row, so their copies lie one behind the other: one look at a vector of tags before the copy
     and one behind it do for all.
@@ -125,10 +144,17 @@ def read_run(slots, dst, address, num_bytes):
     tags = vec_load_relaxed_i64(all_tags, slot - lane)
     at_rest = vec_and_i64(tags, vec_splat_i64(-1 << line_shift | STATE_MASK - AT_REST))
     there = vec_equal_i64(at_rest, tags_of_lines(slots, address, lane)) & ~lanes_where(tags, AT_REST, INVALID)
-    if there & wanted != wanted:
-        return 0
+    offset = address & ((1 << line_log2) - 1)
+    src = copies + (slot << line_log2) + offset
     fence_acquire()
-    copy_out(dst, copies + (slot << line_log2) + (address & ((1 << line_log2) - 1)), size)
+    if there & wanted == wanted:
+        copy_out(dst, src, size)
+    else:
+        num_lines = ones_from(there, lane)
+        if num_lines == 0:
+            return 0
+        size, wanted = (num_lines << line_log2) - offset, ((1 << num_lines) - 1) << lane
+        copy_some_out(dst, src, size)
     changed = vec_xor_i64(tags, vec_load_relaxed_i64(all_tags, slot - lane))
     if lanes_where(changed, ~STATE_MASK, 0) & wanted != wanted:
         return 0
@@ -240,8 +266,8 @@ def coherent_read(cache, dst, address, num_bytes):
 
 @inlined_function
 def write_run(slots, address, src, num_bytes):
-    """Bytes written, from `address` on, to this rank's own copies of lines in a row: 0 where one of the first is not
-    MODIFIED and in its slot, or where another thread writes to their group.
+    """Bytes written, from `address` on, to this rank's own copies of lines in a row: 0 where the first is not MODIFIED
+    and in its slot, or where another thread writes to their group.
 
     The group is pinned, then tags are looked at: one pin for GROUP_SLOTS of them, one look for a vector.
     """
@@ -261,11 +287,17 @@ def write_run(slots, address, src, num_bytes):
         tags = vec_load_relaxed_i64(all_tags, slot - lane)
         modified = vec_add_i64(tags_of_lines(slots, address + done, lane), vec_splat_i64(MODIFIED))
         there = vec_equal_i64(vec_and_i64(tags, vec_splat_i64(-1 << line_shift | STATE_MASK)), modified)
-        if there & wanted != wanted:
-            break
-        fence_acquire()
         offset = address + done & ((1 << line_log2) - 1)
-        copy_in(copies + (slot << line_log2) + offset, src + done, size)
+        dst = copies + (slot << line_log2) + offset
+        fence_acquire()
+        if there & wanted != wanted:
+            num_lines = ones_from(there, lane)
+            if num_lines != 0:
+                size = (num_lines << line_log2) - offset
+                copy_some_in(dst, src + done, size)
+                done += size
+            break
+        copy_in(dst, src + done, size)
         done += size
     # Another number, so that a taker waits for this range alone; the old one where nothing was written, so that a
     # thread that tries in vain, time after time, changes nothing.

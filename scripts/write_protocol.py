@@ -73,8 +73,8 @@ holder does depends on its slot:
 | slot | INVALIDATE | TAKE_SHARED, TAKE_INVALID |
 | --- | --- | --- |
 | S | becomes I | - |
-| E, M | - | the line goes home; S or I |
-| PINNED, or of a group that is | - | waits until the store ends |
+| E, M | - | the line goes home; S or I; first it waits for a range that its rank writes beside it |
+| PINNED | - | waits until the store ends |
 | FILLING | becomes DROPPED: what comes shared is not kept | waits for the grant that is under way |
 | DROPPED | stays | waits for the grant that is under way |
 | TAKEN | stays | the line goes home; stays, and its PUT_OWNED comes from a stranger |
