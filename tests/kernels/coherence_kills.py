@@ -206,7 +206,7 @@ def kill_alone(num_kills: int) -> None:
         assert end_of(start_rank(victim, lambda rank: work(rank, 0)), DEADLINE_S) == 0
         total, share = count.words[0], -(-num_kills // len(PROTOCOLS))
         kills = min(share, total)
-        poisoned = 0
+        num_cut = 0
         for kill in range(kills):
             forget(world, saved)
             access = 1 + kill * total // kills
@@ -215,9 +215,9 @@ def kill_alone(num_kills: int) -> None:
             for place in (victim, partner):
                 world.bury(place, place)
             world.check_counters()
-            poisoned += check_areas(world)
+            num_cut += check_areas(world)
             world.use_all()
-        print(f"alone {PROTOCOLS[protocol].name}: {kills} of {total}, {poisoned} lines poisoned")
+        print(f"alone {PROTOCOLS[protocol].name}: {kills} of {total}, {num_cut} writes cut short")
         world.close()
 
 
@@ -230,22 +230,15 @@ def forget(world: World, saved: list[tuple[int, bytes]]) -> None:
 
 
 def check_areas(world: World) -> int:
-    """Areas hold what was written, or the write in flight; only lines of that one may be lost. How many are."""
-    num_poisoned = 0
+    """Areas hold what was written, or, from some word to another, the write in flight: nothing is lost where everybody
+    maps what the dead had. How many writes were cut short."""
+    num_cut = 0
     for place in range(world.num_places):
         written, writing = world.written.words[place], world.writing.words[place]
-        for word in range(AREA_WORDS):
-            address = world.area(place) + 8 * word
-            try:
-                value = world.clerk.load(address, 8)
-            except LinePoisoned as lost:
-                assert lost.address == address and writing > written, f"{address:#x} was whole"
-                world.clerk.reset(address)
-                assert world.clerk.load(address, 8) <= writing, "what last came home"
-                num_poisoned += 1
-                continue
-            assert value in (written, writing) or num_poisoned, f"area {place}: {value}, not {written}"
-    return num_poisoned
+        values = {world.clerk.load(world.area(place) + 8 * word, 8) for word in range(AREA_WORDS)}
+        assert values <= {written, writing}, f"area {place}: {values}, not {written} or {writing}"
+        num_cut += len(values) == 2
+    return num_cut
 
 
 class Crowd:
