@@ -27,9 +27,7 @@ INVALID, SHARED_COPY, EXCLUSIVE, MODIFIED = 0, 1, 2, 3
 PINNED = 4  # owned, and its rank stores into it
 FILLING = 5  # claimed by its rank, which reads it from elsewhere
 DROPPED = 6  # FILLING, and invalidated meanwhile: what arrives is used once and not kept
-TAKEN = (
-    7  # owned, and copied out once no range of its rank is under way (`await_group`); whoever set it ends it
-)
+TAKEN = 7  # owned, and copied out once its rank writes no range there (`await_group`); whoever set it ends it
 READABLE = 1 << SHARED_COPY | 1 << EXCLUSIVE | 1 << MODIFIED | 1 << PINNED
 OWNED_STATES = 1 << EXCLUSIVE | 1 << MODIFIED  # and in nobody's use
 AT_REST = 3  # these states are those up to 3
