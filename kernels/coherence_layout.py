@@ -1,6 +1,6 @@
 """Words of software coherence: states, requests and actions of the protocol, and where they stand in bits.
 
-    tag word        a slot of a rank's cache: state, version, line number
+    tag word        a slot of a rank's cache: state, line number, version
     directory word  a line at its home: lock, state, who holds copies
     row             one transition of the protocol's table (umem/coherence/protocol.py) as a word
 
@@ -28,13 +28,14 @@ PINNED = 4  # owned, and its rank stores into it
 FILLING = 5  # claimed by its rank, which reads it from elsewhere
 DROPPED = 6  # FILLING, and invalidated meanwhile: what arrives is used once and not kept
 TAKEN = 7  # owned, and copied out once its rank writes no range there (`await_group`); whoever set it ends it
-READABLE = 1 << SHARED_COPY | 1 << EXCLUSIVE | 1 << MODIFIED | 1 << PINNED
-OWNED_STATES = 1 << EXCLUSIVE | 1 << MODIFIED  # and in nobody's use
 AT_REST = 3  # these states are those up to 3
+
+# --- tag word: state | line number << 4 | version << 44
 STATE_BITS, STATE_MASK = 4, 15
 LINE_BITS = 40  # of a line number
 # A version counts the fills of a slot, so that a reader sees that its slot changed hands.
-VERSION_BITS = 64 - STATE_BITS - LINE_BITS
+VERSION_SHIFT = STATE_BITS + LINE_BITS
+VERSION_BITS = 64 - VERSION_SHIFT
 
 # --- requests
 GET_SHARED, GET_OWNED, PUT_OWNED, WRITE_HOME = 0, 1, 2, 3
@@ -111,7 +112,9 @@ CONTROL = 1  # address of the rank's control page
 GATE = 2  # of its gate (gate.py); the rank's own
 NOTES = 3  # of its notes on all blocks; the rank's own
 RANK = 4
-LINE_SHIFT = 5  # of a tag: STATE_BITS + the bits of its version
+VERSION_MASK = (
+    5  # of the bits that versions have: all of VERSION_BITS but where a test wants them to come round
+)
 COUNTERS = 6  # address of COUNTER words; 0: nothing is counted
 DIRECTORIES = 8  # two addresses: directory words of the device segment, of the host segment
 BLOCKS = 10  # two addresses: block words of these segments
@@ -177,8 +180,7 @@ INVALIDATED = COUNTERS_ROOM  # [MAX_RANKS] copies invalidated at each rank
 MISSES = INVALIDATED + MAX_RANKS  # NUM_NOTED * NOTED_WORDS: lines that this rank misses because others write
 NOTED_LOG2, NOTED_WORDS = 10, 4
 NOTED_LINE, NOTED_COUNT, NOTED_LOADS, NOTED_STORES = 0, 1, 2, 3  # bits of the 64ths of the line that it used
-HIT_STRIPES = MISSES + (
-    NOTED_WORDS << NOTED_LOG2
-)  # hits, apart by slot: threads would pass one line to and fro
-NUM_HIT_STRIPES, STRIPE_WORDS = 16, 8
+# Hits, apart by thread: siblings would pass one line of the processor to and fro.
+HIT_STRIPES = MISSES + (NOTED_WORDS << NOTED_LOG2)
+NUM_HIT_STRIPES, STRIPE_WORDS = 64, 8
 COUNTER_WORDS = HIT_STRIPES + NUM_HIT_STRIPES * STRIPE_WORDS

@@ -20,12 +20,9 @@ from .coherence_layout import (
     LINE_LOG2_MASK,
     MODIFIED,
     NOT_HOME,
-    OWNED_STATES,
     PINNED,
     PRIVATE,
-    READABLE,
     STATE_BITS,
-    STATE_MASK,
     THROUGH,
     WRITE_HOME,
 )
@@ -42,9 +39,11 @@ from .line_cache import (
     geometry_of,
     held_pin,
     in_state,
-    is_of_line,
+    is_free_to_store,
+    is_readable,
     search,
     set_state,
+    state_of_line,
     tag_address,
 )
 from .line_flits import modify_at_home
@@ -148,7 +147,7 @@ def any_slot(cache, note, address):
     """The slot that has the line of `address`, or NO_SLOT."""
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
-    slot, _ = search(geometry_of(cache, line_log2), line, load_i64(cache, words.LINE_SHIFT))
+    slot, _ = search(geometry_of(cache, line_log2), line)
     return slot
 
 
@@ -157,12 +156,12 @@ def load_hit(cache, note, address, slot):
     """(1, value) from this rank's own copy in `slot`; (0, 0) where the line is not there."""
     line_log2 = note & LINE_LOG2_MASK
     geometry = geometry_of(cache, line_log2)
-    tag = load_acquire_i64(tag_address(geometry, slot), 0)
-    is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
-    if is_there and (READABLE >> (tag & STATE_MASK)) & 1:
+    at, copy = tag_address(geometry, slot), copy_address(geometry, slot, line_log2)
+    tag = load_acquire_i64(at, 0)
+    if is_readable(state_of_line(tag, (address - BASE) >> line_log2)):
         offset = address & ((1 << line_log2) - 1)
-        value = load_acquire_value(copy_address(geometry, slot, line_log2) + offset, 0)
-        if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS == 0:
+        value = load_acquire_value(copy + offset, 0)
+        if (load_acquire_i64(at, 0) ^ tag) >> STATE_BITS == 0:
             count_hits(cache, slot, 1)
             return 1, value
     return 0, ZERO
@@ -186,7 +185,6 @@ def load_slowly(cache, address):
     """What `coherent_load` does where its first look finds no copy."""
     if address & (NUM_BYTES - 1):
         return status.MISALIGNED, ZERO
-    slot = NO_SLOT
     while True:
         code, note = noted(cache, address)
         if code != status.OK:
@@ -202,14 +200,17 @@ def load_slowly(cache, address):
                 unlock_line(word, value)
                 return status.OK, loaded
         else:
-            if slot == NO_SLOT:
-                slot = any_slot(cache, note, address)
-            if slot != NO_SLOT:
-                found, loaded = load_hit(cache, note, address, slot)
-                if found:
-                    return status.OK, loaded
             is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
-            code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+            slot, has_fetched = any_slot(cache, note, address), False
+            while code == status.OK:
+                if slot != NO_SLOT:
+                    found, loaded = load_hit(cache, note, address, slot)
+                    if found:
+                        return status.OK, loaded
+                if has_fetched:
+                    break
+                code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+                has_fetched = True
         if code != status.OK:
             return code, ZERO
 
@@ -231,10 +232,10 @@ def modify_hit(cache, note, address, slot, operation, first, second, waits):
     AGAIN where a sibling's range is under way in the slot's group: at once, or, if this `waits`, after a slice."""
     line_log2 = note & LINE_LOG2_MASK
     geometry = geometry_of(cache, line_log2)
-    tag = load_acquire_i64(tag_address(geometry, slot), 0)
-    is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
-    if is_there and (OWNED_STATES >> (tag & STATE_MASK)) & 1:
-        if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, PINNED)) == tag:
+    at, copy = tag_address(geometry, slot), copy_address(geometry, slot, line_log2)
+    tag = load_acquire_i64(at, 0)
+    if is_free_to_store(state_of_line(tag, (address - BASE) >> line_log2)):
+        if compare_swap_i64(at, 0, tag, in_state(tag, PINNED)) == tag:
             # A word that a range writes may be stored to meanwhile, but not loaded, and then stored to.
             if READS_FIRST and held_pin(geometry, slot) != 0:
                 code = status.AGAIN
@@ -246,8 +247,8 @@ def modify_hit(cache, note, address, slot, operation, first, second, waits):
                 if code != status.OK:
                     return code, ZERO
             offset = address & ((1 << line_log2) - 1)
-            old = modify(copy_address(geometry, slot, line_log2) + offset, operation, first, second)
-            store_release_i64(tag_address(geometry, slot), 0, in_state(tag, MODIFIED))
+            old = modify(copy + offset, operation, first, second)
+            store_release_i64(at, 0, in_state(tag, MODIFIED))
             count_hits(cache, slot, 1)
             return status.OK, old
     return status.NOT_FOUND, ZERO
@@ -275,7 +276,6 @@ def modify_slowly(cache, address, operation, first, second):
     """What `coherent_modify` does where its first look finds no copy that this rank owns."""
     if address & (NUM_BYTES - 1):
         return status.MISALIGNED, ZERO
-    slot = NO_SLOT
     while True:
         code, note = noted(cache, address)
         if code != status.OK:
@@ -301,13 +301,17 @@ def modify_slowly(cache, address, operation, first, second):
                     return code, old
                 continue  # it is not cached as noted, which is forgotten
         else:
-            if slot == NO_SLOT:
-                slot = any_slot(cache, note, address)
-            if slot != NO_SLOT:
-                code, old = modify_hit(cache, note, address, slot, operation, first, second, True)
-                if code != status.NOT_FOUND:
-                    return code, old
-            code, slot = fetch(cache, note, address, GET_OWNED)
+            slot, has_fetched = any_slot(cache, note, address), False
+            while code == status.OK:
+                if slot != NO_SLOT:
+                    code, old = modify_hit(cache, note, address, slot, operation, first, second, True)
+                    if code != status.NOT_FOUND:
+                        return code, old
+                    code = status.OK
+                if has_fetched:
+                    break
+                code, slot = fetch(cache, note, address, GET_OWNED)
+                has_fetched = True
         if code != status.OK:
             return code, ZERO
 

@@ -26,10 +26,8 @@ from .coherence_layout import (
     LINE_LOG2_MASK,
     MODIFIED,
     NOT_HOME,
-    OWNED_STATES,
     PINNED,
     PRIVATE,
-    READABLE,
     STATE_BITS,
     STATE_MASK,
     THROUGH,
@@ -41,16 +39,19 @@ from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import unlock_line
 from .heap_layout import BLOCK_BYTES
 from .line_cache import (
+    LINE_IN_TAG,
     NO_SLOT,
     copy_address,
     count_hits,
     geometry_of,
     in_state,
-    is_of_line,
+    is_free_to_store,
+    is_readable,
     lanes_where,
     pin_among,
     search,
     slot_among,
+    state_of_line,
     tag_address,
 )
 from .line_flits import finish_flit, write_at_home
@@ -86,18 +87,18 @@ MOST_PINNED_BYTES = 4096
 
 @inlined_function
 def slots_of(cache, line_log2):
-    """What does not change while one range is walked: (log2 of a line's bytes, its shift in a tag, address of the
-    tags, of the copies, slots - 1). Loaded once: no compiler knows that copies do not store to the header."""
+    """What does not change while one range is walked: (log2 of a line's bytes, address of the tags, of the copies,
+    slots - 1). Loaded once: no compiler knows that copies do not store to the header."""
     geometry = geometry_of(cache, line_log2)
     tags, copies = load_i64(geometry, words.TAGS), load_i64(geometry, words.COPIES)
-    return line_log2, load_i64(cache, words.LINE_SHIFT), tags, copies, load_i64(geometry, words.SLOT_MASK)
+    return line_log2, tags, copies, load_i64(geometry, words.SLOT_MASK)
 
 
 @inlined_function
 def run_of(slots, address, num_bytes):
     """(slot, its lane, bytes, lanes) of the lines from `address` on whose tags are in one vector: what is to be had by
     one look. The bytes do not hang on the tags, so that the processor need not wait for these to go on."""
-    line_log2, _, _, _, slot_mask = slots
+    line_log2, _, _, slot_mask = slots
     slot = slot_among((address - BASE) >> line_log2, slot_mask)
     lane = slot & (vec_lanes_i64() - 1)
     offset = address & ((1 << line_log2) - 1)
@@ -127,9 +128,9 @@ def copy_some_in(dst, src, num_bytes):
 @inlined_function
 def tags_of_lines(slots, address, lane):
     """A vector of what the tags of lines in a row would be, with state and version 0; that of `address` in `lane`."""
-    line_log2, line_shift, _, _, _ = slots
+    line_log2, _, _, _ = slots
     first = ((address - BASE) >> line_log2) - lane
-    return vec_shift_left_i64(vec_add_i64(vec_splat_i64(first), vec_indices_i64()), line_shift)
+    return vec_shift_left_i64(vec_add_i64(vec_splat_i64(first), vec_indices_i64()), STATE_BITS)
 
 
 @inlined_function
@@ -139,10 +140,10 @@ def read_run(slots, dst, address, num_bytes):
     They have slots in a row, so their copies lie one behind the other: one look at a vector of tags before the copy
     and one behind it do for all.
     """
-    line_log2, line_shift, all_tags, copies, _ = slots
+    line_log2, all_tags, copies, _ = slots
     slot, lane, size, wanted = run_of(slots, address, num_bytes)
     tags = vec_load_relaxed_i64(all_tags, slot - lane)
-    at_rest = vec_and_i64(tags, vec_splat_i64(-1 << line_shift | STATE_MASK - AT_REST))
+    at_rest = vec_and_i64(tags, vec_splat_i64(LINE_IN_TAG | STATE_MASK - AT_REST))
     there = vec_equal_i64(at_rest, tags_of_lines(slots, address, lane)) & ~lanes_where(tags, AT_REST, INVALID)
     offset = address & ((1 << line_log2) - 1)
     src = copies + (slot << line_log2) + offset
@@ -167,8 +168,8 @@ def read_line(cache, note, dst, address, num_bytes):
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     geometry = geometry_of(cache, line_log2)
-    slot, tag = search(geometry, line, load_i64(cache, words.LINE_SHIFT))
-    if slot == NO_SLOT or (READABLE >> (tag & STATE_MASK)) & 1 == 0:
+    slot, tag = search(geometry, line)
+    if slot == NO_SLOT or not is_readable(tag & STATE_MASK):
         return 0
     size = within_line(note, address, num_bytes)
     copy_out(dst, copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), size)
@@ -271,7 +272,7 @@ def write_run(slots, address, src, num_bytes):
 
     The group is pinned, then tags are looked at: one pin for GROUP_SLOTS of them, one look for a vector.
     """
-    line_log2, line_shift, all_tags, copies, slot_mask = slots
+    line_log2, all_tags, copies, slot_mask = slots
     line = (address - BASE) >> line_log2
     pin = pin_among(all_tags, slot_mask, slot_among(line, slot_mask))
     seen = load_relaxed_i64(pin, 0)
@@ -286,7 +287,7 @@ def write_run(slots, address, src, num_bytes):
         slot, lane, size, wanted = run_of(slots, address + done, end - done)
         tags = vec_load_relaxed_i64(all_tags, slot - lane)
         modified = vec_add_i64(tags_of_lines(slots, address + done, lane), vec_splat_i64(MODIFIED))
-        there = vec_equal_i64(vec_and_i64(tags, vec_splat_i64(-1 << line_shift | STATE_MASK)), modified)
+        there = vec_equal_i64(vec_and_i64(tags, vec_splat_i64(LINE_IN_TAG | STATE_MASK)), modified)
         offset = address + done & ((1 << line_log2) - 1)
         dst = copies + (slot << line_log2) + offset
         fence_acquire()
@@ -312,8 +313,7 @@ def write_line(cache, note, address, src, num_bytes, slot):
     geometry = geometry_of(cache, line_log2)
     at = tag_address(geometry, slot)
     tag = load_acquire_i64(at, 0)
-    is_there = is_of_line(tag, (address - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
-    if not is_there or (OWNED_STATES >> (tag & STATE_MASK)) & 1 == 0:
+    if not is_free_to_store(state_of_line(tag, (address - BASE) >> line_log2)):
         return 0
     if compare_swap_i64(at, 0, tag, in_state(tag, PINNED)) != tag:
         return 0

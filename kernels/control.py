@@ -10,7 +10,7 @@ except the fields under "live", which their one writer (the rank's own agent) ch
 
 from __future__ import annotations
 
-from .compile import device_function
+from .compile import device_function, inlined_function
 from .ops import load_acquire_i64, load_i64
 
 CONTROL_BYTES = 1 << 16
@@ -52,21 +52,37 @@ ABSENT, ALIVE, DEAD = 0, 1, 2
 NO_HOME = -1
 
 
-@device_function
-def home_rank(control, address):
-    """Rank whose segment holds `address`, or NO_HOME where no segment does."""
+@inlined_function
+def place_of(control, address):
+    """(home, kind, offset): the rank whose segment holds `address`, which of its segments, and the byte in it;
+    NO_HOME where no segment does."""
     if load_i64(control, LINEAR_BASE) <= address < load_i64(control, LINEAR_END):
         relative = address - load_i64(control, LINEAR_BASE)
         stride_log2 = load_i64(control, STRIDE_LOG2)
         slot = relative >> stride_log2
         offset = relative - (slot << stride_log2)
         if offset < load_i64(control, SEGMENT_BYTES + slot):
-            return slot >> 1
-        return NO_HOME
-    if load_i64(control, STRIPED_BASE) <= address < load_i64(control, STRIPED_END):
-        block = (address - load_i64(control, STRIPED_BASE)) >> load_i64(control, BLOCK_LOG2)
-        return load_i64(control, MEMBERS + block % load_i64(control, NUM_MEMBERS))
-    return NO_HOME
+            return slot >> 1, slot & 1, offset
+    elif load_i64(control, STRIPED_BASE) <= address < load_i64(control, STRIPED_END):
+        return place_in_stripes(control, address - load_i64(control, STRIPED_BASE))
+    return NO_HOME, 0, 0
+
+
+@device_function
+def place_in_stripes(control, relative):
+    """`place_of` a byte of the striped window; its blocks lie in the members' segments in turn."""
+    block_log2, num_members = load_i64(control, BLOCK_LOG2), load_i64(control, NUM_MEMBERS)
+    block = relative >> block_log2
+    row = block // num_members
+    offset = load_i64(control, STRIPED_OFFSET) + (row << block_log2) + relative - (block << block_log2)
+    return load_i64(control, MEMBERS + block - row * num_members), 0, offset
+
+
+@device_function
+def home_rank(control, address):
+    """Rank whose segment holds `address`, or NO_HOME where no segment does."""
+    home, _, _ = place_of(control, address)
+    return home
 
 
 @device_function

@@ -34,19 +34,14 @@ from .coherence_layout import (
     UNCACHED,
 )
 from .compile import device_function, inlined_function
-from .control import BLOCK_LOG2 as STRIPED_BLOCK_LOG2
 from .control import (
     COHERENCE,
-    LINEAR_BASE,
     META_BASE,
     META_STRIDE_LOG2,
-    NUM_MEMBERS,
     SPIN_ROUNDS,
     STOP,
-    STRIDE_LOG2,
-    STRIPED_BASE,
-    STRIPED_OFFSET,
     peer_is_dead,
+    place_of,
 )
 from .heap_layout import BLOCK_LOG2
 from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_release_i64
@@ -66,24 +61,9 @@ def cache_of(control, rank):
 
 
 @inlined_function
-def place_in_segment(control, address):
-    """(kind of the segment, byte offset in it) of an address that has a home."""
-    if address < load_i64(control, STRIPED_BASE):
-        relative = address - load_i64(control, LINEAR_BASE)
-        slot = relative >> load_i64(control, STRIDE_LOG2)
-        return slot & 1, relative - (slot << load_i64(control, STRIDE_LOG2))
-    relative = address - load_i64(control, STRIPED_BASE)
-    block_log2 = load_i64(control, STRIPED_BLOCK_LOG2)
-    block = relative >> block_log2
-    row = block // load_i64(control, NUM_MEMBERS)
-    offset = relative - (block << block_log2)
-    return 0, load_i64(control, STRIPED_OFFSET) + (row << block_log2) + offset
-
-
-@inlined_function
-def block_word(control, home_cache, address):
-    """Address of the word that says how the block of `address` is cached; `home_cache` is its home's header."""
-    kind, offset = place_in_segment(control, address)
+def block_word(home_cache, kind, offset):
+    """Address of the word that says how the block at a place (`place_of`) in the segments of a home is cached;
+    `home_cache` is its header."""
     return load_i64(home_cache, words.BLOCKS + kind) + (offset >> BLOCK_LOG2) * 8
 
 
@@ -95,19 +75,26 @@ def block_value(control, home, address):
     """
     if load_i64(control, COHERENCE) == 0:
         return 0
-    return load_acquire_i64(block_word(control, cache_of(control, home), address), 0)
+    _, kind, offset = place_of(control, address)
+    return load_acquire_i64(block_word(cache_of(control, home), kind, offset), 0)
 
 
 @inlined_function
-def directory_word(control, home_cache, address, line_log2):
-    """Address of the directory word of the line of `address`."""
-    kind, offset = place_in_segment(control, address)
+def directory_word_at(home_cache, kind, offset, line_log2):
+    """Address of the directory word of the line at a place in the segments of a home."""
     block = offset >> BLOCK_LOG2
     line = (offset - (block << BLOCK_LOG2)) >> line_log2
     lines_log2 = BLOCK_LOG2 - line_log2 - LINES_APART_LOG2
     apart = line & ((1 << LINES_APART_LOG2) - 1)
     index = block * DIRECTORY_WORDS_A_BLOCK + (apart << lines_log2) + (line >> LINES_APART_LOG2)
     return load_i64(home_cache, words.DIRECTORIES + kind) + index * 8
+
+
+@inlined_function
+def directory_word(control, home_cache, address, line_log2):
+    """Address of the directory word of the line of `address`."""
+    _, kind, offset = place_of(control, address)
+    return directory_word_at(home_cache, kind, offset, line_log2)
 
 
 # --- waiting and the lock
@@ -226,25 +213,31 @@ def may_share(value, rank, num_ranks):
     return 0
 
 
-@device_function
+@inlined_function
 def is_named(value, rank, num_ranks):
     """1 where the word says that `rank` itself shares the line: a group's bit does not."""
-    if (value >> FORMAT_SHIFT) & FORMAT_MASK == BIT_A_GROUP:
-        return 0
-    return may_share(value, rank, num_ranks)
+    form = (value >> FORMAT_SHIFT) & FORMAT_MASK
+    if form == BIT_A_RANK:
+        return (value >> (HOLDERS_SHIFT + rank)) & 1
+    return may_share(value, rank, num_ranks) if form == POINTERS else 0
+
+
+@inlined_function
+def with_sharer(value, rank, num_ranks):
+    """The word of a shared line with one more sharer."""
+    if (value >> FORMAT_SHIFT) & FORMAT_MASK == BIT_A_RANK:
+        return value | 1 << (HOLDERS_SHIFT + rank)
+    return with_sharer_of_many(value, rank, num_ranks)
 
 
 @device_function
-def with_sharer(value, rank, num_ranks):
-    """The word of a shared line with one more sharer."""
+def with_sharer_of_many(value, rank, num_ranks):
+    """`with_sharer` where ranks stand by number or in groups."""
     if may_share(value, rank, num_ranks):
         return value
-    form = (value >> FORMAT_SHIFT) & FORMAT_MASK
     holders = (value >> HOLDERS_SHIFT) & HOLDERS_MASK
-    if form == BIT_A_RANK:
-        return value | 1 << (HOLDERS_SHIFT + rank)
     size = group_size(num_ranks)
-    if form == POINTERS:
+    if (value >> FORMAT_SHIFT) & FORMAT_MASK == POINTERS:
         count = holders & ((1 << COUNT_BITS) - 1)
         if count < NUM_POINTERS:
             entry = (rank << (COUNT_BITS + count * POINTER_BITS)) + 1

@@ -10,7 +10,7 @@ from .coherence_layout import (
     WRITE_HOME,
 )
 from .compile import cpu_kernel, device_function
-from .control import RANK
+from .control import RANK, place_of
 from .directory import block_value, block_word, cache_of, directory_word, line_state, lock_line, unlock_line
 from .heap_layout import BLOCK_BYTES
 from .line_flits import forget
@@ -24,7 +24,8 @@ GROUP = "coherence"
 def mark(cache, home, address, value):
     """Have the block of `address` cached as `value`, a block word, says; 0 ends it. Its home is mapped."""
     control = load_i64(cache, words.CONTROL)
-    store_release_i64(block_word(control, cache_of(control, home), address), 0, value)
+    _, kind, offset = place_of(control, address)
+    store_release_i64(block_word(cache_of(control, home), kind, offset), 0, value)
     forget(cache, address)
 
 

@@ -37,6 +37,7 @@ from .coherence_layout import (
     STATE_BITS,
     STATE_MASK,
     TAKEN,
+    VERSION_SHIFT,
 )
 from .compile import device_function, inlined_function
 from .control import peer_is_dead
@@ -50,12 +51,12 @@ from .ops import (
     store_relaxed_i64,
     store_release_i64,
 )
-from .ops_system import count_trailing_zeros_u64, prefetch, prefetch_for_store
+from .ops_system import count_trailing_zeros_u64, prefetch, prefetch_for_store, thread_stripe
 from .ops_vector import vec_and_i64, vec_equal_i64, vec_lanes_i64, vec_load_relaxed_i64, vec_splat_i64
 
 NO_SLOT = -1
 LINE_MASK = (1 << LINE_BITS) - 1
-WORD_LOG2 = 3
+LINE_IN_TAG = LINE_MASK << STATE_BITS
 
 
 @inlined_function
@@ -111,23 +112,40 @@ def pin_among(tags, slot_mask, slot):
 
 
 @inlined_function
-def line_of(tag, line_shift):
+def line_of(tag):
     """The number of the line."""
-    return (tag >> line_shift) & LINE_MASK
+    return (tag >> STATE_BITS) & LINE_MASK
 
 
 @inlined_function
-def is_of_line(tag, line, line_shift):
+def state_of_line(tag, line):
+    """The state that `tag` gives `line`; a number above all states where it is a tag of another line."""
+    return (tag & (LINE_IN_TAG | STATE_MASK)) ^ line << STATE_BITS
+
+
+@inlined_function
+def is_of_line(tag, line):
     """True where `tag` is one of `line`, in whatever state."""
-    return line_of(tag, line_shift) == line
+    return state_of_line(tag, line) <= STATE_MASK
 
 
 @inlined_function
-def claimed(tag, line, line_shift):
+def is_readable(state):
+    """True where a copy in `state` may be loaded from."""
+    return SHARED_COPY <= state <= PINNED
+
+
+@inlined_function
+def is_free_to_store(state):
+    """True where a copy in `state` is owned, and in nobody's use."""
+    return EXCLUSIVE <= state <= MODIFIED
+
+
+@inlined_function
+def claimed(tag, line, version_mask):
     """The tag of a slot that `line` claims from what `tag` says: FILLING, of the next version."""
-    version = (tag >> STATE_BITS) + 1
-    version_mask = (1 << (line_shift - STATE_BITS)) - 1
-    return line << line_shift | (version & version_mask) << STATE_BITS | FILLING
+    version = (tag >> VERSION_SHIFT) + 1 & version_mask
+    return version << VERSION_SHIFT | line << STATE_BITS | FILLING
 
 
 @inlined_function
@@ -159,15 +177,16 @@ def set_of(geometry, line):
 
 
 @inlined_function
-def find_tag(geometry, line, line_shift, states, but):
-    """(slot, tag) of `line` in one of `states` (bits), in another slot than `but`; NO_SLOT where there is none."""
-    slots, end, in_set = set_of(geometry, line)
+def find_tag(geometry, line, its_set, states, but):
+    """(slot, tag) of `line` in one of `states` (bits) in its set (`set_of`), in another slot than `but`; NO_SLOT where
+    there is none."""
+    slots, end, in_set = its_set
     while slots < end:
-        rest = in_set & lanes_where(tags_from(geometry, slots), -1 << line_shift, line << line_shift)
+        rest = in_set & lanes_where(tags_from(geometry, slots), LINE_IN_TAG, line << STATE_BITS)
         while rest != 0:
             slot = slots + count_trailing_zeros_u64(rest)
             tag = load_acquire_i64(tag_address(geometry, slot), 0)
-            if is_of_line(tag, line, line_shift) and (states >> (tag & STATE_MASK)) & 1 and slot != but:
+            if is_of_line(tag, line) and (states >> (tag & STATE_MASK)) & 1 and slot != but:
                 return slot, tag
             rest &= rest - 1
         slots += vec_lanes_i64()
@@ -175,13 +194,13 @@ def find_tag(geometry, line, line_shift, states, but):
 
 
 @inlined_function
-def search(geometry, line, line_shift):
+def search(geometry, line):
     """(slot, tag) of a copy or claim of `line`, else NO_SLOT."""
-    return find_tag(geometry, line, line_shift, ~(1 << INVALID), NO_SLOT)
+    return find_tag(geometry, line, set_of(geometry, line), ~(1 << INVALID), NO_SLOT)
 
 
 @inlined_function
-def has_other_slot(geometry, line, line_shift, slot):
+def has_other_slot(geometry, line, its_set, slot):
     """True where another slot than `slot`, which was just claimed for `line`, has it or is claimed for it by a sibling.
 
     Of two siblings that claim at once at least one sees the other: claim, fence, look, on both sides.
@@ -189,7 +208,7 @@ def has_other_slot(geometry, line, line_shift, slot):
     if load_i64(geometry, words.NUM_WAYS) == 1:
         return False
     fence_after_atomic()
-    other, _ = find_tag(geometry, line, line_shift, ~(1 << INVALID), slot)
+    other, _ = find_tag(geometry, line, its_set, ~(1 << INVALID), slot)
     return other != NO_SLOT
 
 
@@ -201,10 +220,10 @@ def invalidate(cache, line_log2, line):
     no sharer any more.
     """
     geometry = geometry_of(cache, line_log2)
-    line_shift = load_i64(cache, words.LINE_SHIFT)
     prefetch_for_store(own_tag(geometry, line))
+    its_set = set_of(geometry, line)
     while True:
-        slot, tag = find_tag(geometry, line, line_shift, 1 << SHARED_COPY, NO_SLOT)
+        slot, tag = find_tag(geometry, line, its_set, 1 << SHARED_COPY, NO_SLOT)
         if slot == NO_SLOT:
             return 0
         if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, INVALID)) == tag:
@@ -219,15 +238,14 @@ def take(control, cache, rank, line_log2, line):
     and INTERRUPTED where it is in use for longer than a slice. Then nothing has changed.
     """
     geometry = geometry_of(cache, line_log2)
-    line_shift = load_i64(cache, words.LINE_SHIFT)
     waited, was_dead = 0, 0
     prefetch_for_store(own_tag(geometry, line))
     prefetch(group_pin(geometry, first_slot(geometry, line)))
     while True:
-        slot, tag = search(geometry, line, line_shift)
+        slot, tag = search(geometry, line)
         state = tag & STATE_MASK
         is_dead = 0
-        if slot == NO_SLOT or (state != EXCLUSIVE and state != MODIFIED and state != TAKEN):
+        if slot == NO_SLOT or not (is_free_to_store(state) or state == TAKEN):
             is_dead = peer_is_dead(control, rank)
             if is_dead and not was_dead:
                 was_dead = 1
@@ -238,7 +256,7 @@ def take(control, cache, rank, line_log2, line):
             if state == TAKEN:  # by one who died with the line's lock
                 return await_group(control, rank, geometry, slot), slot
             # A dead owner that was FILLING had all of it: where others map it the directory names it only then.
-            is_free = state == EXCLUSIVE or state == MODIFIED or is_dead
+            is_free = is_free_to_store(state) or is_dead
             address = tag_address(geometry, slot)
             if is_free and compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag:
                 return await_group(control, rank, geometry, slot), slot
@@ -260,17 +278,21 @@ def held_pin(geometry, slot):
     return pin if pin & 1 else 0
 
 
-@device_function
+@inlined_function
 def await_group(control, rank, geometry, slot):
     """Wait for the range of `rank` that may write to a slot that was just made TAKEN, or PINNED to be: a status.
 
     From OK on nothing changes in the copy. AGAIN and INTERRUPTED after a slice: it is MODIFIED again.
     """
-    waited = 0
     pin = held_pin(geometry, slot)
-    while (
-        pin != 0 and load_acquire_i64(group_pin(geometry, slot), 0) == pin and not peer_is_dead(control, rank)
-    ):
+    return status.OK if pin == 0 else await_range(control, rank, geometry, slot, pin)
+
+
+@device_function
+def await_range(control, rank, geometry, slot, pin):
+    """`await_group` where the group is pinned by `pin`."""
+    waited = 0
+    while load_acquire_i64(group_pin(geometry, slot), 0) == pin and not peer_is_dead(control, rank):
         code, waited = wait_turn(control, waited)
         if code != status.OK:
             set_state(geometry, slot, MODIFIED)
@@ -286,32 +308,14 @@ def set_state(geometry, slot, state):
 
 
 @inlined_function
-def copy_words(dst, src, num_bytes):
-    """Copy a line. Each word is released: a reader that meets a new one under an old tag must see the new tag."""
-    num_words = num_bytes >> WORD_LOG2
-    word = 0
-    while word + 4 <= num_words:
-        first = load_acquire_i64(src, word)
-        second = load_acquire_i64(src, word + 1)
-        third = load_acquire_i64(src, word + 2)
-        fourth = load_acquire_i64(src, word + 3)
-        store_release_i64(dst, word, first)
-        store_release_i64(dst, word + 1, second)
-        store_release_i64(dst, word + 2, third)
-        store_release_i64(dst, word + 3, fourth)
-        word += 4
-    while word < num_words:
-        store_release_i64(dst, word, load_acquire_i64(src, word))
-        word += 1
-
-
-@inlined_function
 def count_hits(cache, slot, number):
-    """Count accesses to the rank's copies, of which one is in `slot`."""
+    """Count accesses to the rank's copies, of which one is in `slot`: in words of the thread's own, and in one of
+    these by slot, so that the processor need not wait for the sum of the access before."""
     counters = load_i64(cache, words.COUNTERS)
     if counters != 0:
-        stripe = words.HIT_STRIPES + (slot & (words.NUM_HIT_STRIPES - 1)) * words.STRIPE_WORDS
-        store_relaxed_i64(counters, stripe, load_relaxed_i64(counters, stripe) + number)
+        stripe = (thread_stripe() & (words.NUM_HIT_STRIPES - 1)) * words.STRIPE_WORDS
+        word = words.HIT_STRIPES + stripe + (slot & (words.STRIPE_WORDS - 1))
+        store_relaxed_i64(counters, word, load_relaxed_i64(counters, word) + number)
 
 
 @inlined_function

@@ -17,33 +17,38 @@ from .coherence_layout import (
     PINNED,
     PUT_OWNED,
     SHARED_COPY,
+    STATE_BITS,
     STATE_MASK,
     TAKEN,
     WRITE_BACK,
 )
 from .compile import device_function, inlined_function
-from .control import PEER_MAPPED, RANK, SPIN_ROUNDS, home_rank
-from .directory import cache_of, directory_word, lock_line, locked, unlock_line, wait_turn
+from .control import PEER_MAPPED, RANK, SPIN_ROUNDS, place_of
+from .directory import cache_of, directory_word_at, lock_line, locked, unlock_line, wait_turn
 from .line_cache import (
+    LINE_IN_TAG,
     NO_SLOT,
     await_group,
     claimed,
     copy_address,
-    copy_words,
     count,
     first_slot,
     geometry_of,
     has_other_slot,
     in_state,
+    is_free_to_store,
     is_of_line,
+    is_readable,
     lanes_where,
     line_of,
     set_of,
     set_state,
+    state_of_line,
     tag_address,
     tags_from,
 )
 from .line_flits import give_back_by_flit
+from .line_ranges import copy_line
 from .ops import (
     compare_swap_i64,
     load_acquire_i64,
@@ -62,7 +67,7 @@ HAD_NOTHING, HAD_COPY, HAD_LOST = 0, 1, 2  # HAD_LOST: a copy of this line that 
 MULTIPLIER, INCREMENT, TOP_BITS = 6364136223846793005, 1442695040888963407, 56  # low bits have short periods
 
 
-@device_function
+@inlined_function
 def claim_slot(cache, line_log2, line, request):
     """(code, slot, what it had): the slot is FILLING for `line`. OK with NO_SLOT: a sibling was first, look again.
 
@@ -70,31 +75,37 @@ def claim_slot(cache, line_log2, line, request):
     """
     control = load_i64(cache, words.CONTROL)
     geometry = geometry_of(cache, line_log2)
-    line_shift = load_i64(cache, words.LINE_SHIFT)
-    waited = 0
+    its_set = set_of(geometry, line)
+    slot, waited, is_given_back = NO_SLOT, 0, False
     while True:
-        slot, tag = find_room(cache, geometry, line, line_shift)
+        if is_given_back:  # free now, unless others were faster
+            tag = load_acquire_i64(tag_address(geometry, slot), 0)
+            is_given_back = False
+        else:
+            slot, tag = find_room(cache, geometry, line, its_set)
         state = tag & STATE_MASK
-        is_copy = is_of_line(tag, line, line_shift) and (words.READABLE >> state) & 1
+        is_copy = is_readable(state_of_line(tag, line))
         if is_copy and not (request == GET_OWNED and (state == SHARED_COPY or state == PINNED)):
             return status.OK, NO_SLOT, HAD_NOTHING
         code = status.OK
         if state in (INVALID, SHARED_COPY):
-            if compare_swap_i64(tag_address(geometry, slot), 0, tag, claimed(tag, line, line_shift)) == tag:
+            desired = claimed(tag, line, load_i64(cache, words.VERSION_MASK))
+            if compare_swap_i64(tag_address(geometry, slot), 0, tag, desired) == tag:
                 if is_copy:
                     return status.OK, slot, HAD_COPY
-                if has_other_slot(geometry, line, line_shift, slot):
+                if has_other_slot(geometry, line, its_set, slot):
                     set_state(geometry, slot, INVALID)
                     return status.OK, NO_SLOT, HAD_NOTHING
                 if state == SHARED_COPY:
                     count(cache, words.NUM_SILENT_EVICTIONS, 1)
-                elif tag != 0 and is_of_line(tag, line, line_shift):
+                elif tag != 0 and is_of_line(tag, line):
                     return status.OK, slot, HAD_LOST
                 return status.OK, slot, HAD_NOTHING
         elif state == TAKEN and waited < load_i64(control, SPIN_ROUNDS):
             code, waited = wait_turn(control, waited)  # its taker has the line's lock, and is done soon
         elif state in (EXCLUSIVE, MODIFIED, TAKEN):
-            code = give_back(cache, line_log2, slot, line_of(tag, line_shift))
+            code = give_back(cache, line_log2, slot, line_of(tag))
+            is_given_back = True
         else:  # a sibling uses it
             code, waited = wait_turn(control, waited)
         if code != status.OK:
@@ -102,20 +113,20 @@ def claim_slot(cache, line_log2, line, request):
 
 
 @inlined_function
-def find_room(cache, geometry, line, line_shift):
+def find_room(cache, geometry, line, its_set):
     """(slot, tag) for `line`: the slot that has it, else one that had it, else a free one, its first slot before
     others, else any, by a generator of pseudo-random numbers (Knuth's MMIX), which falls into step with no walk
-    through memory."""
+    through memory. `its_set` is that of `set_of`."""
     first = first_slot(geometry, line)
-    slots, end, in_set = set_of(geometry, line)
+    slots, end, in_set = its_set
     lost, free = NO_SLOT, NO_SLOT
     while slots < end:  # as `find_tag`, but one look at a vector says too what was lost and what is free
         tags = tags_from(geometry, slots)
-        like = in_set & lanes_where(tags, -1 << line_shift, line << line_shift)
+        like = in_set & lanes_where(tags, LINE_IN_TAG, line << STATE_BITS)
         while like != 0:
             slot = slots + count_trailing_zeros_u64(like)
             tag = load_acquire_i64(tag_address(geometry, slot), 0)
-            if is_of_line(tag, line, line_shift):
+            if is_of_line(tag, line):
                 if tag & STATE_MASK != INVALID:
                     return slot, tag
                 lost = slot
@@ -147,22 +158,21 @@ def give_back(cache, line_log2, slot, line):
     """
     control = load_i64(cache, words.CONTROL)
     address = BASE + (line << line_log2)
-    home = home_rank(control, address)
+    home, kind, offset = place_of(control, address)
     if load_i64(control, PEER_MAPPED + home) == 0:
         return give_back_by_flit(cache, control, line_log2, slot, line)
     rank = load_i64(control, RANK)
-    word = directory_word(control, cache_of(control, home), address, line_log2)
+    word = directory_word_at(cache_of(control, home), kind, offset, line_log2)
     code, value = lock_line(control, word, rank)
     if code != status.OK:
         return code
     row = row_of(cache, value, PUT_OWNED, relation_of(control, value, rank, home))
     next_value = value
     geometry = geometry_of(cache, line_log2)
-    line_shift = load_i64(cache, words.LINE_SHIFT)
     if row & WRITE_BACK:
-        code, state = hold(control, geometry, slot, line, line_shift)
+        code, state = hold(control, geometry, slot, line)
         if state == MODIFIED:
-            copy_words(address, copy_address(geometry, slot, line_log2), 1 << line_log2)
+            copy_line(address, copy_address(geometry, slot, line_log2), 1 << line_log2)
             count(cache, words.NUM_WRITE_BACKS, 1)
         if state != INVALID:
             next_value = next_word(control, row, value, rank)
@@ -170,14 +180,14 @@ def give_back(cache, line_log2, slot, line):
             set_state(geometry, slot, INVALID)
     else:
         tag = load_acquire_i64(tag_address(geometry, slot), 0)
-        if is_of_line(tag, line, line_shift) and tag & STATE_MASK == TAKEN:
+        if is_of_line(tag, line) and tag & STATE_MASK == TAKEN:
             set_state(geometry, slot, INVALID)
     unlock_line(word, next_value)
     return code
 
 
 @device_function
-def hold(control, geometry, slot, line, line_shift):
+def hold(control, geometry, slot, line):
     """Make one's own copy of `line` TAKEN, when no sibling stores into it: (code, the state it was in).
 
     With the line's lock held, and the directory naming this rank. INVALID where the slot has it no more.
@@ -187,10 +197,10 @@ def hold(control, geometry, slot, line, line_shift):
     while True:
         tag = load_acquire_i64(address, 0)
         state = tag & STATE_MASK
-        if state == INVALID or not is_of_line(tag, line, line_shift):
+        if state == INVALID or not is_of_line(tag, line):
             return status.OK, INVALID  # a sibling has given it back, and it has come again elsewhere
         is_taken = state == TAKEN  # by one who died while it awaited this group, maybe
-        if state == EXCLUSIVE or state == MODIFIED:
+        if is_free_to_store(state):
             is_taken = compare_swap_i64(address, 0, tag, in_state(tag, TAKEN)) == tag
             if not is_taken:
                 continue

@@ -15,7 +15,6 @@ from . import status
 from .coherence_layout import (
     ASK_BLOCK,
     DROPPED,
-    EXCLUSIVE,
     FLIT,
     FLIT_ADDRESS,
     FLIT_BLOCK_SHIFT,
@@ -30,7 +29,6 @@ from .coherence_layout import (
     FLIT_TAG,
     GETTING,
     INVALID,
-    MODIFIED,
     MODIFIED_THERE,
     MODIFYING,
     NO_FLIT,
@@ -52,14 +50,15 @@ from .heap_layout import BLOCK_LOG2
 from .line_cache import (
     await_group,
     copy_address,
-    copy_words,
     count,
     geometry_of,
     in_state,
+    is_free_to_store,
     is_of_line,
     set_state,
     tag_address,
 )
+from .line_ranges import copy_line
 from .ops import (
     compare_swap_i64,
     load_acquire_i64,
@@ -149,7 +148,7 @@ def end_claim(tag):
 def install(cache, tag, copy, line_log2, value):
     """Fill the slot with what has come. A shared grant that others have dropped meanwhile is not kept."""
     if value & FLIT_HAS_LINE:
-        copy_words(copy, load_i64(cache, words.ROOM), 1 << line_log2)
+        copy_line(copy, load_i64(cache, words.ROOM), 1 << line_log2)
     granted = value & STATE_MASK
     seen = load_acquire_i64(tag, 0)
     if granted != SHARED_COPY:
@@ -178,7 +177,6 @@ def get_line_by_flit(cache, address, block, line_log2, request, slot, had):
 def give_back_by_flit(cache, control, line_log2, slot, line):
     """Give the owned copy of `line` in `slot` to its home: OK, and the slot is INVALID; PENDING; AGAIN."""
     geometry = geometry_of(cache, line_log2)
-    line_shift = load_i64(cache, words.LINE_SHIFT)
     tag = tag_address(geometry, slot)
     if load_i64(cache, FLIT + FLIT_PHASE) != NO_FLIT:
         return status.PENDING  # before the copy is TAKEN: from then on it can only go
@@ -186,9 +184,9 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
     while True:
         seen = load_acquire_i64(tag, 0)
         state = seen & STATE_MASK
-        if not is_of_line(seen, line, line_shift) or state == INVALID or state == SHARED_COPY:
+        if not is_of_line(seen, line) or state == INVALID or state == SHARED_COPY:
             return status.OK
-        is_owned = state == EXCLUSIVE or state == MODIFIED
+        is_owned = is_free_to_store(state)
         if is_owned and compare_swap_i64(tag, 0, seen, in_state(seen, PINNED)) == seen:
             break
         if not is_owned:

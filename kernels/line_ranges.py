@@ -1,4 +1,4 @@
-"""Copies between memory that others access and the caller's own: `copy_out` of lines, `copy_in`.
+"""Copies of memory that others access: `copy_out` to the caller's own, `copy_in` from it, `copy_line` between two such.
 
 No aligned word of the shared side is torn, and each is as one access: what `copy_out` reads is acquired, what
 `copy_in` stores is released. Neither side need be aligned on the CPU; on CUDA both must be multiples of 16.
@@ -116,6 +116,17 @@ def copy_in(dst, src, num_bytes):
         copy_aligned(dst, src, num_bytes)
 
 
+@inlined_function
+def copy_line(dst, src, num_bytes):
+    """Copy a line that others may load meanwhile. Who meets a new word of it under an old tag sees the new tag too."""
+    fence_release()
+    copy_aligned(dst, src, num_bytes)
+    fence_acquire()
+
+
+copy_line = family(
+    (copy_aligned, copy_line), "between", store_vector=vec_store_relaxed_i64, store_8=store_relaxed_i64
+).copy_line
 copy_out = family((copy_aligned, copy_ragged, copy_out), "out").copy_out
 copy_in = family(
     (copy_aligned, copy_ragged, copy_in),

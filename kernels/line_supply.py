@@ -18,14 +18,14 @@ from .coherence_layout import (
     RECALL_SHARED,
 )
 from .compile import device_function, inlined_function
-from .control import NO_HOME, PEER_MAPPED, RANK, home_rank
-from .directory import block_value, directory_word, line_state
+from .control import NO_HOME, PEER_MAPPED, RANK, home_rank, place_of
+from .directory import block_value, block_word, cache_of, directory_word_at, line_state
 from .heap_layout import BLOCK_LOG2
 from .line_cache import NO_SLOT, count
 from .line_eviction import claim_slot
 from .line_flits import ask_home, forget, get_line_by_flit
 from .ops import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
-from .transaction import get_line, lock_home, note_miss
+from .transaction import foresee, get_line, lock_home, note_miss
 
 
 @device_function
@@ -63,9 +63,9 @@ def look_again(code):
 
 
 @inlined_function
-def is_as_noted(cache, control, home, note, address):
-    """True where the mapped home says the same of the block as `note`."""
-    return block_value(control, home, address) & BLOCK_WORD_MASK == note & BLOCK_WORD_MASK
+def is_as_noted(home_cache, kind, offset, note):
+    """True where the mapped home, whose header is `home_cache`, says the same of the block at this place as `note`."""
+    return (load_acquire_i64(block_word(home_cache, kind, offset), 0) ^ note) & BLOCK_WORD_MASK == 0
 
 
 @device_function
@@ -82,10 +82,10 @@ def is_readable_at_home(cache, note, address):
 
     Others may have had the block cached anew since it was noted: in lines of another size other words speak for it.
     """
-    control = load_i64(cache, words.CONTROL)
-    if not is_as_noted(cache, control, load_i64(control, RANK), note, address):
+    _, kind, offset = place_of(load_i64(cache, words.CONTROL), address)
+    if not is_as_noted(cache, kind, offset, note):
         return False
-    word = directory_word(control, cache, address, note & LINE_LOG2_MASK)
+    word = directory_word_at(cache, kind, offset, note & LINE_LOG2_MASK)
     state = line_state(load_acquire_i64(word, 0))
     if state == OWNED or state == POISONED:
         return False
@@ -95,26 +95,37 @@ def is_readable_at_home(cache, note, address):
 
 @device_function
 def fetch(cache, note, address, request):
-    """Get a copy of the line of `address`, of another home, as `request` wants: (code, slot), as `get_line`."""
+    """Get a copy of the line of `address`, of another home, as `request` wants: (code, slot).
+
+    OK: the slot has it, if others have not taken it since; with NO_SLOT look again: a sibling was first, or the block
+    is not what was noted, or what stood in the way was called home. Else as `get_line`, or PENDING.
+    """
     control = load_i64(cache, words.CONTROL)
-    home = home_rank(control, address)
+    home, kind, offset = place_of(control, address)
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     start = BASE + (line << line_log2)
-    if load_i64(control, PEER_MAPPED + home) != 0:
-        if not is_as_noted(cache, control, home, note, address):
+    is_mapped = load_i64(control, PEER_MAPPED + home) != 0
+    word = 0
+    if is_mapped:
+        home_cache = cache_of(control, home)
+        if not is_as_noted(home_cache, kind, offset, note):
             forget(cache, address)
             return status.OK, NO_SLOT
-        code, slot = get_line(cache, home, address, line, line_log2, request)
-        if code == status.NOT_MAPPED:
-            code = recall(cache, note, start, request)
-        return look_again(code), slot
+        word = directory_word_at(home_cache, kind, offset, line_log2)
+        foresee(control, cache, word, line, line_log2, request)
     code, slot, had = claim_slot(cache, line_log2, line, request)
     if code != status.OK or slot == NO_SLOT:
         return code, NO_SLOT
-    code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
-    note_miss(cache, request, had, address, line_log2)
-    return look_again(code), slot
+    if is_mapped:
+        code = get_line(cache, home, word, line, line_log2, request, slot, had)
+    else:
+        code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
+    if code == status.NOT_MAPPED and is_mapped:
+        return look_again(recall(cache, note, start, request)), NO_SLOT
+    if code == status.OK or not is_mapped:
+        note_miss(cache, request, had, address, line_log2)
+    return look_again(code), slot if code == status.OK else NO_SLOT
 
 
 @device_function
@@ -122,16 +133,18 @@ def make_home_ready(cache, note, address, request):
     """(code, directory word, its next value): as `lock_home`; OK and no word means look again, NOT_MAPPED that
     the home itself has to do it."""
     control = load_i64(cache, words.CONTROL)
-    home = home_rank(control, address)
+    home, kind, offset = place_of(control, address)
     if load_i64(control, PEER_MAPPED + home) == 0:
         return status.NOT_MAPPED, 0, 0
-    if not is_as_noted(cache, control, home, note, address):
+    home_cache = cache_of(control, home)
+    if not is_as_noted(home_cache, kind, offset, note):
         forget(cache, address)
         return status.OK, 0, 0
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     start = BASE + (line << line_log2)
-    code, word, value = lock_home(cache, home, address, line, line_log2, request)
+    word = directory_word_at(home_cache, kind, offset, line_log2)
+    code, value = lock_home(cache, home, word, address, line, line_log2, request)
     if code == status.NOT_MAPPED:
         return look_again(recall(cache, note, start, request)), 0, 0
     return code, word, value

@@ -29,6 +29,7 @@ RMW = {"fetch_add": "add", "fetch_or": "or", "fetch_and": "and", "exchange": "xc
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 FUTEX_WAIT, FUTEX_WAKE = 0, 1  # without FUTEX_PRIVATE_FLAG: the word may be shared between processes
 CLOCK_MONOTONIC = 1
+PAGE_LOG2 = 12
 IS_X86 = platform.machine() == "x86_64"
 IS_ARM = platform.machine() == "aarch64"
 
@@ -126,6 +127,10 @@ def _thread_pointer(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> i
     return builder.ptrtoint(builder.call(pointer, []), I64)
 
 
+def _thread_stripe(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+    return builder.lshr(_thread_pointer(builder, row, args), I64(PAGE_LOG2))
+
+
 def _prefetch(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     hint = external(builder, "llvm.prefetch.p0", VOID, [BYTES, I32, I32, I32])
     is_for_store, all_levels, data = I32(int(row.operation == "prefetch_for_store")), I32(3), I32(1)
@@ -216,6 +221,7 @@ EMITTERS: dict[str, Emitter] = {
     "now_ns": _now_ns,
     "cycles": _cycles,
     "thread_pointer": _thread_pointer,
+    "thread_stripe": _thread_stripe,
     "lane_index": _constant(0),
     "num_lanes": _constant(1),
     "prefetch": _prefetch,

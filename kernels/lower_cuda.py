@@ -242,6 +242,7 @@ EMITTERS: dict[str, Emitter] = {
     "now_ns": _special_register("globaltimer"),
     "cycles": _special_register("clock64"),
     "lane_index": _lane_index,
+    "thread_stripe": _lane_index,
     "num_lanes": _num_lanes,
     "stream_fence": _stream_fence,
     "copy_bytes": _copy_bytes,

@@ -77,6 +77,10 @@ class Machine:
         """Identity of the running thread."""
         return 1 + self.lane_index()
 
+    def thread_stripe(self) -> int:
+        """A number by which most threads differ in the low bits."""
+        return self.lane_index()
+
     def futex_wait(self, address: int, expected: int, timeout_ns: int) -> int:
         """Sleep while the u32 at `address` is `expected`; 0 or a negative errno."""
         return 0
@@ -153,6 +157,9 @@ class DirectMemory(Machine):
 
     def thread_pointer(self) -> int:
         return int(_compiled("thread_pointer")())
+
+    def thread_stripe(self) -> int:
+        return int(_compiled("thread_stripe")())
 
     def futex_wait(self, address: int, expected: int, timeout_ns: int) -> int:
         return int(_compiled("futex_wait")(address, expected, timeout_ns))

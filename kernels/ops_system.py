@@ -45,6 +45,12 @@ def _thread_pointer() -> int:
     return machine.current.thread_pointer()
 
 
+def _thread_stripe() -> int:
+    """A number whose low bits differ between most threads of a process: for counters that each has for itself.
+    CPU: the page of the thread pointer, which lies 2,049 pages further with each of glibc's stacks. CUDA: the lane."""
+    return machine.current.thread_stripe()
+
+
 def _prefetch(address: int) -> None:
     """Hint that the line at `address` will be read soon; any address is allowed."""
     machine.current.prefetch(address)
@@ -125,6 +131,7 @@ cycles = _enter(_cycles, "", "i64")
 lane_index = _enter(_lane_index, "", "i64")
 num_lanes = _enter(_num_lanes, "", "i64")
 thread_pointer = _enter(_thread_pointer, "", "i64", CPU_ONLY)
+thread_stripe = _enter(_thread_stripe, "", "i64")
 prefetch = _enter(_prefetch, "i64", "void")
 prefetch_for_store = _enter(_prefetch_for_store, "i64", "void")
 stream_fence = _enter(_stream_fence, "", "void")

@@ -43,7 +43,6 @@ from .control import NUM_RANKS, PEER_MAPPED, RANK
 from .directory import (
     NO_RANK,
     cache_of,
-    directory_word,
     line_state,
     lock_line,
     locked,
@@ -54,7 +53,6 @@ from .directory import (
 from .line_cache import (
     NO_SLOT,
     copy_address,
-    copy_words,
     count,
     first_slot,
     geometry_of,
@@ -63,8 +61,9 @@ from .line_cache import (
     set_state,
     take,
 )
-from .line_eviction import HAD_COPY, HAD_LOST, HAD_NOTHING, claim_slot
+from .line_eviction import HAD_COPY, HAD_LOST, HAD_NOTHING
 from .line_notes import note_loss
+from .line_ranges import copy_line
 from .ops import load_i64, load_relaxed_i64, store_release_i64
 from .ops_system import prefetch, prefetch_for_store
 from .protocol_rows import copy_state, next_word, relation_of, row_of
@@ -73,52 +72,45 @@ PROCESSOR_LINE, FORESEEN_BYTES = 64, 128  # of longer lines the processor itself
 TAKES_COPIES = FORWARD_SHARED | FORWARD_INVALID | INVALIDATE | INVALIDATE_ALL
 
 
-@device_function
-def get_line(cache, home, address, line, line_log2, request):
-    """Bring the line of `address` from its mapped home into this rank's cache, as `request` wants: (code, slot).
+@inlined_function
+def get_line(cache, home, word, line, line_log2, request, slot, had):
+    """Fill `slot`, which is claimed for `line`, from its mapped home, as `request` wants: a status.
 
-    OK: the slot has it, if others have not taken it since; with NO_SLOT a sibling was first, look again.
+    `word` is the address of the line's directory word. OK: the slot has the line, if others have not taken it since.
     NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first. POISONED, AGAIN,
-    INTERRUPTED: nothing was done.
+    INTERRUPTED: nothing was done, and the slot is free again.
     """
     control = load_i64(cache, words.CONTROL)
-    foresee(control, cache, home, line, line_log2, request)
-    code, slot, had = claim_slot(cache, line_log2, line, request)
-    if code != status.OK or slot == NO_SLOT:
-        return code, NO_SLOT
     rank = load_i64(control, RANK)
     start = BASE + (line << line_log2)
     geometry = geometry_of(cache, line_log2)
-    word = directory_word(control, cache_of(control, home), start, line_log2)
     code, value = lock_line(control, word, rank)
     if code != status.OK:
         set_state(geometry, slot, INVALID)
-        return code, NO_SLOT
+        return code
     relation = relation_of(control, value, rank, home)
     row = row_of(cache, value, request, relation)
     code, owner_slot = clear_the_way(cache, word, value, row, rank, start, line, line_log2)
     if code != status.OK:
         set_state(geometry, slot, INVALID)
-        return code, NO_SLOT
+        return code
     if row & READ_HOME and not (had == HAD_COPY and relation == words.SHARER):
-        copy_words(copy_address(geometry, slot, line_log2), start, 1 << line_log2)
+        copy_line(copy_address(geometry, slot, line_log2), start, 1 << line_log2)
     next_value = next_word(control, row, value, rank)
     if owner_slot != NO_SLOT:
         let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
     publish(geometry, slot, copy_state(row), word, next_value, owner_slot == NO_SLOT and row & SET_OWNER)
-    note_miss(cache, request, had, address, line_log2)
-    return status.OK, slot
+    return status.OK
 
 
 @inlined_function
-def foresee(control, cache, home, line, line_log2, request):
+def foresee(control, cache, word, line, line_log2, request):
     """Ask the processor at once for what a transaction will touch, where it would fetch one thing after the other.
 
     Only hints: whatever the directory says by then, nothing follows from what it says here.
     """
     start = BASE + (line << line_log2)
     second = min(1 << line_log2, FORESEEN_BYTES) - PROCESSOR_LINE
-    word = directory_word(control, cache_of(control, home), start, line_log2)
     prefetch_for_store(word)
     prefetch_for_store(own_tag(geometry_of(cache, line_log2), line))
     prefetch(start)
@@ -143,9 +135,9 @@ def foresee(control, cache, home, line, line_log2, request):
             sharer = next_sharer(value, sharer + 1, num_ranks)
 
 
-@device_function
-def lock_home(cache, home, address, line, line_log2, request):
-    """Do all that `request` needs before an access at the home itself: (code, directory word, its next value).
+@inlined_function
+def lock_home(cache, home, word, address, line, line_log2, request):
+    """Do all that `request` needs before an access at the home itself: (code, next value of the directory's `word`).
 
     On OK the line is locked and its memory at home is the truth: access it, then `unlock_line(word, value)`.
     Else as `get_line`.
@@ -153,14 +145,13 @@ def lock_home(cache, home, address, line, line_log2, request):
     control = load_i64(cache, words.CONTROL)
     rank = load_i64(control, RANK)
     start = BASE + (line << line_log2)
-    word = directory_word(control, cache_of(control, home), start, line_log2)
     code, value = lock_line(control, word, rank)
     if code != status.OK:
-        return code, word, value
+        return code, value
     row = row_of(cache, value, request, relation_of(control, value, rank, home))
     code, owner_slot = clear_the_way(cache, word, value, row, rank, start, line, line_log2)
     if code != status.OK:
-        return code, word, value
+        return code, value
     if home != rank and row & (INVALIDATE | INVALIDATE_ALL):
         invalidate(cache, line_log2, line)  # its own copy: the row leaves it none
     next_value = next_word(control, row, value, rank)
@@ -173,7 +164,7 @@ def lock_home(cache, home, address, line, line_log2, request):
     count(cache, words.NUM_HOME_TRANSACTIONS, 1)
     if row & TAKES_COPIES and load_i64(cache, words.COUNTERS) != 0:
         note_loss(cache, address, line_log2, request == WRITE_HOME)
-    return status.OK, word, next_value
+    return status.OK, next_value
 
 
 @inlined_function
@@ -202,9 +193,7 @@ def clear_the_way(cache, word, value, row, rank, address, line, line_log2):
         if code != status.OK:
             unlock_line(word, value)
             return code, slot
-        copy_words(
-            address, copy_address(geometry_of(owner_cache, line_log2), slot, line_log2), 1 << line_log2
-        )
+        copy_line(address, copy_address(geometry_of(owner_cache, line_log2), slot, line_log2), 1 << line_log2)
         count(cache, words.NUM_FORWARDS, 1)
         count(cache, words.INVALIDATED + owner, 1)
         return status.OK, slot

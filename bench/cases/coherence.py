@@ -17,6 +17,7 @@ from ..wire import Group, Part
 PARTS = "umem.bench.parts.coherence"
 LINE_BYTES = 128
 LINE_SIZES = (LINE_BYTES, 4 * KIB)  # the default one and the largest
+HIT_LINES, HIT_BATCH = 64, 64 * 256
 SMALL_CACHE = "64K"
 MISS_LINES = 2048  # four times what the small cache holds, and no more than the processor's holds
 MISS_ACCESSES = {MAPPED: 2048, NO_PEER_ACCESS: 512, HOSTS: 64}
@@ -84,6 +85,14 @@ class CoherenceCase(Case):
         """One compare-and-swap."""
         return PartSide("compare_swap", NO_SEMANTICS, Part(ranks, f"{PARTS}:Unit"), peer="own CAS")
 
+    def least(self, ranks: Group, verbs: Sequence[str], num_lines: int, num_accesses: int) -> list[Side]:
+        """The same steps on memory of one's own, with no protocol around them."""
+        part = Part(ranks, f"{PARTS}_least:Least", num_lines=num_lines, num_accesses=num_accesses)
+        return [
+            PartSide(f"least_{verb}", NO_SEMANTICS, part, verb, peer="bare steps", detail=verb)
+            for verb in verbs
+        ]
+
     def bytes_moved(self, point: Point) -> int:
         return 0
 
@@ -104,7 +113,7 @@ class Hit(CoherenceCase):
     key = "coherence.hit"
     description = (
         "rank 0 uses its copies of 64 lines of rank 1, a sample is the mean of 16,384;"
-        " threads=2: another thread of the rank loads them all the time"
+        " threads=2: another thread of the rank loads them all the time; bare steps: without a protocol"
     )
     semantics = ("load_store",)
     limit_side = "compare_swap"
@@ -115,13 +124,16 @@ class Hit(CoherenceCase):
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         ranks, num_threads = bench.ranks(), int(point.setting("threads", 1))
         verbs = {"back": ("load", "store", "fetch_add"), "through": ("load",)}
+        walk = {"num_lines": HIT_LINES, "num_accesses": HIT_BATCH}
         sides: list[Side] = []
         for attribute in verbs:
-            part = Part(ranks, f"{PARTS}:Hits", attribute=attribute, num_threads=num_threads)
+            part = Part(ranks, f"{PARTS}:Hits", attribute=attribute, num_threads=num_threads, **walk)
             for verb in verbs[attribute]:
                 if num_threads == 1 or verb == "load":
                     name = f"{attribute}_{verb}"
                     sides.append(CachedSide(name, part, verb, self, bench, attribute, verb))
+        if num_threads == 1:
+            sides += self.least(ranks, verbs["back"], **walk)
         return [*sides, self.unit(ranks)]
 
 
@@ -166,7 +178,7 @@ class Miss(CoherenceCase):
     key = "coherence.miss"
     description = (
         f"rank 0 walks round lines of rank 1 with a cache of {SMALL_CACHE}: each access misses and evicts;"
-        " message: asks for a line"
+        " message: asks for a line; bare steps: without a protocol"
     )
     limit_side = "compare_swap"
 
@@ -183,6 +195,8 @@ class Miss(CoherenceCase):
                 CachedSide(f"{attribute}_{verb}", part, verb, self, bench, attribute, verb)
                 for verb in ("read", "write")
             ]
+        if bench.options.world == MAPPED:
+            sides += self.least(ranks, ("read", "write"), MISS_LINES, MISS_ACCESSES[MAPPED])
         sides += [self.message(bench, point.num_bytes), self.unit(ranks)]
         return [*sides, *bench.peer_sides("am", point)]
 

@@ -24,7 +24,6 @@ from .message import Message
 
 HOME = 1
 LINE = 128
-HIT_LINES, HIT_BATCH = 64, 64 * 256
 UNIT_BATCH = 10_000
 COPIES_A_SAMPLE = 50
 LEAST_MISSES = 0.9  # of accesses: what a set of ways makes of more lines than it holds
@@ -99,11 +98,11 @@ class Unit(SpacePart):
 class Hits(CachedPart):
     """Rank 0 uses lines of rank 1 of which it has copies: owned ones for `back`, shared ones for `through`."""
 
-    def __init__(self, space: Space, attribute: str, num_threads: int):
+    def __init__(self, space: Space, attribute: str, num_threads: int, num_lines: int, num_accesses: int):
         super().__init__(space, attribute)
-        self.num_threads = num_threads
-        self.base = self.lines(HIT_LINES * LINE)
-        self.words = np.zeros(HIT_LINES, np.int64)  # what stands there
+        self.num_threads, self.num_lines, self.num_accesses = num_threads, num_lines, num_accesses
+        self.base = self.lines(num_lines * LINE)
+        self.words = np.zeros(num_lines, np.int64)  # what stands there
 
     def load(self, num_samples: int) -> Samples | None:
         """Loads; with two threads the other loads the same lines all the time, on the other core."""
@@ -114,27 +113,27 @@ class Hits(CachedPart):
 
     def store(self, num_samples: int) -> Samples | None:
         """Stores."""
-        last = np.arange(HIT_BATCH - HIT_LINES, HIT_BATCH)
+        last = np.arange(self.num_accesses - self.num_lines, self.num_accesses)
         return self._each(num_samples, loops.store_each, lambda _: self._now(last))
 
     def fetch_add(self, num_samples: int) -> Samples | None:
         """Additions."""
         return self._each(
-            num_samples, loops.add_each, lambda _: self._now(self.words + HIT_BATCH // HIT_LINES)
+            num_samples, loops.add_each, lambda _: self._now(self.words + self.num_accesses // self.num_lines)
         )
 
     def _each(self, num_samples: int, loop: Any, after: Callable[[int], None]) -> Samples | None:
         def run() -> int:
-            after(self.settled(loop, self.base, LINE, HIT_LINES - 1, last=HIT_BATCH))
+            after(self.settled(loop, self.base, LINE, self.num_lines - 1, last=self.num_accesses))
             return OK
 
-        return self.alone(num_samples, HIT_BATCH, run)
+        return self.alone(num_samples, self.num_accesses, run)
 
     def _now(self, words: np.ndarray) -> None:
         self.words = words
 
     def _check(self, total: int) -> None:
-        self.expect(total == int(self.words.sum()) * (HIT_BATCH // HIT_LINES))
+        self.expect(total == int(self.words.sum()) * (self.num_accesses // self.num_lines))
 
     @contextmanager
     def _sibling(self) -> Iterator[None]:
@@ -149,7 +148,7 @@ class Hits(CachedPart):
             if others:
                 os.sched_setaffinity(0, others)  # of this thread alone
             while not is_over.is_set():
-                self.settled(loops.load_each, self.base, LINE, HIT_LINES - 1, last=HIT_BATCH)
+                self.settled(loops.load_each, self.base, LINE, self.num_lines - 1, last=self.num_accesses)
                 has_begun.set()
 
         if (os.cpu_count() or 1) < 2:

@@ -130,7 +130,7 @@ class CoherentMemory:
             for slot, tag in enumerate(host.view(meta + tags, 8 * num_slots).view(np.int64).tolist()):
                 state = tag & words.STATE_MASK
                 if state != words.INVALID:
-                    line = line_of(tag, words.STATE_BITS + words.VERSION_BITS)
+                    line = line_of(tag)
                     data = ctypes.string_at(meta + copies + slot * line_bytes, line_bytes)
                     yield Copy(rank, BASE + line * line_bytes, state, data)
 

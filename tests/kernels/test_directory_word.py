@@ -75,7 +75,7 @@ def test_a_lock_hides_nobody(world, holder):
 
 
 def as_int64(word):
-    """The word as a kernel on int64 has it: a large line number makes it negative."""
+    """The word as a kernel on int64 has it: a large version makes it negative."""
     word &= WORD
     return word - (1 << 64) if word >> 63 else word
 
@@ -88,21 +88,21 @@ def as_int64(word):
     st.integers(0, (1 << words.VERSION_BITS) - 1),
 )
 def test_a_claim_is_a_new_version_of_the_new_line(version_bits, line, before, state, version):
-    line_shift = words.STATE_BITS + version_bits
-    version &= (1 << version_bits) - 1
-    tag = as_int64(before << line_shift | version << words.STATE_BITS | state)
-    claimed = as_int64(line_cache.claimed(tag, line, line_shift))
-    assert claimed & words.STATE_MASK == words.FILLING
-    assert line_cache.is_of_line(claimed, line, line_shift)
-    assert line_cache.line_of(claimed, line_shift) == line
-    assert (claimed >> words.STATE_BITS) & ((1 << version_bits) - 1) == (version + 1) % (1 << version_bits)
-    assert line_cache.is_of_line(claimed, before, line_shift) == (before == line)
+    version_mask = (1 << version_bits) - 1
+    version &= version_mask
+    tag = as_int64(version << words.VERSION_SHIFT | before << words.STATE_BITS | state)
+    assert line_cache.state_of_line(tag, before) == state
+    claimed = as_int64(line_cache.claimed(tag, line, version_mask))
+    assert line_cache.state_of_line(claimed, line) == words.FILLING
+    assert line_cache.line_of(claimed) == line
+    assert (claimed >> words.VERSION_SHIFT) & version_mask == (version + 1) & version_mask
+    assert line_cache.is_of_line(claimed, before) == (before == line)
+    assert line_cache.is_of_line(tag, line) == (before == line)
     assert line_cache.in_state(claimed, words.INVALID) >> words.STATE_BITS == claimed >> words.STATE_BITS
 
 
 def test_versions_come_again_after_all_of_them():
-    line_shift = words.STATE_BITS + 3
     tags = [0]
     for _ in range(9):
-        tags.append(line_cache.claimed(tags[-1], 5, line_shift))
+        tags.append(line_cache.claimed(tags[-1], 5, 7))
     assert len(set(tags[1:9])) == 8 and tags[9] == tags[1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from umem.kernels import coherence_layout as words
 from umem.kernels import cpu_kernel, line_cache, line_eviction, status
 
-LINE_SHIFT = words.STATE_BITS + words.VERSION_BITS
+VERSIONS = 1 << words.VERSION_BITS
 WAYS = (1, 2, 4, 8, 16)
 LANES_MOST = 8
 LIVE = ~(1 << words.INVALID)
@@ -19,12 +19,12 @@ CLOCK_WORD = 0xC10C
 
 def found_by(geometry, line, states, but):
     """`find_tag`."""
-    return line_cache.find_tag(geometry, line, LINE_SHIFT, states, but)
+    return line_cache.find_tag(geometry, line, line_cache.set_of(geometry, line), states, but)
 
 
 def room_by(cache, geometry, line):
     """`find_room`."""
-    return line_eviction.find_room(cache, geometry, line, LINE_SHIFT)
+    return line_eviction.find_room(cache, geometry, line, line_cache.set_of(geometry, line))
 
 
 PAIR = "UniTuple(int64, 2)"
@@ -58,12 +58,12 @@ class Cache:
 
     def fill(self, slot: int, line: int, state: int, version: int) -> None:
         """Give a slot a tag."""
-        tag = line << LINE_SHIFT | version << words.STATE_BITS | state
+        tag = version << words.VERSION_SHIFT | line << words.STATE_BITS | state
         self.tags[slot] = np.uint64(tag & (1 << 64) - 1).astype(np.int64)
 
     def holds(self, slot: int, line: int) -> bool:
         """Whether the slot's tag is one of the line."""
-        return int(self.tags[slot]) >> LINE_SHIFT & (1 << words.LINE_BITS) - 1 == line
+        return int(self.tags[slot]) >> words.STATE_BITS & (1 << words.LINE_BITS) - 1 == line
 
     def state(self, slot: int) -> int:
         """State of the slot."""
@@ -81,7 +81,9 @@ def caches(draw):
     for slot in draw(st.lists(st.sampled_from(range(len(cache.tags))), max_size=24)):
         home = draw(lines)
         where = draw(st.sampled_from([slot, *cache.slots(line)]))
-        cache.fill(where, home, draw(st.integers(0, words.TAKEN)), draw(st.integers(0, 3)))
+        cache.fill(
+            where, home, draw(st.integers(0, words.TAKEN)), draw(st.sampled_from((0, 3, VERSIONS - 1)))
+        )
     return cache, line
 
 
@@ -144,7 +146,6 @@ def test_what_a_dead_owner_left_is_looked_at_behind_its_death(monkeypatch, left)
     slot = cache.first_slot(line)
     at = words.GEOMETRIES + line_log2 * words.GEOMETRY_WORDS
     cache.header[at : at + words.GEOMETRY_WORDS] = cache.geometry
-    cache.header[words.LINE_SHIFT] = LINE_SHIFT
     cache.fill(slot, line, words.SHARED_COPY, 0)
 
     def dies(control, rank):

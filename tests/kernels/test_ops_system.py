@@ -32,6 +32,7 @@ from umem.kernels import (
     prefetch,
     stream_fence,
     thread_pointer,
+    thread_stripe,
     yield_cpu,
 )
 from umem.kernels.host_intrinsics import compiled
@@ -95,6 +96,24 @@ def test_thread_pointers_tell_threads_apart() -> None:
     other.start()
     other.join()
     assert seen[0] == seen[1] != seen[2]
+
+
+def test_threads_that_live_at_once_differ_in_their_stripes() -> None:
+    num_threads, num_stripes = 8, 64
+    everyone = threading.Barrier(num_threads)
+    seen = []
+
+    def note() -> None:
+        everyone.wait()
+        assert thread_stripe() == compiled("thread_stripe")() == thread_stripe()
+        seen.append(thread_stripe() % num_stripes)
+
+    threads = [threading.Thread(target=note) for _ in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(seen)) > num_threads // 2
 
 
 @pytest.mark.parametrize("form", ["plain", "compiled"])

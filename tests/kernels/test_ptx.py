@@ -67,6 +67,7 @@ EXPECTED: dict[str, str] = {
     "now_ns": r"mov\.u64 .*%globaltimer;",
     "cycles": r"mov\.u64 .*%clock64;",
     "lane_index": r"%ctaid\.x;[^$]*%ntid\.x;[^$]*%tid\.x;",
+    "thread_stripe": r"%ctaid\.x;[^$]*%ntid\.x;[^$]*%tid\.x;",
     "num_lanes": r"%nctaid\.x;[^$]*%ntid\.x;",
     "prefetch": r"prefetch\.global\.L2 \[",
     "prefetch_for_store": r"prefetch\.global\.L2 \[",

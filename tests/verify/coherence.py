@@ -24,6 +24,7 @@ from umem.kernels.coherent_lines import coherent_read, coherent_write
 from umem.kernels.control import ALIVE, DEAD, PEER_MAPPED, PEER_STATE
 from umem.kernels.directory import line_state, owned_by, owner_of
 from umem.kernels.heap_layout import BLOCK_LOG2
+from umem.kernels.line_cache import is_readable, state_of_line
 from umem.kernels.ops import load_i64
 from umem.kernels.status import OK
 from umem.verify import Verdict, explore
@@ -101,15 +102,10 @@ class Small:
         for number in range(min(self.num_lines, self.num_ways) if self.first_owner else 0):
             found[self.directory(number)] = owned_by(self.first_owner)
             line = (self.line(number) - BASE) >> LINE_LOG2
-            found[self.tag(self.first_owner, number)] = line << self.line_shift | words.MODIFIED
+            found[self.tag(self.first_owner, number)] = line << words.STATE_BITS | words.MODIFIED
             found[self.copy(self.first_owner, number)] = self.initial(number)
             found[self.line(number)] = 9_000 + number  # stale
         return found
-
-    @property
-    def line_shift(self) -> int:
-        """Of a line's number in a tag."""
-        return words.STATE_BITS + self.version_bits
 
     @property
     def states(self) -> dict[int, int]:
@@ -150,7 +146,7 @@ class Small:
                 words.GATE: 0,
                 words.NOTES: notes,
                 words.RANK: rank,
-                words.LINE_SHIFT: self.line_shift,
+                words.VERSION_MASK: (1 << self.version_bits) - 1,
                 words.COUNTERS: 0,
                 words.DIRECTORIES: DIRECTORY if rank == 0 else 0,
                 words.BLOCKS: BLOCKS,
@@ -349,8 +345,7 @@ def valid_copies(small: Small, memory, number: int):
     for rank in range(1, small.num_ranks):
         for slot in range(small.num_ways):
             tag = memory[small.tag(rank, slot)]
-            is_readable = (words.READABLE >> (tag & words.STATE_MASK)) & 1
-            if tag >> small.line_shift == line and is_readable:
+            if is_readable(state_of_line(tag, line)):
                 yield rank, memory[small.copy(rank, slot)]
 
 
@@ -382,10 +377,9 @@ def lost(small: Small, memory, number: int, dead: set[int]) -> str | None:
     if line_state(word) != words.OWNED:
         return None
     owner, line = owner_of(word), (small.line(number) - BASE) >> LINE_LOG2
-    whole = words.READABLE | 1 << words.TAKEN | (1 << words.FILLING if owner in dead else 0)
+    others = (words.TAKEN, words.FILLING) if owner in dead else (words.TAKEN,)
     for slot in range(small.num_ways):
-        tag = memory[small.tag(owner, slot)]
-        is_whole = (whole >> (tag & words.STATE_MASK)) & 1
-        if tag >> small.line_shift == line and is_whole:
+        state = state_of_line(memory[small.tag(owner, slot)], line)
+        if is_readable(state) or state in others:
             return None
     return f"owner {owner} of line {number} has no copy"

@@ -25,8 +25,7 @@ def load_without_second_look(cache, note, address, slot):
     line = (address - access.BASE) >> line_log2
     geometry = line_cache.geometry_of(cache, line_log2)
     tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
-    is_line = line_cache.is_of_line(tag, line, load_i64(cache, words.LINE_SHIFT))
-    if is_line and (words.READABLE >> (tag & words.STATE_MASK)) & 1:
+    if line_cache.is_readable(line_cache.state_of_line(tag, line)):
         return 1, load_acquire_i64(line_cache.copy_address(geometry, 0, line_log2), 0)
     return 0, 0
 
@@ -37,8 +36,7 @@ def add_without_pin(cache, note, address, slot, operation, first, second, waits)
     line = (address - access.BASE) >> line_log2
     geometry = line_cache.geometry_of(cache, line_log2)
     tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
-    is_line = line_cache.is_of_line(tag, line, load_i64(cache, words.LINE_SHIFT))
-    if is_line and tag & words.STATE_MASK == words.MODIFIED:
+    if line_cache.state_of_line(tag, line) == words.MODIFIED:
         return OK, access.add(line_cache.copy_address(geometry, 0, line_log2), operation, first, second)
     return NOT_FOUND, 0
 
@@ -67,8 +65,8 @@ def read_without_second_look(cache, note, dst, address, num_bytes):
     line_log2 = note & words.LINE_LOG2_MASK
     geometry = line_cache.geometry_of(cache, line_log2)
     line = (address - access.BASE) >> line_log2
-    slot, tag = line_cache.search(geometry, line, load_i64(cache, words.LINE_SHIFT))
-    if slot == line_cache.NO_SLOT or (words.READABLE >> (tag & words.STATE_MASK)) & 1 == 0:
+    slot, tag = line_cache.search(geometry, line)
+    if slot == line_cache.NO_SLOT or not line_cache.is_readable(tag & words.STATE_MASK):
         return 0
     coherent_lines.copy_out(dst, line_cache.copy_address(geometry, slot, line_log2), 1 << line_log2)
     return 1 << line_log2
@@ -77,19 +75,19 @@ def read_without_second_look(cache, note, dst, address, num_bytes):
 # --- the cache
 
 
-def claimed_without_version(tag, line, line_shift):
+def claimed_without_version(tag, line, version_mask):
     """`claimed` that leaves the version as it was."""
-    return line << line_shift | (tag & ((1 << line_shift) - 1) & ~words.STATE_MASK) | words.FILLING
+    return tag >> words.VERSION_SHIFT << words.VERSION_SHIFT | line << words.STATE_BITS | words.FILLING
 
 
-def claimed_but_for_upgrades(tag, line, line_shift):
+def claimed_but_for_upgrades(tag, line, version_mask):
     """`claimed` that leaves a shared copy that is to be owned as it is."""
-    is_upgrade = line_cache.is_of_line(tag, line, line_shift) and tag & words.STATE_MASK == words.SHARED_COPY
-    return tag if is_upgrade else line_cache.claimed(tag, line, line_shift)
+    is_upgrade = line_cache.state_of_line(tag, line) == words.SHARED_COPY
+    return tag if is_upgrade else line_cache.claimed(tag, line, version_mask)
 
 
-def copy_words_relaxed(dst, src, num_bytes):
-    """`copy_words` of a line of one word that does not order its store."""
+def copy_line_relaxed(dst, src, num_bytes):
+    """`copy_line` of a line of one word that does not order its store."""
     store_relaxed_i64(dst, 0, load_acquire_i64(src, 0))
 
 
@@ -139,9 +137,9 @@ give_back_first = variant(line_eviction.give_back, "give_back_first", store_rele
 hold = line_eviction.hold
 
 
-def hold_what_is_taken(control, geometry, slot, line, line_shift):
+def hold_what_is_taken(control, geometry, slot, line):
     """`hold` that takes for settled what one who died had only begun to take."""
     tag = load_acquire_i64(line_cache.tag_address(geometry, slot), 0)
     if tag & words.STATE_MASK == words.TAKEN:
         return OK, words.MODIFIED
-    return hold(control, geometry, slot, line, line_shift)
+    return hold(control, geometry, slot, line)

@@ -258,7 +258,7 @@ class LineCache:
     def counters(self) -> dict[str, int]:
         """What this rank's accesses came to since the last `clear_counters`: names of coherence_layout.py."""
         found = {name: int(self._counters[index]) for index, name in enumerate(words.COUNTER_NAMES)}
-        found["hits"] = int(self._counters[words.HIT_STRIPES :: words.STRIPE_WORDS].sum())
+        found["hits"] = int(self._counters[words.HIT_STRIPES :].sum())
         return found
 
     def invalidated(self) -> dict[int, int]:

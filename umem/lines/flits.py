@@ -57,7 +57,6 @@ from ..kernels.directory import (
 from ..kernels.line_cache import (
     NO_SLOT,
     copy_address,
-    copy_words,
     count,
     geometry_of,
     invalidate,
@@ -66,6 +65,7 @@ from ..kernels.line_cache import (
     take,
 )
 from ..kernels.line_eviction import HAD_COPY
+from ..kernels.line_ranges import copy_line
 from ..kernels.ops import compare_swap_i64, load_i64, load_relaxed_i64, store_i64, store_release_i64
 from ..kernels.protocol_rows import copy_state, next_word, relation_of, row_of
 from ..kernels.transaction import first_target
@@ -132,7 +132,7 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
             return status.PENDING if code == status.AGAIN else code
         else:
             geometry = geometry_of(owner_cache, line_log2)
-            copy_words(start, copy_address(geometry, slot, line_log2), 1 << line_log2)
+            copy_line(start, copy_address(geometry, slot, line_log2), 1 << line_log2)
             count(cache, words.NUM_FORWARDS, 1)
     elif row & (INVALIDATE | INVALIDATE_ALL):
         target = first_target(value, row, 0, num_ranks)
@@ -165,7 +165,7 @@ def end(request, reply, cache, control, start, line_log2, kind, source, rank):
     row = row_of(cache, value, effective(kind), relation)
     asked = argument(request, 1)
     if row & WRITE_BACK:
-        copy_words(start, load_i64(request, REQUEST_PAYLOAD), 1 << line_log2)
+        copy_line(start, load_i64(request, REQUEST_PAYLOAD), 1 << line_log2)
         count(cache, words.NUM_WRITE_BACKS, 1)
     if kind == WRITE_HOME:
         modify_home(request, reply, asked)
@@ -173,7 +173,7 @@ def end(request, reply, cache, control, start, line_log2, kind, source, rank):
         granted = copy_state(row)
         had = (asked >> FLIT_HAD_SHIFT) & 15
         if row & READ_HOME and not (had == HAD_COPY and relation == SHARER):
-            copy_words(load_i64(reply, REPLY_PAYLOAD), start, 1 << line_log2)
+            copy_line(load_i64(reply, REPLY_PAYLOAD), start, 1 << line_log2)
             store_i64(reply, REPLY_PAYLOAD_BYTES, 1 << line_log2)
             granted |= FLIT_HAS_LINE
         store_i64(reply, REPLY_VALUE, granted)
@@ -191,7 +191,7 @@ def let_mapped_owner_go(control, owner, row, start, line_log2):
     if load_i64(control, PEER_MAPPED + owner) != 0:
         cache = cache_of(control, owner)
         geometry = geometry_of(cache, line_log2)
-        slot, tag = search(geometry, (start - BASE) >> line_log2, load_i64(cache, words.LINE_SHIFT))
+        slot, tag = search(geometry, (start - BASE) >> line_log2)
         if slot != NO_SLOT and tag & words.STATE_MASK == words.TAKEN:
             set_state(geometry, slot, words.SHARED_COPY if row & FORWARD_SHARED else words.INVALID)
 

@@ -93,7 +93,7 @@ class LineLayout:
         """Write the header of `rank` into its own `page` of int64 words, before any other rank maps it."""
         meta = plan.meta_address(rank)
         page[words.CONTROL], page[words.RANK] = meta, rank
-        page[words.LINE_SHIFT] = words.STATE_BITS + words.VERSION_BITS
+        page[words.VERSION_MASK] = (1 << words.VERSION_BITS) - 1
         for kind in (0, 1):
             page[words.DIRECTORIES + kind] = meta + self.directories[kind]
             page[words.BLOCKS + kind] = meta + self.blocks[kind]

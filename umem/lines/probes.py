@@ -16,7 +16,6 @@ from ..kernels import c_callback, device_function, status
 from ..kernels import coherence_layout as words
 from ..kernels.coherence_layout import (
     DROPPED,
-    EXCLUSIVE,
     FILLING,
     INVALID,
     MODIFIED,
@@ -27,15 +26,16 @@ from ..kernels.coherence_layout import (
 from ..kernels.line_cache import (
     NO_SLOT,
     copy_address,
-    copy_words,
     count,
     geometry_of,
     held_pin,
     in_state,
+    is_free_to_store,
     search,
     set_state,
     tag_address,
 )
+from ..kernels.line_ranges import copy_line
 from ..kernels.ops import compare_swap_i64, load_i64, store_i64
 from .prober import GROUP
 
@@ -44,10 +44,10 @@ INVALIDATE, TAKE_SHARED, TAKE_INVALID = 0, 1, 2
 
 
 @device_function
-def drop(geometry, line, line_shift):
+def drop(geometry, line):
     """Make this rank lose its shared copy of a line, also one that is on its way: always done at once."""
     while True:
-        slot, tag = search(geometry, line, line_shift)
+        slot, tag = search(geometry, line)
         state = tag & STATE_MASK
         if slot == NO_SLOT or state not in (SHARED_COPY, FILLING):
             return
@@ -57,27 +57,27 @@ def drop(geometry, line, line_shift):
 
 
 @device_function
-def give_up(geometry, line, line_shift, line_log2, dst, state_after):
+def give_up(geometry, line, line_log2, dst, state_after):
     """Copy this rank's owned copy of a line to `dst`: OK; PENDING while it is in use; NOT_FOUND.
 
     A copy that the rank itself is giving back (TAKEN) is copied and left alone: its home will find that the rank
     owns the line no more.
     """
     while True:
-        slot, tag = search(geometry, line, line_shift)
+        slot, tag = search(geometry, line)
         state = tag & STATE_MASK
         if slot == NO_SLOT or state == SHARED_COPY:
             return status.NOT_FOUND
         if state == TAKEN:
-            copy_words(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)
+            copy_line(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)
             return status.OK
-        if state not in (EXCLUSIVE, MODIFIED):
+        if not is_free_to_store(state):
             return status.PENDING
         if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, TAKEN)) == tag:
             if held_pin(geometry, slot) != 0:
                 set_state(geometry, slot, MODIFIED)
                 return status.PENDING
-            copy_words(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)
+            copy_line(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)
             set_state(geometry, slot, state_after)
             return status.OK
 
@@ -88,14 +88,13 @@ def serve_probe(request, reply, context):
     cache = load_i64(context, 0)
     address, kind, line_log2 = argument(request, 0), argument(request, 1), argument(request, 2)
     geometry = geometry_of(cache, line_log2)
-    line_shift = load_i64(cache, words.LINE_SHIFT)
     line = (address - BASE) >> line_log2
     if kind == INVALIDATE:
-        drop(geometry, line, line_shift)
+        drop(geometry, line)
         count(cache, words.NUM_PROBES, 1)
         return status.OK
     state_after = SHARED_COPY if kind == TAKE_SHARED else INVALID
-    code = give_up(geometry, line, line_shift, line_log2, load_i64(reply, REPLY_PAYLOAD), state_after)
+    code = give_up(geometry, line, line_log2, load_i64(reply, REPLY_PAYLOAD), state_after)
     if code == status.OK:
         store_i64(reply, REPLY_PAYLOAD_BYTES, 1 << line_log2)
         count(cache, words.NUM_PROBES, 1)
