@@ -23,6 +23,7 @@ from ..address import BASE
 from . import coherence_layout as words
 from . import status
 from .coherence_layout import (
+    DIRECTORY_LOCK,
     DIRECTORY_STATE_SHIFT,
     FORWARD_INVALID,
     FORWARD_SHARED,
@@ -64,7 +65,7 @@ from .line_cache import (
 from .line_eviction import HAD_COPY, HAD_LOST, HAD_NOTHING
 from .line_notes import note_loss
 from .line_ranges import copy_line
-from .ops import load_i64, load_relaxed_i64, store_release_i64
+from .ops import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_release_i64
 from .ops_system import prefetch, prefetch_for_store
 from .protocol_rows import copy_state, next_word, relation_of, row_of
 
@@ -84,6 +85,11 @@ def get_line(cache, home, word, line, line_log2, request, slot, had):
     rank = load_i64(control, RANK)
     start = BASE + (line << line_log2)
     geometry = geometry_of(cache, line_log2)
+    if had == HAD_COPY:
+        row = upgrade_at_once(cache, control, home, word, rank, request)
+        if row != 0:
+            set_state(geometry, slot, copy_state(row))
+            return status.OK
     code, value = lock_line(control, word, rank)
     if code != status.OK:
         set_state(geometry, slot, INVALID)
@@ -101,6 +107,33 @@ def get_line(cache, home, word, line, line_log2, request, slot, had):
         let_owner_go(control, word, value, row, next_value, rank, line_log2, owner_slot)
     publish(geometry, slot, copy_state(row), word, next_value, owner_slot == NO_SLOT and row & SET_OWNER)
     return status.OK
+
+
+@inlined_function
+def upgrade_at_once(cache, control, home, word, rank, request):
+    """The row of an upgrade by the only sharer, done; 0 where others have copies, or the line is locked.
+
+    Nothing happens between its lock and its end, so that it needs neither: one step on the directory's word. A home
+    that waits for this very store looks at that word all the time, and takes it away after each change.
+    """
+    value = load_acquire_i64(word, 0)
+    if value & DIRECTORY_LOCK or line_state(value) != SHARED:
+        return 0
+    relation = relation_of(control, value, rank, home)
+    row = row_of(cache, value, request, relation)
+    if relation != words.SHARER or row & INVALIDATE_ALL or is_shared_by_others(control, value, rank):
+        return 0
+    return row if compare_swap_i64(word, 0, value, next_word(control, row, value, rank)) == value else 0
+
+
+@inlined_function
+def is_shared_by_others(control, value, rank):
+    """True where the word of a shared line names another rank than `rank`, or a group of ranks."""
+    num_ranks = load_i64(control, NUM_RANKS)
+    sharer = next_sharer(value, 0, num_ranks)
+    if sharer == rank:
+        sharer = next_sharer(value, rank + 1, num_ranks)
+    return sharer != NO_RANK
 
 
 @inlined_function
