@@ -29,7 +29,6 @@ from .coherence_layout import (
 from .compile import device_function, inlined_function
 from .control import PEER_MAPPED, RANK, home_rank
 from .directory import unlock_line
-from .heap_layout import BLOCK_LOG2
 from .line_cache import (
     NO_SLOT,
     await_group,
@@ -47,38 +46,16 @@ from .line_cache import (
     tag_address,
 )
 from .line_flits import modify_at_home
-from .line_supply import fetch, is_readable_at_home, learn, make_home_ready
+from .line_supply import fetch, is_readable_at_home, make_home_ready, note_of, noted
 from .ops import (
     compare_swap_i64,
     compare_swap_u32,
     load_acquire_i64,
     load_i64,
-    load_relaxed_u8,
     load_relaxed_u32,
     store_i64,
     store_release_i64,
 )
-
-WINDOW_LOG2 = 46  # notes are kept on all blocks of so many addresses, the windows among them
-
-
-@inlined_function
-def note_of(cache, address):
-    """What this rank has noted on the block of `address`: its line size and attribute; 0 for nothing."""
-    distance = address - BASE
-    if distance >> WINDOW_LOG2 != 0:
-        return 0
-    return load_relaxed_u8(load_i64(cache, words.NOTES), distance >> BLOCK_LOG2)
-
-
-@inlined_function
-def noted(cache, address):
-    """(code, note) on the block of `address`, from the home where nothing is noted."""
-    note = int(note_of(cache, address))
-    if note != 0:
-        return status.OK, note
-    return learn(cache, address)
-
 
 # --- templates: the names that are bound for each element stand here for int64
 
@@ -201,16 +178,15 @@ def load_slowly(cache, address):
                 return status.OK, loaded
         else:
             is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
-            slot, has_fetched = any_slot(cache, note, address), False
-            while code == status.OK:
+            slot = any_slot(cache, note, address)
+            while True:
                 if slot != NO_SLOT:
                     found, loaded = load_hit(cache, note, address, slot)
                     if found:
                         return status.OK, loaded
-                if has_fetched:
-                    break
                 code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
-                has_fetched = True
+                if slot == NO_SLOT:
+                    break
         if code != status.OK:
             return code, ZERO
 
@@ -301,17 +277,15 @@ def modify_slowly(cache, address, operation, first, second):
                     return code, old
                 continue  # it is not cached as noted, which is forgotten
         else:
-            slot, has_fetched = any_slot(cache, note, address), False
-            while code == status.OK:
+            slot = any_slot(cache, note, address)
+            while True:
                 if slot != NO_SLOT:
                     code, old = modify_hit(cache, note, address, slot, operation, first, second, True)
                     if code != status.NOT_FOUND:
                         return code, old
-                    code = status.OK
-                if has_fetched:
-                    break
                 code, slot = fetch(cache, note, address, GET_OWNED)
-                has_fetched = True
+                if slot == NO_SLOT:
+                    break
         if code != status.OK:
             return code, ZERO
 

@@ -33,7 +33,7 @@ from .coherence_layout import (
     THROUGH,
     WRITE_HOME,
 )
-from .coherent_access import any_slot, noted
+from .coherent_access import any_slot
 from .compile import cpu_kernel, device_function, inlined_function
 from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import unlock_line
@@ -57,7 +57,7 @@ from .line_cache import (
 from .line_flits import finish_flit, write_at_home
 from .line_notes import note_range
 from .line_ranges import copy_in, copy_out
-from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready
+from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready, noted
 from .ops import (
     compare_swap_i64,
     fence_acquire,

@@ -182,7 +182,8 @@ def find_tag(geometry, line, its_set, states, but):
     there is none."""
     slots, end, in_set = its_set
     while slots < end:
-        rest = in_set & lanes_where(tags_from(geometry, slots), LINE_IN_TAG, line << STATE_BITS)
+        tags = tags_from(geometry, slots)
+        rest = in_set & lanes_where(tags, LINE_IN_TAG, line << STATE_BITS)
         while rest != 0:
             slot = slots + count_trailing_zeros_u64(rest)
             tag = load_acquire_i64(tag_address(geometry, slot), 0)

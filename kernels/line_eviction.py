@@ -76,13 +76,12 @@ def claim_slot(cache, line_log2, line, request):
     control = load_i64(cache, words.CONTROL)
     geometry = geometry_of(cache, line_log2)
     its_set = set_of(geometry, line)
-    slot, waited, is_given_back = NO_SLOT, 0, False
+    slot, waited = NO_SLOT, 0
     while True:
-        if is_given_back:  # free now, unless others were faster
-            tag = load_acquire_i64(tag_address(geometry, slot), 0)
-            is_given_back = False
-        else:
+        if slot == NO_SLOT:
             slot, tag = find_room(cache, geometry, line, its_set)
+        else:
+            tag = load_acquire_i64(tag_address(geometry, slot), 0)
         state = tag & STATE_MASK
         is_copy = is_readable(state_of_line(tag, line))
         if is_copy and not (request == GET_OWNED and (state == SHARED_COPY or state == PINNED)):
@@ -105,11 +104,12 @@ def claim_slot(cache, line_log2, line, request):
             code, waited = wait_turn(control, waited)  # its taker has the line's lock, and is done soon
         elif state in (EXCLUSIVE, MODIFIED, TAKEN):
             code = give_back(cache, line_log2, slot, line_of(tag))
-            is_given_back = True
         else:  # a sibling uses it
             code, waited = wait_turn(control, waited)
         if code != status.OK:
             return code, slot, HAD_NOTHING
+        if not is_free_to_store(state):  # else it was given back, and is free now, unless others were faster
+            slot = NO_SLOT
 
 
 @inlined_function
@@ -146,7 +146,8 @@ def find_room(cache, geometry, line, its_set):
         clock = load_relaxed_i64(cache, words.CLOCK)
         store_relaxed_i64(cache, words.CLOCK, clock * MULTIPLIER + INCREMENT)
         slot = first ^ (clock >> TOP_BITS & (load_i64(geometry, words.NUM_WAYS) - 1))
-    return slot, load_acquire_i64(tag_address(geometry, slot), 0)
+    tag = load_acquire_i64(tag_address(geometry, slot), 0)
+    return slot, tag
 
 
 @device_function

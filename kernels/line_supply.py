@@ -27,6 +27,17 @@ from .line_flits import ask_home, forget, get_line_by_flit
 from .ops import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
 from .transaction import foresee, get_line, lock_home, note_miss
 
+WINDOW_LOG2 = 46  # notes are kept on all blocks of so many addresses, the windows among them
+
+
+@inlined_function
+def note_of(cache, address):
+    """What this rank has noted on the block of `address`: its line size and attribute; 0 for nothing."""
+    distance = address - BASE
+    if distance >> WINDOW_LOG2 != 0:
+        return 0
+    return load_relaxed_u8(load_i64(cache, words.NOTES), distance >> BLOCK_LOG2)
+
 
 @device_function
 def learn(cache, address):
@@ -54,6 +65,15 @@ def learn(cache, address):
     note = (word & BLOCK_WORD_MASK) | (IS_HOME if home == load_i64(control, RANK) else NOT_HOME)
     store_relaxed_u8(notes, block, note)
     return status.OK, note
+
+
+@inlined_function
+def noted(cache, address):
+    """(code, note) on the block of `address`, from the home where nothing is noted."""
+    note = int(note_of(cache, address))
+    if note != 0:
+        return status.OK, note
+    return learn(cache, address)
 
 
 @device_function

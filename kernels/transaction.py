@@ -9,6 +9,8 @@ The home and all holders of copies are mapped. The order of its stores lets the 
     own tag: as the row says, where a copy was taken, or is not owned; unlock
     own tag, where it becomes the owner and took no copy         whoever takes it waits until it is FILLING no more
 
+An upgrade by the only sharer has nothing to do between lock and unlock: it is one step from word to word.
+
 So there is a whole copy where the directory says, or in the memory of the home, at any moment. A rank that is the
 owner is named as such before its tag says so: the home goes by the directory alone. Actions stand in the table in
 this order (coherence_layout.py).
@@ -37,6 +39,7 @@ from .coherence_layout import (
     SET_OWNER,
     SHARED,
     SHARED_COPY,
+    TAKEN,
     WRITE_HOME,
 )
 from .compile import device_function, inlined_function
@@ -60,6 +63,7 @@ from .line_cache import (
     invalidate,
     own_tag,
     set_state,
+    state_of_line,
     take,
 )
 from .line_eviction import HAD_COPY, HAD_LOST, HAD_NOTHING
@@ -140,14 +144,21 @@ def is_shared_by_others(control, value, rank):
 def foresee(control, cache, word, line, line_log2, request):
     """Ask the processor at once for what a transaction will touch, where it would fetch one thing after the other.
 
-    Only hints: whatever the directory says by then, nothing follows from what it says here.
+    Only hints: whatever the directory says by then, nothing follows from what it says here. Nothing is asked for where
+    another rank takes the line just now: it has the lock, and would lose the word that it is about to store to.
     """
     start = BASE + (line << line_log2)
     second = min(1 << line_log2, FORESEEN_BYTES) - PROCESSOR_LINE
+    own = own_tag(geometry_of(cache, line_log2), line)
+    tag = load_relaxed_i64(own, 0)
+    state = state_of_line(tag, line)
+    if state == TAKEN:
+        return
     prefetch_for_store(word)
-    prefetch_for_store(own_tag(geometry_of(cache, line_log2), line))
-    prefetch(start)
-    prefetch(start + second)
+    prefetch_for_store(own)
+    if state != SHARED_COPY:  # else an upgrade, which leaves the home's memory alone
+        prefetch(start)
+        prefetch(start + second)
     value = load_relaxed_i64(word, 0)
     if line_state(value) == OWNED:
         owner = owner_of(value)

@@ -118,6 +118,9 @@ BUGS = {
         "1:aA 2:a", "no order", replaced(transaction, take=take_at_once), TWO_LINES
     ),
     "no invalidation": Bug("1:l 2:a", "stale copy", replaced(transaction, invalidate=nothing)),
+    "an upgrade at once beside another sharer": Bug(
+        "1:l 2:la", "stale copy", replaced(transaction, is_shared_by_others=nothing)
+    ),
     "a row without invalidation": Bug(
         "1:l 2:a", "stale copy", nothing, wrong={"protocol": without_invalidation(Request.GET_OWNED)}
     ),

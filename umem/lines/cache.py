@@ -30,10 +30,10 @@ from ..errors import (
 )
 from ..kernels import coherence_layout as words
 from ..kernels import line_blocks, status
-from ..kernels.coherent_access import WINDOW_LOG2
 from ..kernels.coherent_any import CHANGES, GROUP, LOADS
 from ..kernels.coherent_lines import read, write
 from ..kernels.heap_layout import BLOCK_BYTES, BLOCK_LOG2
+from ..kernels.line_supply import WINDOW_LOG2
 from ..units import align_up
 from . import report
 from .layout import LineLayout
