@@ -141,11 +141,13 @@ def fetch(cache, note, address, request):
         code = get_line(cache, home, word, line, line_log2, request, slot, had)
     else:
         code = get_line_by_flit(cache, start, note & BLOCK_WORD_MASK, line_log2, request, slot, had)
-    if code == status.NOT_MAPPED and is_mapped:
-        return look_again(recall(cache, note, start, request)), NO_SLOT
-    if code == status.OK or not is_mapped:
+    if code == status.NOT_MAPPED:
+        code, slot = recall(cache, note, start, request), NO_SLOT
+    elif code == status.OK or code == status.PENDING:
         note_miss(cache, request, had, address, line_log2)
-    return look_again(code), slot if code == status.OK else NO_SLOT
+    if code != status.OK:
+        return look_again(code), NO_SLOT
+    return code, slot
 
 
 @device_function
