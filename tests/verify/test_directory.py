@@ -70,10 +70,10 @@ LARGE = {
     "both killed": ("1:a 2:a", {}, 2),
 }
 THREE_LANES = {
-    "a reader": ("1:a 2:l 3:a", {"num_ranks": 4, **NONE}, 0),
-    "three adds": ("1:a 2:a 3:a", {"num_ranks": 4, **NONE}, 0),
+    "a reader": ("1:a 2:l 3:a", {"num_ranks": 4, **NARROW}, 0),
+    "three adds": ("1:a 2:a 3:a", {"num_ranks": 4, **NARROW}, 0),
     "MESI": ("1:l 2:l 3:a", {"num_ranks": 4, "protocol": MESI, **NONE}, 0),
-    "the home": ("1:a 2:a 0:a", NONE, 0),
+    "the home": ("1:a 2:a 0:a", NARROW, 0),
     "siblings that add": ("1:a 1:a 2:a", NARROW, 0),
     "siblings, one reads": ("1:l 1:a 2:a", NARROW, 0),
     "siblings, one evicts": ("1:a 1:A 2:a", {**TWO_LINES, **NARROW}, 0),
