@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from umem.bench.parts import atomics
+from umem.bench.parts import atomics, coherence_least
 from umem.bench.parts.agent import Home
 from umem.kernels import status
 
@@ -81,3 +81,31 @@ def test_a_lost_atomic_is_an_error(monkeypatch, operation, lost):
     for _ in range(2):
         part.rma(4)
     assert (part.num_errors() > 0) == (lost is not None)
+
+
+BARE = {
+    "load": "load_each",
+    "store": "store_each",
+    "fetch_add": "add_each",
+    "read": "read_each",
+    "write": "write_each",
+}
+
+
+@pytest.mark.parametrize("verb", BARE)
+def test_bare_steps_on_wrong_data_are_errors(monkeypatch, verb):
+    least = coherence_least.Least(SimpleNamespace(rank=0), num_lines=64, num_accesses=256)
+    for _ in range(2):
+        assert len(getattr(least, verb)(3)) == 3
+        assert least.num_errors() == 0
+    steps = getattr(coherence_least, BARE[verb])
+
+    def steps_beside_a_fault(*arguments):
+        done = steps(*arguments)
+        least.home[0] += 1
+        least.copies[0] += 1
+        return done
+
+    monkeypatch.setattr(coherence_least, BARE[verb], steps_beside_a_fault)
+    getattr(least, verb)(3)
+    assert least.num_errors() > 0
