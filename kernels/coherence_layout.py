@@ -112,9 +112,7 @@ CONTROL = 1  # address of the rank's control page
 GATE = 2  # of its gate (gate.py); the rank's own
 NOTES = 3  # of its notes on all blocks; the rank's own
 RANK = 4
-VERSION_MASK = (
-    5  # of the bits that versions have: all of VERSION_BITS but where a test wants them to come round
-)
+VERSION_MASK = 5  # of a version: VERSION_BITS of them, but where a test wants versions to come round
 COUNTERS = 6  # address of COUNTER words; 0: nothing is counted
 DIRECTORIES = 8  # two addresses: directory words of the device segment, of the host segment
 BLOCKS = 10  # two addresses: block words of these segments

@@ -92,7 +92,7 @@ def test_the_shipped_ones_pass_many_times(world, ranks, cache, soak_factor, why_
         pytest.skip(why_no_hosts)
     full = FULL[world] if ranks is None else FULL["hosts"]
     # A store through to a home that is not mapped takes a message each way, and so do most loads after it.
-    part = 100 if cache == "through" else 10
+    part = 100 if cache == "through" and world != MAPPED else 10
     instances = min(full, full // part * soak_factor)
     assert not wrong(play(TESTS, Options(world, ranks, cache, instances, seed=soak_factor)))
 
@@ -102,8 +102,9 @@ def test_the_shipped_ones_pass_many_times(world, ranks, cache, soak_factor, why_
 def test_the_shipped_ones_pass_under_other_protocols_and_where_copies_must_go(
     world, protocol, line_cache, soak_factor
 ):
-    instances = (1000 if world == MAPPED else 300) * soak_factor
-    options = Options(world, 4, "back", instances, soak_factor, line_cache=line_cache, protocol=protocol)
+    options = Options(
+        world, 4, "back", 1000 * soak_factor, soak_factor, line_cache=line_cache, protocol=protocol
+    )
     assert not wrong(play(TESTS, options))
 
 
