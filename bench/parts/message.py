@@ -37,7 +37,7 @@ class UcxPart(SpacePart):
         self.fabric = space.fabric
         self.takes_part = self.rank < 2
         self.other = 1 - self.rank if self.takes_part else 0
-        self.port = Port(self.fabric.main_worker, space.control)
+        self.port = Port(self.fabric.main, self.other)
         if self.takes_part:
             self.endpoint = self.fabric.peers[self.other].messages.handle
         self.out_tag = self.rank << 48 | TAG  # UcxFabric: the upper bits of a tag are its sender

@@ -49,9 +49,6 @@ def test_what_cannot_be_done_is_named(arguments, capsys):
     assert arguments[1] in capsys.readouterr().err
 
 
-# Once in some 150 kills of ranks that ask over UCX's shared memory an agent then answered nobody. The cause is not
-# proven; probably a place in its queue that the killed one had taken and never filled. So these are
-# for check-long.
 KILLS = {"mapped": 20, "no-peer-access": 12, "hosts": 8}
 
 
@@ -78,18 +75,10 @@ def test_a_survivor_that_finds_something_wrong_fails(
     assert symptom in printed
 
 
-OVER_SHARED_MEMORY = {("mapped", "agent"), *(("no-peer-access", kind) for kind in command.KINDS)}
-RUNS = [
-    pytest.param(
-        world, kind, marks=pytest.mark.long if (world, kind) in OVER_SHARED_MEMORY else pytest.mark.soak
-    )
-    for world in KILLS
-    for kind in command.KINDS
-]
-
-
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("world", "kind"), RUNS)
+@pytest.mark.parametrize("kind", command.KINDS)
+@pytest.mark.parametrize("world", KILLS)
 def test_random_kills_in_every_world(world, kind, soak_factor, why_no_hosts, capsys):
     """With a crowd of processes on one memory (tests/kernels) more than 200 by `make verify`."""
     if world == "hosts" and why_no_hosts is not None:

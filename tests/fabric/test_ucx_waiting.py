@@ -61,9 +61,15 @@ def player(how: int, core: int | None = None):
         me.control[SPIN_ROUNDS] = 20
         other = me.rank ^ 1
         endpoint = fabric.peers[other].messages.handle
-        places = (fabric.port.address, fabric.main_worker.handle, endpoint, other, words.ctypes.data)
+        places = (
+            fabric.port(other).address,
+            fabric.main.of(other).handle,
+            endpoint,
+            other,
+            words.ctypes.data,
+        )
         assert toss(*places, NUM_ROUNDS, int(me.rank < other), how) == status.OK
-        counts = int(fabric.port.words[NUM_SLEEPS]), int(fabric.port.words[NUM_YIELDS])
+        counts = int(fabric.port(other).words[NUM_SLEEPS]), int(fabric.port(other).words[NUM_YIELDS])
         assert words[1] == 7
         me.exchange("done", b"")
         me.close()
@@ -90,8 +96,8 @@ def test_compiled_code_is_told_of_a_dead_peer_at_once(transport):
         endpoint = fabric.peers[1].messages.handle
         me.exchange("connected", b"")
         me.bury(1)
-        assert operations.flush(fabric.port.address, 1, endpoint) == status.RANK_LOST
-        code = operations.recv(fabric.port.address, 1, word.ctypes.data, 8, 1 << 48)
+        assert operations.flush(fabric.port(1).address, 1, endpoint) == status.RANK_LOST
+        code = operations.recv(fabric.port(1).address, 1, word.ctypes.data, 8, 1 << 48)
         me.close()
         return code
 
@@ -108,13 +114,13 @@ def test_a_long_polite_wait_sleeps_instead_of_computing(transport):
         fabric, word = me.open(4096), np.zeros(1, np.int64)
         fabric.barrier()
         fabric.timeout_s = LONG_S
-        slept_before, worked_before = int(fabric.port.words[NUM_SLEEPS]), time.thread_time()
+        slept_before, worked_before = int(fabric.port(1).words[NUM_SLEEPS]), time.thread_time()
         with pytest.raises(WaitTimeout):
             fabric.recv(1, word.ctypes.data, 8)
         worked_s = time.thread_time() - worked_before
         me.exchange("done", b"")
         me.close()
-        return worked_s, int(fabric.port.words[NUM_SLEEPS]) - slept_before
+        return worked_s, int(fabric.port(1).words[NUM_SLEEPS]) - slept_before
 
     def other(me: Rank) -> None:
         me.open(4096).barrier()

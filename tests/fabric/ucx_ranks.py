@@ -33,9 +33,9 @@ try:
 except FabricMissing as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from umem.fabric.ucx.calls import worker_progress
+from umem.fabric.ucx.channels import progress_all
 from umem.fabric.ucx.fabric import UcxFabric
-from umem.fabric.ucx.port import WORKER, Port
+from umem.fabric.ucx.port import CHANNELS, Port
 from umem.fabric.ucx.waiting import GROUP, sleep_until_event
 
 POSIX = {"UCX_TLS": "posix,self"}
@@ -44,14 +44,15 @@ TRANSPORTS = {"posix": POSIX, "tcp": TCP}
 TIMEOUT_S = 20.0  # of one operation of a test
 END_S = 30.0  # of a whole test
 SERVE_SLICE_NS = 5_000_000
+NO_RANK = -1
 
 
 @cpu_kernel("void(int64, int64)", group=GROUP)
 def serve(port, stop):
-    """Progress the port's worker, asleep where there is no work, until the word at `stop` is set."""
+    """Progress the port's channels, asleep where there is no work, until the word at `stop` is set."""
     while load_acquire_i64(stop, 0) == 0:
-        if worker_progress(load_i64(port, WORKER)) == 0:
-            sleep_until_event(port, now_ns() + SERVE_SLICE_NS)
+        if progress_all(load_i64(port, CHANNELS)) == 0:
+            sleep_until_event(port, NO_RANK, now_ns() + SERVE_SLICE_NS)
 
 
 class Rank:
@@ -88,7 +89,7 @@ class Rank:
 
     def start_serving(self) -> None:
         """From now on a thread answers what peers ask of this rank's memory."""
-        self._agent_port = Port(self.fabric.agent_worker, self.control.ctypes.data)
+        self._agent_port = Port(self.fabric.agent, 0)
         arguments = (self._agent_port.address, self._stop.ctypes.data)
         self._server = threading.Thread(target=serve, args=arguments)
         self._server.start()

@@ -113,7 +113,7 @@ class Agent:
         if connected:
             return connected
         address = self._fabric.agent_addresses[rank]
-        return self._fabric.agent_worker.connect(address, f"the agent of rank {rank}").handle
+        return self._fabric.agent.of(rank).connect(address, f"the agent of rank {rank}").handle
 
     def serve_other_types(self) -> None:
         """Serve near sums of other types than float32 too: at every home that will be asked for them."""
@@ -190,9 +190,9 @@ class Agent:
         self._local_fd = -1
         if self._client is not None and self._fabric is not None:
             self._client.shut("the agent of this rank is closed")
-            self._fabric.main_worker.set_handler(layout.AM_REPLY, 0, 0)
-            self._fabric.agent_worker.set_handler(layout.AM_REQUEST, 0, 0)
-            self._fabric.agent_worker.set_handler(layout.AM_REPLY, 0, 0)
+            self._fabric.main.set_handler(layout.AM_REPLY, 0, 0)
+            self._fabric.agent.set_handler(layout.AM_REQUEST, 0, 0)
+            self._fabric.agent.set_handler(layout.AM_REPLY, 0, 0)
         if self._code[0] != status.OK:
             raise UmemError(f"the agent of rank {self.rank} had stopped: {status.name(self._code[0])}")
 

@@ -1,6 +1,6 @@
 """Asking another rank's agent, from Python.
 
-For the thread that runs user code and no other: requests travel on the rank's main worker. `request`
+For the thread that runs user code and no other: requests travel through the rank's main channels. `request`
 sends one and waits; `stream` keeps several in flight, over several homes. Every wait has a deadline and
 watches the peer.
 """
@@ -41,7 +41,7 @@ UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
 
 
 class Client(GateServer):
-    """Sends requests to the agents of all ranks over the main worker of `fabric`.
+    """Sends requests to the agents of all ranks through the main channels of `fabric`.
 
     `credits` requests may be in flight to each rank, and no agent takes more from one client.
     """
@@ -59,14 +59,13 @@ class Client(GateServer):
         self.window = max(1, credits - 1)  # of `stream`: one is left for requests between, as a finalizer's
         self._abandoned: list[Ticket] = []
         self._left: Ticket | None = None
-        worker = fabric.main_worker
-        state = build_client(worker, page, fabric.rank, fabric.num_ranks, credits, spins)
+        state = build_client(fabric.main, page, fabric.rank, fabric.num_ranks, credits, spins)
         self._endpoints, self._slots, self._ports = state.endpoints, state.slots, state.ports
         self.words, self.address = state.words, state.words.address
         self._gate = (ctypes.c_int64 * way.GATE_WORDS)()  # nobody's until `serve_gate`
         self._ask: Callable[..., tuple[int, int, int, int]] = requests.ask.compiled
         self._post: Callable[..., int] = requests.post_request.compiled
-        worker.set_handler(layout.AM_REPLY, requests.receive_reply.address, self.address)
+        fabric.main.set_handler(layout.AM_REPLY, requests.receive_reply.address, self.address)
 
     # --- one at a time
 
@@ -338,7 +337,7 @@ class Client(GateServer):
         while rank not in self.page.dead_ranks():
             if code != status.RANK_LOST and time.monotonic() >= deadline:
                 raise FabricError(f"{what}: UCX could not send ({status.name(code)})")
-            self.fabric.main_worker.progress()
+            self.fabric.main.progress()
         raise RankLost(rank, what)
 
 

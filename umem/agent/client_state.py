@@ -11,7 +11,7 @@ from .arena import Arena, Words
 from .spins import Spins
 
 if TYPE_CHECKING:
-    from ..fabric.ucx.context import Worker
+    from ..fabric.ucx.channels import Channels
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ClientState:
 
 
 def build_client(
-    worker: Worker, page: ControlPage, rank: int, num_ranks: int, credits: int, spins: Spins
+    channels: Channels, page: ControlPage, rank: int, num_ranks: int, credits: int, spins: Spins
 ) -> ClientState:
-    """A client whose requests leave from `worker`; no endpoint is known yet."""
+    """A client whose requests leave through `channels`; no endpoint is known yet."""
     num_slots = num_ranks * credits
     assert num_slots <= 1 << layout.SEQUENCE_SLOT_BITS
     slot_words = num_slots * layout.CLIENT_SLOT_WORDS
@@ -37,7 +37,7 @@ def build_client(
     endpoints, free = arena.words(num_ranks), arena.words(num_ranks)
     for peer in range(num_ranks):
         free[peer] = (1 << credits) - 1
-    words[layout.CLIENT_WORKER] = worker.handle
+    words[layout.CLIENT_CHANNELS] = channels.address
     words[layout.CLIENT_CONTROL] = page.words.ctypes.data
     words[layout.CLIENT_RANK] = rank
     words[layout.CLIENT_CREDITS] = credits
@@ -50,6 +50,5 @@ def build_client(
     words[layout.CLIENT_FREE] = free.address
     words[layout.CLIENT_ENDPOINTS] = endpoints.address
     words[layout.CLIENT_SEND_PARAM] = arena.send_param(asks=True)
-    words[layout.CLIENT_POLL_FD] = arena.poll_fds([worker.event_fd])
     words[layout.CLIENT_NUM_SLOTS] = num_slots
     return ClientState(words, slots, ports, endpoints)

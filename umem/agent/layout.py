@@ -3,7 +3,7 @@
 All fields are int64 words; constants are word indices. Sizes that depend on the world (slots, ranks)
 are words of the state, never Python globals, because a compiled kernel would freeze them.
 
-    client's main worker                          home's agent worker
+    client's main thread                          home's agent
     slot[rank, credit] --- request header + payload ---> slot: ready -> (pending) -> sending -> free
     slot[rank, credit] <-- reply header + payload ------ the reply's room belongs to the request's slot
 
@@ -115,7 +115,7 @@ ROOM_BYTES = MAX_PAYLOAD_BYTES + 4096  # only touched pages are backed
 
 # --- the agent's state: `state` is the address of these words
 STOP = 0
-WORKER = 1  # UCX's agent worker, or 0 where no UCX is installed
+CHANNELS = 1  # address of the agent's channels (fabric/ucx/channels.py), or 0 where no UCX is installed
 CONTROL = 2
 RANK = 3
 NUM_SLOTS = 4
@@ -124,7 +124,7 @@ SLOTS = 6  # address of NUM_SLOTS * SLOT_WORDS words
 ROOMS = 7  # address of NUM_SLOTS * ROOM_BYTES bytes
 HANDLERS = 8  # address of NUM_OPERATIONS * {function, context}
 SEND_PARAM = 9  # address of the ucp_request_param_t of replies
-POLL_FDS = 10  # address of the pollfd array {worker's event fd, local eventfd, pidfds...}
+POLL_FDS = 10  # address of the pollfd array {event fds of the channels, local eventfd, pidfds...}
 NUM_POLL_FDS = 11
 POLL_RANKS = 12  # address of a word a pollfd: the rank that it watches
 WATCHES = 13  # address of NUM_RANKS * WATCH_WORDS words: connections that tell of a death
@@ -145,6 +145,7 @@ LOCAL_FD = 39
 OWN = 41  # address of the words OWN_*
 IS_CLOSE = 42  # 1 while requests follow each other closely: see loop.py
 CORES = 43  # address of two cpu_set_t: every core that the agent may use, and its rank's own; or 0
+POLL_LOCAL = 44  # place of the local eventfd in the array; the pidfds follow
 POLL_SCRATCH = 40  # the 8 bytes that reading the eventfd needs
 STATE_WORDS = 64
 
@@ -167,7 +168,6 @@ RING_TAIL = 3  # counts what was added, less what was taken from the back
 CPU_SET_BYTES = 128
 
 POLLFD_BYTES = 8  # int fd; short events; short revents
-POLL_WORKER, POLL_LOCAL, POLL_FIRST_PEER = 0, 1, 2  # places in the array
 
 # --- a watch: a connection of the agent's own to another one's
 WATCH_STATUS = 0  # why UCX says that it broke, else 0
@@ -183,7 +183,7 @@ OWN_NUM_REGIONS = 1
 OWN_REGIONS = 2  # {address, bytes} of each
 
 # --- a client's state: `client` is the address of these words
-CLIENT_WORKER = 0  # UCX's main worker
+CLIENT_CHANNELS = 0  # address of the channels of the thread that asks
 CLIENT_CONTROL = 1
 CLIENT_RANK = 2
 CLIENT_CREDITS = 3
@@ -192,7 +192,6 @@ CLIENT_SLOTS = 5  # address of num_ranks * credits * CLIENT_SLOT_WORDS words
 CLIENT_FREE = 6  # address of a word a rank: bit k is set while its slot k is free
 CLIENT_ENDPOINTS = 7  # address of a word a rank: the endpoint to its agent
 CLIENT_SEND_PARAM = 8
-CLIENT_POLL_FD = 9  # address of a pollfd: the main worker's event fd
 CLIENT_GENERATION = 10
 CLIENT_NUM_LATE = 11  # replies that came after their caller had given up
 CLIENT_NUM_SLEEPS = 12

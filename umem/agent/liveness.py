@@ -73,9 +73,10 @@ def look(state, first, timeout_ms):
     num_ready = poll(descriptors + first * layout.POLLFD_BYTES, num_descriptors - first, timeout_ms)
     if num_ready <= 0:
         return 0
-    if load_u16(descriptors, layout.POLL_LOCAL * POLLFD_HALVES + REVENTS) != 0:
+    local = load_i64(state, layout.POLL_LOCAL)
+    if load_u16(descriptors, local * POLLFD_HALVES + REVENTS) != 0:
         read(load_i64(state, layout.LOCAL_FD), state + layout.POLL_SCRATCH * WORD, WORD)
-    index = layout.POLL_FIRST_PEER
+    index = local + 1
     while index < num_descriptors:
         if load_u16(descriptors, index * POLLFD_HALVES + REVENTS) != 0:
             rank = load_i64(load_i64(state, layout.POLL_RANKS), index)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba.types import ExternalFunction, int64
 
 from ..fabric.ucx.abi import UCS_ERR_BUSY
-from ..fabric.ucx.calls import worker_arm, worker_progress
+from ..fabric.ucx.channels import arm_all, progress_all, progress_news
 from ..kernels import status
 from ..kernels.compile import cpu_kernel, device_function
 from ..kernels.control import HEARTBEAT
@@ -22,11 +22,13 @@ from .service import continue_pending, count, reap_sent, refuse_all, serve_ready
 
 sched_setaffinity = ExternalFunction("sched_setaffinity", int64(int64, int64, int64))  # libc's
 WORD = layout.WORD
+NO_RANK = -1
 HEARTBEAT_MS = 200  # longest sleep: 5 turns a second keep the heartbeat going at under 0.01 % of a core
 SHORT_SLEEP_MS = 1  # while a handler is PENDING, or UCX cannot arm: what they wait for wakes nobody
-ARM_PATIENCE_NS = 200_000  # a worker that cannot be armed for so long has sends that a peer does not take
+ARM_PATIENCE_NS = 200_000  # a channel that cannot be armed for so long has sends that a peer does not take
 LOOK_NS = 2_000_000  # a busy agent looks for deaths this often
 CLOSE_REQUESTS = 4
+FIRST_TURNS = 2  # after a sleep: one that answers, one that finds nothing left
 FAREWELL_NS = 200_000_000  # at the end, for the last replies to leave
 
 
@@ -36,14 +38,14 @@ def sleep(state, awake_ns):
 
     UCX refuses to arm (BUSY) while it has news or unfinished sends: then progress comes first.
     """
-    worker = load_i64(state, layout.WORKER)
-    if worker != 0:
-        code = worker_arm(worker)
+    channels = load_i64(state, layout.CHANNELS)
+    if channels != 0:
+        code = arm_all(channels, load_i64(state, layout.POLL_FDS), NO_RANK)
         if code == UCS_ERR_BUSY:
             count(state, layout.NUM_BUSY_ARMS)
             if awake_ns < ARM_PATIENCE_NS:
                 return 0
-            return look(state, layout.POLL_LOCAL, SHORT_SLEEP_MS)
+            return look(state, load_i64(state, layout.POLL_LOCAL), SHORT_SLEEP_MS)
         if code < 0:
             return status.FABRIC_FAILED
     timeout_ms = HEARTBEAT_MS
@@ -52,16 +54,19 @@ def sleep(state, awake_ns):
     if load_acquire_i64(state, layout.STOP) != 0:
         return 0
     count(state, layout.NUM_SLEEPS)
-    return look(state, layout.POLL_WORKER, timeout_ms)
+    return look(state, 0, timeout_ms)
 
 
 @device_function
-def turn(state):
-    """Do once all there is to do; how much was done."""
+def turn(state, is_first):
+    """Do once all there is to do; how much was done. The first turns after a sleep look where poll saw news."""
     num_done = 0
-    worker = load_i64(state, layout.WORKER)
-    if worker != 0:
-        num_done += worker_progress(worker)
+    channels = load_i64(state, layout.CHANNELS)
+    if channels != 0:
+        if is_first:
+            num_done += progress_news(channels, load_i64(state, layout.POLL_FDS))
+        else:
+            num_done += progress_all(channels)
     num_done += serve_ready(state)
     num_done += continue_pending(state)
     num_done += reap_sent(state)
@@ -99,12 +104,13 @@ def serve(state):
     woken_at = looked_at = busy_at
     ran_dry = False  # nothing was done since
     num_close = 0
-    num_turns = 0
+    num_turns = slept_at = 0
     code = status.OK
     while load_acquire_i64(state, layout.STOP) == 0 and code == status.OK:
         num_turns += 1
         store_relaxed_i64(control, HEARTBEAT, num_turns)
-        num_done = turn(state)
+        is_first = num_turns - slept_at <= FIRST_TURNS and load_i64(state, layout.IS_CLOSE) == 0
+        num_done = turn(state, is_first)
         now = now_ns()
         if num_done > 0:
             if ran_dry:
@@ -114,7 +120,7 @@ def serve(state):
             ran_dry = False
             busy_at = now
             if now - looked_at > LOOK_NS:
-                look(state, layout.POLL_LOCAL, 0)
+                look(state, load_i64(state, layout.POLL_LOCAL), 0)
                 looked_at = now
             continue
         ran_dry = True
@@ -123,8 +129,11 @@ def serve(state):
                 pause()
                 continue
             set_close(state, 0)
+        num_sleeps = load_i64(state, layout.NUM_SLEEPS)
         num_ready = sleep(state, now - max(busy_at, woken_at))
         looked_at = now_ns()
+        if load_i64(state, layout.NUM_SLEEPS) != num_sleeps:  # it has polled the channels
+            slept_at = num_turns
         if num_ready > 0:
             woken_at = looked_at
         elif num_ready < 0:
@@ -132,6 +141,6 @@ def serve(state):
     refuse_all(state)
     deadline = now_ns() + FAREWELL_NS
     while ring_length(state + layout.SENDING * WORD) > 0 and now_ns() < deadline:
-        worker_progress(load_i64(state, layout.WORKER))
+        progress_all(load_i64(state, layout.CHANNELS))
         reap_sent(state)
     return code

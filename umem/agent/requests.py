@@ -1,11 +1,11 @@
 """The asking side in compiled code: send a request to a home's agent, wait for the reply.
 
-A request travels from the MAIN worker, so only the thread that runs user code may ask. The slot of a
+A request travels through the main channels, so only the thread that runs user code may ask. The slot of a
 request is its credit: slot `rank * credits + k` is one of the `credits` requests that may be in flight
 to `rank`, and it is where the reply lands.
 
 Waiting spins where requests follow each other closely, for then the agent spins too and answers in a few
-us; else it sleeps at once on the worker's event fd, for a sleeping agent takes 30 us to answer, and where
+us; else it sleeps at once on the channels' event fds, for a sleeping agent takes 30 us to answer, and where
 no core is free for it, it runs on this very one. 8 B fetch_add every 500 us at a home that computes, two
 cores: p50 / p99 over shared memory 34 / 113 us and over tcp 48 / 190; with a spin of 100 us and the agent
 on its rank's core 41 / 356 and 67 / 325. Where cores are free it spins for that long all the same, which
@@ -15,7 +15,8 @@ saves one of the two wake-ups.
 from __future__ import annotations
 
 from ..fabric.ucx.abi import UCS_ERR_BUSY, UCS_INPROGRESS, UCS_OK
-from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_arm, worker_progress
+from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_progress
+from ..fabric.ucx.channels import NUM_CHANNELS, POLL_FDS, arm_all, disarm, progress_all, worker_of
 from ..kernels import gate as way
 from ..kernels import status
 from ..kernels.compile import c_callback, cpu_kernel, device_function
@@ -112,13 +113,14 @@ def collect_late(client, rank):
 
 
 @device_function
-def wait_for_bits(client, word, mask, epoch):
-    """Progress until the word at address `word` has a bit of `mask`.
+def wait_for_bits(client, rank, word, mask, epoch):
+    """Progress until the word at address `word`, which a reply of `rank` changes, has a bit of `mask`.
 
     OK, AGAIN, EPOCH_CHANGED, INTERRUPTED or FABRIC_FAILED.
     """
     control = load_i64(client, layout.CLIENT_CONTROL)
-    worker = load_i64(client, layout.CLIENT_WORKER)
+    channels = load_i64(client, layout.CLIENT_CHANNELS)
+    worker = worker_of(channels, rank)
     begin = now_ns()
     until = begin + status.SLICE_NS
     spin_ns = load_i64(client, layout.CLIENT_LONE_SPIN_NS)
@@ -142,11 +144,14 @@ def wait_for_bits(client, word, mask, epoch):
         if now < spin_until:
             pause()
             continue
-        code = worker_arm(worker)
+        poll_fds = load_i64(channels, POLL_FDS)
+        code = arm_all(channels, poll_fds, rank)
         if code == 0:
             store_i64(client, layout.CLIENT_NUM_SLEEPS, load_i64(client, layout.CLIENT_NUM_SLEEPS) + 1)
-            poll(load_i64(client, layout.CLIENT_POLL_FD), 1, LIVENESS_MS)
-        elif code != UCS_ERR_BUSY:
+            poll(poll_fds, load_i64(channels, NUM_CHANNELS), LIVENESS_MS)
+        elif code == UCS_ERR_BUSY:
+            progress_all(channels)  # of another rank, which may wait for it
+        else:
             return status.FABRIC_FAILED
 
 
@@ -215,6 +220,8 @@ def post(client, rank, operation, words, num_words, payload, payload_bytes, dst,
         give_credit_back(client, slot)
         return status.FABRIC_FAILED
     store_i64(address, layout.CLIENT_SLOT_SEND, sent)
+    if sent > 0:
+        disarm(load_i64(client, layout.CLIENT_CHANNELS), rank)
     return sequence
 
 
@@ -227,7 +234,8 @@ def finish(client, sequence, epoch):
     """
     slot = sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
     address = client_slot(client, slot)
-    code = wait_for_bits(client, address + layout.CLIENT_SLOT_STATE * WORD, layout.DONE, epoch)
+    rank = slot // load_i64(client, layout.CLIENT_CREDITS)
+    code = wait_for_bits(client, rank, address + layout.CLIENT_SLOT_STATE * WORD, layout.DONE, epoch)
     if code == status.OK and not settle(client, slot):
         code = status.AGAIN  # the reply overtook the last acknowledgement of the request
     if code != status.OK:
@@ -255,7 +263,7 @@ def finish_request(client, sequence, epoch):
 def wait_for_credit(client, rank, epoch):
     """Wait until a request may be sent to `rank`; OK, AGAIN, EPOCH_CHANGED, INTERRUPTED or FABRIC_FAILED."""
     collect_late(client, rank)
-    return wait_for_bits(client, load_i64(client, layout.CLIENT_FREE) + rank * WORD, -1, epoch)
+    return wait_for_bits(client, rank, load_i64(client, layout.CLIENT_FREE) + rank * WORD, -1, epoch)
 
 
 @device_function

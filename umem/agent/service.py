@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..fabric.ucx.abi import CONSTANTS, UCS_INPROGRESS, UCS_OK
 from ..fabric.ucx.calls import am_data_release, am_send, request_free, request_status
+from ..fabric.ucx.channels import disarm, worker_of
 from ..kernels import status
 from ..kernels.compile import c_callback, device_function
 from ..kernels.control import peer_is_dead
@@ -194,6 +195,7 @@ def send_reply(state, slot, code):
     )
     if sent > 0:
         store_i64(request, layout.SLOT_SEND, sent)
+        disarm(load_i64(state, layout.CHANNELS), load_i64(request, layout.REQUEST_SOURCE))
         push(state + layout.SENDING * WORD, slot)
         return
     if sent < 0:  # the asker is gone, or its deadline tells it that no answer came
@@ -203,20 +205,28 @@ def send_reply(state, slot, code):
 
 @device_function
 def reap_sent(state):
-    """Take back the slots whose replies have left; how many."""
+    """Take back the slots whose replies have left, or never will: their asker is dead; how many.
+
+    UCX keeps a send that nobody takes until its worker ends: what it reads stays mapped as long.
+    """
     sending = state + layout.SENDING * WORD
     left = ring_length(sending)
     num_reaped = 0
     while left > 0:
         slot = pop_first(sending)
-        sent = load_i64(slot_address(state, slot), layout.SLOT_SEND)
+        request = slot_address(state, slot)
+        sent = load_i64(request, layout.SLOT_SEND)
         code = request_status(sent)
-        if code == UCS_INPROGRESS:
+        is_under_way = code == UCS_INPROGRESS
+        if is_under_way and not peer_is_dead(
+            load_i64(state, layout.CONTROL), load_i64(request, layout.REQUEST_SOURCE)
+        ):
             push(sending, slot)
         else:
             if code < 0:
                 count(state, layout.NUM_SEND_ERRORS)
-            request_free(sent)
+            if not is_under_way:
+                request_free(sent)
             take_back(state, slot)
             num_reaped += 1
         left -= 1
@@ -226,9 +236,11 @@ def reap_sent(state):
 @device_function
 def take_back(state, slot):
     """Free the slot and the data that UCX kept for it."""
-    held = load_i64(slot_address(state, slot), layout.SLOT_HELD)
+    request = slot_address(state, slot)
+    held = load_i64(request, layout.SLOT_HELD)
     if held != 0:
-        am_data_release(load_i64(state, layout.WORKER), held)
+        source = load_i64(request, layout.REQUEST_SOURCE)
+        am_data_release(worker_of(load_i64(state, layout.CHANNELS), source), held)
     push(state + layout.FREE * WORD, slot)
 
 

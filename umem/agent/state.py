@@ -84,6 +84,7 @@ def build_state(
         state[layout.CORES] = arena.bytes_of(sets)
     state[layout.POLL_FDS] = arena.poll_fds(fds)
     state[layout.NUM_POLL_FDS] = len(fds)
+    state[layout.POLL_LOCAL] = fds.index(local_fd)
     state[layout.POLL_RANKS] = arena.words_of(fd_ranks).address
     for first in (layout.FREE, layout.READY, layout.PENDING, layout.SENDING):
         state[first + layout.RING_ITEMS] = arena.take(ring * WORD)
@@ -100,9 +101,9 @@ def build_state(
         regions = [(region.address, region.num_bytes) for region in fabric.context.regions]
         own = arena.words_of([state[layout.CONTROL], len(regions), *itertools.chain(*regions)])
         state[layout.OWN] = own.address
-        state[layout.WORKER] = fabric.agent_worker.handle
+        state[layout.CHANNELS] = fabric.agent.address
         receive = receive_request.address
-        fabric.agent_worker.set_handler(layout.AM_REQUEST, receive, state.address, keeps_data=True)
+        fabric.agent.set_handler(layout.AM_REQUEST, receive, state.address, keeps_data=True)
         _watch_connections(world, fabric, state, watches)
     return state
 
@@ -116,8 +117,8 @@ def _descriptors(
     world: Ranks, page: ControlPage, fabric: UcxFabric | None, local_fd: int
 ) -> tuple[list[int], list[int]]:
     """What the loop polls, in the layout's order, and the rank whose death each one tells."""
-    worker_fd = -1 if fabric is None else fabric.agent_worker.event_fd
-    fds, fd_ranks = [worker_fd, local_fd], [-1, -1]
+    fds = [local_fd] if fabric is None else [*fabric.agent.event_fds, local_fd]
+    fd_ranks = [-1] * len(fds)
     for rank in range(world.num_ranks):
         if rank != world.rank and world.hosts[rank] == world.hosts[world.rank]:
             try:
@@ -132,8 +133,7 @@ def _descriptors(
 
 def _watch_connections(world: Ranks, fabric: UcxFabric, state: Words, watches: Words) -> None:
     """A connection of the agent's own to every agent that no pidfd tells of; the loop greets them."""
-    worker = fabric.agent_worker
-    worker.set_handler(layout.AM_HELLO, drop_greeting.address, state.address)
+    fabric.agent.set_handler(layout.AM_HELLO, drop_greeting.address, state.address)
     for rank in range(world.num_ranks):
         if world.hosts[rank] == world.hosts[world.rank]:
             continue
@@ -141,7 +141,8 @@ def _watch_connections(world: Ranks, fabric: UcxFabric, state: Words, watches: W
         watches[first + layout.WATCH_STATE] = state.address
         watches[first + layout.WATCH_HELLO] = world.rank
         watch, peer = watches.address + first * WORD, f"the agent of rank {rank}"
-        endpoint = worker.connect(fabric.agent_addresses[rank], peer, note_lost_connection.address, watch)
+        address = fabric.agent_addresses[rank]
+        endpoint = fabric.agent.of(rank).connect(address, peer, note_lost_connection.address, watch)
         watches[first + layout.WATCH_ENDPOINT] = endpoint.handle
 
 

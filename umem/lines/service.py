@@ -28,8 +28,7 @@ class LineService:
 
     def __init__(self, agent: Agent, fabric: UcxFabric, header: int, mapped_ranks: frozenset[int]):
         num_ranks = fabric.num_ranks
-        worker = fabric.agent_worker
-        prober = build_client(worker, agent.page, fabric.rank, num_ranks, PROBE_CREDITS, Spins())
+        prober = build_client(fabric.agent, agent.page, fabric.rank, num_ranks, PROBE_CREDITS, Spins())
         for rank in range(num_ranks):
             if rank not in mapped_ranks:
                 prober.endpoints[rank] = agent.endpoint_to(rank)
@@ -39,7 +38,7 @@ class LineService:
         context[CACHE], context[STATE] = header, agent.state.address
         context[PROBER] = prober.words.address
         context[TICKETS] = arena.take(num_slots * num_ranks * WORD)
-        worker.set_handler(layout.AM_REPLY, receive_reply.address, prober.words.address)
+        fabric.agent.set_handler(layout.AM_REPLY, receive_reply.address, prober.words.address)
         for operation, handler in HANDLERS.items():
             agent.register(operation, handler, context=context.address)
         self._prober, self._context = prober, context

@@ -1,11 +1,11 @@
 """UcxFabric: put, get, atomics and messages between the ranks of a world, over libucp.
 
-Each rank has one context and two workers. The main worker belongs to the thread that runs the user's
-code; the agent worker belongs to the agent's thread, which serves others while the user's code is
-busy. Hence two kinds of endpoints: main -> peer's main for messages, which need both sides, and main
--> peer's agent for put, get and atomics, which need one.
+Each rank has one context and two sets of channels (channels.py). The main channels belong to the thread that
+runs the user's code; the agent's to its thread, which serves others while the user's code is busy. Hence two
+kinds of endpoints: main -> peer's main for messages, which need both sides, and main -> peer's agent for put,
+get and atomics, which need one.
 
-With shared memory and tcp a put, get or atomic is a message to the home's agent worker, whose progress
+With shared memory and tcp a put, get or atomic is a message to the home's agent, whose progress
 copies, or applies the processor's own atomic instruction (UCX, amo_sw.c: ucs_atomic_fadd64 and kin):
 so they are atomic with respect to the home's own loads, stores and atomics.
 """
@@ -34,6 +34,14 @@ from ...errors import (
 from ...kernels import status
 from ...kernels.control import CONTROL_BYTES
 from . import abi, operations
+from .channels import (
+    Channels,
+    address_for,
+    has_shared_memory,
+    num_channels,
+    packed_addresses,
+    queue_environment,
+)
 from .context import Context
 from .peer import Peer
 from .port import RECV_BYTES, REPLY, REQUEST, STAGE, UCX_STATUS, Port
@@ -78,7 +86,7 @@ class UcxFabric:
 
     Raises FabricMissing without a libucp. Calls raise WaitTimeout after `timeout_s`, RankLost for a peer
     that is confirmed dead, Interrupted when the space closes, FabricError with UCX's own words. Attributes
-    for compiled code that drives UCX itself: `port` (see port.py), `peers[rank]` (see peer.py).
+    for compiled code that drives UCX itself: `port(rank)` (see port.py), `peers[rank]` (see peer.py).
     """
 
     name = "ucx"
@@ -87,28 +95,41 @@ class UcxFabric:
         self.rank, self.num_ranks, self.timeout_s = world.rank, world.num_ranks, timeout_s
         self.control = control
         self.page = ControlPage(_words_at(control))
-        self.context = Context(world.ucx_environment, num_endpoints=2 * world.num_ranks)
-        self.main_worker, self.agent_worker = self.context.worker(), self.context.worker()
+        environment = world.ucx_environment
+        count = num_channels(environment, world.num_ranks)
+        self.context = Context({**environment, **queue_environment(count)}, num_endpoints=2 * world.num_ranks)
+        self.main = Channels(self.context, world.num_ranks, count, control)
+        self.agent = Channels(self.context, world.num_ranks, count, control)
         registered = [self.context.register(address, num_bytes) for address, num_bytes in regions]
-        self.port = Port(self.main_worker, control)
+        self._ports = [Port(self.main, channel) for channel in range(count)]
         card = {
-            "main": self.main_worker.address.hex(),
-            "agent": self.agent_worker.address.hex(),
+            "main": packed_addresses(self.main),
+            "agent": packed_addresses(self.agent),
             "regions": [(region.address, region.num_bytes, region.remote_key.hex()) for region in registered],
         }
         cards = [json.loads(blob) for blob in world.exchange("ucx", json.dumps(card).encode())]
-        self.agent_addresses = [bytes.fromhex(card["agent"]) for card in cards]
+        self.agent_addresses = [address_for(card["agent"], self.rank) for card in cards]
         self.watched = [_is_watched(world, rank) for rank in range(world.num_ranks)]
         self.peers = [
-            Peer(self.main_worker, rank, card, watched, partial(self._await_confirmation, "connect", (rank,)))
+            Peer(
+                self.main,
+                self.rank,
+                rank,
+                card,
+                watched,
+                partial(self._await_confirmation, "connect", (rank,)),
+            )
             for rank, (card, watched) in enumerate(zip(cards, self.watched, strict=True))
         ]
-        self._kept: Any = None
-        self._given_up: list[tuple[Port, Any]] = []
+        self._given_up: list[Port] = []
         self._put, self._get = operations.put.compiled, operations.get.compiled
         self._send, self._recv = operations.send.compiled, operations.recv.compiled
         self._atomic, self._flush = operations.atomic.compiled, operations.flush.compiled
         self._barrier_words = np.zeros(2, np.int64)
+
+    def port(self, rank: int) -> Port:
+        """The port through which this rank's user code talks with `rank`."""
+        return self._ports[self.main.index(rank)]
 
     # --- memory of a peer; its agent's thread answers
 
@@ -173,7 +194,7 @@ class UcxFabric:
         Raises FabricError for a message longer than `max_bytes`.
         """
         self._run("recv", rank, keep, self._recv, dst, max_bytes, _tag(rank, _checked(tag)))
-        return int(self.port.words[RECV_BYTES])
+        return int(self.port(rank).words[RECV_BYTES])
 
     def barrier(self, timeout_s: float | None = None) -> None:
         """Return when every rank has called it. Collective. Orders messages, puts and atomics before it.
@@ -205,16 +226,17 @@ class UcxFabric:
         """
         if not self.context.handle:
             return
-        self._release_port(None)
-        # The space is closing, which ends waits; this one has its own deadline.
-        self.port = Port(self.main_worker, _OPEN_PAGE.ctypes.data)
+        for channel in range(len(self._ports)):
+            self._release_port(channel)
+            # The space is closing, which ends waits; these have their own deadline.
+            self._ports[channel] = Port(self.main, channel, _OPEN_PAGE.ctypes.data)
         deadline, dead = time.monotonic() + timeout_s, self.page.dead_ranks()
         for peer in self.peers:
             if peer.has_messages and not peer.failure and peer.rank not in dead:
                 code = self._start(self._flush, peer.rank, None, peer.messages.handle)
                 while code == status.AGAIN and not peer.failure and time.monotonic() < deadline:
-                    code = operations.resume(self.port.address, peer.rank)
-                self._release_port(None)  # a peer that is gone, or does not receive, loses its messages
+                    code = operations.resume(self.port(peer.rank).address, peer.rank)
+                self._release_port(peer.rank)  # a peer that is gone, or does not receive, loses its messages
         self.context.close(timeout_s)
         self._given_up.clear()
 
@@ -231,7 +253,7 @@ class UcxFabric:
         operands = (operation, _signed(value), _signed(desired), num_bytes, address)
         key = words.key(address, num_bytes)
         self._run(call, rank, None, self._atomic, words.endpoint.handle, *operands, key)
-        return int(self.port.words[REPLY]) & ((1 << 8 * num_bytes) - 1)
+        return int(self.port(rank).words[REPLY]) & ((1 << 8 * num_bytes) - 1)
 
     def _run(self, call: str, rank: int, keep: Any, kernel: Any, *arguments: int) -> None:
         code = self._start(kernel, rank, keep, *arguments)
@@ -239,11 +261,14 @@ class UcxFabric:
             self._complete(code, call, rank, self.timeout_s, (rank,))
 
     def _start(self, kernel: Any, rank: int, keep: Any, *arguments: int) -> int:
-        kept_before, self._kept = self._kept, keep
-        code: int = kernel(self.port.address, rank, *arguments)
+        port = self.port(rank)
+        kept_before, port.kept = port.kept, keep
+        code: int = kernel(port.address, rank, *arguments)
         if code == status.BUSY:  # a signal took the operation before this one from between two slices
-            self._release_port(kept_before)
-            code = kernel(self.port.address, rank, *arguments)
+            port.kept = kept_before
+            port = self._release_port(rank)
+            port.kept = keep
+            code = kernel(port.address, rank, *arguments)
         return code
 
     def _complete(self, code: int, call: str, rank: int, timeout_s: float, needs: Iterable[int]) -> None:
@@ -261,16 +286,16 @@ class UcxFabric:
                         raise self._broken(call, rank, self.peers[rank].failure, needs)
                     if now >= deadline:
                         raise WaitTimeout(f"{call} with rank {rank} over ucx: no end after {timeout_s:g} s")
-                    code = operations.resume(self.port.address, rank)
+                    code = operations.resume(self.port(rank).address, rank)
                 elif code == status.RANK_LOST:
                     raise RankLost(rank, f"{call} over ucx")
                 elif code == status.INTERRUPTED:
                     raise Interrupted(f"{call} with rank {rank} over ucx: the space is closing")
                 else:
                     assert code == status.FABRIC_FAILED, status.name(code)
-                    raise self._broken(call, rank, int(self.port.words[UCX_STATUS]), needs)
+                    raise self._broken(call, rank, int(self.port(rank).words[UCX_STATUS]), needs)
         except BaseException:
-            self._release_port(self._kept)
+            self._release_port(rank)
             raise
 
     def _lost(self, needs: Iterable[int]) -> set[int]:
@@ -294,24 +319,25 @@ class UcxFabric:
             self._raise_if_lost(call, needs)
             time.sleep(CONFIRM_STEP_S)
 
-    def _release_port(self, kept: Any) -> None:
-        """Make the port free: cancel a receive; leave anything else, and what it writes to, to UCX."""
-        request = int(self.port.words[REQUEST])
+    def _release_port(self, rank: int) -> Port:
+        """A free port to `rank`: a receive is cancelled; anything else, and what it writes to, is left to UCX."""
+        port = self.port(rank)
+        request = int(port.words[REQUEST])
         if request <= 0:
-            return
-        ucp = self.context.ucp
-        if self.port.words[STAGE] == operations.RECEIVING:
-            ucp.ucp_request_cancel(self.main_worker.handle, request)
-        self._given_up.append((self.port, kept))
-        self.port = Port(self.main_worker, self.control)
+            return port
+        if port.words[STAGE] == operations.RECEIVING:
+            self.context.ucp.ucp_request_cancel(port.worker.handle, request)
+        self._given_up.append(port)
+        self._ports[self.main.index(rank)] = port = Port(self.main, rank)
         self._reap_given_up()
+        return port
 
     def _reap_given_up(self) -> None:
         ucp, still = self.context.ucp, []
-        for port, kept in self._given_up:
+        for port in self._given_up:
             request = int(port.words[REQUEST])
             if ucp.ucp_request_check_status(request) == abi.UCS_INPROGRESS:
-                still.append((port, kept))
+                still.append(port)
             else:
                 ucp.ucp_request_free(request)
         self._given_up = still
@@ -321,9 +347,7 @@ def _is_watched(world: Ranks, rank: int) -> bool:
     """Whether UCX can tell that `rank` is gone: where it has no shared memory to reach it."""
     if rank == world.rank:
         return False
-    transports = world.ucx_environment.get("UCX_TLS", "all").split(",")
-    only_network = set(transports) <= {"tcp", "self"}
-    return only_network or world.hosts[rank] != world.hosts[world.rank]
+    return not has_shared_memory(world.ucx_environment) or world.hosts[rank] != world.hosts[world.rank]
 
 
 def _tag(sender: int, tag: int) -> int:

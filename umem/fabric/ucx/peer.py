@@ -11,7 +11,8 @@ import numpy as np
 from ...errors import AddressError, FabricError
 from ...kernels.compile import c_callback
 from ...kernels.ops import store_i64
-from .context import Endpoint, Worker
+from .channels import Channels, address_for
+from .context import Endpoint
 from .waiting import GROUP
 
 
@@ -42,7 +43,7 @@ class Reach:
 
 
 class Peer:
-    """Ways from this rank's main worker to one rank.
+    """Ways from the thread of this rank that has `channels` to one rank.
 
     UCX can watch a peer over tcp, but refuses atomics on a watched endpoint (status -16): so words have
     an endpoint of their own there.
@@ -50,19 +51,20 @@ class Peer:
 
     def __init__(
         self,
-        worker: Worker,
+        channels: Channels,
+        own_rank: int,
         rank: int,
         card: dict[str, Any],
         is_watched: bool,
         await_confirmation: Callable[[], None],
     ):
         """`await_confirmation` raises RankLost where it learns that `rank` has died."""
-        self.worker, self.rank, self.is_watched = worker, rank, is_watched
+        self.worker, self.rank, self.is_watched = channels.of(rank), rank, is_watched
         self._await_confirmation = await_confirmation
         self.endpoints: list[Endpoint] = []
         self._name = f"rank {rank}"
-        self._main_address = bytes.fromhex(card["main"])
-        self._agent_address = bytes.fromhex(card["agent"])
+        self._main_address = address_for(card["main"], own_rank)
+        self._agent_address = address_for(card["agent"], own_rank)
         self._regions = [(address, size, bytes.fromhex(key)) for address, size, key in card["regions"]]
         self._failure = np.zeros(1, np.int64)
 
@@ -78,17 +80,17 @@ class Peer:
 
     @cached_property
     def messages(self) -> Endpoint:
-        """To the peer's main worker."""
+        """To the peer's main thread."""
         return self._connect(self._main_address, self.is_watched)
 
     @cached_property
     def memory(self) -> Reach:
-        """To the peer's agent worker: put, get, active messages."""
+        """To the peer's agent: put, get, active messages."""
         return Reach(self._connect(self._agent_address, self.is_watched), self._regions)
 
     @cached_property
     def words(self) -> Reach:
-        """To the peer's agent worker: atomics."""
+        """To the peer's agent: atomics."""
         if not self.is_watched:
             return self.memory
         return Reach(self._connect(self._agent_address, False), self._regions)

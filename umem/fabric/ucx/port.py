@@ -1,4 +1,4 @@
-"""What compiled code needs to drive one worker: a block of int64 words, its address handed around.
+"""What compiled code needs to talk with one rank: a block of int64 words, its address handed around.
 
 A port belongs to one thread at a time, like its worker. It holds the operands of the operation in
 progress, so an operation that its caller gave up keeps its port: UCX may still write there.
@@ -7,17 +7,18 @@ progress, so an operation that its caller gave up keeps its port: UCX may still 
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 
 from . import abi
-from .context import Worker
+from .channels import Channels
 
 # --- words
 WORKER = 0
 CONTROL = 1  # address of this rank's control page
 SPIN_NS = 2  # a polite wait polls this long, then sleeps
-EVENT_FD = 3
+CHANNELS = 3  # address of the words of all channels of the thread (channels.py)
 REQUEST = 4  # of the operation in progress: 0 none, else a ucs_status_ptr_t
 STAGE = 5  # what completing REQUEST means: see operations.py
 ENDPOINT = 6  # of the operation in progress, for the flush that ends a put
@@ -28,7 +29,6 @@ RECV_TAG = 10  # ucp_tag_recv_info_t: tag and bytes of the last message received
 RECV_BYTES = 11
 NUM_SLEEPS = 12  # counters
 NUM_YIELDS = 13
-POLL_FD = 14  # one struct pollfd
 PLAIN = 16  # ucp_request_param_t without options
 RECV = 32  # ... that reports tag and bytes to RECV_TAG
 ATOMIC_U32 = 48  # ... of one u32 whose old value goes to REPLY
@@ -36,7 +36,6 @@ ATOMIC_U64 = 64
 PORT_WORDS = 80
 
 PARAM_WORDS = ATOMIC_U64 - ATOMIC_U32
-POLL_IN = 1
 assert ctypes.sizeof(abi.RequestParam) <= 8 * PARAM_WORDS
 
 POLLING, POLITE = 0, 1  # how to wait: like ucx_perftest, or asleep on the worker's event fd after SPIN_NS
@@ -44,19 +43,22 @@ DEFAULT_SPIN_NS = 15_000  # longer would burn the time slice that the peer needs
 
 
 class Port:
-    """The words of one worker's port; `address` is what compiled code takes."""
+    """The words of a port to `rank` through `channels`; `address` is what compiled code takes.
 
-    def __init__(self, worker: Worker, control: int, spin_ns: int = DEFAULT_SPIN_NS):
-        self.worker = worker
+    `control` is the address of the control page whose news end a wait: by default that of the channels.
+    """
+
+    def __init__(self, channels: Channels, rank: int, control: int = 0, spin_ns: int = DEFAULT_SPIN_NS):
+        self.worker, self._channels = channels.of(rank), channels
+        self.kept: Any = None  # owns the buffers of the operation in progress
         self._memory = np.zeros(PORT_WORDS + 8, np.int64)
         first = -(self._memory.ctypes.data // 8) % 8  # on a line of its own
         self.words = self._memory[first : first + PORT_WORDS]
         self.address = self.words.ctypes.data
-        self.words[WORKER] = worker.handle
-        self.words[CONTROL] = control
+        self.words[WORKER] = self.worker.handle
+        self.words[CONTROL] = control or channels.control
         self.words[SPIN_NS] = spin_ns
-        self.words[EVENT_FD] = worker.event_fd
-        self.words[POLL_FD] = worker.event_fd | POLL_IN << 32
+        self.words[CHANNELS] = channels.address
         self._write_param(PLAIN, abi.RequestParam())
         self._write_param(RECV, self._param("UCP_OP_ATTR_FIELD_RECV_INFO", recv_info=self._word(RECV_TAG)))
         for param, element_bytes in ((ATOMIC_U32, 4), (ATOMIC_U64, 8)):

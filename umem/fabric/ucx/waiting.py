@@ -1,7 +1,8 @@
 """The one compiled wait for a request: polling or asleep, never beyond a slice, watching the peer.
 
 `polite` waits poll for the port's SPIN_NS and then sleep on the worker's event fd; polling waits only
-yield their core, after control[SPIN_ROUNDS] rounds, so that more ranks than cores progress. Source of
+yield their core, after control[SPIN_ROUNDS] rounds, so that more ranks than cores progress. A wait progresses the
+channel of its own rank, and before it gives its core away the others too, lest who sends there waits. Source of
 the 10-20 us: a longer spin burns the time slice that the peer needs on a shared core.
 """
 
@@ -16,14 +17,15 @@ from ...kernels.ops_system import now_ns, yield_cpu
 from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST, SLICE_NS
 from . import calls
 from .abi import UCS_ERR_BUSY, UCS_INPROGRESS
-from .port import CONTROL, NUM_SLEEPS, NUM_YIELDS, POLL_FD, POLLING, SPIN_NS, UCX_STATUS, WORKER
+from .channels import NUM_CHANNELS, POLL_FDS, arm_all, progress_all
+from .port import CHANNELS, CONTROL, NUM_SLEEPS, NUM_YIELDS, POLLING, SPIN_NS, UCX_STATUS, WORKER
 
 GROUP = "ucx"
 ROUNDS_PER_LOOK = 64  # rounds between looks at clock and control page: about 1 us, and 1 % of the time
 ROUNDS_PER_POLITE_LOOK = 8
 NS_PER_MS = 1_000_000
 
-worker_progress, worker_arm = calls.worker_progress, calls.worker_arm
+worker_progress = calls.worker_progress
 request_status, request_free = calls.request_status, calls.request_free
 poll = calls.poll
 
@@ -42,18 +44,21 @@ def look(control, rank):
 
 
 @device_function
-def sleep_until_event(port, deadline_ns):
-    """Sleep until the worker has work or the deadline has passed; at once if there is work already."""
-    armed = worker_arm(load_i64(port, WORKER))
+def sleep_until_event(port, rank, deadline_ns):
+    """Sleep until a channel has work or the deadline has passed; at once if there is work already."""
+    channels = load_i64(port, CHANNELS)
+    poll_fds = load_i64(channels, POLL_FDS)
+    armed = arm_all(channels, poll_fds, rank)
     if armed == UCS_ERR_BUSY:
-        return OK  # events came in since the last progress: they would not wake us
+        progress_all(channels)  # events came in since the last time: they would not wake us
+        return OK
     if armed != 0:
         store_i64(port, UCX_STATUS, armed)
         return FABRIC_FAILED
     left_ns = deadline_ns - now_ns()
     if left_ns > 0:
         store_i64(port, NUM_SLEEPS, load_i64(port, NUM_SLEEPS) + 1)
-        poll(port + 8 * POLL_FD, 1, np.int32((left_ns + NS_PER_MS - 1) // NS_PER_MS))
+        poll(poll_fds, load_i64(channels, NUM_CHANNELS), np.int32((left_ns + NS_PER_MS - 1) // NS_PER_MS))
     return OK
 
 
@@ -92,11 +97,12 @@ def wait_ended(port, request, rank, how):
             return AGAIN
         if how != POLLING:
             if now >= sleep_ns:
-                code = sleep_until_event(port, deadline_ns)
+                code = sleep_until_event(port, rank, deadline_ns)
                 if code != OK:
                     return code
         elif rounds >= load_i64(control, SPIN_ROUNDS):
             store_i64(port, NUM_YIELDS, load_i64(port, NUM_YIELDS) + 1)
+            progress_all(load_i64(port, CHANNELS))
             yield_cpu()
 
 

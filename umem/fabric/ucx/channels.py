@@ -1,0 +1,202 @@
+"""A worker for each peer, so that each queue of messages has one sender.
+
+Over shared memory UCX's senders share the receiver's queue: each takes the next place with a compare-and-swap, then
+fills it, and the receiver reads place by place (UCX, mm_ep.c: uct_mm_ep_am_common_send). The place of a rank that is
+killed between the two is never filled, and nothing behind it is ever read: whoever else had sent to that queue would
+hang. With a queue a sender a death stops the queue of the dead alone.
+
+Over a network the kernel cuts a dead peer's stream off, and one worker serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ...kernels.compile import device_function
+from ...kernels.control import peer_is_dead
+from ...kernels.ops import load_i64, load_u16, store_i32, store_i64
+from .abi import UCS_OK
+from .calls import worker_arm, worker_progress
+from .context import Context, Worker
+from .library import unset
+
+MAX_CHANNELS = (
+    16  # a worker has 6 descriptors; in larger worlds ranks share channels, and hang with the others
+)
+QUEUE_PLACES = 256  # messages that wait, all channels of a thread together; UCX's own for one queue
+MIN_PLACES = 16
+
+# --- words
+NUM_CHANNELS = 0
+IS_APART = 1  # 1 where every rank has a channel of its own
+CONTROL = 2  # address of this rank's control page
+WORKER_OF_RANK = 3  # address of a word a rank: the handle of its worker
+POLL_FDS = 4  # address of a pollfd a channel
+CHANNEL = 8  # CHANNEL_WORDS words a channel
+WORKER = 0  # the handle of its worker
+IS_ARMED = 1  # 1 while its event fd is readable, or will be once something comes
+CHANNEL_WORDS = 2
+
+POLL_IN = 1
+POLL_FD_WORDS, POLL_FD_HALVES = 2, 4  # 4 and 2 bytes each
+REVENTS = 3  # the half that the kernel fills
+
+
+class Channels:
+    """The workers of one thread of a rank; `address` is what compiled code takes.
+
+    `control` is the address of this rank's control page: channels of ranks that it calls dead are let be.
+    """
+
+    def __init__(self, context: Context, num_ranks: int, num_channels: int, control: int):
+        self.control = control
+        self.workers = [context.worker() for _ in range(num_channels)]
+        self.event_fds = [worker.event_fd for worker in self.workers]
+        self._of_rank = np.array([self.of(rank).handle for rank in range(num_ranks)], np.int64)
+        self._poll_fds = np.array([fd | POLL_IN << 32 for fd in self.event_fds], np.int64)
+        self._words = np.zeros(CHANNEL + CHANNEL_WORDS * num_channels, np.int64)
+        self._words[NUM_CHANNELS] = num_channels
+        self._words[IS_APART] = num_channels == num_ranks
+        self._words[CONTROL] = control
+        self._words[WORKER_OF_RANK] = self._of_rank.ctypes.data
+        self._words[POLL_FDS] = self._poll_fds.ctypes.data
+        self._words[CHANNEL + WORKER :: CHANNEL_WORDS] = [worker.handle for worker in self.workers]
+        self.address = self._words.ctypes.data
+
+    def index(self, rank: int) -> int:
+        """Which of the channels is that with `rank`; `rank` uses the same rule for this one."""
+        return rank % len(self.workers)
+
+    def of(self, rank: int) -> Worker:
+        """The worker that talks with `rank`."""
+        return self.workers[self.index(rank)]
+
+    def set_handler(self, message_id: int, callback: int, argument: int, keeps_data: bool = False) -> None:
+        """`Worker.set_handler`, of every channel."""
+        for worker in self.workers:
+            worker.set_handler(message_id, callback, argument, keeps_data)
+
+    def progress(self) -> None:
+        """Advance every channel once."""
+        for worker in self.workers:
+            worker.progress()
+
+
+def num_channels(environment: Mapping[str, str], num_ranks: int) -> int:
+    """Channels of a thread in a world of `num_ranks` whose UCX has the variables `environment`."""
+    return min(num_ranks, MAX_CHANNELS) if has_shared_memory(environment) else 1
+
+
+def has_shared_memory(environment: Mapping[str, str]) -> bool:
+    """Whether UCX may use more than networks."""
+    return not set(environment.get("UCX_TLS", "all").split(",")) <= {"tcp", "self"}
+
+
+def queue_environment(channels: int) -> dict[str, str]:
+    """UCX's variables that make the queues of so many channels together as large as one by default.
+
+    What the user has set stays.
+    """
+    places = max(MIN_PLACES, 1 << (QUEUE_PLACES // channels).bit_length() - 1)
+    sizes = {"UCX_POSIX_FIFO_SIZE": places, "UCX_POSIX_RX_BUFS_GROW": 2 * places}
+    return unset({name: str(size) for name, size in sizes.items()})
+
+
+def packed_addresses(channels: Channels) -> list[str]:
+    """What peers need to reach each channel."""
+    return [worker.address.hex() for worker in channels.workers]
+
+
+def address_for(packed: Iterable[str], rank: int) -> bytes:
+    """The address that `rank` uses, of those that a peer has packed."""
+    addresses = list(packed)
+    return bytes.fromhex(addresses[rank % len(addresses)])
+
+
+@device_function
+def worker_of(channels, rank):
+    """The worker that talks with `rank`."""
+    return load_i64(load_i64(channels, WORKER_OF_RANK), rank)
+
+
+@device_function
+def is_over(channels, channel):
+    """True where only a dead rank ever sent through the channel."""
+    return load_i64(channels, IS_APART) != 0 and peer_is_dead(load_i64(channels, CONTROL), channel)
+
+
+@device_function
+def progress_channel(channels, channel):
+    """Progress one channel; how much was done. What was done may have used up what its event fd would tell."""
+    words = CHANNEL + channel * CHANNEL_WORDS
+    num_done = worker_progress(load_i64(channels, words + WORKER))
+    if num_done > 0:
+        store_i64(channels, words + IS_ARMED, 0)
+    return num_done
+
+
+@device_function
+def progress_all(channels):
+    """Progress all channels but those that are over; how much was done."""
+    num_done = 0
+    channel = 0
+    while channel < load_i64(channels, NUM_CHANNELS):
+        if not is_over(channels, channel):
+            num_done += progress_channel(channels, channel)
+        channel += 1
+    return num_done
+
+
+@device_function
+def progress_news(channels, poll_fds):
+    """Progress the channels that poll told of and those that are not armed; how much was done.
+
+    Enough for who polls before long. The others are cold: a look at one costs as much as answering a request.
+    """
+    num_done = 0
+    channel = 0
+    while channel < load_i64(channels, NUM_CHANNELS):
+        has_news = load_u16(poll_fds, channel * POLL_FD_HALVES + REVENTS) != 0
+        is_armed = load_i64(channels, CHANNEL + channel * CHANNEL_WORDS + IS_ARMED) != 0
+        if (has_news or not is_armed) and not is_over(channels, channel):
+            num_done += progress_channel(channels, channel)
+        channel += 1
+    return num_done
+
+
+@device_function
+def disarm(channels, rank):
+    """The channel with `rank` has a send under way that only progress ends: it must not be taken for armed."""
+    index = 0
+    while load_i64(channels, CHANNEL + index * CHANNEL_WORDS + WORKER) != worker_of(channels, rank):
+        index += 1
+    store_i64(channels, CHANNEL + index * CHANNEL_WORDS + IS_ARMED, 0)
+
+
+@device_function
+def arm_all(channels, poll_fds, rank):
+    """Have every channel's event fd tell of what comes from now on; UCX's status, OK where one may sleep.
+
+    BUSY: a channel has news already, or unfinished sends. `poll_fds` is the address of a pollfd a channel; those
+    that are over become descriptors that poll ignores, for what stands in their queue would wake it for ever.
+
+    A channel that was armed stays so until something comes, and arming takes two system calls: so only those are
+    armed again of which poll or progress had news, and that with `rank` (below 0: none), which others progress.
+    """
+    code = UCS_OK
+    own = load_i64(channels, WORKER_OF_RANK)
+    own = load_i64(own, rank) if rank >= 0 else 0
+    channel = 0
+    while channel < load_i64(channels, NUM_CHANNELS) and code == UCS_OK:
+        words = CHANNEL + channel * CHANNEL_WORDS
+        worker = load_i64(channels, words + WORKER)
+        has_news = load_u16(poll_fds, channel * POLL_FD_HALVES + REVENTS) != 0
+        if is_over(channels, channel):
+            store_i32(poll_fds, channel * POLL_FD_WORDS, -1)
+        elif has_news or worker == own or load_i64(channels, words + IS_ARMED) == 0:
+            code = worker_arm(worker)
+            store_i64(channels, words + IS_ARMED, 1 if code == UCS_OK else 0)
+        channel += 1
+    return code
