@@ -40,13 +40,12 @@ from .line_cache import (
     in_state,
     is_free_to_store,
     is_readable,
-    search,
     set_state,
     state_of_line,
     tag_address,
 )
 from .line_flits import modify_at_home
-from .line_supply import fetch, is_readable_at_home, make_home_ready, note_of, noted
+from .line_supply import fetch, is_readable_at_home, make_home_ready, note_of, noted, room_for
 from .ops import (
     compare_swap_i64,
     compare_swap_u32,
@@ -120,15 +119,6 @@ def own_slot(cache, note, address):
 
 
 @inlined_function
-def any_slot(cache, note, address):
-    """The slot that has the line of `address`, or NO_SLOT."""
-    line_log2 = note & LINE_LOG2_MASK
-    line = (address - BASE) >> line_log2
-    slot, _ = search(geometry_of(cache, line_log2), line)
-    return slot
-
-
-@inlined_function
 def load_hit(cache, note, address, slot):
     """(1, value) from this rank's own copy in `slot`; (0, 0) where the line is not there."""
     line_log2 = note & LINE_LOG2_MASK
@@ -178,15 +168,12 @@ def load_slowly(cache, address):
                 return status.OK, loaded
         else:
             is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
-            slot = any_slot(cache, note, address)
-            while True:
-                if slot != NO_SLOT:
-                    found, loaded = load_hit(cache, note, address, slot)
-                    if found:
-                        return status.OK, loaded
-                code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
-                if slot == NO_SLOT:
-                    break
+            slot = room_for(cache, note, address)
+            while slot != NO_SLOT:
+                found, loaded = load_hit(cache, note, address, slot)
+                if found:
+                    return status.OK, loaded
+                code, slot = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED, slot)
         if code != status.OK:
             return code, ZERO
 
@@ -277,15 +264,12 @@ def modify_slowly(cache, address, operation, first, second):
                     return code, old
                 continue  # it is not cached as noted, which is forgotten
         else:
-            slot = any_slot(cache, note, address)
-            while True:
-                if slot != NO_SLOT:
-                    code, old = modify_hit(cache, note, address, slot, operation, first, second, True)
-                    if code != status.NOT_FOUND:
-                        return code, old
-                code, slot = fetch(cache, note, address, GET_OWNED)
-                if slot == NO_SLOT:
-                    break
+            slot = room_for(cache, note, address)
+            while slot != NO_SLOT:
+                code, old = modify_hit(cache, note, address, slot, operation, first, second, True)
+                if code != status.NOT_FOUND:
+                    return code, old
+                code, slot = fetch(cache, note, address, GET_OWNED, slot)
         if code != status.OK:
             return code, ZERO
 

@@ -33,7 +33,6 @@ from .coherence_layout import (
     THROUGH,
     WRITE_HOME,
 )
-from .coherent_access import any_slot
 from .compile import cpu_kernel, device_function, inlined_function
 from .control import PEER_MAPPED, contiguous_bytes, home_rank
 from .directory import unlock_line
@@ -51,13 +50,12 @@ from .line_cache import (
     pin_among,
     search,
     slot_among,
-    state_of_line,
     tag_address,
 )
 from .line_flits import finish_flit, write_at_home
 from .line_notes import note_range
 from .line_ranges import copy_in, copy_out
-from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready, noted
+from .line_supply import fetch, is_readable_at_home, look_again, make_home_ready, noted, room_for
 from .ops import (
     compare_swap_i64,
     fence_acquire,
@@ -225,7 +223,8 @@ def read_slowly(cache, note, dst, address, num_bytes):
         note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, False)
         return status.OK, num_bytes
     is_private = (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK == PRIVATE
-    code, _ = fetch(cache, note, address, GET_OWNED if is_private else GET_SHARED)
+    request = GET_OWNED if is_private else GET_SHARED
+    code, _ = fetch(cache, note, address, request, room_for(cache, note, address))
     note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, is_private)
     return code, 0
 
@@ -307,14 +306,14 @@ def write_run(slots, address, src, num_bytes):
 
 
 @inlined_function
-def write_line(cache, note, address, src, num_bytes, slot):
-    """Bytes written to this rank's own copy of one line in `slot`; 0 where it is not there, or not owned."""
+def write_line(cache, note, address, src, num_bytes):
+    """Bytes written to this rank's own copy of one line, in whichever slot it is; 0 where it has none, or not owned."""
     line_log2 = note & LINE_LOG2_MASK
     geometry = geometry_of(cache, line_log2)
-    at = tag_address(geometry, slot)
-    tag = load_acquire_i64(at, 0)
-    if not is_free_to_store(state_of_line(tag, (address - BASE) >> line_log2)):
+    slot, tag = search(geometry, (address - BASE) >> line_log2)
+    if slot == NO_SLOT or not is_free_to_store(tag & STATE_MASK):
         return 0
+    at = tag_address(geometry, slot)
     if compare_swap_i64(at, 0, tag, in_state(tag, PINNED)) != tag:
         return 0
     size = within_line(note, address, num_bytes)
@@ -333,9 +332,7 @@ def write_cached(cache, note, address, src, num_bytes):
             left = num_bytes - done
             size = write_run(slots, address + done, src + done, left)
             if size == 0:
-                slot = any_slot(cache, note, address + done)
-                if slot != NO_SLOT:
-                    size = write_line(cache, note, address + done, src + done, left, slot)
+                size = write_line(cache, note, address + done, src + done, left)
             if size == 0:
                 break
             done += size
@@ -349,7 +346,7 @@ def write_cached(cache, note, address, src, num_bytes):
 def write_slowly(cache, note, address, src, num_bytes):
     """(code, bytes done) of bytes that lie in one line, by way of its home; 0 bytes: look again."""
     if note & IS_HOME == 0 and (note >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK != THROUGH:
-        code, _ = fetch(cache, note, address, GET_OWNED)
+        code, _ = fetch(cache, note, address, GET_OWNED, room_for(cache, note, address))
         note_range(cache, address, num_bytes, note & LINE_LOG2_MASK, True)
         return code, 0
     code, word, value = make_home_ready(cache, note, address, WRITE_HOME)

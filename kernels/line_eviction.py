@@ -68,20 +68,18 @@ MULTIPLIER, INCREMENT, TOP_BITS = 6364136223846793005, 1442695040888963407, 56  
 
 
 @inlined_function
-def claim_slot(cache, line_log2, line, request):
+def claim_slot(cache, line_log2, line, request, slot):
     """(code, slot, what it had): the slot is FILLING for `line`. OK with NO_SLOT: a sibling was first, look again.
 
-    An upgrade claims the slot that has the shared copy, which stays in it (HAD_COPY).
+    `slot` is the room that was found before. An upgrade claims the one that has the shared copy, which stays in it
+    (HAD_COPY).
     """
     control = load_i64(cache, words.CONTROL)
     geometry = geometry_of(cache, line_log2)
     its_set = set_of(geometry, line)
-    slot, waited = NO_SLOT, 0
+    waited = 0
     while True:
-        if slot == NO_SLOT:
-            slot, tag = find_room(cache, geometry, line, its_set)
-        else:
-            tag = load_acquire_i64(tag_address(geometry, slot), 0)
+        tag = load_acquire_i64(tag_address(geometry, slot), 0)
         state = tag & STATE_MASK
         is_copy = is_readable(state_of_line(tag, line))
         if is_copy and not (request == GET_OWNED and (state == SHARED_COPY or state == PINNED)):
@@ -109,12 +107,12 @@ def claim_slot(cache, line_log2, line, request):
         if code != status.OK:
             return code, slot, HAD_NOTHING
         if not is_free_to_store(state):  # else it was given back, and is free now, unless others were faster
-            slot = NO_SLOT
+            slot = find_room(cache, geometry, line, its_set)
 
 
 @inlined_function
 def find_room(cache, geometry, line, its_set):
-    """(slot, tag) for `line`: the slot that has it, else one that had it, else a free one, its first slot before
+    """A slot for `line`: the one that has it, else one that had it, else a free one, its first slot before
     others, else any, by a generator of pseudo-random numbers (Knuth's MMIX), which falls into step with no walk
     through memory. `its_set` is that of `set_of`."""
     first = first_slot(geometry, line)
@@ -128,7 +126,7 @@ def find_room(cache, geometry, line, its_set):
             tag = load_acquire_i64(tag_address(geometry, slot), 0)
             if is_of_line(tag, line):
                 if tag & STATE_MASK != INVALID:
-                    return slot, tag
+                    return slot
                 lost = slot
             like &= like - 1
         empty = in_set & lanes_where(tags, STATE_MASK, INVALID)
@@ -137,17 +135,15 @@ def find_room(cache, geometry, line, its_set):
         elif empty != 0 and free == NO_SLOT:
             free = slots + count_trailing_zeros_u64(empty)
         slots += vec_lanes_i64()
-    slot = first
     if lost != NO_SLOT:
-        slot = lost
-    elif free != NO_SLOT:
-        slot = free
-    elif load_i64(geometry, words.NUM_WAYS) > 1:
+        return lost
+    if free != NO_SLOT:
+        return free
+    if load_i64(geometry, words.NUM_WAYS) > 1:
         clock = load_relaxed_i64(cache, words.CLOCK)
         store_relaxed_i64(cache, words.CLOCK, clock * MULTIPLIER + INCREMENT)
-        slot = first ^ (clock >> TOP_BITS & (load_i64(geometry, words.NUM_WAYS) - 1))
-    tag = load_acquire_i64(tag_address(geometry, slot), 0)
-    return slot, tag
+        return first ^ (clock >> TOP_BITS & (load_i64(geometry, words.NUM_WAYS) - 1))
+    return first
 
 
 @device_function

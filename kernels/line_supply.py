@@ -21,8 +21,8 @@ from .compile import device_function, inlined_function
 from .control import NO_HOME, PEER_MAPPED, RANK, home_rank, place_of
 from .directory import block_value, block_word, cache_of, directory_word_at, line_state
 from .heap_layout import BLOCK_LOG2
-from .line_cache import NO_SLOT, count
-from .line_eviction import claim_slot
+from .line_cache import NO_SLOT, count, geometry_of, set_of
+from .line_eviction import claim_slot, find_room
 from .line_flits import ask_home, forget, get_line_by_flit
 from .ops import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
 from .transaction import foresee, get_line, lock_home, note_miss
@@ -113,9 +113,18 @@ def is_readable_at_home(cache, note, address):
     return True
 
 
+@inlined_function
+def room_for(cache, note, address):
+    """The slot that has the line of `address`, else that where it would go."""
+    line_log2 = note & LINE_LOG2_MASK
+    line = (address - BASE) >> line_log2
+    geometry = geometry_of(cache, line_log2)
+    return find_room(cache, geometry, line, set_of(geometry, line))
+
+
 @device_function
-def fetch(cache, note, address, request):
-    """Get a copy of the line of `address`, of another home, as `request` wants: (code, slot).
+def fetch(cache, note, address, request, slot):
+    """Get a copy of the line of `address`, of another home, as `request` wants, in `slot` if it may: (code, slot).
 
     OK: the slot has it, if others have not taken it since; with NO_SLOT look again: a sibling was first, or the block
     is not what was noted, or what stood in the way was called home. Else as `get_line`, or PENDING.
@@ -134,7 +143,7 @@ def fetch(cache, note, address, request):
             return status.OK, NO_SLOT
         word = directory_word_at(home_cache, kind, offset, line_log2)
         foresee(control, cache, word, line, line_log2, request)
-    code, slot, had = claim_slot(cache, line_log2, line, request)
+    code, slot, had = claim_slot(cache, line_log2, line, request, slot)
     if code != status.OK or slot == NO_SLOT:
         return code, NO_SLOT
     if is_mapped:
