@@ -22,7 +22,15 @@ FLOORS = (
     Floor(
         0,
         "plain values: errors, sizes, settings, the arithmetic of addresses",
-        ("umem.errors", "umem.units", "umem.cgroup", "umem.config", "umem.address", "umem.stats"),
+        (
+            "umem.errors",
+            "umem.units",
+            "umem.cgroup",
+            "umem.config",
+            "umem.address",
+            "umem.stats",
+            "umem.user_files",
+        ),
     ),
     Floor(
         1,

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
-from .ucx_ranks import POSIX, TCP, Rank, run_ranks
+from umem.errors import WaitTimeout
+from umem.kernels.compile import cpu_kernel
+
+from .ucx_ranks import GROUP, POSIX, TCP, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import channels
+from umem.fabric.ucx.fabric import UcxFabric
 
 NUM_MESSAGES = 2000  # more than any queue has places
 MANY_RANKS = channels.MAX_CHANNELS + 3
+
+
+@cpu_kernel("int64(int64)", group=GROUP)
+def progress(address):
+    """See `progress_all`."""
+    return channels.progress_all(address)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +88,47 @@ def test_who_waits_for_one_rank_takes_what_others_send(transport):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("transport", ["posix", "tcp"])
-def test_ranks_that_share_channels_reach_each_other(transport):
+def test_who_asks_one_rank_all_the_time_takes_what_others_send(transport):
+    """Rank 0 spins on a word at rank 1, which rank 2 sets behind more messages to rank 0 than a queue holds."""
+
+    def spinning(me: Rank) -> None:
+        fabric, word = me.open(4096), np.zeros(1, np.int64)
+        while fabric.fetch_add(1, me.addresses[1], 0, 8) == 0:
+            pass
+        for number in range(NUM_MESSAGES):
+            fabric.recv(2, word.ctypes.data, 8)
+            assert word[0] == number
+        me.exchange("done", b"")
+        me.close()
+
+    def home(me: Rank) -> None:
+        me.open(4096)
+        me.exchange("done", b"")
+        me.close()
+
+    def many(me: Rank) -> None:
+        fabric, word = me.open(4096), np.zeros(1, np.int64)
+        for number in range(NUM_MESSAGES):
+            word[0] = number
+            fabric.send(0, word.ctypes.data, 8)
+        fabric.fetch_add(1, me.addresses[1], 1, 8)
+        me.exchange("done", b"")
+        me.close()
+
+    run_ranks([spinning, home, many], transport)
+
+
+@pytest.fixture
+def two_channels(monkeypatch):
+    """As if there were so many ranks that they share two channels."""
+    monkeypatch.setattr(channels, "MAX_CHANNELS", 2)
+
+
+@pytest.mark.timeout(60)
+def test_ranks_that_share_channels_reach_each_other(two_channels):
     def one(me: Rank) -> None:
         fabric = me.open(4096)
+        assert len(fabric.main.workers) == 2
         fabric.barrier()
         word = np.array([me.rank], np.int64)
         fabric.send((me.rank + 1) % me.num_ranks, word.ctypes.data, 8)
@@ -90,4 +140,57 @@ def test_ranks_that_share_channels_reach_each_other(transport):
             assert me.memory[:8].view(np.int64)[0] == me.num_ranks
         me.close()
 
-    run_ranks([one] * MANY_RANKS, transport)
+    run_ranks([one] * 5, "posix")
+
+
+def is_over(fabric: UcxFabric, channel: int) -> bool:
+    """Whether nobody looks at the channel any more."""
+    at = channels.CHANNEL + channel * channels.CHANNEL_WORDS + channels.CHANNEL_IS_OVER
+    return bool(fabric.main.words[at])
+
+
+@pytest.mark.timeout(60)
+def test_a_channel_is_over_once_what_the_dead_had_sent_is_read(two_channels):
+    """Ranks 1 and 3 share a channel: it goes on until both are dead, and its queue is empty."""
+
+    def survivor(me: Rank) -> None:
+        fabric, word = me.open(4096), np.zeros(1, np.int64)
+        fabric.barrier()  # connected: UCX looks at a worker's queue only then
+        me.exchange("sent", b"")
+        poll_fds = int(fabric.main.words[channels.POLL_FDS])
+        me.bury(1)
+        progress(fabric.main.address), progress(fabric.main.address)
+        assert not is_over(fabric, 1), "rank 3 is alive"
+        me.exchange("sent again", b"")
+        me.bury(3)
+        progress(fabric.main.address)
+        assert not is_over(fabric, 1), "it has just been read"
+        progress(fabric.main.address)
+        assert is_over(fabric, 1) and not is_over(fabric, 0)
+        for rank, number in ((1, 7), (3, 8), (3, 9)):
+            fabric.recv(rank, word.ctypes.data, 8)
+            assert word[0] == number
+        fabric.timeout_s = 0.2
+        with pytest.raises(WaitTimeout):
+            fabric.recv(2, word.ctypes.data, 8)  # asleep: descriptors are armed
+        fds = np.ctypeslib.as_array((ctypes.c_int32 * 4).from_address(poll_fds))[::2]
+        assert fds[0] >= 0 and fds[1] == -1
+        me.exchange("done", b"")
+        me.close()
+
+    def sender(me: Rank) -> None:
+        fabric = me.open(4096)
+        fabric.barrier()
+        word = np.array([{1: 7, 3: 8}.get(me.rank, 0)], np.int64)
+        if word[0]:
+            fabric.send(0, word.ctypes.data, 8)
+        me.exchange("sent", b"")
+        if me.rank == 3:
+            word[0] = 9
+            fabric.send(0, word.ctypes.data, 8)
+        me.exchange("sent again", b"")
+        me.exchange("done", b"")
+        me.close()
+
+    progress.load()
+    run_ranks([survivor, sender, sender, sender], "posix")

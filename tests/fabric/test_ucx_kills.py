@@ -17,20 +17,22 @@ import pytest
 from umem.kernels import status
 from umem.kernels.compile import cpu_kernel
 
-from .ucx_ranks import GROUP, Rank, run_ranks
+from .ucx_ranks import END_S, GROUP, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import calls
+from umem.fabric.ucx.channels import MAX_CHANNELS
 from umem.fabric.ucx.port import PLAIN, POLLING
 from umem.fabric.ucx.waiting import wait_request
 
-pytestmark = [pytest.mark.parametrize("transport", ["posix", "tcp"]), pytest.mark.timeout(90)]
+pytestmark = pytest.mark.timeout(90)
 
 NUM_VICTIMS = 12
 MESSAGE_BYTES = 4096  # copied between taking a place and filling it
 TAG = 1
 ANSWER_S = 5.0
+assert NUM_VICTIMS + 2 <= MAX_CHANNELS, "else some share a queue with those who live"
 
 tag_send, tag_recv = calls.tag_send, calls.tag_recv
 
@@ -58,11 +60,10 @@ def flood(port, endpoint, rank, buffer, tag):
     return code
 
 
-def test_who_is_killed_while_it_sends_leaves_others_reachable(transport):
-    def receiver(me: Rank) -> list[float]:
+def test_who_is_killed_while_it_sends_leaves_others_reachable():
+    def receiver(me: Rank) -> None:
         fabric, word = me.open(4096, timeout_s=ANSWER_S), np.zeros(MESSAGE_BYTES // 8, np.int64)
         pids = [int(pid) for pid in me.exchange("pids", str(os.getpid()).encode())]
-        took_s = []
         for victim in range(2, me.num_ranks):
             watcher = me.bury_when_dead(victim, pids[victim])
             fabric.send(1, word.ctypes.data, 8)
@@ -70,12 +71,9 @@ def test_who_is_killed_while_it_sends_leaves_others_reachable(transport):
             places = (fabric.port(victim).address, fabric.main.of(victim).handle)
             assert drain(*places, victim, word.ctypes.data, victim << 48 | TAG) == status.RANK_LOST
             watcher.join()
-            begin = time.monotonic()
             fabric.recv(1, word.ctypes.data, 8)
             assert word[0] == victim
-            took_s.append(time.monotonic() - begin)
         me.close()
-        return took_s
 
     def killer(me: Rank) -> None:
         fabric, word = me.open(4096, timeout_s=ANSWER_S), np.zeros(MESSAGE_BYTES // 8, np.int64)
@@ -89,7 +87,7 @@ def test_who_is_killed_while_it_sends_leaves_others_reachable(transport):
         me.close()
 
     def victim(me: Rank) -> None:
-        fabric, word = me.open(4096), np.zeros(MESSAGE_BYTES // 8, np.int64)
+        fabric, word = me.open(4096, timeout_s=END_S), np.zeros(MESSAGE_BYTES // 8, np.int64)
         me.exchange("pids", str(os.getpid()).encode())
         fabric.recv(0, word.ctypes.data, 8)
         flood(
@@ -97,4 +95,4 @@ def test_who_is_killed_while_it_sends_leaves_others_reachable(transport):
         )
 
     flood.load(), drain.load()  # a rank that compiled would be killed before it sends
-    run_ranks([receiver, killer, *[victim] * NUM_VICTIMS], transport)
+    run_ranks([receiver, killer, *[victim] * NUM_VICTIMS], "posix")

@@ -1,6 +1,6 @@
 """Ranks for tests of UcxFabric below the world: forked processes that meet over pipes.
 
-Each rank serves its agent worker in a compiled thread that sleeps, as the real agent does, so that a
+Each rank serves its agent channels in a compiled thread that sleeps, as the real agent does, so that a
 rank's main thread may be busy elsewhere.
 """
 
@@ -44,7 +44,6 @@ TRANSPORTS = {"posix": POSIX, "tcp": TCP}
 TIMEOUT_S = 20.0  # of one operation of a test
 END_S = 30.0  # of a whole test
 SERVE_SLICE_NS = 5_000_000
-NO_RANK = -1
 
 
 @cpu_kernel("void(int64, int64)", group=GROUP)
@@ -52,7 +51,7 @@ def serve(port, stop):
     """Progress the port's channels, asleep where there is no work, until the word at `stop` is set."""
     while load_acquire_i64(stop, 0) == 0:
         if progress_all(load_i64(port, CHANNELS)) == 0:
-            sleep_until_event(port, NO_RANK, now_ns() + SERVE_SLICE_NS)
+            sleep_until_event(port, now_ns() + SERVE_SLICE_NS)
 
 
 class Rank:

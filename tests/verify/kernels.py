@@ -13,7 +13,7 @@ from umem.kernels.ops import (
     store_relaxed_i64,
     store_release_i64,
 )
-from umem.kernels.ops_system import pause
+from umem.kernels.ops_system import futex_wait, futex_wake, pause
 
 LOCK, COUNTER = 64, 128
 SEQUENCE, LEFT, RIGHT = 64, 128, 192
@@ -140,3 +140,34 @@ def pop_two_push_one():
 def hold_for_ever():
     """Take LOCK and end."""
     exchange_i64(LOCK, 0, 1)
+
+
+def store_plainly():
+    """A store that is neither atomic nor ordered."""
+    store_i64(TOP, 0, 1)
+
+
+def add_one():
+    """An atomic update."""
+    return fetch_add_i64(TOP, 0, 1)
+
+
+def post():
+    """The first to post wakes who sleeps."""
+    if exchange_i64(TOP, 0, 1) == 0:
+        futex_wake(TOP, 1)
+
+
+def await_post():
+    """Sleep until somebody has posted."""
+    while load_acquire_i64(TOP, 0) == 0:
+        futex_wait(TOP, 0, 1_000_000_000)
+
+
+def load_in_handler():
+    """An access where the interpreter keeps an exception."""
+    try:
+        assert load_acquire_i64(TOP, 0)
+    except AssertionError:
+        return load_acquire_i64(TOP, 0)
+    return 0

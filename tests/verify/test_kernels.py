@@ -6,11 +6,14 @@ from functools import partial
 
 import pytest
 
+from umem.errors import ModelError
 from umem.kernels.ops import (
     fence_acquire,
     fence_release,
     load_acquire_i64,
+    load_i64,
     load_relaxed_i64,
+    store_i64,
     store_relaxed_i64,
     store_release_i64,
 )
@@ -126,3 +129,57 @@ def test_random_walks_find_what_is_planted_and_clear_nobody():
     assert walk(*program, walks=2000).result is Result.BUG
     clean = walk(*CONTROLS["barrier"], walks=50)
     assert clean.result is Result.LIMIT and clean.num_states > 50
+
+
+@pytest.mark.parametrize("load", [load_i64, load_relaxed_i64, load_acquire_i64])
+def test_a_plain_store_races_with_whatever_meets_it(load):
+    def reader():
+        return load(k.TOP, 0)
+
+    verdict = explore([(k.store_plainly,), (reader,)], {k.TOP: 0})
+    assert verdict.result is Result.BUG and "data race" in verdict.bug
+    assert "data race" in explore([(k.store_plainly,), (k.add_one,)], {k.TOP: 0}).bug
+
+
+def test_a_plain_store_that_a_release_publishes_races_with_nobody():
+    def writer():
+        store_i64(k.FIRST, 0, 7)
+        store_release_i64(k.TOP, 0, 1)
+
+    def reader():
+        return load_relaxed_i64(k.FIRST, 0) if load_acquire_i64(k.TOP, 0) else 7
+
+    def final(results, memory):
+        return None if results[1] == 7 else "stale"
+
+    verdict = explore([(writer,), (reader,)], {k.TOP: 0, k.FIRST: 0}, final)
+    assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
+
+
+@pytest.mark.parametrize("model", ["sequential", "weak"])
+def test_a_kill_before_a_wake_up_is_met(model):
+    lanes, words = [(k.post,), (k.post,), (k.await_post,)], {k.TOP: 0}
+    assert explore(lanes, words, model=model).result is Result.EXHAUSTED
+    verdict = explore(lanes, words, model=model, kills=1, mortal=(0,))
+    assert verdict.bug.startswith("stuck")
+    assert any(step.is_kill and step.operation.kind == "wake" for step in verdict.trace)
+    only_sleepers_die = explore(lanes, words, model=model, kills=1, mortal=(2,))
+    assert only_sleepers_die.result is Result.EXHAUSTED
+    assert any(results[2] is KILLED for results, _ in only_sleepers_die.outcomes)
+
+
+def test_an_access_in_a_handler_is_no_bug_of_the_kernel():
+    with pytest.raises(ModelError, match="inside an exception handler has no model: load_in_handler"):
+        explore([(k.load_in_handler,)], {k.TOP: 0})
+
+
+def test_walks_kill_too():
+    lanes, words, _ = lock(store_release_i64)
+
+    def final(results, memory):
+        return "one was killed" if KILLED in results else None
+
+    assert walk(lanes, words, final, walks=200).result is Result.LIMIT
+    assert walk(lanes, words, final, walks=200, kills=1, mortal=()).result is Result.LIMIT
+    stack = [(k.push, k.THIRD), (k.pop,)], {**STACK_WORDS, k.THIRD: 0}
+    assert walk(*stack, final, walks=200, kills=1).bug == "one was killed"

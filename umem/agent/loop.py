@@ -22,13 +22,15 @@ from .service import continue_pending, count, reap_sent, refuse_all, serve_ready
 
 sched_setaffinity = ExternalFunction("sched_setaffinity", int64(int64, int64, int64))  # libc's
 WORD = layout.WORD
-NO_RANK = -1
+NO_WORKER = 0
 HEARTBEAT_MS = 200  # longest sleep: 5 turns a second keep the heartbeat going at under 0.01 % of a core
 SHORT_SLEEP_MS = 1  # while a handler is PENDING, or UCX cannot arm: what they wait for wakes nobody
 ARM_PATIENCE_NS = 200_000  # a channel that cannot be armed for so long has sends that a peer does not take
 LOOK_NS = 2_000_000  # a busy agent looks for deaths this often
 CLOSE_REQUESTS = 4
-FIRST_TURNS = 2  # after a sleep: one that answers, one that finds nothing left
+FIRST_TURNS = (
+    3  # after a wake-up: one that answers, one that finds nothing left, one since UCX does not arm at once
+)
 FAREWELL_NS = 200_000_000  # at the end, for the last replies to leave
 
 
@@ -40,7 +42,7 @@ def sleep(state, awake_ns):
     """
     channels = load_i64(state, layout.CHANNELS)
     if channels != 0:
-        code = arm_all(channels, load_i64(state, layout.POLL_FDS), NO_RANK)
+        code = arm_all(channels, load_i64(state, layout.POLL_FDS), NO_WORKER)
         if code == UCS_ERR_BUSY:
             count(state, layout.NUM_BUSY_ARMS)
             if awake_ns < ARM_PATIENCE_NS:
@@ -132,7 +134,7 @@ def serve(state):
         num_sleeps = load_i64(state, layout.NUM_SLEEPS)
         num_ready = sleep(state, now - max(busy_at, woken_at))
         looked_at = now_ns()
-        if load_i64(state, layout.NUM_SLEEPS) != num_sleeps:  # it has polled the channels
+        if num_ready > 0 and load_i64(state, layout.NUM_SLEEPS) != num_sleeps:  # poll told where news is
             slept_at = num_turns
         if num_ready > 0:
             woken_at = looked_at

@@ -31,6 +31,7 @@ from ..kernels.ops_system import copy_bytes, count_trailing_zeros_u64, now_ns, p
 from . import layout
 
 WORD = layout.WORD
+WAITS_PER_PROGRESS = 64  # so that who asks one rank again and again takes what others send
 CLOSE_NS = 50_000  # a request that follows the last reply within this time follows closely
 LIVENESS_MS = 10  # longest sleep before the epoch is looked at again
 
@@ -121,6 +122,10 @@ def wait_for_bits(client, rank, word, mask, epoch):
     control = load_i64(client, layout.CLIENT_CONTROL)
     channels = load_i64(client, layout.CLIENT_CHANNELS)
     worker = worker_of(channels, rank)
+    num_waits = load_i64(client, layout.CLIENT_NUM_WAITS) + 1
+    store_i64(client, layout.CLIENT_NUM_WAITS, num_waits)
+    if num_waits % WAITS_PER_PROGRESS == 0:
+        progress_all(channels)
     begin = now_ns()
     until = begin + status.SLICE_NS
     spin_ns = load_i64(client, layout.CLIENT_LONE_SPIN_NS)
@@ -145,7 +150,7 @@ def wait_for_bits(client, rank, word, mask, epoch):
             pause()
             continue
         poll_fds = load_i64(channels, POLL_FDS)
-        code = arm_all(channels, poll_fds, rank)
+        code = arm_all(channels, poll_fds, worker)
         if code == 0:
             store_i64(client, layout.CLIENT_NUM_SLEEPS, load_i64(client, layout.CLIENT_NUM_SLEEPS) + 1)
             poll(poll_fds, load_i64(channels, NUM_CHANNELS), LIVENESS_MS)

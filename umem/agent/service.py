@@ -207,7 +207,8 @@ def send_reply(state, slot, code):
 def reap_sent(state):
     """Take back the slots whose replies have left, or never will: their asker is dead; how many.
 
-    UCX keeps a send that nobody takes until its worker ends: what it reads stays mapped as long.
+    UCX keeps a send that nobody takes until its worker ends. What it reads stays mapped as long, and may be another
+    reply by then: there is nobody to read it.
     """
     sending = state + layout.SENDING * WORD
     left = ring_length(sending)

@@ -156,6 +156,10 @@ def verify_model(
 def verify_kernel(
     file: Annotated[Path, typer.Argument(help="a Python file that assigns programs: umem.verify.Program")],
     limit_s: Annotated[float, typer.Option("--limit-s", help="seconds for each search")] = 60.0,
+    walks: Annotated[
+        int, typer.Option("--walks", help="random executions where a search reaches its limit")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="of the random executions")] = 1,
 ) -> None:
     """Model-check kernels as they are: every execution of their lanes, sequential and in weak memory.
 
@@ -164,7 +168,7 @@ def verify_kernel(
     """
     from ..verify.kernel import command
 
-    raise typer.Exit(command.check_file(_console(), file, limit_s))
+    raise typer.Exit(command.check_file(_console(), file, limit_s, walks, seed))
 
 
 @verify_app.command("litmus")

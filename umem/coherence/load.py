@@ -5,11 +5,11 @@ A variant is a Python file that assigns `protocol = Protocol(name, rows)`; it ma
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import ProtocolError
+from ..user_files import run_file
 from .atomic import Atomic
 from .machine import is_owned, key_text
 from .protocol import PROTOCOLS, Action, Copy, Directory, Key, Protocol, Relation, Request, Row, required_keys
@@ -24,7 +24,8 @@ _GIVES_NO_COPY = (Request.PUT_OWNED, Request.WRITE_HOME)
 def load_protocol(name_or_file: str | Path) -> Protocol:
     """The protocol of this name, or the one that this Python file assigns, with a table that means something.
 
-    Raises ProtocolError. Whether the table is right says `check_protocol`.
+    Raises ProtocolError, and ConfigError where the file cannot be run. Whether the table is right says
+    `check_protocol`.
     """
     if str(name_or_file) in PROTOCOLS:
         return PROTOCOLS[str(name_or_file)]
@@ -32,7 +33,7 @@ def load_protocol(name_or_file: str | Path) -> Protocol:
     known = ", ".join(PROTOCOLS)
     if not file.is_file():
         raise ProtocolError(str(file), f"no such file, nor one of {known}")
-    found = runpy.run_path(str(file)).get("protocol")
+    found = run_file(file).get("protocol")
     if not isinstance(found, Protocol):
         raise ProtocolError(
             str(file),

@@ -1,6 +1,6 @@
 """Words that the handlers of coherence share, and where in them things are.
 
-Probes are a network of their own beside the ranks' requests: a client on the agent's worker, with its own slots on
+Probes are a network of their own beside the ranks' requests: a client on the agent's channels, with its own slots on
 both sides, so that a probe, and its answer, never waits for a request. Only the agent's thread uses it.
 """
 

@@ -23,22 +23,26 @@ from .context import Context, Worker
 from .library import unset
 
 MAX_CHANNELS = (
-    16  # a worker has 6 descriptors; in larger worlds ranks share channels, and hang with the others
+    16  # a worker has 6 descriptors; with more ranks on a machine some share a channel, and its fate
 )
 QUEUE_PLACES = 256  # messages that wait, all channels of a thread together; UCX's own for one queue
 MIN_PLACES = 16
 
-# --- words
+# --- words of all channels
 NUM_CHANNELS = 0
-IS_APART = 1  # 1 where every rank has a channel of its own
+NUM_RANKS = 1  # rank r has channel r % NUM_CHANNELS
 CONTROL = 2  # address of this rank's control page
 WORKER_OF_RANK = 3  # address of a word a rank: the handle of its worker
 POLL_FDS = 4  # address of a pollfd a channel
-CHANNEL = 8  # CHANNEL_WORDS words a channel
-WORKER = 0  # the handle of its worker
-IS_ARMED = 1  # 1 while its event fd is readable, or will be once something comes
-CHANNEL_WORDS = 2
+CHANNEL = 8  # CHANNEL_WORDS words a channel:
+CHANNEL_WORKER = 0  # the handle of its worker
+CHANNEL_IS_ARMED = (
+    1  # 1: its event fd is readable, or will be once something comes; it stays so until the next arm
+)
+CHANNEL_IS_OVER = 2  # 1: only dead ranks sent through it, and all that they had sent is read
+CHANNEL_WORDS = 4
 
+LINE_WORDS = 8  # of the processor's lines
 POLL_IN = 1
 POLL_FD_WORDS, POLL_FD_HALVES = 2, 4  # 4 and 2 bytes each
 REVENTS = 3  # the half that the kernel fills
@@ -56,14 +60,18 @@ class Channels:
         self.event_fds = [worker.event_fd for worker in self.workers]
         self._of_rank = np.array([self.of(rank).handle for rank in range(num_ranks)], np.int64)
         self._poll_fds = np.array([fd | POLL_IN << 32 for fd in self.event_fds], np.int64)
-        self._words = np.zeros(CHANNEL + CHANNEL_WORDS * num_channels, np.int64)
-        self._words[NUM_CHANNELS] = num_channels
-        self._words[IS_APART] = num_channels == num_ranks
-        self._words[CONTROL] = control
-        self._words[WORKER_OF_RANK] = self._of_rank.ctypes.data
-        self._words[POLL_FDS] = self._poll_fds.ctypes.data
-        self._words[CHANNEL + WORKER :: CHANNEL_WORDS] = [worker.handle for worker in self.workers]
-        self.address = self._words.ctypes.data
+        num_words = CHANNEL + CHANNEL_WORDS * num_channels
+        self._memory = np.zeros(num_words + 2 * LINE_WORDS, np.int64)
+        first = (
+            -(self._memory.ctypes.data // 8) % LINE_WORDS
+        )  # on lines of its own: another thread has the next ones
+        words = self._memory[first : first + num_words]
+        words[NUM_CHANNELS], words[NUM_RANKS] = num_channels, num_ranks
+        words[CONTROL] = control
+        words[WORKER_OF_RANK] = self._of_rank.ctypes.data
+        words[POLL_FDS] = self._poll_fds.ctypes.data
+        words[CHANNEL + CHANNEL_WORKER :: CHANNEL_WORDS] = [worker.handle for worker in self.workers]
+        self.words, self.address = words, words.ctypes.data
 
     def index(self, rank: int) -> int:
         """Which of the channels is that with `rank`; `rank` uses the same rule for this one."""
@@ -122,29 +130,38 @@ def worker_of(channels, rank):
 
 
 @device_function
-def is_over(channels, channel):
-    """True where only a dead rank ever sent through the channel."""
-    return load_i64(channels, IS_APART) != 0 and peer_is_dead(load_i64(channels, CONTROL), channel)
+def has_only_dead(channels, channel):
+    """True where every rank of the channel is dead; then all that they sent is there to be read."""
+    rank = channel
+    while rank < load_i64(channels, NUM_RANKS):
+        if not peer_is_dead(load_i64(channels, CONTROL), rank):
+            return False
+        rank += load_i64(channels, NUM_CHANNELS)
+    return True
 
 
 @device_function
 def progress_channel(channels, channel):
-    """Progress one channel; how much was done. What was done may have used up what its event fd would tell."""
-    words = CHANNEL + channel * CHANNEL_WORDS
-    num_done = worker_progress(load_i64(channels, words + WORKER))
+    """Progress one channel unless it is over; how much was done. What a rank sent while it lived still counts."""
+    words = channels + (CHANNEL + channel * CHANNEL_WORDS) * 8
+    if load_i64(words, CHANNEL_IS_OVER) != 0:
+        return 0
+    is_last = has_only_dead(channels, channel)
+    num_done = worker_progress(load_i64(words, CHANNEL_WORKER))
     if num_done > 0:
-        store_i64(channels, words + IS_ARMED, 0)
+        store_i64(words, CHANNEL_IS_ARMED, 0)
+    elif is_last:
+        store_i64(words, CHANNEL_IS_OVER, 1)
     return num_done
 
 
 @device_function
 def progress_all(channels):
-    """Progress all channels but those that are over; how much was done."""
+    """Progress all channels; how much was done."""
     num_done = 0
     channel = 0
     while channel < load_i64(channels, NUM_CHANNELS):
-        if not is_over(channels, channel):
-            num_done += progress_channel(channels, channel)
+        num_done += progress_channel(channels, channel)
         channel += 1
     return num_done
 
@@ -159,8 +176,7 @@ def progress_news(channels, poll_fds):
     channel = 0
     while channel < load_i64(channels, NUM_CHANNELS):
         has_news = load_u16(poll_fds, channel * POLL_FD_HALVES + REVENTS) != 0
-        is_armed = load_i64(channels, CHANNEL + channel * CHANNEL_WORDS + IS_ARMED) != 0
-        if (has_news or not is_armed) and not is_over(channels, channel):
+        if has_news or load_i64(channels, CHANNEL + channel * CHANNEL_WORDS + CHANNEL_IS_ARMED) == 0:
             num_done += progress_channel(channels, channel)
         channel += 1
     return num_done
@@ -169,34 +185,30 @@ def progress_news(channels, poll_fds):
 @device_function
 def disarm(channels, rank):
     """The channel with `rank` has a send under way that only progress ends: it must not be taken for armed."""
-    index = 0
-    while load_i64(channels, CHANNEL + index * CHANNEL_WORDS + WORKER) != worker_of(channels, rank):
-        index += 1
-    store_i64(channels, CHANNEL + index * CHANNEL_WORDS + IS_ARMED, 0)
+    channel = rank % load_i64(channels, NUM_CHANNELS)
+    store_i64(channels, CHANNEL + channel * CHANNEL_WORDS + CHANNEL_IS_ARMED, 0)
 
 
 @device_function
-def arm_all(channels, poll_fds, rank):
+def arm_all(channels, poll_fds, own):
     """Have every channel's event fd tell of what comes from now on; UCX's status, OK where one may sleep.
 
     BUSY: a channel has news already, or unfinished sends. `poll_fds` is the address of a pollfd a channel; those
     that are over become descriptors that poll ignores, for what stands in their queue would wake it for ever.
 
-    A channel that was armed stays so until something comes, and arming takes two system calls: so only those are
-    armed again of which poll or progress had news, and that with `rank` (below 0: none), which others progress.
+    Arming takes two system calls: so only those are armed again of which poll or `progress_channel` had news, and
+    the worker `own` (0: none), which the caller drives itself.
     """
     code = UCS_OK
-    own = load_i64(channels, WORKER_OF_RANK)
-    own = load_i64(own, rank) if rank >= 0 else 0
     channel = 0
     while channel < load_i64(channels, NUM_CHANNELS) and code == UCS_OK:
-        words = CHANNEL + channel * CHANNEL_WORDS
-        worker = load_i64(channels, words + WORKER)
+        words = channels + (CHANNEL + channel * CHANNEL_WORDS) * 8
+        worker = load_i64(words, CHANNEL_WORKER)
         has_news = load_u16(poll_fds, channel * POLL_FD_HALVES + REVENTS) != 0
-        if is_over(channels, channel):
+        if load_i64(words, CHANNEL_IS_OVER) != 0:
             store_i32(poll_fds, channel * POLL_FD_WORDS, -1)
-        elif has_news or worker == own or load_i64(channels, words + IS_ARMED) == 0:
+        elif has_news or worker == own or load_i64(words, CHANNEL_IS_ARMED) == 0:
             code = worker_arm(worker)
-            store_i64(channels, words + IS_ARMED, 1 if code == UCS_OK else 0)
+            store_i64(words, CHANNEL_IS_ARMED, 1 if code == UCS_OK else 0)
         channel += 1
     return code

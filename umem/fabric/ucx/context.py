@@ -18,7 +18,10 @@ from ...units import MIB, format_size
 from . import abi
 from .library import Library, load, unset
 
-WORKER_SHM_BYTES = 5 * MIB  # queues of UCX's posix transport; measured with 1.22: 4.2 MiB a worker
+WORKER_SHM_BYTES = (
+    5 * MIB
+)  # queues of UCX's posix transport; measured with 1.22: 4.2 MiB a worker with DEFAULT_PLACES
+DEFAULT_PLACES = 256
 
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ucp_init_version": (c_int8, (c_uint, c_uint, c_void_p, c_uint64, c_void_p)),
@@ -64,7 +67,7 @@ class Context:
             | abi.CONSTANTS["UCP_PARAM_FIELD_MT_WORKERS_SHARED"]
             | abi.CONSTANTS["UCP_PARAM_FIELD_ESTIMATED_NUM_EPS"],
             features=abi.FEATURES,
-            mt_workers_shared=1,  # the agent's thread and the user's each drive a worker
+            mt_workers_shared=1,  # the agent's thread and the user's drive workers of their own
             estimated_num_eps=num_endpoints,
         )
         handle = c_uint64()
@@ -101,10 +104,12 @@ class Context:
         if "posix" not in self.environment.get("UCX_TLS", ""):
             return ""
         free = shutil.disk_usage("/dev/shm").free
-        if free >= len(self.workers) * WORKER_SHM_BYTES:
+        places = int(self.environment.get("UCX_POSIX_FIFO_SIZE", DEFAULT_PLACES))
+        worker_bytes = WORKER_SHM_BYTES * places // DEFAULT_PLACES
+        if free >= len(self.workers) * worker_bytes:
             return ""
         return (
-            f"; /dev/shm has {format_size(free)} free, and UCX needs {format_size(WORKER_SHM_BYTES)} for each of"
+            f"; /dev/shm has {format_size(free)} free, and UCX needs {format_size(worker_bytes)} for each of"
             f" {len(self.workers)} workers a rank: enlarge it (docker run --shm-size, mount -o remount,size=)"
         )
 

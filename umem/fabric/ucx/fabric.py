@@ -44,7 +44,7 @@ from .channels import (
 )
 from .context import Context
 from .peer import Peer
-from .port import RECV_BYTES, REPLY, REQUEST, STAGE, UCX_STATUS, Port
+from .port import CONTROL, RECV_BYTES, REPLY, REQUEST, STAGE, UCX_STATUS, Port
 
 MAX_TAG = (1 << 40) - 1  # of a user's message
 _BARRIER = 1 << 40  # plus the distance of the round
@@ -259,6 +259,7 @@ class UcxFabric:
         code = self._start(kernel, rank, keep, *arguments)
         if code != status.OK:
             self._complete(code, call, rank, self.timeout_s, (rank,))
+        self.port(rank).kept = None
 
     def _start(self, kernel: Any, rank: int, keep: Any, *arguments: int) -> int:
         port = self.port(rank)
@@ -328,7 +329,7 @@ class UcxFabric:
         if port.words[STAGE] == operations.RECEIVING:
             self.context.ucp.ucp_request_cancel(port.worker.handle, request)
         self._given_up.append(port)
-        self._ports[self.main.index(rank)] = port = Port(self.main, rank)
+        self._ports[self.main.index(rank)] = port = Port(self.main, rank, int(port.words[CONTROL]))
         self._reap_given_up()
         return port
 

@@ -2,7 +2,8 @@
 
 `polite` waits poll for the port's SPIN_NS and then sleep on the worker's event fd; polling waits only
 yield their core, after control[SPIN_ROUNDS] rounds, so that more ranks than cores progress. A wait progresses the
-channel of its own rank, and before it gives its core away the others too, lest who sends there waits. Source of
+channel of its own rank; the others too before it gives its core away, and now and then where it never does, lest who
+sends there waits. Source of
 the 10-20 us: a longer spin burns the time slice that the peer needs on a shared core.
 """
 
@@ -18,11 +19,12 @@ from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST, 
 from . import calls
 from .abi import UCS_ERR_BUSY, UCS_INPROGRESS
 from .channels import NUM_CHANNELS, POLL_FDS, arm_all, progress_all
-from .port import CHANNELS, CONTROL, NUM_SLEEPS, NUM_YIELDS, POLLING, SPIN_NS, UCX_STATUS, WORKER
+from .port import CHANNELS, CONTROL, NUM_SLEEPS, NUM_WAITS, NUM_YIELDS, POLLING, SPIN_NS, UCX_STATUS, WORKER
 
 GROUP = "ucx"
 ROUNDS_PER_LOOK = 64  # rounds between looks at clock and control page: about 1 us, and 1 % of the time
 ROUNDS_PER_POLITE_LOOK = 8
+WAITS_PER_PROGRESS = 64  # so that waits that end soon, one after the other, take what other ranks send
 NS_PER_MS = 1_000_000
 
 worker_progress = calls.worker_progress
@@ -44,11 +46,11 @@ def look(control, rank):
 
 
 @device_function
-def sleep_until_event(port, rank, deadline_ns):
+def sleep_until_event(port, deadline_ns):
     """Sleep until a channel has work or the deadline has passed; at once if there is work already."""
     channels = load_i64(port, CHANNELS)
     poll_fds = load_i64(channels, POLL_FDS)
-    armed = arm_all(channels, poll_fds, rank)
+    armed = arm_all(channels, poll_fds, load_i64(port, WORKER))
     if armed == UCS_ERR_BUSY:
         progress_all(channels)  # events came in since the last time: they would not wake us
         return OK
@@ -70,6 +72,10 @@ def wait_ended(port, request, rank, how):
     in progress.
     """
     worker = load_i64(port, WORKER)
+    num_waits = load_i64(port, NUM_WAITS) + 1
+    store_i64(port, NUM_WAITS, num_waits)
+    if num_waits % WAITS_PER_PROGRESS == 0:
+        progress_all(load_i64(port, CHANNELS))
     rounds_per_look = ROUNDS_PER_LOOK if how == POLLING else ROUNDS_PER_POLITE_LOOK
     rounds = 0
     deadline_ns = 0  # the clock is read at the first look: short waits never pay for it
@@ -97,7 +103,7 @@ def wait_ended(port, request, rank, how):
             return AGAIN
         if how != POLLING:
             if now >= sleep_ns:
-                code = sleep_until_event(port, rank, deadline_ns)
+                code = sleep_until_event(port, deadline_ns)
                 if code != OK:
                     return code
         elif rounds >= load_i64(control, SPIN_ROUNDS):

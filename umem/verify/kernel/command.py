@@ -5,24 +5,24 @@ push_and_pop = Program(lanes=[(push, NODE), (pop,)], memory={TOP: 0, NODE: 0})
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from ...errors import ConfigError
+from ...user_files import run_file
 from .program import Program
 from .search import Result, Verdict
 
 BUG_CODE, LIMIT_CODE = 1, 3
 
 
-def check_file(console: Console, file: Path, limit_s: float) -> int:
+def check_file(console: Console, file: Path, limit_s: float, walks: int = 0, seed: int = 1) -> int:
     """Check every program of `file` and show what was found; 0, BUG_CODE, or LIMIT_CODE without a bug."""
     results = set()
     for name, program in programs_of(file).items():
-        for verdict in program.check(limit_s):
+        for verdict in program.check(limit_s, walks, seed):
             results.add(verdict.result)
             for line in lines_of(name, program, verdict):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -32,10 +32,10 @@ def check_file(console: Console, file: Path, limit_s: float) -> int:
 
 
 def programs_of(file: Path) -> dict[str, Program]:
-    """The programs that a Python file assigns, by name. Raises ConfigError where there is no such file or none."""
+    """The programs that a Python file assigns, by name. Raises ConfigError where it cannot be run, or has none."""
     if not file.is_file():
         raise ConfigError(f"no file {str(file)!r}")
-    found = {name: item for name, item in runpy.run_path(str(file)).items() if isinstance(item, Program)}
+    found = {name: item for name, item in run_file(file).items() if isinstance(item, Program)}
     if not found:
         raise ConfigError(
             f"{file} assigns no Program: write `name = umem.verify.Program(lanes=[(kernel, arguments...)],"
@@ -62,4 +62,5 @@ def lines_of(name: str, program: Program, verdict: Verdict) -> Iterator[str]:
         remark = f" ({step.remark})" if step.remark else ""
         where = step.where[0] if step.where else ""
         yield f"  {number:>3}  lane {step.lane}  {operation + answer + remark:<52} {where}"
-    yield f"  again: replay(lanes, memory, {verdict.schedule!r}, final, {verdict.memory!r})"
+    others = "".join(f", {name}={name}" for name in ("constants", "deaths") if getattr(program, name))
+    yield f"  again: replay(lanes, memory, {verdict.schedule!r}, final, {verdict.memory!r}{others})"

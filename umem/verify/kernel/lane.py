@@ -100,7 +100,10 @@ class _Replay(machine.Machine):
         found, where = [], []
         while frame is not None and frame.f_code is not _call.__code__:
             if frame.f_code not in _INTRINSICS:
-                place = places(frame.f_code)[frame.f_lasti]
+                place = places(frame.f_code).get(frame.f_lasti)
+                if place is None:
+                    name = _line(frame.f_code.co_name, frame.f_code.co_filename, frame.f_lineno)
+                    raise ModelError(f"an access inside an exception handler has no model: {name}")
                 values = tuple(frame.f_locals.get(name) for name in place.live)
                 found.append((frame.f_code, place.offset, values))
                 where.append(_line(frame.f_code.co_name, frame.f_code.co_filename, frame.f_lineno))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...kernels.elements import Number
 from .search import DEFAULT_LIMIT_S, Deaths, Final, Result, Verdict, explore
+from .walk import walk
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class Program:
     deaths: Deaths = field(default_factory=dict)
     models: tuple[str, ...] = ("sequential", "weak")
     names: Mapping[int, str] = field(default_factory=dict)
+    mortal: Collection[int] | None = None
 
-    def check(self, limit_s: float = DEFAULT_LIMIT_S) -> Iterator[Verdict]:
-        """The verdict under each model."""
+    def check(self, limit_s: float = DEFAULT_LIMIT_S, walks: int = 0, seed: int = 1) -> Iterator[Verdict]:
+        """The verdict under each model; of so many random `walks` where a search does not come to an end."""
         for model in self.models:
             verdict = explore(
                 self.lanes,
@@ -38,7 +40,23 @@ class Program:
                 self.constants,
                 self.deaths,
                 limit_s=limit_s,
+                mortal=self.mortal,
             )
+            if verdict.result is Result.LIMIT and walks:
+                yield verdict
+                verdict = walk(
+                    self.lanes,
+                    self.memory,
+                    self.final,
+                    model,
+                    self.constants,
+                    walks,
+                    seed,
+                    limit_s,
+                    self.kills,
+                    self.deaths,
+                    self.mortal,
+                )
             yield verdict
             if verdict.result is Result.BUG:
                 return

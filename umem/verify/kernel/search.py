@@ -1,7 +1,8 @@
 """All executions of a bounded program: breadth first over the states of its lanes and of memory.
 
 States that were met before are not followed again, so a wait that spins is a loop of states and costs nothing,
-and the first trace that is found to a bug is a shortest one. A lane that sleeps on a futex wakes only by a
+and the first trace that is found to a bug has as few steps as any in which lanes take at once what nobody else can
+tell (`reduces`). A lane that sleeps on a futex wakes only by a
 futex_wake, never by its timeout: else no lost wake-up could be seen. A program is stuck where a state is reached from
 which no continuation leads to the end of all lanes: a deadlock, or a livelock under any fairness.
 """
@@ -244,22 +245,30 @@ class _Search:
             assert operation is not None
             if operation.kind in (WAIT, WAKE):
                 self._futex(number, lane, operation)
-                continue
-            try:
-                outcomes = self._memory.steps(memory, lane, operation)
-            except Violation as violation:
-                return f"lane {lane}: {violation}, at {', '.join(self._lanes[lane].states[state].where[:2])}"
-            go_on = self._lanes[lane].next
-            for choice, (answer, after, remark) in enumerate(outcomes):
-                step = _Edge(number, lane, state, answer, remark, choice, False)
-                moved = (*lane_states[:lane], go_on(state, answer), *lane_states[lane + 1 :])
-                self._enter(step, moved, after, num_kills, asleep)
-            if num_kills < self._kills and (self._mortal is None or lane in self._mortal):
-                step = _Edge(number, lane, state, None, "", 0, True)
-                moved = (*lane_states[:lane], _KILLED, *lane_states[lane + 1 :])
-                after = tell_death(self._memory, memory, lane, self._deaths)
-                self._enter(step, moved, after, num_kills + 1, asleep)
+            else:
+                try:
+                    outcomes = self._memory.steps(memory, lane, operation)
+                except Violation as violation:
+                    where = ", ".join(self._lanes[lane].states[state].where[:2])
+                    return f"lane {lane}: {violation}, at {where}"
+                go_on = self._lanes[lane].next
+                for choice, (answer, after, remark) in enumerate(outcomes):
+                    step = _Edge(number, lane, state, answer, remark, choice, False)
+                    moved = (*lane_states[:lane], go_on(state, answer), *lane_states[lane + 1 :])
+                    self._enter(step, moved, after, num_kills, asleep)
+            self._kill(number, lane)
+        for lane in asleep:
+            self._kill(number, lane)
         return None
+
+    def _kill(self, number: int, lane: int) -> None:
+        """Enter the state in which `lane` has been killed, where it may be."""
+        lane_states, memory, num_kills, asleep = self._states[number]
+        if num_kills < self._kills and (self._mortal is None or lane in self._mortal):
+            step = _Edge(number, lane, lane_states[lane], None, "", 0, True)
+            moved = (*lane_states[:lane], _KILLED, *lane_states[lane + 1 :])
+            after = tell_death(self._memory, memory, lane, self._deaths)
+            self._enter(step, moved, after, num_kills + 1, asleep - {lane})
 
     def _task(self, lane: int, state: int) -> _Task:
         operation = None if state == _KILLED else self._lanes[lane].states[state].operation

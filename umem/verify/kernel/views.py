@@ -15,12 +15,19 @@ ZERO = 0  # number of the view that says nothing
 
 
 class Message(NamedTuple):
-    """A store to a word. `view` ZERO: it publishes nothing. `is_bound`: by a read-modify-write of the one before."""
+    """A store to a word. `view` ZERO: it publishes nothing. `is_bound`: by a read-modify-write of the one before.
+    `is_plain`: whoever meets it must have been told of it."""
 
     value: Number
     view: int
-    is_bound: bool
+    is_bound: bool = False
+    is_plain: bool = False
 
+
+_KNOWN_TO_ALL = {
+    "is_bound": False,
+    "is_plain": False,
+}  # of the oldest: nothing comes before it, and all have met it
 
 Row = tuple[Message, ...]  # the messages of a word, in modification order
 
@@ -101,7 +108,7 @@ class Renumbering:
         def renumber(number: int) -> int:
             kept = rows[number][drop:]
             messages = [
-                Message(message.value, self.views[message.view], message.is_bound and index > 0)
+                message._replace(view=self.views[message.view], **({} if index else _KNOWN_TO_ALL))
                 for index, message in enumerate(kept)
             ]
             return self._tables.row(word, tuple(messages))

@@ -10,8 +10,9 @@ The model is that of Kang et al., "A promising semantics for relaxed-memory conc
 promises, with the fences of Lahav et al., "Repairing sequential consistency in C/C++11" (PLDI 2017): coherence,
 release sequences, no values out of thin air, no load buffering of relaxed accesses.
 
-A plain access must not race: it finds the newest message in its lane's view, else that is a violation. A plain
-load before a racing store is found in the executions where the store comes first.
+A plain access must not race: it finds the newest message in its lane's view, and whoever meets a plain store, by
+whatever access, has it in its view; else that is a violation. Loads leave no trace in this model: a plain load races
+with a later store only where in another execution the store comes first.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Weak:
     def start(self, num_lanes: int) -> State:
         """Every word has the message that it was given, which all lanes have seen."""
         values = enumerate(self._places.initial)
-        rows = tuple(self._tables.row(word, (Message(value, ZERO, False),)) for word, value in values)
+        rows = tuple(self._tables.row(word, (Message(value, ZERO),)) for word, value in values)
         nothing = (ZERO,) * num_lanes
         return State(rows, nothing, nothing, nothing, ZERO)
 
@@ -89,10 +90,10 @@ class Weak:
         word = self._places.of(operation)
         row = self._tables.rows[word][state.rows[word]]
         first = self._tables.views[state.seen[lane]][word]
-        if operation.ordering in PLAIN and first < len(row) - 1:
-            raise Violation(
-                f"data race: a plain {operation.kind} meets a store that nothing orders before it"
-            )
+        is_plain = operation.ordering in PLAIN
+        if first < len(row) - 1 and (is_plain or any(message.is_plain for message in row[first + 1 :])):
+            what = f"a plain {operation.kind} meets a store" if is_plain else "an access meets a plain store"
+            raise Violation(f"data race: {what} that nothing orders before it")
         if operation.kind == STORE:
             return self._store(state, lane, word, operation)
         return self._load(state, lane, word, operation)
@@ -110,7 +111,8 @@ class Weak:
     def _store(self, state: State, lane: int, word: int, operation: Operation) -> list[Outcome]:
         row = self._tables.rows[word][state.rows[word]]
         view = state.seen[lane] if operation.releases else state.sent[lane]
-        message = Message(operation.operands[0], self._tables.replaced[view, word, 0], False)
+        is_plain = operation.ordering in PLAIN
+        message = Message(operation.operands[0], self._tables.replaced[view, word, 0], False, is_plain)
         found: list[Outcome] = []
         for place in range(self._tables.views[state.seen[lane]][word] + 1, len(row) + 1):
             if place < len(row) and row[place].is_bound:
