@@ -16,6 +16,7 @@ from .ucx_ranks import GROUP, POSIX, TCP, Rank, run_ranks
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import channels
 from umem.fabric.ucx.fabric import UcxFabric
+from umem.fabric.ucx.port import SPIN_NS
 
 NUM_MESSAGES = 2000  # more than any queue has places
 MANY_RANKS = channels.MAX_CHANNELS + 3
@@ -93,6 +94,7 @@ def test_who_asks_one_rank_all_the_time_takes_what_others_send(transport):
 
     def spinning(me: Rank) -> None:
         fabric, word = me.open(4096), np.zeros(1, np.int64)
+        fabric.port(1).words[SPIN_NS] = 10**10  # it never sleeps: then it would look round
         while fabric.fetch_add(1, me.addresses[1], 0, 8) == 0:
             pass
         for number in range(NUM_MESSAGES):

@@ -162,7 +162,7 @@ def test_a_kill_before_a_wake_up_is_met(model):
     assert explore(lanes, words, model=model).result is Result.EXHAUSTED
     verdict = explore(lanes, words, model=model, kills=1, mortal=(0,))
     assert verdict.bug.startswith("stuck")
-    assert any(step.is_kill and step.operation.kind == "wake" for step in verdict.trace)
+    assert any(step.is_kill and step.operation.kind == "futex_wake" for step in verdict.trace)
     only_sleepers_die = explore(lanes, words, model=model, kills=1, mortal=(2,))
     assert only_sleepers_die.result is Result.EXHAUSTED
     assert any(results[2] is KILLED for results, _ in only_sleepers_die.outcomes)
