@@ -316,6 +316,7 @@ def note_miss(cache, request, had, address, line_log2):
             count(cache, words.NUM_READ_MISSES, 1)
         if had == HAD_LOST:
             count(cache, words.NUM_COHERENCE_MISSES, 1)
-        count(cache, words.NUM_BYTES, 1 << line_log2)
+        if had != HAD_COPY:
+            count(cache, words.NUM_BYTES, 1 << line_log2)
         if had != HAD_NOTHING:
             note_loss(cache, address, line_log2, request == GET_OWNED)

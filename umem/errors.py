@@ -150,12 +150,13 @@ class UnknownOperation(HandlerError):
 
 
 class LinePoisoned(UmemError):
-    """The only whole copy of a line was lost with a dead rank; `address` is where it was met."""
+    """The only whole copy of a line was lost with a dead rank; `address` is where it was met, None if not told."""
 
-    def __init__(self, address: int):
+    def __init__(self, address: int | None):
         self.address = address
+        where = "a line" if address is None else f"the line at {address:#x}"
         super().__init__(
-            f"the line at {address:#x} was lost with a rank that died; `space.cache.reset(address)` makes it usable"
+            f"{where} was lost with a rank that died; `space.cache.reset(address)` makes it usable"
             " again, with what last came home"
         )
 

@@ -55,7 +55,7 @@ class CachedPart(SpacePart):
             total += sum(more)
             if code == OK:
                 return total
-            self.space.cache.settle(code, 0, deadline)
+            self.space.cache.settle(code, deadline=deadline)
 
     def since(self) -> dict[str, int]:
         """This rank's counters since the last call, without those that stand still."""

@@ -129,7 +129,7 @@ class Turns(CachedPart):
             elif time.monotonic() > deadline:
                 raise WaitTimeout(f"rank {self.rank}: its turn did not come within {BLOCK_TIMEOUT_S:.0f} s")
             else:
-                self.space.cache.settle(code, 0, deadline)
+                self.space.cache.settle(code, self.turn, deadline)
 
     def close(self) -> None:
         self._cores.close()

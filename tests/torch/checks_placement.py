@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from umem.errors import AddressError, AlignmentError, ConfigError, NotAllocated
+from umem.errors import AddressError, AlignmentError, ConfigError, NotAllocated, NotMappable
 from umem.torch import adopt, empty, home, install, memory_summary, to_home, use_pool
 from umem.torch.pool import installed
 
@@ -97,6 +97,10 @@ def bad_adoptions_are_named(space):
         adopt(address + 2, 1)
     with pytest.raises(ConfigError, match="negative"):
         adopt(address, (-1, 2))
+    cached = space.alloc(1024, cache="back")
+    with pytest.raises(NotMappable, match="cache='back'"):
+        adopt(cached, 64)
+    space.free(cached)
     with pytest.raises(AddressError):
         adopt(0x1234, 1)
     space.free(address)

@@ -18,6 +18,7 @@ from umem.errors import (
     NotMappable,
     UnknownName,
 )
+from umem.kernels import status
 from umem.kernels.heap_layout import BLOCK_BYTES
 
 from .outcomes import named, run_checks
@@ -167,7 +168,7 @@ def raw_views_of_cached_memory_are_refused(space):
 def operations_beside_the_data_are_refused(space):
     table = space.shared("near", (16, 16), "float32", home=0, cache="back")
     if space.agent.is_running and space.fabric is not None:
-        with pytest.raises(HandlerError):
+        with pytest.raises(HandlerError, match=r"ranks keep copies of that memory.*space.cache"):
             space.near.reduce(table.address, np.ones(16, np.float32), "f32")
     space.barrier()
 
@@ -175,7 +176,7 @@ def operations_beside_the_data_are_refused(space):
 def bad_input_is_named(space):
     with pytest.raises(UnknownName):
         space.alloc(64, cache="sometimes")
-    for line in (0, -128, 96, 32, 8192):
+    for line in (0, -128, 96, 32, 8192, 64.0, "64"):
         with pytest.raises(ConfigError):
             space.alloc(64, cache="back", line=line)
     array = space.shared("bad", 64, "int64", home=0, cache="back", line=64)
@@ -187,7 +188,20 @@ def bad_input_is_named(space):
         space.cache.load(array.address + 1, 8)
     with pytest.raises(AddressError):
         space.cache.load(space.segments.map.end + 4096, 8)
+    with pytest.raises(ConfigError, match="3 bytes: an element has one of 1, 2, 4, 8"):
+        space.cache.load(array.address, 3)
     space.cache.reset(array.address)  # of a line that is not poisoned: nothing
+    raw = space.alloc(64)
+    with pytest.raises(AddressError, match="cached"):
+        space.cache.reset(raw)
+    space.free(raw)
+    with pytest.raises(
+        AddressError, match=f"{array.address + 4:#x}: an element lies at a multiple of its size"
+    ):
+        space.cache.settle(status.MISALIGNED, array.address + 4)
+    with pytest.raises(LinePoisoned, match=r"^a line was lost") as error:
+        space.cache.settle(status.POISONED)
+    assert error.value.address is None
     space.barrier()
 
 
@@ -203,6 +217,30 @@ def counters_tell_what_happened(space):
         space.store(array.address, 1, "int64")
         has_it_alone = space.world.spec.protocol == "mesi"  # who reads first may write without asking
         assert space.cache.counters()["upgrades"] == (0 if has_it_alone else 1)
+        assert space.cache.counters()["bytes"] == 64, "an upgrade moves no line"
+    space.barrier()
+
+
+def who_took_copies_from_whom_is_told(space):
+    """By the rank itself where it maps the home and the holders, else by the home."""
+    if space.num_ranks < 3:
+        return
+    array = space.shared("pairs", 64, "int64", home=0, cache="back", line=64)
+    space.barrier()
+    taker, holder = 1, 2
+    if space.rank == holder:
+        space.store(array.address, 1, "int64")
+    space.cache.clear_counters()
+    space.barrier()
+    if space.rank == taker:
+        space.store(array.address, 2, "int64")
+    space.barrier()
+    mapped = space.segments.mapped_ranks
+    told = [json.loads(blob) for blob in space.world.exchange("mapped", json.dumps(sorted(mapped)).encode())]
+    counting = taker if {0, holder} <= set(told[taker]) else 0
+    if space.rank in (0, taker):
+        assert space.cache.invalidated() == ({holder: 1} if space.rank == counting else {})
+        assert space.cache.counters()["forwards"] == (1 if space.rank == counting else 0)
     space.barrier()
 
 
@@ -253,6 +291,7 @@ CHECKS = named(
     operations_beside_the_data_are_refused,
     bad_input_is_named,
     counters_tell_what_happened,
+    who_took_copies_from_whom_is_told,
     poison_is_an_error_until_it_is_reset,
 )
 

@@ -27,7 +27,7 @@ def settled(space, loop, *arguments):
     while position < last:
         code, position, *_ = loop(space.cache.address, *arguments, position, last)
         if code != OK:
-            space.cache.settle(code, 0, deadline)
+            space.cache.settle(code, deadline=deadline)
 
 
 def work(space, line, num_rounds):

@@ -56,6 +56,9 @@ def refusal(rank: int, operation: int, reply: Reply) -> HandlerError:
         return HandlerError(rank, name, code, f"there is no room for a reply of {reply.num_bytes} bytes")
     if code == layout.CLOSING:
         return HandlerError(rank, name, code, "its agent was closed before it was done")
+    if code == status.CACHED:
+        why = "ranks keep copies of that memory, which a raw access would pass by: use the accesses of space.cache"
+        return HandlerError(rank, name, code, why)
     return HandlerError(rank, name, code, status.name(code))
 
 

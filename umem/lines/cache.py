@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -132,6 +132,8 @@ class LineCache:
         """
         if cache not in ATTRIBUTES:
             raise UnknownName("cache attribute", cache, tuple(ATTRIBUTES))
+        if not isinstance(line, int):
+            raise ConfigError(f"line={line!r} is not a whole number of bytes")
         line_log2 = line.bit_length() - 1
         if line <= 0 or line & (line - 1) or not words.MIN_LINE_LOG2 <= line_log2 <= words.MAX_LINE_LOG2:
             raise ConfigError(
@@ -179,6 +181,8 @@ class LineCache:
 
     def refuse_raw(self, address: int, num_bytes: int) -> None:
         """Raise NotMappable where any of the memory is cached: raw accesses would pass the copies by."""
+        if not self.is_in_use:
+            return
         for start, size in self.plan.pieces(address, num_bytes):
             for block in range(start & -BLOCK_BYTES, start + size, BLOCK_BYTES):
                 attribute, _ = self.attribute(block)
@@ -189,10 +193,11 @@ class LineCache:
                     )
 
     def reset(self, address: int) -> None:
-        """Lift the poison of the line at `address`: it holds what last came home."""
+        """Lift the poison of the line at `address`: it holds what last came home. Raises AddressError where nothing
+        is cached."""
         home, (_, line) = self.plan.home(address), self.attribute(address)
         if line == 0:
-            return
+            raise AddressError(f"no memory at {address:#x} is cached, so no line of it can be poisoned")
         start, line_log2 = address & -line, line.bit_length() - 1
         if home in self._mapped:
             self._repeat(lambda: (line_blocks.lift(self.address, home, start, line_log2), 0), start)
@@ -203,12 +208,12 @@ class LineCache:
 
     def load(self, address: int, num_bytes: int) -> int:
         """The 1, 2, 4 or 8 bytes at `address`, as a signed integer of the same bits; acquires."""
-        kernel = LOADS[num_bytes].compiled
+        kernel = _of_size(LOADS, num_bytes)
         return self._repeat(lambda: kernel(self.address, address), address, num_bytes)
 
     def change(self, address: int, operation: int, first: int, second: int, num_bytes: int) -> int:
         """Do an operation of kernels/coherence_layout.py (STORE, FETCH_ADD, ...); what stood there, signed bits."""
-        kernel = CHANGES[num_bytes].compiled
+        kernel = _of_size(CHANGES, num_bytes)
         return self._repeat(
             lambda: kernel(self.address, address, operation, first, second), address, num_bytes
         )
@@ -225,33 +230,32 @@ class LineCache:
             lambda done: write(self.address, address + done, src + done, num_bytes - done), address, num_bytes
         )
 
-    def settle(self, code: int, address: int = 0, deadline: float | None = None) -> None:
+    def settle(self, code: int, address: int | None = None, deadline: float | None = None) -> None:
         """After a coherent kernel returned `code`: wait for what it waits for, or raise what is wrong.
 
-        Then call the kernel again with the same arguments. Raises LinePoisoned, AlignmentError, AddressError,
-        RankLost, WaitTimeout past `deadline` (time.monotonic), Interrupted.
+        Then call the kernel again with the same arguments. `address` is that of the access which gave `code`; errors
+        name it. Raises LinePoisoned, AddressError, RankLost, WaitTimeout past `deadline` (time.monotonic), Interrupted.
         """
         if code == status.OK:
             return
+        where = "an access" if address is None else f"an access at {address:#x}"
         if code == status.PENDING:
             left = self.timeout_s if deadline is None else deadline - time.monotonic()
             self._remote.finish(self.address, max(left, 0.0))
             return
         if code == status.AGAIN:
             if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeout(f"line at {address:#x}: others held it for {self.timeout_s:g} s")
+                raise WaitTimeout(f"{where}: others held the line for {self.timeout_s:g} s")
             return
         if code == status.POISONED:
             raise LinePoisoned(address)
         if code == status.MISALIGNED:
-            raise AlignmentError(
-                address, 0, "an element lies at a multiple of its size, so never across lines"
-            )
+            raise AddressError(f"{where}: an element lies at a multiple of its size, so never across lines")
         if code == status.OUT_OF_RANGE:
-            raise AddressError(f"address {address:#x} lies in no segment of this world")
+            raise AddressError(f"{where}: it lies in no segment of this world")
         if code == status.INTERRUPTED:
-            raise Interrupted(f"line at {address:#x}: the space is closing")
-        raise UmemError(f"line at {address:#x}: {status.name(code)}")
+            raise Interrupted(f"{where}: the space is closing")
+        raise UmemError(f"{where}: {status.name(code)}")
 
     # --- counting
 
@@ -262,7 +266,8 @@ class LineCache:
         return found
 
     def invalidated(self) -> dict[int, int]:
-        """Copies that this rank's accesses took from others, by rank."""
+        """Copies that this rank took from others, by rank: for its own accesses, and as the home of those of ranks
+        that do not map it, or whose copies they do not map."""
         row = self._counters[words.INVALIDATED : words.INVALIDATED + self.plan.num_ranks]
         return {rank: int(number) for rank, number in enumerate(row) if number}
 
@@ -316,7 +321,7 @@ class LineCache:
             code, first = step(first)
             if code == status.OK:
                 return
-            self.settle(code, 0, deadline)
+            self.settle(code, None, deadline)
 
     def _mark(self, block: int, value: int) -> None:
         home = self.plan.home(block)
@@ -333,3 +338,12 @@ class LineCache:
                 ctypes.c_int64.from_address(header + 8 * words.IN_USE).value = 1
             else:
                 self._remote.mark(rank, 0, 0)
+
+
+def _of_size(kernels: Mapping[int, Any], num_bytes: int) -> Any:
+    """The compiled access of so many bytes. Raises ConfigError."""
+    if num_bytes not in kernels:
+        raise ConfigError(
+            f"an access to {num_bytes} bytes: an element has one of {', '.join(map(str, kernels))}"
+        )
+    return kernels[num_bytes].compiled

@@ -134,6 +134,7 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
             geometry = geometry_of(owner_cache, line_log2)
             copy_line(start, copy_address(geometry, slot, line_log2), 1 << line_log2)
             count(cache, words.NUM_FORWARDS, 1)
+            count(cache, words.INVALIDATED + owner, 1)
     elif row & (INVALIDATE | INVALIDATE_ALL):
         target = first_target(value, row, 0, num_ranks)
         while target != NO_RANK:
@@ -141,6 +142,7 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
                 if load_i64(control, PEER_MAPPED + target) != 0:
                     if target != rank and invalidate(cache_of(control, target), line_log2, line):
                         count(cache, words.NUM_INVALIDATIONS, 1)
+                        count(cache, words.INVALIDATED + target, 1)
                 else:
                     store_i64(scratch, KIND, 1 + DROP)
             target = first_target(value, row, target + 1, num_ranks)

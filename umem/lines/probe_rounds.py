@@ -87,6 +87,7 @@ def are_answered(request, context, start, line_log2, kind):
                     count(cache, words.NUM_INVALIDATIONS, 1)
                 elif code == status.OK:
                     count(cache, words.NUM_FORWARDS, 1)
+                    count(cache, words.INVALIDATED + target, 1)
                 else:
                     store_i64(request + layout.REQUEST_SCRATCH * layout.WORD, LOST, 1)
         target += 1

@@ -74,7 +74,7 @@ def adopt(address: int, shape: int | tuple[int, ...], dtype: torch.dtype = torch
     The tensor holds a reference. To what this rank has allocated it takes over the rank's own: the memory is
     freed with the last tensor over it, and must not be freed besides. To what others own it adds one. Adopting
     the memory of a living tensor is a mistake: take views of that tensor. Raises NotAllocated, AddressError
-    past the end of the allocation, AlignmentError, NotMappable.
+    past the end of the allocation, AlignmentError, NotMappable, also of cached memory.
     """
     pool = installed()
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -89,6 +89,7 @@ def adopt(address: int, shape: int | tuple[int, ...], dtype: torch.dtype = torch
         )
     if offset % dtype.itemsize:
         raise AlignmentError(address, dtype.itemsize, f"a {dtype} needs it")
+    pool.space.cache.refuse_raw(found.address, found.num_bytes)
     storage = storage_at(pool, found.address, found.num_bytes, found.generation)
     whole = torch.empty(0, dtype=dtype, device="cpu")
     return whole.set_(cast(Any, storage), offset // dtype.itemsize, dims, _row_major(dims))
