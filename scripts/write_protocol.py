@@ -105,8 +105,8 @@ an age, not a value: a copy is the newest there is, or stale.
 | stuck | from every state all that was asked can come to its end; an access that nobody disturbs ends |
 
 Ranks are alike, so states that differ only in which rank is which are one (as in Murphi). Of a bug the shortest way
-to it is shown. Not modelled: two lines in one slot, memory that is mapped (that is checked as it runs, by
-`umem verify kernel`), ranks that die."""
+to it is shown. Not modelled: two lines in one slot, memory that is mapped (that is checked as it runs,
+in tests/verify/test_directory.py), ranks that die."""
 
 VARIANT = """\
 A file that assigns `protocol`; here a load of what nobody has gets the line alone, which makes MESI of MSI:

@@ -15,6 +15,14 @@ from umem.kernels import fetch_add_i64
 from umem.verify import Program
 both = Program(lanes=[(fetch_add_i64, 64, 0, 1)] * 2, memory={64: 0})
 """
+SLOW = (
+    RIGHT
+    + """
+from tests.verify.test_kernels import barrier, store_release_i64, load_acquire_i64
+lanes, memory, _ = barrier(store_release_i64, load_acquire_i64)
+slow = Program(lanes, memory)
+"""
+)
 
 
 @pytest.fixture
@@ -43,11 +51,43 @@ def test_the_tutorial_finds_its_bug(file, capsys):
 def test_exhausted_is_0_and_a_limit_is_no_pass(file, capsys):
     path = file(RIGHT)
     assert app.main(["verify", "kernel", path]) == 0
-    long = RIGHT + "from tests.verify.test_kernels import barrier, store_release_i64, load_acquire_i64\n"
-    long += "lanes, memory, _ = barrier(store_release_i64, load_acquire_i64)\n"
-    long += "slow = Program(lanes, memory)\n"
-    assert app.main(["verify", "kernel", file(long), "--limit-s", "0"]) == 3
+    assert app.main(["verify", "kernel", file(SLOW), "--limit-s", "0"]) == 3
     assert "limit" in capsys.readouterr().out
+
+
+def test_walks_follow_a_search_that_has_no_time(file, capsys):
+    arguments = ["verify", "kernel", file(SLOW), "--limit-s", "0", "--walks"]
+    assert app.main([*arguments, "5"]) == 3
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"slow +sequential +limit", printed)) == 2
+    assert len(re.findall(r"slow +weak +limit", printed)) == 2
+
+
+def test_again_names_all_that_replay_needs(file, capsys):
+    source = """
+from umem.kernels import load_acquire_i64
+from umem.verify import Program
+def reader():
+    assert load_acquire_i64(64, 0) == load_acquire_i64(128, 0)
+wrong = Program(lanes=[(reader,)], memory={64: 0}, constants={128: 1}, kills=1, mortal=())
+"""
+    assert app.main(["verify", "kernel", file(source)]) == 1
+    assert "final, 'sequential', constants=constants)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("x = = 1", r"programs.py, line 1: SyntaxError"),
+        ("x = 1\nimport nowhere", r"programs.py, line 2: ModuleNotFoundError: No module named 'nowhere'"),
+        ("raise KeyError('x')", r"programs.py, line 1: KeyError: 'x'"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [["kernel"], ["model", "--protocol"]], ids=["kernel", "protocol"])
+def test_a_file_that_cannot_be_run_is_named(file, capsys, arguments, source, told):
+    assert app.main(["verify", *arguments, file(source)]) == 2
+    printed = capsys.readouterr().err
+    assert re.search(told, printed) and "Traceback" not in printed
 
 
 def test_a_file_without_programs_is_refused(file, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from umem.kernels import signal
+from umem.kernels import barrier, signal
 from umem.kernels.barrier import GROUP_LINES, LINE_WORDS, world_barrier
 from umem.kernels.control import (
     BARRIER,
@@ -156,3 +156,23 @@ def test_the_barrier_holds_all(model, num_ranks, num_rounds):
     words, constants = barrier_words(num_ranks)
     verdict = explore(lanes, words, model=model, constants=constants)
     assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
+
+
+def does_not_wait(*arguments):
+    """What stands for a look at a peer's flag that is always satisfied."""
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [("post", post_unordered), ("poll_eagerly", does_not_wait)],
+    ids=["unordered", "early"],
+)
+def test_a_barrier_that_holds_nobody_is_found(monkeypatch, name, planted):
+    lanes = [(meet, rank, 2, 1) for rank in range(2)]
+    words, constants = barrier_words(2)
+    control = explore(lanes, words, constants=constants)
+    assert (control.result, control.bug) == (Result.EXHAUSTED, "")
+    monkeypatch.setattr(barrier, name, planted)
+    bug = explore(lanes, words, constants=constants).bug
+    assert "data race" in bug or "is in round" in bug

@@ -47,6 +47,26 @@ def test_cached_memory(world, ranks, protocol, check):
         assert told == "ok", f"rank {rank}: {told}"
 
 
+@pytest.mark.parametrize("ways", [1, 2, 16])
+def test_a_cache_of_any_ways_keeps_what_it_must(ways):
+    told = umem.launch(
+        checks_coherence.run_all,
+        ranks=2,
+        line_cache="4K",
+        line_cache_ways=ways,
+        segment="128M",
+        timeout_s=60,
+        results="all",
+    )
+    assert all(outcome == "ok" for rank in told for outcome in rank.values()), told
+
+
+@pytest.mark.parametrize("ways", [0, 3, 32])
+def test_ways_that_cannot_be_are_refused(ways):
+    with pytest.raises(ConfigError, match=f"ways of the line cache: {ways} is not a power of two"):
+        umem.launch(lambda space: None, ranks=1, segment="64M", line_cache_ways=ways)
+
+
 @pytest.mark.parametrize("size", [0, 100, -4096])
 def test_a_cache_of_no_lines_is_refused(size):
     with pytest.raises(ConfigError):

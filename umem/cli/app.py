@@ -197,6 +197,7 @@ def verify_litmus(
         bool, typer.Option("--model", help="under the model checker instead: every end, in weak memory too")
     ] = False,
     seed: Seed = 1,
+    ends: Annotated[int, typer.Option("--ends", min=1, help="of each test to show, most common first")] = 3,
 ) -> None:
     """Play litmus tests on the memory of a world: which ends are seen, and that no forbidden one is.
 
@@ -208,7 +209,7 @@ def verify_litmus(
     if model:
         raise typer.Exit(command.run_model(_console(), tests))
     options = command.Options(world, ranks, cache, instances, seed, line_cache, protocol)
-    raise typer.Exit(command.run(_console(), tests, options))
+    raise typer.Exit(command.run(_console(), tests, options, ends))
 
 
 @verify_app.command("faults")

@@ -47,6 +47,7 @@ def _run(options: argparse.Namespace) -> Outcome:
         options.host_segment,
         options.timeout_s,
         line_cache=options.line_cache,
+        line_cache_ways=options.line_cache_ways,
         protocol=options.protocol,
         pin=options.pin,
         network=options.network,
@@ -102,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--line-cache", metavar="SIZE", help="copies that a rank keeps of cached memory (default 16M)"
+    )
+    parser.add_argument(
+        "--line-cache-ways", type=int, metavar="N", help="places where a line may be in it (default 8)"
     )
     parser.add_argument(
         "--protocol", metavar="NAME|FILE", help="of cached memory: msi (default), mesi, snoop, or a file"

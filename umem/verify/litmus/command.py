@@ -17,7 +17,7 @@ from ...errors import ConfigError, UnknownName
 from ...space import Space
 from ...world import launch
 from ...world.spec import HOSTS, MAPPED, NO_PEER_ACCESS, WorldSpec
-from .judge import End, Evidence, Result
+from .judge import SHOWN, End, Evidence, Result
 from .litmus import Litmus
 from .model import check
 from .rounds import CACHES, Rounds
@@ -63,15 +63,18 @@ def tests_of(files: Sequence[Path]) -> list[Litmus]:
     return [read(file) for file in files] if files else shipped()
 
 
-def run(console: Console, tests: Sequence[Litmus], options: Options) -> int:
-    """Play the tests and show what was seen; 0, FAIL_CODE, or INCONCLUSIVE_CODE where none failed."""
+def run(console: Console, tests: Sequence[Litmus], options: Options, ends: int = SHOWN) -> int:
+    """Play the tests and show what was seen, of each the most common `ends`.
+
+    0, FAIL_CODE, or INCONCLUSIVE_CODE where none failed.
+    """
     found = play(tests, options)
     cores = len(config.usable_cores())
     settings = (f"world {options.world}", f"cache {options.cache}", f"seed {options.seed}", f"{cores} cores")
     asked = (("line cache", options.line_cache), ("protocol", options.protocol))
     chosen = tuple(f"{name} {value}" for name, value in asked if value is not None)
     console.print(", ".join(settings + chosen), highlight=False, markup=False)
-    console.print(table(found, cores))
+    console.print(table(found, cores, ends))
     for evidence in found:
         for condition, number in evidence.forbidden.items():
             text = f"{evidence.litmus.name}: forbidden, and seen {number:,} times: {condition}"
@@ -100,7 +103,7 @@ def play(tests: Sequence[Litmus], options: Options) -> list[Evidence]:
     return [found.get(id(litmus), Evidence(litmus, options.ranks or 0, {})) for litmus in tests]
 
 
-def table(found: Sequence[Evidence], cores: int) -> Table:
+def table(found: Sequence[Evidence], cores: int, ends: int = SHOWN) -> Table:
     """A line a test."""
     drawn = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
     drawn.add_column("test", no_wrap=True)
@@ -113,7 +116,7 @@ def table(found: Sequence[Evidence], cores: int) -> Table:
     drawn.add_column("s", justify="right")
     for evidence in found:
         litmus = evidence.litmus
-        seen = f"{' '.join(litmus.observed)}: {evidence.text()}" if evidence.ends else ""
+        seen = f"{' '.join(litmus.observed)}: {evidence.text(ends)}" if evidence.ends else ""
         if evidence.result is Result.WAIVED:
             seen = f"needs {len(litmus.lanes)} ranks"
         drawn.add_row(

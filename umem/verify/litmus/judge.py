@@ -12,7 +12,7 @@ from .litmus import Condition, Litmus
 
 End = tuple[int, ...]  # values of litmus.observed
 
-SHOWN = 3  # ends in a table; the rest is counted
+SHOWN = 3  # ends in a table, unless told; the rest is counted
 
 
 class Result(StrEnum):
@@ -57,12 +57,12 @@ class Evidence:
             return Result.FAIL
         return Result.PASS if len(self.ends) > 1 else Result.INCONCLUSIVE
 
-    def text(self) -> str:
-        """The ends that came most often, each with its share."""
+    def text(self, most: int = SHOWN) -> str:
+        """The `most` ends that came most often, each with its share."""
         total = max(self.num_instances, 1)
         common = sorted(self.ends.items(), key=lambda item: (-item[1], item[0]))
-        shown = [f"{' '.join(map(str, end))}: {number / total:.1%}" for end, number in common[:SHOWN]]
-        more = [f"{len(common) - SHOWN} more"] if len(common) > SHOWN else []
+        shown = [f"{' '.join(map(str, end))}: {number / total:.1%}" for end, number in common[:most]]
+        more = [f"{len(common) - most} more"] if len(common) > most else []
         return ", ".join(shown + more)
 
     def _count(self, conditions: tuple[Condition, ...]) -> Counter[Condition]:
