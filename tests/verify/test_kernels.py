@@ -8,6 +8,7 @@ import pytest
 
 from umem.errors import ModelError
 from umem.kernels.ops import (
+    exchange_i64,
     fence_acquire,
     fence_release,
     load_acquire_i64,
@@ -183,3 +184,59 @@ def test_walks_kill_too():
     assert walk(lanes, words, final, walks=200, kills=1, mortal=()).result is Result.LIMIT
     stack = [(k.push, k.THIRD), (k.pop,)], {**STACK_WORDS, k.THIRD: 0}
     assert walk(*stack, final, walks=200, kills=1).bug == "one was killed"
+
+
+@pytest.mark.parametrize(
+    ("hand_over", "take_over", "is_race"),
+    [
+        (store_release_i64, load_acquire_i64, False),
+        (store_relaxed_i64, load_acquire_i64, True),
+        (store_release_i64, load_relaxed_i64, True),
+    ],
+)
+@pytest.mark.parametrize("store", [store_i64, store_relaxed_i64, exchange_i64])
+def test_a_plain_load_that_is_over_before_the_store_may_still_race(hand_over, take_over, store, is_race):
+    """The store never comes first: it waits for a word that the reader stores behind its load."""
+
+    def reader():
+        seen = load_i64(k.FIRST, 0)
+        hand_over(k.TOP, 0, 1)
+        return seen
+
+    def writer():
+        while take_over(k.TOP, 0) == 0:
+            pass
+        store(k.FIRST, 0, 2)
+
+    lanes, words = [(reader,), (writer,)], {k.TOP: 0, k.FIRST: 1}
+    verdict = explore(lanes, words)
+    assert (verdict.result is Result.BUG) == is_race
+    if is_race:
+        assert "a store meets a plain load of lane 0" in verdict.bug
+        assert replay(lanes, words, verdict.schedule) == verdict.bug
+    assert explore(lanes, words, watches_loads=False).result is Result.EXHAUSTED
+
+
+def test_only_the_last_plain_load_of_a_lane_needs_to_be_known():
+    """Each round the reader hands the word over, and the writer hands it back with another value."""
+
+    def reader():
+        done = 0
+        while done < 2:
+            assert load_i64(k.FIRST, 0) == done
+            store_release_i64(k.TOP, 0, 2 * done + 1)
+            while load_acquire_i64(k.TOP, 0) == 2 * done + 1:
+                pass
+            done += 1
+
+    def writer():
+        done = 0
+        while done < 2:
+            while load_acquire_i64(k.TOP, 0) != 2 * done + 1:
+                pass
+            done += 1
+            store_i64(k.FIRST, 0, done)
+            store_release_i64(k.TOP, 0, 2 * done)
+
+    verdict = explore([(reader,), (writer,)], {k.TOP: 0, k.FIRST: 0})
+    assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")

@@ -17,6 +17,7 @@ class WithConstants:
     def __init__(self, memory: Memory, constants: Mapping[int, Number]):
         self._memory, self._constants = memory, constants
         self.start, self.settle, self.values = memory.start, memory.settle, memory.values
+        self.unwatched = memory.unwatched
 
     def steps(self, state: Any, lane: int, operation: Operation) -> list[Outcome]:
         """As the memory's, or the constant."""

@@ -25,5 +25,8 @@ class Memory(Protocol):
     def settle(self, state: Any, alive: tuple[int, ...]) -> Any:
         """The same for the lanes that are alive, in the one form that equal states have."""
 
+    def unwatched(self) -> frozenset[tuple[int, int]]:
+        """(address, lane) of the plain loads that were met and that a later store of others may race with unseen."""
+
     def values(self, state: Any) -> dict[int, Number]:
         """What each word holds when all is over."""

@@ -13,7 +13,7 @@ import gc
 import time
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from .sequential import Sequential
 from .views import Memo
 from .weak import Weak
 
-MEMORIES: dict[str, Callable[[Mapping[int, Number]], Memory]] = {"sequential": Sequential, "weak": Weak}
+MEMORIES: dict[str, Callable[..., Memory]] = {"sequential": Sequential, "weak": Weak}
 DEFAULT_LIMIT_S = 60.0
 DEFAULT_LIMIT_STATES = 3_000_000
 _KILLED = -1
@@ -108,6 +108,7 @@ def explore(
     limit_s: float = DEFAULT_LIMIT_S,
     reduces: bool = True,
     mortal: Collection[int] | None = None,
+    watches_loads: bool = True,
 ) -> Verdict:
     """Search every execution of `lanes`, each (kernel, arguments...), over the words of `memory`.
 
@@ -117,7 +118,8 @@ def explore(
     `mortal` (all unless given), stop for ever before one of their accesses; `deaths` gives for a lane the words by
     which others are then told of it, stored behind all that it did. `constants` are words that nobody writes, which
     spares the search a choice. `reduces` False takes no local step at once: slower, and finds the same, which is how
-    the reduction is tested.
+    the reduction is tested. Where lanes load plainly what others store to, a second search watches these loads
+    (weak.py), for stores that race with them; `watches_loads` False leaves it out.
 
     A bug is: an exception in a kernel, a data race of plain accesses, a word that is not in `memory`, an end
     that `final` refuses, a state from which no end is reached.
@@ -125,25 +127,27 @@ def explore(
     if not lanes:
         raise ConfigError("a program without lanes does nothing; give at least one (kernel, arguments...)")
     words = memory_of(model, memory, constants)
-    return _Search(
-        automata(lanes, constants),
-        words,
-        final,
-        model,
-        kills,
-        deaths or {},
-        limit_states,
-        limit_s,
-        reduces,
-        mortal,
-    ).run()
+    fixed = (final, model, kills, deaths or {}, limit_states)
+    verdict = _Search(automata(lanes, constants), words, *fixed, limit_s, reduces, mortal).run()
+    watched = words.unwatched()
+    if verdict.result is not Result.EXHAUSTED or not watched or not watches_loads:
+        return verdict
+    words = memory_of(model, memory, constants, watched)
+    left_s = limit_s - verdict.elapsed_s
+    second = _Search(automata(lanes, constants), words, *fixed, left_s, reduces, mortal).run()
+    return replace(second, elapsed_s=verdict.elapsed_s + second.elapsed_s)
 
 
-def memory_of(model: str, initial: Mapping[int, Number], constants: Mapping[int, Number] | None) -> Memory:
-    """The memory model of this name over these words. Raises UnknownName."""
+def memory_of(
+    model: str,
+    initial: Mapping[int, Number],
+    constants: Mapping[int, Number] | None,
+    watched: Collection[tuple[int, int]] = (),
+) -> Memory:
+    """The memory model of this name over these words, with these plain loads watched. Raises UnknownName."""
     if model not in MEMORIES:
         raise UnknownName("memory model", model, tuple(MEMORIES))
-    memory = MEMORIES[model](initial)
+    memory = MEMORIES[model](initial, watched) if watched else MEMORIES[model](initial)
     return WithConstants(memory, constants) if constants else memory
 
 

@@ -36,6 +36,10 @@ class Sequential:
         """Fences do nothing here."""
         return operation.kind == FENCE
 
+    def unwatched(self) -> frozenset[tuple[int, int]]:
+        """Races are looked for in weak memory."""
+        return frozenset()
+
     def settle(self, state: State, alive: tuple[int, ...]) -> State:
         """A state has one form."""
         return state

@@ -39,14 +39,23 @@ def replay(
 
     A schedule that does not fit the program any more raises ConfigError: the kernel has changed.
     """
-    run = _Run(automata(lanes, constants), memory_of(model, memory, constants), final)
+    automatons, words = automata(lanes, constants), memory_of(model, memory, constants)
+    bug = _replayed(_Run(automatons, words, final), schedule, deaths or {})
+    watched = words.unwatched()
+    if bug or not watched:
+        return bug
+    return _replayed(
+        _Run(automatons, memory_of(model, memory, constants, watched), final), schedule, deaths or {}
+    )
+
+
+def _replayed(run: _Run, schedule: str, deaths: Deaths) -> str | None:
+    """What is wrong at the end of the schedule, or None."""
     for number, word in enumerate(schedule.split()):
         lane, _, choice = word.rstrip("!").partition(":")
         if not run.can_step(int(lane)):
             raise ConfigError(f"step {number} of the schedule: lane {lane} has ended; the kernel has changed")
-        bug = (
-            run.kill(int(lane), deaths or {}) if word.endswith("!") else run.step(int(lane), int(choice or 0))
-        )
+        bug = run.kill(int(lane), deaths) if word.endswith("!") else run.step(int(lane), int(choice or 0))
         if bug:
             return bug
     return run.failure()

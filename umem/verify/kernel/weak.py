@@ -11,13 +11,14 @@ promises, with the fences of Lahav et al., "Repairing sequential consistency in 
 release sequences, no values out of thin air, no load buffering of relaxed accesses.
 
 A plain access must not race: it finds the newest message in its lane's view, and whoever meets a plain store, by
-whatever access, has it in its view; else that is a violation. Loads leave no trace in this model: a plain load races
-with a later store only where in another execution the store comes first.
+whatever access, has it in its view; else that is a violation. A plain load that is watched leaves a mark, which
+travels in views like a message: who stores to the word has it in its view (the happens-before of vector clocks, as in
+Flanagan and Freund, "FastTrack", PLDI 2009).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from ...kernels.elements import Number
@@ -47,15 +48,24 @@ class Weak:
 
     name = "weak"
 
-    def __init__(self, initial: Mapping[int, Number]):
+    def __init__(self, initial: Mapping[int, Number], watched: Collection[tuple[int, int]] = ()):
+        """`watched`: (address, lane) of plain loads that later stores of others must not race with."""
         self._places = Places(initial)
-        self._tables = Tables(len(self._places.initial))
+        num_words = len(self._places.initial)
+        self._marks: dict[int, dict[int, int]] = {}  # by word and lane, the word of the lane's marks
+        for mark, (address, lane) in enumerate(sorted(watched), num_words):
+            self._marks.setdefault(self._places.addresses.index(address), {})[lane] = mark
+        self._loads: set[tuple[int, int]] = set()  # plain ones that were met: (word, lane)
+        self._stores: set[tuple[int, int]] = set()
+        self._tables = Tables(num_words + len(watched))
+        self._forgettings = Memo(self._forgetting)  # by word of marks
         self._trimmings = Memo(self._trimming)
         self._spreadings = Memo(lambda key: spreading(self._tables, *key))
 
     def start(self, num_lanes: int) -> State:
         """Every word has the message that it was given, which all lanes have seen."""
-        values = enumerate(self._places.initial)
+        num_marks = sum(map(len, self._marks.values()))
+        values = enumerate((*self._places.initial, *(0,) * num_marks))
         rows = tuple(self._tables.row(word, (Message(value, ZERO),)) for word, value in values)
         nothing = (ZERO,) * num_lanes
         return State(rows, nothing, nothing, nothing, ZERO)
@@ -83,6 +93,18 @@ class Weak:
         change = self._trimmings[state.seen, alive]
         return self._renumbered(state, change) if change else state
 
+    def unwatched(self) -> frozenset[tuple[int, int]]:
+        """(address, lane) of the plain loads so far of words that others have stored to, where none is watched."""
+        if self._marks:
+            return frozenset()
+        places = self._places.addresses
+        stores = self._stores
+        return frozenset(
+            (places[word], lane)
+            for word, lane in self._loads
+            if any(word == stored and lane != other for stored, other in stores)
+        )
+
     def steps(self, state: State, lane: int, operation: Operation) -> list[Outcome]:
         """Every message that a load may take, every place where a store may land."""
         if operation.kind == FENCE:
@@ -96,7 +118,39 @@ class Weak:
             raise Violation(f"data race: {what} that nothing orders before it")
         if operation.kind == STORE:
             return self._store(state, lane, word, operation)
+        if is_plain:
+            self._loads.add((word, lane))
+            state = self._marked(state, lane, word)
         return self._load(state, lane, word, operation)
+
+    def _marked(self, state: State, lane: int, word: int) -> State:
+        """With a mark of the lane's plain load of the word, if it is watched: the lane alone has seen the last one."""
+        mark = self._marks.get(word, {}).get(lane)
+        if mark is None:
+            return state
+        if len(self._tables.rows[mark][state.rows[mark]]) > 1:
+            state = self._renumbered(state, self._forgettings[mark])
+        rows = _with(state.rows, mark, self._tables.row(mark, (Message(0, ZERO), Message(0, ZERO))))
+        seen = self._tables.replaced[state.seen[lane], mark, 1]
+        return State(rows, _with(state.seen, lane, seen), state.read, state.sent, state.total)
+
+    def _forgetting(self, mark: int) -> Renumbering:
+        """Every view has missed the last mark."""
+
+        def of_view(view: View) -> View:
+            return (*view[:mark], 0, *view[mark + 1 :])
+
+        return Renumbering(self._tables, of_view, (0,) * len(self._tables.rows))
+
+    def _check_loads(self, state: State, lane: int, word: int) -> None:
+        """Raise Violation where a plain load of another lane is not known to come before a store of `lane`."""
+        self._stores.add((word, lane))
+        view = self._tables.views[state.seen[lane]]
+        for other, mark in self._marks.get(word, {}).items():
+            if other != lane and view[mark] < len(self._tables.rows[mark][state.rows[mark]]) - 1:
+                raise Violation(
+                    f"data race: a store meets a plain load of lane {other} that nothing orders before it"
+                )
 
     def _fence(self, state: State, lane: int, operation: Operation) -> State:
         seen, sent, total = state.seen[lane], state.sent, state.total
@@ -109,6 +163,7 @@ class Weak:
         return State(state.rows, _with(state.seen, lane, seen), state.read, sent, total)
 
     def _store(self, state: State, lane: int, word: int, operation: Operation) -> list[Outcome]:
+        self._check_loads(state, lane, word)
         row = self._tables.rows[word][state.rows[word]]
         view = state.seen[lane] if operation.releases else state.sent[lane]
         is_plain = operation.ordering in PLAIN
@@ -145,6 +200,7 @@ class Weak:
                 continue
             if index + 1 < len(row) and row[index + 1].is_bound:
                 continue  # another one has replaced this message
+            self._check_loads(met, lane, word)
             own = met.seen[lane] if operation.releases else met.sent[lane]
             view = self._tables.replaced[self._join(message.view, own), word, 0]  # of a release sequence
             new = new_value(operation.name, operation.element, message.value, operation.operands)
