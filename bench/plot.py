@@ -30,12 +30,32 @@ CACHED = {
 
 def sweep_figure(rows: Sequence[Row]) -> Figure:
     """A panel a case: time, or rate where rows have one, over size; one line a side."""
-    names = list(dict.fromkeys(row.case for row in rows if row.p50_us is not None)) or ["nothing measured"]
-    figure = Figure(figsize=(PANEL_INCHES[0], PANEL_INCHES[1] * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), 1, squeeze=False)
-    for axes, name in zip(panels[:, 0], names, strict=True):
-        draw_case(axes, name, [row for row in rows if row.case == name and row.p50_us is not None])
+    drawn = panels([row for row in rows if row.p50_us is not None]) or {"nothing measured": []}
+    figure = Figure(figsize=(PANEL_INCHES[0], PANEL_INCHES[1] * len(drawn)), layout="constrained")
+    axes_of = figure.subplots(len(drawn), 1, squeeze=False)
+    for axes, (name, mine) in zip(axes_of[:, 0], drawn.items(), strict=True):
+        draw_case(axes, name, mine)
     return figure
+
+
+def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each panel, by its name: a case, with its setting and what its sides do (`case[setting read]`).
+
+    A side that stands for all that others do (`case[setting]`: a message, a limit) is in the panel of each.
+    """
+    names = list(dict.fromkeys(row.case for row in rows))
+    special = {name: [other for other in names if _is_special(other, name)] for name in names}
+    return {
+        name: [row for row in rows if row.case == name or name in special[row.case]]
+        for name in names
+        if not special[name]
+    }
+
+
+def _is_special(name: str, common: str) -> bool:
+    """Whether a panel called `name` is one of several that `common` is about."""
+    (case, _, words), (other, _, others) = name.rstrip("]").partition("["), common.rstrip("]").partition("[")
+    return case == other and name != common and f"{words} ".startswith(f"{others} " if others else "")
 
 
 def draw_case(axes: Axes, name: str, rows: Sequence[Row]) -> None:

@@ -9,10 +9,10 @@ from .coherence_layout import (
     ASK_BLOCK,
     BLOCK_WORD_MASK,
     GET_SHARED,
+    HOME,
     IS_HOME,
     LINE_LOG2_MASK,
     NOT_HOME,
-    OWNED,
     POISONED,
     RECALL_OWNED,
     RECALL_SHARED,
@@ -25,6 +25,7 @@ from .line_cache import NO_SLOT, count, geometry_of, set_of
 from .line_eviction import claim_slot, find_room
 from .line_flits import ask_home, forget, get_line_by_flit
 from .ops import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
+from .protocol_rows import changes_nothing, row_of
 from .transaction import foresee, get_line, lock_home, note_miss
 
 WINDOW_LOG2 = 46  # notes are kept on all blocks of so many addresses, the windows among them
@@ -98,7 +99,7 @@ def recall(cache, note, start, request):
 
 @device_function
 def is_readable_at_home(cache, note, address):
-    """True where the memory of this rank, the home, holds what a load must find: no other rank owns the line.
+    """True where the memory of this rank, the home, holds what a load must find: by the table it changes nothing.
 
     Others may have had the block cached anew since it was noted: in lines of another size other words speak for it.
     """
@@ -106,8 +107,8 @@ def is_readable_at_home(cache, note, address):
     if not is_as_noted(cache, kind, offset, note):
         return False
     word = directory_word_at(cache, kind, offset, note & LINE_LOG2_MASK)
-    state = line_state(load_acquire_i64(word, 0))
-    if state == OWNED or state == POISONED:
+    value = load_acquire_i64(word, 0)
+    if line_state(value) == POISONED or not changes_nothing(row_of(cache, value, GET_SHARED, HOME), value):
         return False
     count(cache, words.NUM_HOME_ACCESSES, 1)
     return True

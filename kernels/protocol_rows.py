@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import coherence_layout as words
 from .coherence_layout import (
+    ACCESS_HOME,
     ADD_SHARER,
     HOME,
     KEEP_OWNER,
@@ -11,6 +12,7 @@ from .coherence_layout import (
     NUM_REQUESTS,
     OWNED,
     OWNER,
+    ROW_ACTIONS_MASK,
     ROW_COPY_SHIFT,
     ROW_DIRECTORY_SHIFT,
     ROW_STATE_MASK,
@@ -44,6 +46,13 @@ def row_of(cache, value, request, relation):
     """The row for a request on a line that is not poisoned; 0 where the protocol has none."""
     index = (line_state(value) * NUM_REQUESTS + request) * NUM_RELATIONS + relation
     return load_i64(cache, words.ROWS + index)
+
+
+@inlined_function
+def changes_nothing(row, value):
+    """True where the row has only the access itself at the home, and leaves a line whose word is `value` as it is."""
+    after = (row >> ROW_DIRECTORY_SHIFT) & ROW_STATE_MASK
+    return row & ROW_ACTIONS_MASK == ACCESS_HOME and after == line_state(value)
 
 
 @inlined_function

@@ -109,3 +109,21 @@ def test_the_picture_of_the_steps_is_svg():
     text = plot.svg(plot.steps_figure(steps, 0.5, "a slice of 1M"))
     assert text.startswith("<svg")
     assert text.rstrip().endswith("</svg>")
+
+
+def test_a_side_for_all_is_in_the_panel_of_each():
+    names = [
+        "miss",
+        "miss[read]",
+        "miss[write]",
+        "hit[threads=1]",
+        "hit[threads=1 load]",
+        "hit[threads=11 add]",
+    ]
+    found = plot.panels([row(case=name) for name in names])
+    assert {name: [one.case for one in rows] for name, rows in found.items()} == {
+        "miss[read]": ["miss", "miss[read]"],
+        "miss[write]": ["miss", "miss[write]"],
+        "hit[threads=1 load]": ["hit[threads=1]", "hit[threads=1 load]"],
+        "hit[threads=11 add]": ["hit[threads=11 add]"],
+    }

@@ -188,7 +188,14 @@ BUGS = {
     "a claim without a new version": Bug(
         "1:l 1:Ll", "no order", replaced(line_eviction, claimed=claimed_without_version), TWO_LINES
     ),
-    "a version that wraps": Bug("1:l 1:Ll", "no order", nothing, TWO_LINES, {"version_bits": 1}),
+    "a version of three bits that wraps": Bug(
+        "1:l 1:lLlLlLlLl",
+        "no order",
+        nothing,
+        {**TWO_LINES, "version_bits": 4},
+        {"version_bits": 3},
+        model="sequential",
+    ),
     "a lock taken from the living": Bug("1:a 2:a", "", replaced(directory, peer_is_dead=always)),
     "a dead rank's lock is never taken": Bug(
         "1:a 2:a", "stuck", replaced(directory, peer_is_dead=nothing), kills=1
