@@ -123,8 +123,9 @@ protocol = Protocol("mine", {
 `umem verify model --protocol mine.py` checks it. Before it searches, it refuses a table that lacks a row, has one
 for a case that cannot happen, or contradicts itself (SET_OWNER and a line that is not M then): `ProtocolError`, with
 the row and the way out, exit code 2. From Python, `umem.coherence.load` has `load_protocol(name_or_file)` and
-`check_protocol(protocol)`, which takes a fraction of a second and raises the same error with the way to the bug. A world that starts with
-`--protocol mine.py` does that first; what messages make of a table only `umem verify model` searches.
+`check_protocol(protocol)`, which takes a fraction of a second and raises the same error with the way to the bug. A
+world that starts with `--protocol mine.py` does that first; what messages make of a table only `umem verify model`
+searches.
 
 A bug is exit code 1, a search that reached its limit 3, which is no pass. This is what is found if an upgrade
 forgets INVALIDATE:"""
