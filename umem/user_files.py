@@ -18,6 +18,8 @@ def run_file(file: Path) -> dict[str, Any]:
         own = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
         ]
-        line = error.lineno if isinstance(error, SyntaxError) else own[-1] if own else None
+        line = own[-1] if own else None
+        if isinstance(error, SyntaxError) and error.filename == str(file):
+            line = error.lineno
         at = f", line {line}" if line else ""
         raise ConfigError(f"{file}{at}: {type(error).__name__}: {error}") from error

@@ -66,8 +66,7 @@ def test_a_survivor_that_finds_something_wrong_fails(
 ):
     if world == "hosts" and why_no_hosts is not None:
         pytest.skip(why_no_hosts)
-    if work is Deaf:
-        monkeypatch.setattr(command, "TIMEOUT_S", 8.0)  # it waits in vain, and others for it
+    monkeypatch.setattr(command, "TIMEOUT_S", 8.0)  # who waits in vain, and others for it
     monkeypatch.setitem(command.KINDS, kind, work)
     assert app.main(["verify", "faults", "--what", kind, "--kills", "1", "--world", world]) == 1
     printed = capsys.readouterr().out

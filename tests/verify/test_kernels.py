@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from umem.errors import ModelError
+from umem.errors import ConfigError, ModelError
 from umem.kernels.ops import (
     exchange_i64,
     fence_acquire,
@@ -18,6 +18,7 @@ from umem.kernels.ops import (
     store_relaxed_i64,
     store_release_i64,
 )
+from umem.kernels.ops_system import futex_wait, futex_wake
 from umem.verify import KILLED, Result, explore, replay, walk
 
 from . import kernels as k
@@ -212,7 +213,7 @@ def test_a_plain_load_that_is_over_before_the_store_may_still_race(hand_over, ta
     verdict = explore(lanes, words)
     assert (verdict.result is Result.BUG) == is_race
     if is_race:
-        assert "a store meets a plain load of lane 0" in verdict.bug
+        assert "a store meets a load of lane 0" in verdict.bug
         assert replay(lanes, words, verdict.schedule) == verdict.bug
     assert explore(lanes, words, watches_loads=False).result is Result.EXHAUSTED
 
@@ -240,3 +241,81 @@ def test_only_the_last_plain_load_of_a_lane_needs_to_be_known():
 
     verdict = explore([(reader,), (writer,)], {k.TOP: 0, k.FIRST: 0})
     assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
+
+
+def test_a_relaxed_load_before_a_plain_store_may_race_too():
+    def reader():
+        seen = load_relaxed_i64(k.FIRST, 0)
+        store_relaxed_i64(k.TOP, 0, 1)
+        return seen
+
+    def writer():
+        while load_relaxed_i64(k.TOP, 0) == 0:
+            pass
+        store_i64(k.FIRST, 0, 2)
+
+    assert "a store meets a load of lane 0" in explore([(reader,), (writer,)], {k.TOP: 0, k.FIRST: 1}).bug
+
+
+@pytest.mark.parametrize("reduces", [True, False])
+def test_a_wake_up_that_only_weak_memory_loses_is_found(reduces):
+    """Who posts looks whether anybody sleeps, without a fence between."""
+
+    def sleeper():
+        store_relaxed_i64(k.FIRST, 0, 1)
+        while load_acquire_i64(k.TOP, 0) == 0:
+            futex_wait(k.TOP, 0, 1_000_000_000)
+
+    def poster(fence):
+        store_release_i64(k.TOP, 0, 1)
+        fence()
+        if load_relaxed_i64(k.FIRST, 0):
+            futex_wake(k.TOP, 1)
+
+    words = {k.TOP: 0, k.FIRST: 0}
+    lanes = [(sleeper,), (poster, k.no_fence)]
+    assert explore(lanes, words, model="sequential").result is Result.EXHAUSTED
+    assert explore(lanes, words, reduces=reduces).bug.startswith("stuck")
+
+
+def test_who_waits_for_ever_is_not_excused_by_a_death():
+    def poster():
+        store_release_i64(k.TOP, 0, 1)
+
+    lanes, words = [(k.await_post,), (poster,)], {k.TOP: 0}
+    for kills in (0, 1):
+        assert explore(lanes, words, model="sequential", kills=kills, mortal=(0,)).bug.startswith("stuck")
+
+
+def test_a_local_that_only_a_handler_reads_counts():
+    def reader():
+        seen = load_relaxed_i64(k.FIRST, 0)
+        try:
+            assert load_relaxed_i64(k.TOP, 0)
+        except AssertionError:
+            return seen
+        return -1
+
+    def writer():
+        store_relaxed_i64(k.FIRST, 0, 1)
+
+    verdict = explore([(reader,), (writer,)], {k.TOP: 0, k.FIRST: 0})
+    assert {results[0] for results, _ in verdict.outcomes} == {0, 1}
+
+
+def test_deaths_are_told_by_words_of_the_memory():
+    with pytest.raises(ConfigError, match="0x3e7; put it into `memory`"):
+        explore([(k.add_one,)], {k.TOP: 0}, kills=1, deaths={0: {999: 1}})
+
+
+def test_the_last_step_of_a_race_is_the_one_that_is_wrong():
+    def relaxed():
+        store_relaxed_i64(k.TOP, 0, 2)
+
+    def plain():
+        return load_i64(k.TOP, 0)
+
+    lanes, words = [(plain,), (k.store_plainly,), (relaxed,)], {k.TOP: 0}
+    verdict = explore(lanes, words)
+    assert verdict.bug.startswith(f"lane {verdict.trace[-1].lane}: data race")
+    assert replay(lanes, words, verdict.schedule) == verdict.bug

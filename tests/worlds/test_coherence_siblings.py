@@ -70,7 +70,7 @@ def work(space, line, num_rounds):
     ("line", "line_cache"), [(64, "1M"), (128, "16K"), (4096, "1M"), (128, "1K")], ids=str
 )
 def test_ranges_and_adds_of_siblings_lose_nothing(ranks, line, line_cache, soak_factor):
-    num_rounds = 1000 * soak_factor
+    num_rounds = 500 * soak_factor
     told = umem.launch(
         work,
         ranks=ranks,

@@ -142,6 +142,8 @@ def wait_for_bits(client, rank, word, mask, epoch):
         if load_acquire_i64(control, STOP) != 0:
             return status.INTERRUPTED
         if load_acquire_i64(control, EPOCH) != epoch:
+            if worker_progress(worker) > 0:
+                continue  # what a rank sent while it lived is there to be read
             return status.EPOCH_CHANGED
         now = now_ns()
         if now >= until:

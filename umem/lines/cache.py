@@ -7,6 +7,7 @@ waited for with a deadline, and is asked for again.
 from __future__ import annotations
 
 import ctypes
+import operator
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -132,8 +133,10 @@ class LineCache:
         """
         if cache not in ATTRIBUTES:
             raise UnknownName("cache attribute", cache, tuple(ATTRIBUTES))
-        if not isinstance(line, int):
-            raise ConfigError(f"line={line!r} is not a whole number of bytes")
+        try:
+            line = operator.index(line)
+        except TypeError:
+            raise ConfigError(f"line={line!r} is not a whole number of bytes") from None
         line_log2 = line.bit_length() - 1
         if line <= 0 or line & (line - 1) or not words.MIN_LINE_LOG2 <= line_log2 <= words.MAX_LINE_LOG2:
             raise ConfigError(

@@ -22,9 +22,7 @@ from .calls import worker_arm, worker_progress
 from .context import Context, Worker
 from .library import unset
 
-MAX_CHANNELS = (
-    16  # a worker has 6 descriptors; with more ranks on a machine some share a channel, and its fate
-)
+MAX_CHANNELS = 16  # a worker has 6 descriptors; in a larger world ranks share channels, and their fate
 QUEUE_PLACES = 256  # messages that wait, all channels of a thread together; UCX's own for one queue
 MIN_PLACES = 16
 
@@ -197,7 +195,7 @@ def arm_all(channels, poll_fds, own):
     that are over become descriptors that poll ignores, for what stands in their queue would wake it for ever.
 
     Arming takes two system calls: so only those are armed again of which poll or `progress_channel` had news, and
-    the worker `own` (0: none), which the caller drives itself.
+    the worker `own` (0: none), which the caller drives itself: that counts as not armed for the next one who asks.
     """
     code = UCS_OK
     channel = 0
@@ -209,6 +207,6 @@ def arm_all(channels, poll_fds, own):
             store_i32(poll_fds, channel * POLL_FD_WORDS, -1)
         elif has_news or worker == own or load_i64(words, CHANNEL_IS_ARMED) == 0:
             code = worker_arm(worker)
-            store_i64(words, CHANNEL_IS_ARMED, 1 if code == UCS_OK else 0)
+            store_i64(words, CHANNEL_IS_ARMED, 1 if code == UCS_OK and worker != own else 0)
         channel += 1
     return code

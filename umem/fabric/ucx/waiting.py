@@ -81,6 +81,10 @@ def wait_ended(port, request, rank, how):
     deadline_ns = 0  # the clock is read at the first look: short waits never pay for it
     sleep_ns = 0
     while True:
+        control = load_i64(port, CONTROL)
+        code = look(
+            control, rank
+        )  # before the turns: what it sent while it lived is there to be read in them
         turn = 0
         work = 0
         while turn < rounds_per_look:
@@ -89,11 +93,7 @@ def wait_ended(port, request, rank, how):
             work += worker_progress(worker)
             turn += 1
         rounds += turn
-        control = load_i64(port, CONTROL)
-        code = look(control, rank)
-        if code == RANK_LOST and work != 0:
-            continue  # what it sent while it lived still counts
-        if code != OK:
+        if code != OK and (code != RANK_LOST or work == 0):
             return code
         now = now_ns()
         if deadline_ns == 0:

@@ -6,7 +6,8 @@ is no proof for a processor: load buffering of relaxed accesses, scopes and acce
 
 from .operation import Operation
 from .program import Program
-from .search import KILLED, Result, Step, Verdict, explore
+from .search import KILLED, explore
+from .verdict import Result, Step, Verdict
 from .walk import replay, walk
 
 __all__ = ["KILLED", "Operation", "Program", "Result", "Step", "Verdict", "explore", "replay", "walk"]

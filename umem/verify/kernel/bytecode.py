@@ -31,7 +31,7 @@ def places(code: CodeType) -> dict[int, Place]:
     instructions = list(dis.get_instructions(code))
     successors = _successors(instructions)
     depths = _depths(instructions, successors)
-    live = _live(instructions, successors)
+    live = _live(instructions, successors, _handlers(code, instructions))
     ends = [*(instruction.offset for instruction in instructions[1:]), len(code.co_code)]
     found: dict[int, Place] = {}
     for index, instruction in enumerate(instructions):
@@ -74,8 +74,18 @@ def _depths(instructions: list[dis.Instruction], successors: list[list[tuple[int
     return depths
 
 
+def _handlers(code: CodeType, instructions: list[dis.Instruction]) -> list[list[int]]:
+    """For each instruction those where the handlers of its exceptions begin."""
+    at = {instruction.offset: index for index, instruction in enumerate(instructions)}
+    entries = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]  # not in typeshed
+    return [
+        [at[entry.target] for entry in entries if entry.start <= instruction.offset < entry.end]
+        for instruction in instructions
+    ]
+
+
 def _live(
-    instructions: list[dis.Instruction], successors: list[list[tuple[int, bool]]]
+    instructions: list[dis.Instruction], successors: list[list[tuple[int, bool]]], handlers: list[list[int]]
 ) -> list[frozenset[str]]:
     """Locals that may be read from each instruction on."""
     live = [frozenset[str]()] * len(instructions)
@@ -89,6 +99,7 @@ def _live(
                     names.add(name)
                 else:
                     names.discard(name)
+            names.update(*(live[number] for number in handlers[index]))
             if names != live[index]:
                 live[index], has_changed = frozenset(names), True
     return live

@@ -13,7 +13,7 @@ from rich.console import Console
 from ...errors import ConfigError
 from ...user_files import run_file
 from .program import Program
-from .search import Result, Verdict
+from .verdict import Result, Verdict
 
 BUG_CODE, LIMIT_CODE = 1, 3
 
@@ -47,7 +47,7 @@ def programs_of(file: Path) -> dict[str, Program]:
 def lines_of(name: str, program: Program, verdict: Verdict) -> Iterator[str]:
     """A verdict in lines: what was found, and of a bug each step on the way."""
     yield (
-        f"{name:<28} {verdict.memory:<10} {verdict.result:<9} {verdict.num_states:>9} states"
+        f"{name:<28} {verdict.memory:<10} {verdict.result:<9} {verdict.num_states:>9} {verdict.unit}"
         f" {verdict.elapsed_s:7.2f} s"
     )
     if verdict.result is not Result.BUG:

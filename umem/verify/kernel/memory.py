@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...kernels.elements import Number
 from .operation import Operation
 
 Outcome = tuple[Any, Any, str]  # of a step: the answer, the state after it, a remark for the trace
+
+
+class Watch(NamedTuple):
+    """Loads of a lane that stores of others must not race with: plain ones with any store, others with plain stores."""
+
+    address: int
+    lane: int
+    is_plain: bool
 
 
 class Memory(Protocol):
@@ -25,8 +33,8 @@ class Memory(Protocol):
     def settle(self, state: Any, alive: tuple[int, ...]) -> Any:
         """The same for the lanes that are alive, in the one form that equal states have."""
 
-    def unwatched(self) -> frozenset[tuple[int, int]]:
-        """(address, lane) of the plain loads that were met and that a later store of others may race with unseen."""
+    def unwatched(self) -> frozenset[Watch]:
+        """The loads that were met and that a later store of others may race with unseen."""
 
     def values(self, state: Any) -> dict[int, Number]:
         """What each word holds when all is over."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...kernels.elements import Number
-from .search import DEFAULT_LIMIT_S, Deaths, Final, Result, Verdict, explore
+from .search import DEFAULT_LIMIT_S, Deaths, Final, explore
+from .verdict import Result, Verdict
 from .walk import walk
 
 

@@ -13,8 +13,7 @@ import gc
 import time
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,10 +21,11 @@ from ...errors import ConfigError, UnknownName
 from ...kernels.elements import I64, Number
 from .constants import WithConstants
 from .lane import Lane, automata
-from .memory import Memory
+from .memory import Memory, Watch
 from .operation import FAILED, STORE, WAIT, WAKE, Operation
 from .places import Violation
 from .sequential import Sequential
+from .verdict import Outcome, Result, Step, Verdict
 from .views import Memo
 from .weak import Weak
 
@@ -37,51 +37,8 @@ _TURNS_PER_CLOCK = 256
 _NOBODY: frozenset[int] = frozenset()
 _FUTEX_MASK = (1 << 32) - 1  # of a word a futex compares the low half
 
-Outcome = tuple[tuple[Any, ...], dict[int, Number]]
 Deaths = Mapping[int, Mapping[int, Number]]
 Final = Callable[[Sequence[Any], Mapping[int, Number]], str | None]
-
-
-class Result(StrEnum):
-    """What a search may say. A limit is never a pass."""
-
-    EXHAUSTED = "exhausted"
-    BUG = "bug"
-    LIMIT = "limit"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a trace; `choice` numbers the outcomes that memory allowed."""
-
-    lane: int
-    operation: Operation
-    answer: Any
-    remark: str
-    where: tuple[str, ...]
-    choice: int = 0
-    is_kill: bool = False
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a search found. `outcomes`: (results, memory) of each way to end; of a bug what it is, and how to it."""
-
-    result: Result
-    memory: str
-    num_states: int
-    elapsed_s: float
-    outcomes: list[Outcome] = field(default_factory=list)
-    bug: str = ""
-    trace: tuple[Step, ...] = ()
-
-    @property
-    def schedule(self) -> str:
-        """The trace for `replay`: a lane a step, :n where memory had a choice, ! where the lane was killed."""
-        return " ".join(
-            f"{step.lane}{f':{step.choice}' if step.choice else ''}{'!' if step.is_kill else ''}"
-            for step in self.trace
-        )
 
 
 class _Edge(NamedTuple):
@@ -127,22 +84,49 @@ def explore(
     if not lanes:
         raise ConfigError("a program without lanes does nothing; give at least one (kernel, arguments...)")
     words = memory_of(model, memory, constants)
-    fixed = (final, model, kills, deaths or {}, limit_states)
-    verdict = _Search(automata(lanes, constants), words, *fixed, limit_s, reduces, mortal).run()
-    watched = words.unwatched()
-    if verdict.result is not Result.EXHAUSTED or not watched or not watches_loads:
-        return verdict
-    words = memory_of(model, memory, constants, watched)
-    left_s = limit_s - verdict.elapsed_s
-    second = _Search(automata(lanes, constants), words, *fixed, left_s, reduces, mortal).run()
-    return replace(second, elapsed_s=verdict.elapsed_s + second.elapsed_s)
+    _check_deaths(deaths or {}, memory)
+    futexes: set[int] = set()  # whose words lanes sleep on: a store there is no local step
+    watched: frozenset[Watch] = frozenset()
+    begin = time.monotonic()
+    while True:
+        words = memory_of(model, memory, constants, watched)
+        left_s = limit_s - (time.monotonic() - begin)
+        search = _Search(
+            automata(lanes, constants),
+            words,
+            final,
+            model,
+            kills,
+            deaths or {},
+            limit_states,
+            left_s,
+            reduces,
+            mortal,
+            frozenset(futexes),
+        )
+        verdict = replace(search.run(), elapsed_s=time.monotonic() - begin)
+        if reduces and not search.futexes <= futexes:
+            futexes |= search.futexes
+        elif verdict.result is Result.EXHAUSTED and watches_loads and words.unwatched():
+            watched = words.unwatched()
+        else:
+            return verdict
+
+
+def _check_deaths(deaths: Deaths, memory: Mapping[int, Number]) -> None:
+    for lane, words in deaths.items():
+        for address in words:
+            if address not in memory:
+                raise ConfigError(
+                    f"the death of lane {lane} is told by the word at {address:#x}; put it into `memory`"
+                )
 
 
 def memory_of(
     model: str,
     initial: Mapping[int, Number],
     constants: Mapping[int, Number] | None,
-    watched: Collection[tuple[int, int]] = (),
+    watched: Collection[Watch] = (),
 ) -> Memory:
     """The memory model of this name over these words, with these plain loads watched. Raises UnknownName."""
     if model not in MEMORIES:
@@ -190,8 +174,12 @@ class _Search:
         limit_s: float,
         reduces: bool,
         mortal: Collection[int] | None,
+        futexes: Collection[int],
     ):
         self._lanes = lanes
+        self.futexes = set(futexes)  # addresses on which lanes sleep; those found besides were not respected
+        self._respected = frozenset(futexes)
+        self._violating: Step | None = None
         self._memory, self._final, self._model = memory, final, model
         self._kills, self._deaths, self._mortal = kills, deaths, mortal
         self._limit_states, self._limit_s, self._reduces = limit_states, limit_s, reduces
@@ -253,8 +241,9 @@ class _Search:
                 try:
                     outcomes = self._memory.steps(memory, lane, operation)
                 except Violation as violation:
-                    where = ", ".join(self._lanes[lane].states[state].where[:2])
-                    return f"lane {lane}: {violation}, at {where}"
+                    where = self._lanes[lane].states[state].where
+                    self._violating = Step(lane, operation, None, "", where)
+                    return f"lane {lane}: {violation}, at {', '.join(where[:2])}"
                 go_on = self._lanes[lane].next
                 for choice, (answer, after, remark) in enumerate(outcomes):
                     step = _Edge(number, lane, state, answer, remark, choice, False)
@@ -278,7 +267,8 @@ class _Search:
         operation = None if state == _KILLED else self._lanes[lane].states[state].operation
         if operation is None or operation.is_over:
             return _Task(operation, False, False)
-        return _Task(operation, True, self._memory.is_local(operation))
+        is_local = self._memory.is_local(operation) and operation.address not in self._respected
+        return _Task(operation, True, is_local)
 
     def _going(self, lane_states: tuple[int, ...]) -> tuple[int, ...]:
         """The lanes that have neither ended nor been killed."""
@@ -288,6 +278,7 @@ class _Search:
         """Fall asleep where the word is as expected, by its newest value; or wake who sleeps on it."""
         lane_states, memory, num_kills, asleep = self._states[number]
         if operation.kind == WAIT:
+            self.futexes.add(operation.address)
             value = int(self._memory.values(memory)[operation.address])
             if (value ^ operation.operands[0]) & _FUTEX_MASK == 0:
                 step = _Edge(number, lane, lane_states[lane], None, "falls asleep", 0, False)
@@ -322,8 +313,9 @@ class _Search:
         if number == len(self._states):
             self._states.append(new)
             self._edges.append(step)
-        self._arrows[0].append(step.before)
-        self._arrows[1].append(number)
+        if not step.is_kill:  # who waits must not need another's death to go on
+            self._arrows[0].append(step.before)
+            self._arrows[1].append(number)
 
     def _end(self, number: int, operations: list[Operation | None], memory: Any) -> str | None:
         self._ends.append(number)
@@ -351,6 +343,8 @@ class _Search:
 
     def _verdict(self, result: Result, begin: float, bug: str = "", number: int = 0) -> Verdict:
         trace = tuple(self._trace(number)) if bug else ()
+        if self._violating is not None:
+            trace = (*trace, self._violating)
         elapsed_s = time.monotonic() - begin
         outcomes = list(self._outcomes.values())
         return Verdict(result, self._model, len(self._states), elapsed_s, outcomes, bug, trace)

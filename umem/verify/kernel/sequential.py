@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ...kernels.elements import Number
 from ...kernels.machine import new_value
-from .memory import Outcome
+from .memory import Outcome, Watch
 from .operation import FENCE, LOAD, STORE, Operation
 from .places import Places
 
@@ -36,7 +36,7 @@ class Sequential:
         """Fences do nothing here."""
         return operation.kind == FENCE
 
-    def unwatched(self) -> frozenset[tuple[int, int]]:
+    def unwatched(self) -> frozenset[Watch]:
         """Races are looked for in weak memory."""
         return frozenset()
 

@@ -19,7 +19,8 @@ from .lane import Lane, automata
 from .memory import Memory, Outcome
 from .operation import FAILED, WAIT, WAKE, Operation
 from .places import Violation
-from .search import KILLED, Deaths, Final, Result, Step, Verdict, memory_of, tell_death
+from .search import KILLED, Deaths, Final, memory_of, tell_death
+from .verdict import Result, Step, Verdict
 
 CHANGES = 3  # of priority in a walk
 MANY_STEPS = 50  # about what a lane does
@@ -88,10 +89,12 @@ def walk(
         num_steps += len(run.trace)
         elapsed_s = time.monotonic() - begin
         if bug:
-            return Verdict(Result.BUG, model, num_steps, elapsed_s, [], bug, tuple(run.trace))
+            return Verdict(
+                Result.BUG, model, num_steps, elapsed_s, [], bug, tuple(run.trace), "steps at random"
+            )
         if elapsed_s > limit_s:
             break
-    return Verdict(Result.LIMIT, model, num_steps, time.monotonic() - begin)
+    return Verdict(Result.LIMIT, model, num_steps, time.monotonic() - begin, unit="steps at random")
 
 
 class _Run:

@@ -11,9 +11,10 @@ promises, with the fences of Lahav et al., "Repairing sequential consistency in 
 release sequences, no values out of thin air, no load buffering of relaxed accesses.
 
 A plain access must not race: it finds the newest message in its lane's view, and whoever meets a plain store, by
-whatever access, has it in its view; else that is a violation. A plain load that is watched leaves a mark, which
-travels in views like a message: who stores to the word has it in its view (the happens-before of vector clocks, as in
-Flanagan and Freund, "FastTrack", PLDI 2009).
+whatever access, has it in its view; else that is a violation. A load that is watched leaves a mark, which travels in
+views like a message: who stores to the word has it in its view (the happens-before of vector clocks, as in Flanagan
+and Freund, "FastTrack", PLDI 2009). Views also know what relaxed loads have met, and what fences tell each other: a
+race with just that is not found.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 from ...kernels.elements import Number
 from ...kernels.machine import new_value
-from .memory import Outcome
+from .memory import Outcome, Watch
 from .operation import FENCE, LOAD, STORE, Operation
 from .places import Places, Violation
 from .views import ZERO, Memo, Message, Renumbering, Tables, View, spreading, trimming
@@ -48,15 +49,18 @@ class Weak:
 
     name = "weak"
 
-    def __init__(self, initial: Mapping[int, Number], watched: Collection[tuple[int, int]] = ()):
-        """`watched`: (address, lane) of plain loads that later stores of others must not race with."""
+    def __init__(self, initial: Mapping[int, Number], watched: Collection[Watch] = ()):
         self._places = Places(initial)
         num_words = len(self._places.initial)
-        self._marks: dict[int, dict[int, int]] = {}  # by word and lane, the word of the lane's marks
-        for mark, (address, lane) in enumerate(sorted(watched), num_words):
-            self._marks.setdefault(self._places.addresses.index(address), {})[lane] = mark
-        self._loads: set[tuple[int, int]] = set()  # plain ones that were met: (word, lane)
-        self._stores: set[tuple[int, int]] = set()
+        self._marks: dict[
+            int, dict[tuple[int, bool], int]
+        ] = {}  # of a word, by lane and kind: the word of marks
+        for mark, watch in enumerate(sorted(watched), num_words):
+            word = self._places.addresses.index(watch.address)
+            self._marks.setdefault(word, {})[watch.lane, watch.is_plain] = mark
+        self._loads: set[tuple[int, int, bool]] = set()  # that were met: word, lane, is it plain
+        self._stores: set[tuple[int, int, bool]] = set()
+        self._last_plain = Memo(self._last_plain_of)  # by word and number of its row
         self._tables = Tables(num_words + len(watched))
         self._forgettings = Memo(self._forgetting)  # by word of marks
         self._trimmings = Memo(self._trimming)
@@ -93,16 +97,15 @@ class Weak:
         change = self._trimmings[state.seen, alive]
         return self._renumbered(state, change) if change else state
 
-    def unwatched(self) -> frozenset[tuple[int, int]]:
-        """(address, lane) of the plain loads so far of words that others have stored to, where none is watched."""
+    def unwatched(self) -> frozenset[Watch]:
+        """The loads so far that a store of others may race with, where none is watched."""
         if self._marks:
             return frozenset()
-        places = self._places.addresses
-        stores = self._stores
         return frozenset(
-            (places[word], lane)
-            for word, lane in self._loads
-            if any(word == stored and lane != other for stored, other in stores)
+            Watch(self._places.addresses[word], lane, is_plain)
+            for word, lane, is_plain in self._loads
+            for stored, other, stores_plainly in self._stores
+            if word == stored and lane != other and (is_plain or stores_plainly)
         )
 
     def steps(self, state: State, lane: int, operation: Operation) -> list[Outcome]:
@@ -113,19 +116,25 @@ class Weak:
         row = self._tables.rows[word][state.rows[word]]
         first = self._tables.views[state.seen[lane]][word]
         is_plain = operation.ordering in PLAIN
-        if first < len(row) - 1 and (is_plain or any(message.is_plain for message in row[first + 1 :])):
+        if first < (len(row) - 1 if is_plain else self._last_plain[word, state.rows[word]]):
             what = f"a plain {operation.kind} meets a store" if is_plain else "an access meets a plain store"
             raise Violation(f"data race: {what} that nothing orders before it")
         if operation.kind == STORE:
             return self._store(state, lane, word, operation)
-        if is_plain:
-            self._loads.add((word, lane))
-            state = self._marked(state, lane, word)
+        self._loads.add((word, lane, is_plain))
+        if self._marks:
+            state = self._marked(state, lane, word, is_plain)
         return self._load(state, lane, word, operation)
 
-    def _marked(self, state: State, lane: int, word: int) -> State:
-        """With a mark of the lane's plain load of the word, if it is watched: the lane alone has seen the last one."""
-        mark = self._marks.get(word, {}).get(lane)
+    def _last_plain_of(self, key: tuple[int, int]) -> int:
+        """Index of the last plain store in a row, or 0: who has seen that one meets no other."""
+        word, number = key
+        row = self._tables.rows[word][number]
+        return max((index for index, message in enumerate(row) if message.is_plain), default=0)
+
+    def _marked(self, state: State, lane: int, word: int, is_plain: bool) -> State:
+        """With a mark of the lane's load of the word, if it is watched: the lane alone has seen the last one."""
+        mark = self._marks.get(word, {}).get((lane, is_plain))
         if mark is None:
             return state
         if len(self._tables.rows[mark][state.rows[mark]]) > 1:
@@ -142,14 +151,15 @@ class Weak:
 
         return Renumbering(self._tables, of_view, (0,) * len(self._tables.rows))
 
-    def _check_loads(self, state: State, lane: int, word: int) -> None:
-        """Raise Violation where a plain load of another lane is not known to come before a store of `lane`."""
-        self._stores.add((word, lane))
+    def _check_loads(self, state: State, lane: int, word: int, is_plain: bool) -> None:
+        """Raise Violation where a load of another lane is not known to come before a store of `lane`."""
+        self._stores.add((word, lane, is_plain))
         view = self._tables.views[state.seen[lane]]
-        for other, mark in self._marks.get(word, {}).items():
-            if other != lane and view[mark] < len(self._tables.rows[mark][state.rows[mark]]) - 1:
+        for (other, loads_plainly), mark in self._marks.get(word, {}).items():
+            is_race = other != lane and (is_plain or loads_plainly)
+            if is_race and view[mark] < len(self._tables.rows[mark][state.rows[mark]]) - 1:
                 raise Violation(
-                    f"data race: a store meets a plain load of lane {other} that nothing orders before it"
+                    f"data race: a store meets a load of lane {other} that nothing orders before it"
                 )
 
     def _fence(self, state: State, lane: int, operation: Operation) -> State:
@@ -163,10 +173,10 @@ class Weak:
         return State(state.rows, _with(state.seen, lane, seen), state.read, sent, total)
 
     def _store(self, state: State, lane: int, word: int, operation: Operation) -> list[Outcome]:
-        self._check_loads(state, lane, word)
+        is_plain = operation.ordering in PLAIN
+        self._check_loads(state, lane, word, is_plain)
         row = self._tables.rows[word][state.rows[word]]
         view = state.seen[lane] if operation.releases else state.sent[lane]
-        is_plain = operation.ordering in PLAIN
         message = Message(operation.operands[0], self._tables.replaced[view, word, 0], False, is_plain)
         found: list[Outcome] = []
         for place in range(self._tables.views[state.seen[lane]][word] + 1, len(row) + 1):
@@ -200,7 +210,7 @@ class Weak:
                 continue
             if index + 1 < len(row) and row[index + 1].is_bound:
                 continue  # another one has replaced this message
-            self._check_loads(met, lane, word)
+            self._check_loads(met, lane, word, False)
             own = met.seen[lane] if operation.releases else met.sent[lane]
             view = self._tables.replaced[self._join(message.view, own), word, 0]  # of a release sequence
             new = new_value(operation.name, operation.element, message.value, operation.operands)
