@@ -163,6 +163,7 @@ def test_a_channel_is_over_once_what_the_dead_had_sent_is_read(two_channels):
         me.bury(1)
         progress(fabric.main.address), progress(fabric.main.address)
         assert not is_over(fabric, 1), "rank 3 is alive"
+        me.exchange("looked", b"")
         me.exchange("sent again", b"")
         me.bury(3)
         progress(fabric.main.address)
@@ -187,6 +188,7 @@ def test_a_channel_is_over_once_what_the_dead_had_sent_is_read(two_channels):
         if word[0]:
             fabric.send(0, word.ctypes.data, 8)
         me.exchange("sent", b"")
+        me.exchange("looked", b"")
         if me.rank == 3:
             word[0] = 9
             fabric.send(0, word.ctypes.data, 8)
