@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..fabric.ucx import abi
+from ..fabric.ucx.channels import POLL_IN
 
 WORD = 8
 LINE = 64
-POLL_IN = 1
 MAP_NORESERVE = 0x4000  # no swap is set aside for room that is never used; mmap has the name since 3.13
 
 

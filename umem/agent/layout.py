@@ -192,7 +192,6 @@ CLIENT_SLOTS = 5  # address of num_ranks * credits * CLIENT_SLOT_WORDS words
 CLIENT_FREE = 6  # address of a word a rank: bit k is set while its slot k is free
 CLIENT_ENDPOINTS = 7  # address of a word a rank: the endpoint to its agent
 CLIENT_SEND_PARAM = 8
-CLIENT_NUM_WAITS = 9
 CLIENT_GENERATION = 10
 CLIENT_NUM_LATE = 11  # replies that came after their caller had given up
 CLIENT_NUM_SLEEPS = 12

@@ -10,6 +10,7 @@ from __future__ import annotations
 from numba.types import ExternalFunction, int64
 
 from ..fabric.ucx.calls import am_send, poll
+from ..fabric.ucx.channels import POLL_FD_HALVES, POLL_FD_WORDS, REVENTS
 from ..kernels.compile import c_callback, device_function
 from ..kernels.control import DEAD, EPOCH, PEER_STATE
 from ..kernels.ops import load_i64, load_u16, store_i32, store_i64, store_release_i64
@@ -17,8 +18,6 @@ from . import layout
 
 read = ExternalFunction("read", int64(int64, int64, int64))  # libc's, found by name when this is loaded
 WORD = layout.WORD
-POLLFD_HALVES = layout.POLLFD_BYTES // 2
-REVENTS = 3  # the half-word of a pollfd that the kernel fills
 
 
 @device_function
@@ -74,13 +73,13 @@ def look(state, first, timeout_ms):
     if num_ready <= 0:
         return 0
     local = load_i64(state, layout.POLL_LOCAL)
-    if load_u16(descriptors, local * POLLFD_HALVES + REVENTS) != 0:
+    if load_u16(descriptors, local * POLL_FD_HALVES + REVENTS) != 0:
         read(load_i64(state, layout.LOCAL_FD), state + layout.POLL_SCRATCH * WORD, WORD)
     index = local + 1
     while index < num_descriptors:
-        if load_u16(descriptors, index * POLLFD_HALVES + REVENTS) != 0:
+        if load_u16(descriptors, index * POLL_FD_HALVES + REVENTS) != 0:
             rank = load_i64(load_i64(state, layout.POLL_RANKS), index)
             publish_death(load_i64(state, layout.CONTROL), rank)
-            store_i32(descriptors, index * 2, -1)  # poll ignores it from now on
+            store_i32(descriptors, index * POLL_FD_WORDS, -1)  # poll ignores it from now on
         index += 1
     return num_ready

@@ -28,9 +28,8 @@ SHORT_SLEEP_MS = 1  # while a handler is PENDING, or UCX cannot arm: what they w
 ARM_PATIENCE_NS = 200_000  # a channel that cannot be armed for so long has sends that a peer does not take
 LOOK_NS = 2_000_000  # a busy agent looks for deaths this often
 CLOSE_REQUESTS = 4
-FIRST_TURNS = (
-    3  # after a wake-up: one that answers, one that finds nothing left, one since UCX does not arm at once
-)
+# After a wake-up: one that answers, one that finds nothing left, one since UCX does not arm at once.
+FIRST_TURNS = 3
 FAREWELL_NS = 200_000_000  # at the end, for the last replies to leave
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..fabric.ucx.abi import UCS_ERR_BUSY, UCS_INPROGRESS, UCS_OK
 from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_progress
-from ..fabric.ucx.channels import NUM_CHANNELS, POLL_FDS, arm_all, disarm, progress_all, worker_of
+from ..fabric.ucx.channels import NUM_CHANNELS, POLL_FDS, arm_all, begin_wait, disarm, progress_all, worker_of
 from ..kernels import gate as way
 from ..kernels import status
 from ..kernels.compile import c_callback, cpu_kernel, device_function
@@ -31,7 +31,6 @@ from ..kernels.ops_system import copy_bytes, count_trailing_zeros_u64, now_ns, p
 from . import layout
 
 WORD = layout.WORD
-WAITS_PER_PROGRESS = 64  # so that who asks one rank again and again takes what others send
 CLOSE_NS = 50_000  # a request that follows the last reply within this time follows closely
 LIVENESS_MS = 10  # longest sleep before the epoch is looked at again
 
@@ -122,10 +121,7 @@ def wait_for_bits(client, rank, word, mask, epoch):
     control = load_i64(client, layout.CLIENT_CONTROL)
     channels = load_i64(client, layout.CLIENT_CHANNELS)
     worker = worker_of(channels, rank)
-    num_waits = load_i64(client, layout.CLIENT_NUM_WAITS) + 1
-    store_i64(client, layout.CLIENT_NUM_WAITS, num_waits)
-    if num_waits % WAITS_PER_PROGRESS == 0:
-        progress_all(channels)
+    begin_wait(channels)
     begin = now_ns()
     until = begin + status.SLICE_NS
     spin_ns = load_i64(client, layout.CLIENT_LONE_SPIN_NS)

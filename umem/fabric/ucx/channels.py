@@ -25,6 +25,7 @@ from .library import unset
 MAX_CHANNELS = 16  # a worker has 6 descriptors; in a larger world ranks share channels, and their fate
 QUEUE_PLACES = 256  # messages that wait, all channels of a thread together; UCX's own for one queue
 MIN_PLACES = 16
+WAITS_PER_PROGRESS = 64
 
 # --- words of all channels
 NUM_CHANNELS = 0
@@ -32,11 +33,10 @@ NUM_RANKS = 1  # rank r has channel r % NUM_CHANNELS
 CONTROL = 2  # address of this rank's control page
 WORKER_OF_RANK = 3  # address of a word a rank: the handle of its worker
 POLL_FDS = 4  # address of a pollfd a channel
+NUM_WAITS = 5  # of the thread
 CHANNEL = 8  # CHANNEL_WORDS words a channel:
 CHANNEL_WORKER = 0  # the handle of its worker
-CHANNEL_IS_ARMED = (
-    1  # 1: its event fd is readable, or will be once something comes; it stays so until the next arm
-)
+CHANNEL_IS_ARMED = 1  # 1: its event fd is readable, or will be once something comes: until the next arm
 CHANNEL_IS_OVER = 2  # 1: only dead ranks sent through it, and all that they had sent is read
 CHANNEL_WORDS = 4
 
@@ -60,9 +60,8 @@ class Channels:
         self._poll_fds = np.array([fd | POLL_IN << 32 for fd in self.event_fds], np.int64)
         num_words = CHANNEL + CHANNEL_WORDS * num_channels
         self._memory = np.zeros(num_words + 2 * LINE_WORDS, np.int64)
-        first = (
-            -(self._memory.ctypes.data // 8) % LINE_WORDS
-        )  # on lines of its own: another thread has the next ones
+        # On lines of its own: another thread has the next ones.
+        first = -(self._memory.ctypes.data // 8) % LINE_WORDS
         words = self._memory[first : first + num_words]
         words[NUM_CHANNELS], words[NUM_RANKS] = num_channels, num_ranks
         words[CONTROL] = control
@@ -162,6 +161,16 @@ def progress_all(channels):
         num_done += progress_channel(channels, channel)
         channel += 1
     return num_done
+
+
+@device_function
+def begin_wait(channels):
+    """Each wait for one channel begins with this: now and then all are progressed, so that who waits again and again,
+    and never long, takes what other ranks send."""
+    num_waits = load_i64(channels, NUM_WAITS) + 1
+    store_i64(channels, NUM_WAITS, num_waits)
+    if num_waits % WAITS_PER_PROGRESS == 0:
+        progress_all(channels)
 
 
 @device_function

@@ -29,7 +29,6 @@ RECV_TAG = 10  # ucp_tag_recv_info_t: tag and bytes of the last message received
 RECV_BYTES = 11
 NUM_SLEEPS = 12  # counters
 NUM_YIELDS = 13
-NUM_WAITS = 14
 PLAIN = 16  # ucp_request_param_t without options
 RECV = 32  # ... that reports tag and bytes to RECV_TAG
 ATOMIC_U32 = 48  # ... of one u32 whose old value goes to REPLY

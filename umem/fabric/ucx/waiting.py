@@ -18,13 +18,12 @@ from ...kernels.ops_system import now_ns, yield_cpu
 from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST, SLICE_NS
 from . import calls
 from .abi import UCS_ERR_BUSY, UCS_INPROGRESS
-from .channels import NUM_CHANNELS, POLL_FDS, arm_all, progress_all
-from .port import CHANNELS, CONTROL, NUM_SLEEPS, NUM_WAITS, NUM_YIELDS, POLLING, SPIN_NS, UCX_STATUS, WORKER
+from .channels import NUM_CHANNELS, POLL_FDS, arm_all, begin_wait, progress_all
+from .port import CHANNELS, CONTROL, NUM_SLEEPS, NUM_YIELDS, POLLING, SPIN_NS, UCX_STATUS, WORKER
 
 GROUP = "ucx"
 ROUNDS_PER_LOOK = 64  # rounds between looks at clock and control page: about 1 us, and 1 % of the time
 ROUNDS_PER_POLITE_LOOK = 8
-WAITS_PER_PROGRESS = 64  # so that waits that end soon, one after the other, take what other ranks send
 NS_PER_MS = 1_000_000
 
 worker_progress = calls.worker_progress
@@ -72,19 +71,15 @@ def wait_ended(port, request, rank, how):
     in progress.
     """
     worker = load_i64(port, WORKER)
-    num_waits = load_i64(port, NUM_WAITS) + 1
-    store_i64(port, NUM_WAITS, num_waits)
-    if num_waits % WAITS_PER_PROGRESS == 0:
-        progress_all(load_i64(port, CHANNELS))
+    begin_wait(load_i64(port, CHANNELS))
     rounds_per_look = ROUNDS_PER_LOOK if how == POLLING else ROUNDS_PER_POLITE_LOOK
     rounds = 0
     deadline_ns = 0  # the clock is read at the first look: short waits never pay for it
     sleep_ns = 0
     while True:
         control = load_i64(port, CONTROL)
-        code = look(
-            control, rank
-        )  # before the turns: what it sent while it lived is there to be read in them
+        # Before the turns: what a rank sent while it lived is there to be read in them.
+        code = look(control, rank)
         turn = 0
         work = 0
         while turn < rounds_per_look:

@@ -24,10 +24,8 @@ class Message(NamedTuple):
     is_plain: bool = False
 
 
-_KNOWN_TO_ALL = {
-    "is_bound": False,
-    "is_plain": False,
-}  # of the oldest: nothing comes before it, and all have met it
+# Of the oldest message: nothing comes before it, and all have met it.
+_KNOWN_TO_ALL = {"is_bound": False, "is_plain": False}
 
 Row = tuple[Message, ...]  # the messages of a word, in modification order
 

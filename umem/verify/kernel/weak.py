@@ -52,9 +52,8 @@ class Weak:
     def __init__(self, initial: Mapping[int, Number], watched: Collection[Watch] = ()):
         self._places = Places(initial)
         num_words = len(self._places.initial)
-        self._marks: dict[
-            int, dict[tuple[int, bool], int]
-        ] = {}  # of a word, by lane and kind: the word of marks
+        # Of a word, by lane and whether the load is plain: the word of marks.
+        self._marks: dict[int, dict[tuple[int, bool], int]] = {}
         for mark, watch in enumerate(sorted(watched), num_words):
             word = self._places.addresses.index(watch.address)
             self._marks.setdefault(word, {})[watch.lane, watch.is_plain] = mark
