@@ -6,22 +6,35 @@ is for our own bugs; these are for the world's.
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from typing import Any
 
 
 class UmemError(Exception):
-    """Base of every error that umem raises on purpose. Pickles whole: type, text and attributes."""
+    """Base of every error that umem raises on purpose. Pickles whole: type, text, attributes, notes and cause."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own form would call a subclass's constructor with the finished text.
-        return _restore, (type(self), self.args, self.__dict__)
+        # Exception's own form would call a subclass's constructor with the finished text, and lose the cause.
+        return _restore, (type(self), self.args, self.__dict__, _as_it_can_travel(self.__cause__))
 
 
-def _restore(kind: type[UmemError], args: tuple[Any, ...], attributes: dict[str, Any]) -> UmemError:
+def _restore(
+    kind: type[UmemError], args: tuple[Any, ...], attributes: dict[str, Any], cause: BaseException | None
+) -> UmemError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(attributes)
+    error.__cause__ = cause
     return error
+
+
+def _as_it_can_travel(error: BaseException | None) -> BaseException | None:
+    """The error where it survives pickling, else one that has its text."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - a user's exception may raise anything while it is pickled
+        return UmemError("".join(traceback.format_exception_only(error)).rstrip())
 
 
 class ConfigError(UmemError, ValueError):
@@ -81,7 +94,7 @@ class AddressSpaceFull(UmemError):
     """The reserved address range has no room for another segment."""
 
 
-class OutOfMemory(UmemError, MemoryError):
+class OutOfMemory(MemoryError, UmemError):  # in this order: unpickling makes it by the first base's __new__
     """A segment has no room for an allocation; the text says what is free where."""
 
 

@@ -15,6 +15,7 @@ from umem.heap import WORLD
 from umem.kernels.control import SPIN_ROUNDS
 from umem.units import MIB
 
+from .. import error_samples
 from .outcomes import run_checks
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -164,6 +165,13 @@ def objects_are_sent_in_order(space):
     mine.free()
 
 
+def errors_arrive_as_themselves(space):
+    peer, source = (space.rank + 1) % space.num_ranks, (space.rank - 1) % space.num_ranks
+    mine = [error_samples.sample(kind) for kind in error_samples.kinds()]
+    space.send(mine, peer)
+    assert [*map(error_samples.told_by, space.recv(source))] == [*map(error_samples.told_by, mine)]
+
+
 def near_operations_agree_with_numpy(space):
     num_rows, columns, pooling = 3000, 16, 7
     for home in homes(space)[:-1]:  # "host" is each rank's own
@@ -307,6 +315,7 @@ CHECKS = {
         torch_views_share_the_memory,
         arrays_travel_as_addresses,
         objects_are_sent_in_order,
+        errors_arrive_as_themselves,
         near_operations_agree_with_numpy,
         near_sums_arrive,
         fenced_stores_are_never_both_late,

@@ -17,6 +17,7 @@ from umem.world import WorldSpec
 from umem.world.job import FIRST_RESULT, Job
 from umem.world.launcher import run_job
 
+from .. import error_samples
 from . import rank_functions
 from .conftest import has_ended
 
@@ -161,6 +162,17 @@ def test_errors_of_umem_keep_their_attributes(run_bare):
     with pytest.raises(RankLost, match="rank 3 is dead: told by a test") as caught:
         run_bare(work, 1)
     assert caught.value.rank == 3
+
+
+def test_every_error_of_umem_comes_back_as_itself(run_bare):
+    """One world in which each rank raises an error of a kind of its own."""
+
+    def work(world):
+        raise error_samples.sample(error_samples.kinds()[world.rank])
+
+    expected = [error_samples.sample(kind) for kind in error_samples.kinds()]
+    arrived = run_bare(work, len(expected), on_failure="continue")
+    assert [error_samples.told_by(error) for error in arrived] == [*map(error_samples.told_by, expected)]
 
 
 def test_an_exception_that_cannot_travel_is_told_in_text(run_bare):
