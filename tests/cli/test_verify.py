@@ -90,6 +90,12 @@ def test_a_file_that_cannot_be_run_is_named(file, capsys, arguments, source, tol
     assert re.search(told, printed) and "Traceback" not in printed
 
 
+def test_a_program_of_nothing_is_refused(file, capsys):
+    source = "from umem.verify import Program\nnothing = Program(lanes=[], memory={})"
+    assert app.main(["verify", "kernel", file(source)]) == 2
+    assert "a Program without lanes leaves nothing to check" in capsys.readouterr().err
+
+
 def test_a_file_without_programs_is_refused(file, capsys):
     assert app.main(["verify", "kernel", file("x = 1")]) == 2
     assert "assigns no Program" in capsys.readouterr().err

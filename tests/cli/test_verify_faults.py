@@ -43,7 +43,9 @@ def test_survivors_go_on_and_a_line_says_how_soon(capsys):
     assert re.search(ROW.format("directory", "mapped", "ok"), capsys.readouterr().out).group(1) == "2"
 
 
-@pytest.mark.parametrize("arguments", [["--what", "fire"], ["--kills", "0"], ["--world", "moon"]])
+@pytest.mark.parametrize(
+    "arguments", [["--what", "fire"], ["--what", ""], ["--kills", "0"], ["--world", "moon"]]
+)
 def test_what_cannot_be_done_is_named(arguments, capsys):
     assert app.main(["verify", "faults", *arguments]) == 2
     assert arguments[1] in capsys.readouterr().err

@@ -53,6 +53,7 @@ def test_the_commonest_ends_come_first_and_the_rest_is_counted():
 def test_exit_codes():
     assert exit_code([Result.PASS, Result.WAIVED]) == 0
     assert exit_code([Result.PASS, Result.INCONCLUSIVE]) == 3
+    assert exit_code([Result.WAIVED, Result.WAIVED]) == exit_code([]) == 3, "nothing was played"
     assert exit_code([Result.INCONCLUSIVE, Result.FAIL, Result.PASS]) == 1
 
 

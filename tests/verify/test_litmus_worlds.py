@@ -152,8 +152,10 @@ def test_the_command_says_what_was_played_and_what_was_not(tmp_path, capsys):
         "test three\nstart x = 0\nrank 0: store x 1\nrank 1: store x 1\nrank 2: store x 1\nforbidden x = 0"
     )
     arguments = ["verify", "litmus", str(file), "--instances", "1"]
-    assert app.main([*arguments, "-n", "2"]) == 0
-    assert re.search(r"three +2 .*needs 3 ranks .*waived", capsys.readouterr().out)
+    assert app.main([*arguments, "-n", "2"]) == 3
+    printed = capsys.readouterr().out
+    assert re.search(r"three +2 .*needs 3 ranks .*waived", printed)
+    assert "nothing was played: every test needs more than 2 ranks" in printed
     assert app.main([*arguments, "--world", MAPPED]) == 3
     assert re.search(r"three +3 .*x: 1: 100.0% .*inconclusive", capsys.readouterr().out)
 

@@ -96,6 +96,35 @@ def test_a_module_runs_by_name(tmp_path):
     assert done.stdout.count("The Zen of Python") == 2
 
 
+def test_modules_of_the_current_folder_run_and_import_as_python_m_has_it(tmp_path):
+    package = tmp_path / "parts"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "whole.py").write_text(
+        "import sys\nfrom . import piece\nimport beside\nprint(__name__, __package__, piece.value, sys.argv[1:])\n"
+    )
+    (package / "piece.py").write_text("value = 7\n")
+    (package / "__main__.py").write_text("from .whole import *\nprint(__name__, __package__)\n")
+    (tmp_path / "beside.py").write_text("")
+
+    def said(*arguments: str) -> list[str]:
+        command = umem_command("run", "-n", 1, *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert said("-m", "parts.whole", "--", "-n", "5") == ["[0] __main__ parts 7 ['-n', '5']"]
+    assert said("--preload", "beside", "-m", "parts") == ["[0] parts.whole parts 7 []", "[0] __main__ parts"]
+
+
+def test_a_folder_with_a_main_module_is_a_program(tmp_path):
+    (tmp_path / "__main__.py").write_text("import beside\nprint(__name__, beside.value)\n")
+    (tmp_path / "beside.py").write_text("value = 7\n")
+    command = umem_command("run", "-n", 1, tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[0] __main__ 7\n", done.stderr
+
+
 def test_output_without_marks(run_script, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     done = run_script("print('plain')", "-n", 2, "--no-prefix")

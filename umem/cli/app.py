@@ -201,7 +201,8 @@ def verify_litmus(
 ) -> None:
     """Play litmus tests on the memory of a world: which ends are seen, and that no forbidden one is.
 
-    Exit code 0: all pass; 1: a forbidden end was seen; 3: of some test only one end was, which is no pass.
+    Exit code 0: all pass; 1: a forbidden end was seen; 3: of some test only one end was, or every test needs more
+    ranks than there are, which is no pass.
     """
     from ..verify.litmus import command
 

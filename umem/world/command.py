@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> Outcome:
         huge_pages=options.huge_pages,
         on_failure=CONTINUE if options.keep_going else END,
     )
-    if not options.module and not os.path.isfile(options.script):
+    if not options.module and not os.path.isfile(options.script) and not _is_program(options.script):
         raise ConfigError(f"no script {options.script!r}; for a module use -m")
     from .ranks import run_script
     from .supervisor import Supervisor
@@ -63,12 +63,28 @@ def _run(options: argparse.Namespace) -> Outcome:
 
     # Checked before the seconds that loading may take.
     script_arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+    _look_beside(options.script, options.module)
     warm_up(options.preload.split(",") if options.preload else (), kind=spec.kind)
     return Supervisor(
         spec,
         lambda rank, channel: run_script(channel, options.script, script_arguments, options.module),
         marks_output=options.prefix,
     ).run()
+
+
+def _is_program(folder: str) -> bool:
+    """Whether Python would run `folder` as a program."""
+    return os.path.isfile(os.path.join(folder, "__main__.py"))
+
+
+def _look_beside(script: str, is_module: bool) -> None:
+    """Search for modules first where Python would: in the current folder for `-m`, else beside the script.
+
+    In the parent, so that --preload finds them too.
+    """
+    if sys.flags.safe_path:  # python -P: the first entry is no folder of the program's
+        return
+    sys.path[0] = os.getcwd() if is_module else os.path.dirname(os.path.realpath(script))
 
 
 def _explain(outcome: Outcome) -> None:

@@ -133,14 +133,14 @@ def _end(code: int) -> NoReturn:
 def run_script(channel: Channel, script: str, arguments: list[str], is_module: bool) -> int:
     """Run a script, or a module, as __main__ of this rank; returns its exit code.
 
-    An exception is printed as Python prints it, without the frames below the script, and reported.
+    The parent has said where its modules are looked for. An exception is printed as Python prints it, without the
+    frames below the script, and reported.
     """
     sys.argv = [script, *arguments]
     try:
         if is_module:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
         else:
-            sys.path[0] = os.path.dirname(os.path.abspath(script))
             runpy.run_path(script, run_name="__main__")
     except SystemExit as error:
         return _exit_code_of(error)

@@ -16,7 +16,7 @@ from importlib import import_module
 import cloudpickle
 
 from .. import config
-from ..errors import UmemError
+from ..errors import ConfigError, UmemError
 from .frames import Channel, FrameBuffer, Kind, encode, unpack_blobs
 from .job import ALL_RESULTS, Job, Outcome, Report
 from .ranks import run_function
@@ -42,7 +42,7 @@ def warm_up(preload: Iterable[str] = (), for_space: bool = True, kind: str = MAP
     gc.disable()  # nothing that is loaded goes away: collecting meanwhile takes a tenth of the time
     with config.environment(ONE_THREAD):
         for name in preload:
-            import_module(name)
+            _preload(name)
         if for_space:
             import_module(STARTUP).prepare(
                 kind == MAPPED
@@ -50,6 +50,14 @@ def warm_up(preload: Iterable[str] = (), for_space: bool = True, kind: str = MAP
     # A collection in a rank would write to, and so copy, every page that it shares with its parent.
     gc.freeze()
     gc.enable()
+
+
+def _preload(name: str) -> None:
+    """Import a module that the user named. Raises ConfigError where there is none."""
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"cannot preload {name!r}: {error}; looked in {', '.join(sys.path)}") from None
 
 
 def main() -> None:

@@ -58,6 +58,8 @@ def check(console: Console, kinds: Sequence[str], world: str, num_kills: int, se
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownName("kind of work", kind, tuple(KINDS))
+    if not kinds:
+        raise ConfigError(f"--what names nothing to check; known: {', '.join(KINDS)}")
     if num_kills < 1:
         raise ConfigError(f"--kills {num_kills}: at least one")
     has_failed = False

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...errors import ConfigError
 from ...kernels.elements import Number
 from .search import DEFAULT_LIMIT_S, Deaths, Final, explore
 from .verdict import Result, Verdict
@@ -28,6 +29,11 @@ class Program:
     models: tuple[str, ...] = ("sequential", "weak")
     names: Mapping[int, str] = field(default_factory=dict)
     mortal: Collection[int] | None = None
+
+    def __post_init__(self) -> None:
+        for what, given in (("lanes", self.lanes), ("models", self.models)):
+            if not given:
+                raise ConfigError(f"a Program without {what} leaves nothing to check")
 
     def check(self, limit_s: float = DEFAULT_LIMIT_S, walks: int = 0, seed: int = 1) -> Iterator[Verdict]:
         """The verdict under each model; of so many random `walks` where a search does not come to an end."""

@@ -79,15 +79,20 @@ def run(console: Console, tests: Sequence[Litmus], options: Options, ends: int =
         for condition, number in evidence.forbidden.items():
             text = f"{evidence.litmus.name}: forbidden, and seen {number:,} times: {condition}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if all(evidence.result is Result.WAIVED for evidence in found):
+        text = (
+            f"nothing was played: every test needs more than {options.ranks} ranks; leave -n out, or raise it"
+        )
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     return exit_code([evidence.result for evidence in found])
 
 
 def exit_code(results: Iterable[Result]) -> int:
-    """What a process that found `results` ends with."""
+    """What a process that found `results` ends with; where all tests were waived, nothing was shown."""
     seen = set(results)
     if Result.FAIL in seen:
         return FAIL_CODE
-    return INCONCLUSIVE_CODE if Result.INCONCLUSIVE in seen else 0
+    return INCONCLUSIVE_CODE if Result.INCONCLUSIVE in seen or seen <= {Result.WAIVED} else 0
 
 
 def play(tests: Sequence[Litmus], options: Options) -> list[Evidence]:
