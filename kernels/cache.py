@@ -39,7 +39,7 @@ from .intrinsics import TABLE
 # Whatever stands here decides how a kernel is lowered. Device functions and kernels are not in it: they
 # are in the fingerprints of those who use them.
 LOWERING_SOURCES = (
-    *("cache", "compile", "elements", "faults", "intrinsics", "lower_cpu"),
+    *("cache", "compile", "elements", "faults", "intrinsics", "link", "lower_cpu"),
     *("lower_narrow", "lower_vector", "ops", "ops_system", "ops_vector", "register_cpu", "typing_rules"),
 )
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), range, slice)

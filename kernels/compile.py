@@ -28,6 +28,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable, typeof_impl
 
 from . import cache, faults, register_cpu
+from .link import KernelCompiler, LinkCompiler
 
 assert register_cpu  # imported because it teaches Numba the intrinsics
 
@@ -36,6 +37,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CORE = "core"  # group of the kernels that need no library beyond libc
 # Division by zero gives NumPy's result instead of an exception, without which no loop would vectorise.
 OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+TO_LINK: dict[str, Any] = {**OPTIONS, "pipeline_class": LinkCompiler}
+TO_RUN: dict[str, Any] = {**OPTIONS, "pipeline_class": KernelCompiler}
 # C entry points beside what Numba itself calls: only callbacks need them, and they would double the code.
 NO_C_ENTRY: dict[str, Any] = {"no_cfunc_wrapper": True}
 
@@ -47,7 +50,7 @@ def device_function(function: Function) -> Function:
     """Mark `function` as callable from kernels of every target, and return it unchanged."""
     DEVICE_FUNCTIONS.append(function)
     # Said, because what is not said is inherited: below an inlined function all would be inlined, without end.
-    register_jitable(forceinline=False, **OPTIONS, **NO_C_ENTRY)(function)
+    register_jitable(forceinline=False, **TO_LINK, **NO_C_ENTRY)(function)
     return function
 
 
@@ -57,7 +60,7 @@ def inlined_function(function: Function) -> Function:
     What it calls is not inlined for that: keep the slow ways in device functions.
     """
     DEVICE_FUNCTIONS.append(function)
-    register_jitable(forceinline=True, **OPTIONS, **NO_C_ENTRY)(function)
+    register_jitable(forceinline=True, **TO_LINK, **NO_C_ENTRY)(function)
     INLINED.add(function)
     return function
 
@@ -153,7 +156,7 @@ class CpuKernel(Lazy):
             return self._compile(use_cache=False)
 
     def _compile(self, use_cache: bool) -> Any:
-        dispatcher = numba.njit(nogil=True, cache=use_cache, **OPTIONS, **NO_C_ENTRY)(self.body)
+        dispatcher = numba.njit(nogil=True, cache=use_cache, **TO_RUN, **NO_C_ENTRY)(self.body)
         if self.signature is not None:
             dispatcher.compile(self.signature)
             dispatcher.disable_compile()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kernel_memory import Buffer
+from numba.core.codegen import JITCodeLibrary
 from numba.core.errors import TypingError
 
 from umem.kernels import (
@@ -60,6 +61,51 @@ def test_inlined_functions_are_called_like_others() -> None:
     assert tripled(2) == 6
     assert kernel(2) == kernel.body(2) == 6 + 18
     assert not re.search(r"call\w*\s+\S*tripled", kernel.assembly())
+
+
+@device_function
+def checked(value):
+    """`value`; ValueError, which carries it, where that is negative."""
+    if value < 0:
+        raise ValueError("negative", value)
+    return value
+
+
+def test_errors_of_device_functions_carry_their_values() -> None:
+    @cpu_kernel("int64(int64)")
+    def kernel(value):
+        return checked(value)
+
+    assert kernel(1) == 1
+    with pytest.raises(ValueError, match="-3"):
+        kernel(-3)
+
+
+def test_only_kernels_become_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device function is part of each kernel that calls it, and is never called by itself."""
+    finalised: list[str] = []
+    original = JITCodeLibrary._finalize_specific
+
+    def record(self: JITCodeLibrary) -> None:
+        finalised.append(self.name)
+        original(self)
+
+    monkeypatch.setattr(JITCodeLibrary, "_finalize_specific", record)
+
+    @device_function
+    def outer(value):
+        return doubled(value) + 1
+
+    @cpu_kernel("int64(int64)")
+    def kernel(value):
+        return outer(value) + inlined(value)
+
+    @inlined_function
+    def inlined(value):
+        return outer(value + 1)
+
+    assert kernel(1) == 3 + 5
+    assert [name.split(".")[-1] for name in finalised] == ["kernel"]
 
 
 def test_nothing_is_compiled_before_it_is_needed(compiled: list[compile.CpuKernel]) -> None:
