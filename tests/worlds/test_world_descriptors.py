@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from umem.errors import RankLost, WorldError
-from umem.world import descriptors
+from umem.world import descriptors, local_sockets
 
 
 class Meeting:
@@ -100,7 +100,7 @@ def test_one_of_this_user_who_does_not_know_the_name_is_sent_away(pipes):
     def intrude(names: list[bytes]) -> None:
         for name in names:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-                stream.connect(descriptors._abstract(name))
+                stream.connect(local_sockets.abstract(name))
                 header = descriptors._HEADER.pack(0, b"?" * 32)
                 rights = array.array("i", [sys.stderr.fileno()])
                 stream.sendmsg([header], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

@@ -27,6 +27,7 @@ from .. import __version__, config
 from ..errors import UmemError
 from ..segment import default_device_bytes
 from ..units import format_size
+from ..world import launchers
 from ..world.spec import KINDS, WorldSpec
 
 SHARED_MEMORY = "/dev/shm"
@@ -134,6 +135,7 @@ def fabrics() -> Group:
     found = tools.describe()
     facts = [
         Fact("load/store", "between ranks of one host, always"),
+        _launcher(),
         Fact("ucx", f"{found.kind} {found.version} {found.path}".strip(), found.fix),
         Fact("ucx chosen because", found.why),
     ]
@@ -230,6 +232,16 @@ def _namespaces() -> Fact:
     if find_spec("pyroute2") is None:
         return Fact(name, "no pyroute2: the `hosts` world cannot be made", "scripts/setup dev")
     return Fact(name, "pyroute2 is here: the `hosts` world can be tried")
+
+
+def _launcher() -> Fact:
+    known = ", ".join(["umem run", "torchrun", *(launcher.name for launcher in launchers.LAUNCHERS)])
+    try:
+        request = launchers.request()
+    except UmemError as error:
+        return Fact("launchers", f"known: {known}", str(error))
+    here = "" if request is None else f"; here {request.launcher}, rank {request.rank} of {request.num_ranks}"
+    return Fact("launchers", f"known: {known}{here}")
 
 
 def _shared_memory() -> Fact:

@@ -11,8 +11,11 @@
     placement     which core, host and network each rank gets
     ranks         what happens in a rank between fork and the user's first line
     job, output   what goes to the parent and comes back; the ranks' lines
-    hub, rendezvous, frames     how launched ranks meet: blobs over inherited socketpairs
-    torchrun      how ranks meet that another launcher started: torch's TCPStore
+    hub, rendezvous, frames, connection     how launched ranks meet: blobs over inherited socketpairs
+    torchrun      how ranks meet that torchrun started: torch's TCPStore
+    launchers     mpirun, mpiexec, srun: what their variables say
+    meeting       how their ranks meet: in rank 0, over a UNIX socket
+    local_sockets UNIX sockets without files, and who is at the other end
     descriptors   file descriptors between ranks of one host
     namespaces    hosts of the `hosts` world, as network namespaces
     interfaces    network interfaces and their addresses

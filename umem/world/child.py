@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from .frames import Frame, FrameBuffer
+from .connection import Connection
 from .job import Failure
 from .output import LinePrefixer, write_all
 from .placement import Placement
@@ -18,54 +18,26 @@ from .spec import WorldSpec
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 _READ_BYTES = 1 << 16
-# Reads at a time: more than any pipe or socket buffer holds, and few enough that one rank, or a process
+# Reads at a time: more than any pipe holds, and few enough that one rank, or a process
 # that it left behind, cannot keep the parent from the others.
 _MAX_READS = 16
 
 
-class Child:
+class Child(Connection):
     """A rank that was started and not yet reaped. `outputs`: read end -> (our stream, its lines so far)."""
 
     def __init__(
         self, rank: int, pid: int, stream: socket.socket, outputs: dict[int, tuple[int, LinePrefixer]]
     ):
-        self.rank, self.pid, self.stream, self.outputs = rank, pid, stream, outputs
+        super().__init__(stream)
+        self.rank, self.pid, self.outputs = rank, pid, outputs
         self.pidfd = os.pidfd_open(pid)
-        self.is_connected = True
-        self.unsent = bytearray()
         self.failure: Failure | None = None
-        self._frames = FrameBuffer()
 
     @property
     def sources(self) -> list[int | socket.socket]:
         """What a selector can watch of it."""
         return [self.stream, self.pidfd, *self.outputs]
-
-    def receive(self) -> list[Frame]:
-        """The frames that have come. `is_connected` is False after the last."""
-        frames: list[Frame] = []
-        for _ in range(_MAX_READS):
-            try:
-                data = self.stream.recv(_READ_BYTES)
-            except BlockingIOError:
-                break
-            except ConnectionError:
-                data = b""
-            if not data:
-                self.is_connected = False
-                break
-            frames += self._frames.feed(data)
-        return frames
-
-    def flush(self) -> None:
-        """Send of `unsent` what the rank takes now."""
-        try:
-            while self.unsent:
-                del self.unsent[: self.stream.send(self.unsent)]
-        except BlockingIOError:
-            pass
-        except ConnectionError:
-            self.unsent.clear()  # it is ending; its pidfd tells
 
     def pass_on(self, read_end: int, is_last: bool = False) -> bool:
         """Write what has come from one of its outputs; whether more may come. Raises BrokenPipeError.

@@ -2,8 +2,8 @@
 
 Each rank listens on a UNIX socket in the kernel's abstract namespace, under a random name that travels
 through the rendezvous, and sends its descriptors to each peer. There is no file, so there is nothing to
-remove and nothing that SIGKILL could leave behind; since an abstract name has no file mode, each side
-checks the other's user by SO_PEERCRED, and the sender proves itself by the listener's random name.
+remove and nothing that SIGKILL could leave behind; each side checks the other's user, and the sender proves
+itself by the listener's random name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import time
 from typing import Protocol
 
 from ..errors import RankLost, WaitTimeout, WorldError
+from .local_sockets import abstract, is_own_user
 
-_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _HEADER = struct.Struct("<I32s")  # the sender's rank, the listener's name
 _MAX_FDS = 253  # the kernel's SCM_MAX_FD
 _LIVENESS_SLICE_S = 0.05
@@ -53,7 +53,7 @@ def share(world: Members, key: str, fds: list[int], timeout_s: float) -> dict[in
     received: dict[int, list[int]] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         if peers:
-            listener.bind(_abstract(name))
+            listener.bind(abstract(name))
             listener.listen(len(peers))
         names = world.exchange(f"descriptors {key}", name, timeout_s)
         try:
@@ -71,16 +71,12 @@ def share(world: Members, key: str, fds: list[int], timeout_s: float) -> dict[in
     return received
 
 
-def _abstract(name: bytes) -> bytes:
-    return b"\0umem-" + name
-
-
 def _send(world: Members, peer: int, name: bytes, fds: list[int]) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         try:
             # Never waits: the peer listens with room for all its peers until each has connected.
-            stream.connect(_abstract(name))
-            if not _is_own_user(stream):
+            stream.connect(abstract(name))
+            if not is_own_user(stream):
                 raise WorldError(f"the socket of rank {peer} belongs to a process of another user")
             header = _HEADER.pack(world.rank, name)
             stream.sendmsg([header], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
@@ -111,7 +107,7 @@ def _accept(listener: socket.socket, name: bytes, deadline: float) -> tuple[int,
     """
     stream, _ = listener.accept()
     with stream:
-        if not _is_own_user(stream):
+        if not is_own_user(stream):
             return None
         stream.settimeout(max(_LIVENESS_SLICE_S, deadline - time.monotonic()))
         try:
@@ -131,12 +127,6 @@ def _accept(listener: socket.socket, name: bytes, deadline: float) -> tuple[int,
     raise WorldError(
         f"{len(fds)} descriptors of rank {rank} arrived and others were cut off; raise `ulimit -n`"
     )
-
-
-def _is_own_user(stream: socket.socket) -> bool:
-    credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(credentials)
-    return bool(uid == os.geteuid())
 
 
 def _close(fds: list[int]) -> None:

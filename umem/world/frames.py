@@ -12,10 +12,10 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..errors import WaitTimeout, WorldError
+from ..errors import UmemError, WaitTimeout, WorldError
 
 _HEADER = struct.Struct("<QBI")
 _LENGTH = struct.Struct("<Q")
@@ -32,6 +32,7 @@ class Kind(enum.IntEnum):
     CANCEL = 4  # key, the request given up: MISSING
     RESULT = 5  # what the rank's function returned
     FAILED = 6  # the rank's exception
+    ENTER = 7  # who it is, in a world that another launcher started: VALUE, empty or why not
     # hub -> rank
     VALUE = 16
     BLOBS = 17
@@ -92,14 +93,20 @@ class FrameBuffer:
             yield Frame(Kind(kind), request, payload)
 
 
+def _launcher_has_ended() -> UmemError:
+    return WorldError("the launcher of this world has ended")
+
+
 class Channel:
     """A rank's end of the stream to its hub: requests out, replies in, each wait with a deadline.
 
     For one thread: the one that runs the user's code. An exception out of a wait (a signal handler's)
-    leaves the stream usable: what is half sent is sent first the next time.
+    leaves the stream usable: what is half sent is sent first the next time. `ended` makes the error that
+    says that the hub is gone.
     """
 
-    def __init__(self, fd: int):
+    def __init__(self, fd: int, ended: Callable[[], UmemError] | None = None):
+        self._ended = ended or _launcher_has_ended
         self._stream = socket.socket(fileno=fd)
         self._stream.setblocking(False)
         self._buffer = FrameBuffer()
@@ -114,7 +121,7 @@ class Channel:
         return self._last_request
 
     def send(self, kind: Kind, payload: bytes, timeout_s: float) -> None:
-        """Send a frame. Raises WaitTimeout where the launcher does not read, WorldError where it is gone."""
+        """Send a frame. Raises WaitTimeout where the hub does not read, what `ended` makes where it is gone."""
         self._last_request = (self._last_request + 1) & 0xFFFF_FFFF
         self._unsent += encode(kind, self._last_request, payload)
         deadline = time.monotonic() + timeout_s
@@ -125,7 +132,7 @@ class Channel:
                 if not self._ready(select.POLLOUT, deadline):
                     raise WaitTimeout(f"the launcher read no message for {timeout_s:g} s") from None
             except ConnectionError:
-                raise WorldError("the launcher of this world has ended") from None
+                raise self._ended() from None
 
     def receive(self, request: int, timeout_s: float) -> Frame | None:
         """The reply to `request`, or None where it has not come after `timeout_s`."""
@@ -153,7 +160,7 @@ class Channel:
         except ConnectionError:
             data = b""
         if not data:
-            raise WorldError("the launcher of this world has ended")
+            raise self._ended()
         for frame in self._buffer.feed(data):
             if frame.request in self._replies:
                 self._replies[frame.request] = frame

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 
 from .. import config
-from ..errors import WorldError
-from . import interfaces, liveness, torchrun
+from ..errors import WaitTimeout, WorldError
+from . import interfaces, launchers, liveness, meeting, torchrun
 from .frames import Channel
 from .rendezvous import Alone, HubClient, Rendezvous
 from .spec import HOSTS, MAPPED, NO_PEER_ACCESS, WorldSpec
@@ -35,7 +35,9 @@ class _Process:
     bootstrap: Bootstrap | None = None
     current: World | None = None
     pid: int = 0
-    store: torchrun.Store | None = None  # kept between stays: others may still need what rank 0 opened
+    # Kept between stays: others may still need what rank 0 opened.
+    store: torchrun.Store | None = None
+    channel: Channel | None = None  # to the hub of mpirun's or srun's ranks
     generation: int = 0  # part of every key: ranks that leave and join again meet afresh
 
     def is_fork_of_member(self) -> bool:
@@ -56,10 +58,10 @@ def current() -> World | None:
 def join(spec: WorldSpec | None = None) -> World:
     """Join the world that this process was started for. Collective: every rank of it.
 
-    A rank of `umem run` or `umem.launch` meets the others in its launcher; one that another launcher
-    started, with RANK, WORLD_SIZE and MASTER_ADDR set, in torch's TCPStore; any other process is a world
-    of one. `spec` says what is wished for memory and waits; how many ranks there are, and of which kind,
-    is the launcher's to say.
+    A rank of `umem run` or `umem.launch` meets the others in its launcher; one that torchrun started, or
+    whatever sets RANK, WORLD_SIZE and MASTER_ADDR, in torch's TCPStore; one of mpirun, mpiexec or srun in
+    rank 0; any other process is a world of one. `spec` says what is wished for memory and waits; how many ranks
+    there are, and of which kind, is the launcher's to say.
 
     Raises WorldError where this process is in a world already or is a fork of a rank, RankLost where a
     rank died before it joined, WaitTimeout where one never comes.
@@ -72,7 +74,9 @@ def join(spec: WorldSpec | None = None) -> World:
     if _process.bootstrap is not None:
         world = _join_launched(_process.bootstrap, spec)
     elif torchrun.is_requested():
-        world = _join_torchrun(spec)
+        world = _join_torchrun(spec, torchrun.request())
+    elif (request := launchers.request()) is not None and request.num_ranks > 1:
+        world = _join_requested(spec, request)
     else:
         world = _join_alone(spec)
     _process.current = world
@@ -105,17 +109,38 @@ def _join_alone(spec: WorldSpec | None) -> World:
     return World(0, asked, Alone(), [place], interface, tuple(config.usable_cores()), _process.generation)
 
 
-def _join_torchrun(spec: WorldSpec | None) -> World:
+def _join_torchrun(spec: WorldSpec | None, request: torchrun.Request) -> World:
     asked = WorldSpec.of() if spec is None else spec
-    request = torchrun.request()
-    network = asked.network or config.text("UMEM_NETWORK")
-    interface, ip_address = interfaces.choose(network)
-    usable_cores = tuple(config.usable_cores())
-    place = _place(ip_address, None)
     if _process.store is None:
         _process.store = torchrun.open_store(request, asked.timeout_s)
     rendezvous = torchrun.StoreRendezvous(_process.store, request.rank, request.num_ranks)
-    places = _meet(rendezvous, place, asked.timeout_s)
+    world = _join_met(asked, rendezvous, request.rank, request.num_ranks)
+    neighbours = [rank for rank in range(world.num_ranks) if rank != world.rank and world.shares_pids(rank)]
+    rendezvous.pidfds = {rank: world.pidfd(rank) for rank in neighbours}
+    return world
+
+
+def _join_requested(spec: WorldSpec | None, request: launchers.Request) -> World:
+    """The world of a launcher that offers no place to meet: in rank 0 on one host, else in torch's TCPStore."""
+    if not request.is_one_host:
+        return _join_torchrun(spec, torchrun.request_of(request))
+    asked = WorldSpec.of() if spec is None else spec
+    if _process.channel is None:
+        _process.channel = meeting.enter(request, asked.timeout_s)
+    try:
+        return _join_met(asked, HubClient(_process.channel), request.rank, request.num_ranks)
+    except WaitTimeout as error:
+        raise WaitTimeout(
+            f"{error}; {request.launcher} started {request.num_ranks} ranks, and each must call umem.init()"
+        ) from None
+
+
+def _join_met(asked: WorldSpec, rendezvous: Rendezvous, rank: int, num_ranks: int) -> World:
+    """The world of ranks that another launcher placed; what kind it is follows from who is where."""
+    network = asked.network or config.text("UMEM_NETWORK")
+    interface, ip_address = interfaces.choose(network)
+    usable_cores = tuple(config.usable_cores())
+    places = _meet(rendezvous, _place(ip_address, None), asked.timeout_s)
     num_machines = len({other.machine for other in places})
     if num_machines > 1 and network is None:
         raise WorldError(
@@ -124,11 +149,8 @@ def _join_torchrun(spec: WorldSpec | None) -> World:
         )
     num_hosts = len({other.host for other in places})
     kind = HOSTS if num_hosts > 1 else NO_PEER_ACCESS if asked.kind == NO_PEER_ACCESS else MAPPED
-    asked = asked.placed(request.num_ranks, kind, num_hosts)
-    world = World(request.rank, asked, rendezvous, places, interface, usable_cores, _process.generation)
-    neighbours = [rank for rank in range(world.num_ranks) if rank != world.rank and world.shares_pids(rank)]
-    rendezvous.pidfds = {rank: world.pidfd(rank) for rank in neighbours}
-    return world
+    asked = asked.placed(num_ranks, kind, num_hosts)
+    return World(rank, asked, rendezvous, places, interface, usable_cores, _process.generation)
 
 
 def _place(ip_address: str, core: int | None) -> Place:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from .. import config
 from ..errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
-from . import liveness
+from . import launchers, liveness
 
 Answer = TypeVar("Answer")
 
@@ -50,8 +50,30 @@ class Store(Protocol):
 
 
 def is_requested() -> bool:
-    """Whether a launcher asked for a world of more than this process."""
-    return config.text("RANK") is not None and config.integer("WORLD_SIZE", 1) != 1
+    """Whether RANK and WORLD_SIZE ask for a world of more than this process.
+
+    Raises ConfigError where they ask for one rank and another launcher for more.
+    """
+    if config.text("RANK") is None:
+        return False
+    world_size = int(config.integer("WORLD_SIZE") or 1)
+    launchers.check_agrees(world_size)
+    return world_size != 1
+
+
+def request_of(asked: launchers.Request) -> Request:
+    """What mpirun or srun asks for on several hosts, where ranks meet as torchrun's do.
+
+    Raises ConfigError where MASTER_ADDR and MASTER_PORT do not say where.
+    """
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if config.text(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{asked.launcher} started {asked.num_ranks} ranks on several hosts, and {' and '.join(missing)} must say"
+            " where rank 0 can be reached: mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500 -x UMEM_NETWORK=IFACE ...;"
+            " before srun, export them; HOST is the first of `scontrol show hostnames`"
+        )
+    return Request(asked.rank, asked.num_ranks, str(config.text("MASTER_ADDR")), _port())
 
 
 def request() -> Request:
@@ -60,12 +82,16 @@ def request() -> Request:
     if missing:
         raise ConfigError(f"RANK is set and {', '.join(missing)} not: a launcher sets all of these")
     rank, num_ranks = int(config.integer("RANK") or 0), int(config.integer("WORLD_SIZE") or 0)
-    port = int(config.integer("MASTER_PORT") or 0)
     if not 0 <= rank < num_ranks:
         raise ConfigError(f"RANK={rank} is not below WORLD_SIZE={num_ranks}")
+    return Request(rank, num_ranks, str(config.text("MASTER_ADDR")), _port())
+
+
+def _port() -> int:
+    port = int(config.integer("MASTER_PORT") or 0)
     if not 0 < port < 1 << 16:
         raise ConfigError(f"MASTER_PORT={port} is no TCP port")
-    return Request(rank, num_ranks, str(config.text("MASTER_ADDR")), port)
+    return port
 
 
 def open_store(asked: Request, timeout_s: float) -> Store:
