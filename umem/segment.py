@@ -34,6 +34,11 @@ class Exchange(Protocol):
         ...
 
 
+def segment_name(rank: int, kind: Kind) -> str:
+    """What /proc shows a segment as: under this name a process that is no rank finds its descriptor."""
+    return f"umem-{kind.name.lower()}-{rank}"
+
+
 def default_device_bytes(num_local_ranks: int) -> int:
     """Device memory that a rank contributes unless told otherwise: up to 4 GiB, at most half of what is free.
 
@@ -70,8 +75,8 @@ class Segments:
         try:
             self._fds = [
                 device.create(plan.meta_bytes, f"umem-meta-{world.rank}"),
-                device.create(plan.device_bytes, f"umem-device-{world.rank}"),
-                device.create(plan.host_bytes, f"umem-host-{world.rank}"),
+                device.create(plan.device_bytes, segment_name(world.rank, Kind.DEVICE)),
+                device.create(plan.host_bytes, segment_name(world.rank, Kind.HOST)),
             ]
             self._map_rank(world.rank, self._fds)
             self._map_home_view()

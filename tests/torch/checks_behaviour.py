@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import copy
 import io
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 
 import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from umem.torch import home, install, use_pool
+from umem.torch.pool import installed
 
 from .checks_allocator import neighbour, num_live
+
+TIMEOUT_S = 60  # of an answer of a worker
 
 
 def same_in_the_pool(space, work):
@@ -152,7 +159,8 @@ def checkpointing_agrees(space):
 
 def loaded_batches(context, num_workers):
     data = TensorDataset(torch.arange(48.0).reshape(24, 2), torch.arange(24))
-    loader = DataLoader(data, batch_size=8, num_workers=num_workers, multiprocessing_context=context)
+    options = {"num_workers": num_workers, "multiprocessing_context": context}
+    loader = DataLoader(data, batch_size=8, sampler=torch.randperm(24), **options)
     return [tensor for batch in loader for tensor in batch]
 
 
@@ -163,6 +171,64 @@ def forked_workers_agree(space):
 def spawned_workers_agree(space):
     if space.rank == 0:  # a new process imports torch again: one is enough to see
         same_in_the_pool(space, lambda: loaded_batches("spawn", 1))
+
+
+def workers_use_what_they_are_given(space):
+    before = num_live()
+    with multiprocessing.get_context("fork").Pool(1) as workers:
+        for place in (space.rank, neighbour(space), "striped", "host"):
+            with use_pool(home=place):
+                given = torch.ones(10)
+            answer = workers.apply_async(set_first, ({"given": given, "parts": [given[3:]]},)).get(TIMEOUT_S)
+            assert float(given[0]) == 5.0, "worker and rank see one memory"
+            assert answer.tolist() == given.tolist() and home(answer) is None
+        workers.apply_async(keep, (given,)).get(TIMEOUT_S)
+        address = given.data_ptr()
+        del given, answer
+        assert installed().flights.collect() == 1, "the worker holds it"
+        with use_pool(home="host"):
+            others = [torch.zeros(10) for _ in range(100)]
+        assert address not in [other.data_ptr() for other in others]
+        assert workers.apply_async(kept_sum).get(TIMEOUT_S) == 14.0
+        flights, clock = installed().flights, installed().flights._clock
+        flights._clock = lambda: clock() + flights.lease_s + 1
+        try:
+            with use_pool(home=space.rank):
+                late = bytes(ForkingPickler.dumps(torch.ones(10)))
+            assert flights.collect() == 2, "a worker may be slow: no lease is over while there is one"
+            assert pickle.loads(late).tolist() == [1.0] * 10
+        finally:
+            flights._clock = clock
+        del others
+    assert num_live() == before and installed().flights.collect() == 0, "no worker is left"
+
+
+def set_first(message):
+    message["given"][0] = 5.0
+    assert float(message["parts"][0].sum()) == 7.0
+    return message["given"]
+
+
+_kept: list[torch.Tensor] = []
+
+
+def keep(tensor):
+    _kept.append(tensor)
+
+
+def kept_sum():
+    return float(_kept[0].sum())
+
+
+def managers_and_executors_read_the_pool(space):
+    if space.rank == 0:
+        fork = multiprocessing.get_context("fork")
+        with use_pool(home=neighbour(space)):
+            given = torch.arange(10.0)
+        with fork.Manager() as manager, ProcessPoolExecutor(1, mp_context=fork) as executor:
+            shared = manager.list([given])
+            assert shared[0].tolist() == given.tolist()
+            assert executor.submit(torch.sum, given).result(TIMEOUT_S) == 45.0
 
 
 def shared_memory_leaves_the_pool(space):
@@ -194,6 +260,8 @@ MAPPED = {
         checkpointing_agrees,
         forked_workers_agree,
         spawned_workers_agree,
+        workers_use_what_they_are_given,
+        managers_and_executors_read_the_pool,
         shared_memory_leaves_the_pool,
         numpy_views_keep_the_memory,
     )

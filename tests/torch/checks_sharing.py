@@ -10,11 +10,12 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 
-from umem.errors import AddressError, NotAllocated, NotMappable, WorldError
+from umem.errors import AddressError, NotAllocated, NotMappable
 from umem.torch import home, install, recv, send, use_pool
 from umem.torch.flight import BOARD_WORDS
 from umem.torch.layout import PAGE_NUM_REFUSED, PAGE_NUM_SHARED
 from umem.torch.pool import USES_LOG2, installed
+from umem.torch.sharing import Ticket, arrive, reduce_storage
 
 from .checks_allocator import neighbour, num_live
 
@@ -207,23 +208,72 @@ def send_and_recv_keep_order_and_tags(space):
     assert installed().flights.collect() == 0
 
 
-def others_are_refused(space):
+def a_process_that_is_no_rank_borrows(space):
+    """Here a rank reads a message as such a process does: the sender's pid is not that of a rank."""
+    before = num_live()
+    for place, size in ((space.rank, 1000), (neighbour(space), 10), ("striped", 1 << 20)):
+        with use_pool(home=place):
+            mine = torch.ones(size)
+        ticket = as_of_another_process(mine[5:])
+        theirs = ticket_arrives(ticket).view(torch.float32)
+        assert theirs.data_ptr() != mine.data_ptr() and float(theirs.sum()) == size
+        theirs[7] = 2.0
+        assert float(mine[7]) == 2.0, "one memory, twice mapped"
+        del mine
+        assert installed().flights.collect() == 1 and num_live() == before + 1, "it is held"
+        with pytest.raises(NotAllocated, match="another process has read the same message"):
+            ticket_arrives(ticket)
+        assert float(theirs.sum()) == size + 1
+        del theirs
+        assert installed().flights.collect() == 0 and num_live() == before
+
+
+def what_cannot_be_borrowed_is_named(space):
     with use_pool(home=space.rank):
         mine = torch.ones(10)
-    rebuild, (sender, *rest) = _reduced(mine)
-    with pytest.raises(WorldError, match="is not rank"):
-        rebuild((sender[0], sender[1] + 1), *rest)
-    with pytest.raises(WorldError, match="is not rank"):
-        rebuild((space.num_ranks, sender[1]), *rest)
-    del mine
-    rebuild(sender, *rest)  # ends the reference in flight
+    ticket = as_of_another_process(mine)
+    moved = ticket._replace(pieces=tuple(piece._replace(name="umem-device-99") for piece in ticket.pieces))
+    with pytest.raises(NotMappable, match="no umem-device-99 open"):
+        ticket_arrives(moved)
+    moved = ticket._replace(pieces=tuple(piece._replace(pid=1 << 22) for piece in ticket.pieces))
+    with pytest.raises(NotMappable, match="No such file"):
+        ticket_arrives(moved)
+    installed().flights.collect()
+    ticket_arrives(ticket)  # ends the reference in flight
     assert installed().flights.collect() == 0
 
 
-def _reduced(tensor):
-    from umem.torch.sharing import reduce_storage
+def as_of_another_process(tensor):
+    """The message that carries a tensor's storage, under a pid that no rank of this world has."""
+    ticket = Ticket(*reduce_storage(tensor.untyped_storage())[1])
+    return ticket._replace(pid=ticket.pid + 1)
 
-    return reduce_storage(tensor.untyped_storage())
+
+def ticket_arrives(ticket):
+    return torch.empty(0, dtype=torch.uint8).set_(arrive(*ticket))
+
+
+def a_part_of_an_allocation_travels_by_address(space):
+    before = num_live()
+    with use_pool(home=space.rank):
+        part = torch.from_numpy(torch.arange(100.0).numpy()[5:])
+    owned = space.empty(100, "float32", home=neighbour(space))
+    view = torch.from_numpy(space.view(owned.address, 400)).view(torch.float32)[8:]
+    view.fill_(float(space.rank))
+    again = pickle.loads(bytes(ForkingPickler.dumps(part)))
+    assert again.data_ptr() == part.data_ptr()
+    got_part, got_view = swap_tensors(space, (part, view))
+    assert got_part[:3].tolist() == [5.0, 6.0, 7.0] and got_view.tolist() == [float(neighbour(space))] * 92
+    got_part[0] = -1.0
+    space.barrier()
+    assert float(part[0]) == float(again[0]) == -1.0
+    del part, view, again
+    space.barrier()
+    assert float(got_part[1]) == 6.0, "the part keeps the whole"
+    del got_part, got_view
+    space.barrier()
+    assert num_live() == before
+    space.free(owned.address)
 
 
 def remote_tensors_are_refused_or_staged(space):
@@ -258,7 +308,9 @@ MAPPED = {
         many_at_once,
         connections_of_multiprocessing_carry_addresses,
         send_and_recv_keep_order_and_tags,
-        others_are_refused,
+        a_process_that_is_no_rank_borrows,
+        what_cannot_be_borrowed_is_named,
+        a_part_of_an_allocation_travels_by_address,
     )
 }
 UNMAPPED = {check.__name__: check for check in (remote_tensors_are_refused_or_staged,)}

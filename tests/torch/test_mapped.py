@@ -8,12 +8,20 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
 
-from . import checks_allocator, checks_behaviour, checks_placement, checks_sharing, checks_training, steps
+from . import (
+    checks_allocator,
+    checks_behaviour,
+    checks_kinds,
+    checks_placement,
+    checks_sharing,
+    checks_training,
+    steps,
+)
 
 SUBJECTS = {
     "allocator": checks_allocator.MAPPED,
     "placement": checks_placement.MAPPED,
-    "sharing": checks_sharing.MAPPED,
+    "sharing": checks_sharing.MAPPED | checks_kinds.MAPPED,
     "training": checks_training.MAPPED,
     "behaviour": checks_behaviour.MAPPED,
 }

@@ -10,10 +10,16 @@ receiver notes the arrival. A reference in flight ends when
 
 whichever comes first. One that comes after its lease finds another generation and is told so: never a wrong
 value. Ended references are collected at the next send or arrival, by memory_summary and at the close.
+
+A process that is no rank, such as a worker of a DataLoader, has no reference of its own in the heap. It *holds*
+the sender's instead: its pid stands in the word until it lets go or ends. While this process has workers of
+multiprocessing no lease is over, for they may be slow to read.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import secrets
 import threading
 import time
@@ -22,12 +28,15 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import NotAllocated
 from ..heap import Heap
 from ..kernels import cpu_kernel
 from ..kernels.ops import compare_swap_i64, load_acquire_i64, store_release_i64
+from ..world.liveness import has_ended
 
 BOARD_WORDS = 512
 ANYONE = -1  # as a receiver: whoever reads the queue
+PID_BITS = 22  # the kernel's largest pid: /proc/sys/kernel/pid_max is at most 1 << 22
 
 
 @cpu_kernel("int64(int64)")
@@ -42,15 +51,15 @@ def write_word(address, value):
     store_release_i64(address, 0, value)
 
 
-@cpu_kernel("int64(int64, int64)")
-def clear_word(address, expected):
-    """Put 0 into a word that is `expected`; 1 where it was."""
-    return 1 if compare_swap_i64(address, 0, expected, 0) == expected else 0
+@cpu_kernel("int64(int64, int64, int64)")
+def swap_word(address, expected, value):
+    """Put `value` into a word that is `expected`; 1 where it was."""
+    return 1 if compare_swap_i64(address, 0, expected, value) == expected else 0
 
 
 @dataclass(frozen=True)
 class Flight:
-    """One reference in flight: `number` stands in the word at `word` until the tensor has arrived."""
+    """One reference in flight: `number` stands in the word at `word` until the tensor has arrived or is held."""
 
     storage: torch.UntypedStorage
     word: int
@@ -105,23 +114,70 @@ class Flights:
         return num_left
 
     def close(self) -> None:
-        """End all, and give the boards back. A later `start` makes new ones."""
+        """End all that no living worker holds, and give the boards back. A later `start` makes new ones."""
         with self._lock:
-            ended = [self._end(flight) for flight in list(self._flights.values())]
-            for board in self._boards:
-                self._heap.free(board)
-            self._boards, self._free = [], []
+            ended = [self._end(flight) for flight in list(self._flights.values()) if self._can_end(flight)]
+            if not self._flights:
+                for board in self._boards:
+                    self._heap.free(board)
+                self._boards, self._free = [], []
         del ended
 
     def _is_over(self, flight: Flight, now_s: float, dead: Collection[int]) -> bool:
-        return read_word(flight.word) == 0 or now_s >= flight.expires_s or flight.receiver in dead
+        word = read_word(flight.word)
+        if word != flight.number:
+            return word == 0 or not _is_alive(_pid_of(word))
+        is_late = now_s >= flight.expires_s and not multiprocessing.active_children()
+        return (is_late or flight.receiver in dead) and self._can_end(flight)
+
+    def _can_end(self, flight: Flight) -> bool:
+        """Whether nobody holds the reference; from here on nobody can."""
+        if swap_word(flight.word, flight.number, 0):
+            return True
+        word = read_word(flight.word)
+        return word == 0 or not _is_alive(_pid_of(word))
 
     def _end(self, flight: Flight) -> Flight:
-        clear_word(flight.word, flight.number)
         self._free.append(flight.word)
         return self._flights.pop(flight.word)
 
 
 def land(word: int, number: int) -> None:
     """Tell the sender that a tensor has arrived, unless its reference in flight has ended by itself."""
-    clear_word(word, number)
+    swap_word(word, number, 0)
+
+
+def hold(word: int, number: int) -> int:
+    """Keep a reference in flight for this process, which is no rank; returns what `let_go` asks for.
+
+    Raises NotAllocated where the reference has ended.
+    """
+    # What is left of the number keeps a late `let_go` from meeting other data that stands there by chance.
+    held = -(number >> PID_BITS << PID_BITS | os.getpid())
+    if not swap_word(word, number, held):
+        raise NotAllocated(
+            "a tensor came after its lease, or another process has read the same message;"
+            " umem.torch.install(space, lease_s=...) sets a longer one"
+        )
+    return held
+
+
+def let_go(word: int, held: int) -> None:
+    """End what `hold` began. Does nothing in a fork of the process that holds."""
+    if _pid_of(held) == os.getpid():
+        swap_word(word, held, 0)
+
+
+def _pid_of(held: int) -> int:
+    return -held & ((1 << PID_BITS) - 1)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        return not has_ended(pidfd)
+    finally:
+        os.close(pidfd)

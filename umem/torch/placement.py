@@ -18,6 +18,7 @@ from ..errors import (
     UmemError,
     WaitTimeout,
 )
+from ..heap.report import Allocation
 from ..kernels import status
 from ..kernels.heap_record import ANY_GENERATION
 from .layout import PAGE_ADDRESS, PAGE_CONTROL, PAGE_SITES, SITE_ARENA, SITE_WORDS, THREAD_PLACE
@@ -80,13 +81,9 @@ def adopt(address: int, shape: int | tuple[int, ...], dtype: torch.dtype = torch
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(extent < 0 for extent in dims):
         raise ConfigError(f"shape {dims} has a negative extent")
-    found = pool.heap.find(address)
-    offset, num_bytes = address - found.address, math.prod(dims) * dtype.itemsize
-    if offset + num_bytes > found.num_bytes:
-        raise AddressError(
-            f"{num_bytes} bytes at {address:#x} reach past the allocation at {found.address:#x} of"
-            f" {found.num_bytes} bytes"
-        )
+    num_bytes = math.prod(dims) * dtype.itemsize
+    found = find_whole(pool, address, num_bytes)
+    offset = address - found.address
     if offset % dtype.itemsize:
         raise AlignmentError(address, dtype.itemsize, f"a {dtype} needs it")
     pool.space.cache.refuse_raw(found.address, found.num_bytes)
@@ -95,10 +92,21 @@ def adopt(address: int, shape: int | tuple[int, ...], dtype: torch.dtype = torch
     return whole.set_(cast(Any, storage), offset // dtype.itemsize, dims, _row_major(dims))
 
 
+def find_whole(pool: Pool, address: int, num_bytes: int) -> Allocation:
+    """The allocation that covers all of [address, address + num_bytes). Raises NotAllocated, AddressError."""
+    found = pool.heap.find(address)
+    if address + num_bytes > found.address + found.num_bytes:
+        raise AddressError(
+            f"{num_bytes} bytes at {address:#x} reach past the allocation at {found.address:#x} of"
+            f" {found.num_bytes} bytes"
+        )
+    return found
+
+
 def storage_at(
-    pool: Pool, address: int, num_bytes: int, generation: int = ANY_GENERATION
+    pool: Pool, address: int, num_bytes: int, generation: int = ANY_GENERATION, offset: int = 0
 ) -> torch.UntypedStorage:
-    """A storage over the allocation that begins at `address`, holding this rank's reference to it.
+    """A storage of `num_bytes` from `offset` on in the allocation at `address`, holding this rank's reference to it.
 
     Raises NotMappable; NotAllocated where the allocation is gone, or is not that of `generation` any more.
     """
@@ -108,11 +116,13 @@ def storage_at(
     part.words[THREAD_PLACE] = address
     try:
         # Not UntypedStorage(n, device="cpu"): that takes an allocator of its own.
-        storage = torch.empty(num_bytes, dtype=torch.uint8, device="cpu").untyped_storage()
+        whole = torch.empty(offset + num_bytes, dtype=torch.uint8, device="cpu")
     finally:
         part.words[THREAD_PLACE] = 0
-    assert storage.data_ptr() == address, "torch's allocator is not ours any more"
-    return storage
+    assert whole.data_ptr() == address, "torch's allocator is not ours any more"
+    if offset:  # a storage over a part keeps the whole alive by an array over it
+        whole = torch.from_numpy(whole.numpy()[offset:])
+    return whole.untyped_storage()
 
 
 def pointer_of(tensor: torch.Tensor) -> int:

@@ -328,6 +328,11 @@ def pool_or_none() -> Pool | None:
     return _pool if _pool is not None and _pool.page[PAGE_MODE] == OPEN else None
 
 
+def inherited() -> Pool | None:
+    """The pool of the rank that this process is a fork of: its memory is mapped here, all else is the rank's."""
+    return _pool if _pool is not None and _pool.page[PAGE_MODE] == FORKED else None
+
+
 def installed() -> Pool:
     """The pool of this process. Raises WorldError where there is none, or the process is a fork of its rank."""
     if _pool is None or _pool.page[PAGE_MODE] != OPEN:
