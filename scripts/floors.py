@@ -21,7 +21,7 @@ class Floor:
 FLOORS = (
     Floor(
         0,
-        "plain values: errors, sizes, settings, the arithmetic of addresses",
+        "plain values: errors, sizes, settings, the arithmetic of addresses; what forked children may not touch",
         (
             "umem.errors",
             "umem.units",
@@ -30,6 +30,7 @@ FLOORS = (
             "umem.address",
             "umem.stats",
             "umem.user_files",
+            "umem.forks",
         ),
     ),
     Floor(
@@ -57,6 +58,7 @@ FLOORS = (
             "umem.startup",
             "umem.messages",
             "umem.scalars",
+            "umem.named",
             "umem.space",
         ),
     ),

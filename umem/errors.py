@@ -118,6 +118,18 @@ class WorldError(UmemError, RuntimeError):
     """A world could not be made, joined or left as asked."""
 
 
+class ForkedRank(WorldError):
+    """A process that a rank forked used what is the rank's: its space, heap, agent or world; `pid` is the rank's."""
+
+    def __init__(self, rank: int, pid: int):
+        self.rank, self.pid = rank, pid
+        super().__init__(
+            f"this process is a fork of rank {rank}, and the space is that of process {pid}; here only views and"
+            " `Array.numpy()` of mapped memory can be used, which is shared with the rank: hand results to it by a"
+            " queue or a pipe"
+        )
+
+
 class LaunchError(WorldError):
     """A rank failed under `umem run` or `umem.launch`: carries the rank, its exit code, its error."""
 

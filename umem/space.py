@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,19 @@ from . import current, startup
 from .agent.near import Near
 from .arguments import dimensions, pointer_to
 from .array import Array
-from .errors import AddressError, ConfigError, NotMappable, WorldError
+from .errors import AddressError, NotMappable, RankLost, WorldError
+from .forks import MakeError, belongs_here, refuse
 from .kernels import access, gate, status
 from .kernels.coherence_layout import IN_USE
 from .kernels.control import CONTROL_BYTES
 from .messages import Messages
+from .named import DEFAULT_LINE_BYTES, Named
 from .scalars import Scalars
 from .switch import Switch
 from .world import World, WorldSpec, join
 
 if TYPE_CHECKING:
     from .lines.cache import LineCache
-
-DEFAULT_LINE_BYTES = 128  # of cached memory: the directory takes a sixteenth of it
 
 # What `control` names after close: a page of zeros, by which no address has a home.
 _CLOSED_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)
@@ -57,7 +57,7 @@ def open_space(world: World) -> Space:
     return space
 
 
-class Space(Scalars):
+class Space(Scalars, Named):
     """One rank's view of the world's memory.
 
     Scalar accesses name a dtype (`"float32"`, `numpy.float32`, ...), are naturally aligned, and are
@@ -95,6 +95,8 @@ class Space(Scalars):
         self._has_cached = ctypes.c_int64.from_address(header + 8 * IN_USE)
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._close_checks: list[Callable[[bool], None]] = []
+        self._is_forked = False
+        belongs_here(self)
         self.barrier()
 
     # --- bulk
@@ -181,6 +183,7 @@ class Space(Scalars):
     @cached_property
     def near(self) -> Near:
         """Operations that are shipped to the home and run beside the data. Needs UCX, in every world."""
+        self.switch.check_open()
         return Near(self.agent.client, self.segments.map)
 
     # --- memory
@@ -225,51 +228,13 @@ class Space(Scalars):
         num_bytes = max(math.prod(dims) * kind.itemsize, 1)
         return Array(self, self.alloc(num_bytes, home, cache=cache, line=line), dims, kind)
 
-    def shared(
-        self,
-        name: str,
-        shape: int | Sequence[int],
-        dtype: Any,
-        home: int | str = 0,
-        cache: str = "none",
-        line: int = DEFAULT_LINE_BYTES,
-    ) -> Array:
-        """One array for all ranks, zeroed. Collective: every rank, in the same order, with the same arguments."""
-        dims, kind = dimensions(shape), np.dtype(dtype)
-        wanted = json.dumps([name, dims, kind.str, home, cache, line]).encode()
-        asked = self.world.exchange("shared", wanted)
-        for rank, other in enumerate(asked):
-            if other != asked[0]:  # every rank sees it, so that none is left waiting
-                raise ConfigError(
-                    f"shared array: rank 0 asks for {asked[0].decode()}, rank {rank} for {other.decode()}"
-                )
-        if self.rank == 0:
-            if cache == "none":
-                array = self.empty(dims, kind, home)
-                self.heap.give(array.address)  # to all ranks: it outlives the one that asked for it
-                self._zero(array.address, array.nbytes)
-            else:
-                num_bytes = max(math.prod(dims) * kind.itemsize, 1)
-                # Zeroed before it has copies: line by line would take a message each where the home is not mapped.
-                address = self.cache.alloc(num_bytes, home, cache, line, lambda at: self._zero(at, num_bytes))
-                array = Array(self, address, dims, kind)
-            self._announce(name, array)
-        self.barrier()
-        return self.find(name, self.timeout_s)
-
-    def publish(self, name: str, array: Array) -> None:
-        """Let every rank `find` this array by name."""
-        self._announce(name, array)
-
-    def find(self, name: str, timeout_s: float | None = None) -> Array:
-        """The array of this name, once a rank has published it. Raises WaitTimeout."""
-        found = self.world.get(f"array/{name}", self.timeout_s if timeout_s is None else timeout_s)
-        fields = json.loads(found)
-        return Array(self, fields["address"], tuple(fields["shape"]), np.dtype(fields["dtype"]))
-
     def view(self, address: int, num_bytes: int) -> np.ndarray:
-        """The bytes at `address` as a writable uint8 array, no copy. Raises NotMappable where a home is not mapped."""
-        self.switch.check_open()
+        """The bytes at `address` as a writable uint8 array, no copy. Raises NotMappable where a home is not mapped.
+
+        Works in a forked child too: what it writes there, the rank sees.
+        """
+        if not self._is_forked:
+            self.switch.check_open()
         for start, _ in self.segments.map.pieces(address, num_bytes):
             home = self.segments.map.home(start)
             if home not in self.segments.mapped_ranks:
@@ -355,11 +320,19 @@ class Space(Scalars):
         if self.fabric is not None:
             self.fabric.close()
         self.world.leave()
-        self.switch.close()
-        self.control = self._gate[gate.CONTROL] = _CLOSED_PAGE.ctypes.data
+        self._shut()
         self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
         if not self._views:
             self.segments.close()
+
+    def disown(self, make_error: MakeError) -> None:
+        """In a forked child: refuse every call but views, whose memory the rank shares; closing does nothing."""
+        if not self.is_open:
+            return
+        self._is_forked = True
+        self.switch.make_refusal = make_error
+        self._shut()
+        refuse(self, make_error, keep=("view", "pointer", "address", "close"))
 
     @property
     def is_open(self) -> bool:
@@ -372,8 +345,9 @@ class Space(Scalars):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self.is_open and not self.page.dead_ranks():
-            self.barrier()
+        if kind is None and self.is_open:
+            with suppress(RankLost):  # what this rank did stands, although another failed
+                self.barrier()
         self.close(is_forced=kind is not None)
 
     def __repr__(self) -> str:
@@ -381,18 +355,14 @@ class Space(Scalars):
 
     # --- helpers
 
+    def _shut(self) -> None:
+        """Let neither Python nor compiled code find the way to a home."""
+        self.switch.close()
+        self.control = self._gate[gate.CONTROL] = _CLOSED_PAGE.ctypes.data
+
     def _is_done(self, code: int, keep: np.ndarray) -> bool:
         """Whether a bulk access was one request to its home; waits for what compiled code has left PENDING."""
         if code == status.PENDING and self._remote is not None:
             self._remote.finish_gate(keep)
             return True
         return code == status.OK
-
-    def _zero(self, address: int, num_bytes: int) -> None:
-        step = np.zeros(min(num_bytes, 1 << 20), np.uint8)
-        for offset in range(0, num_bytes, 1 << 20):
-            self.put(address + offset, step[: num_bytes - offset])
-
-    def _announce(self, name: str, array: Array) -> None:
-        fields = {"address": array.address, "shape": array.shape, "dtype": array.dtype.str}
-        self.world.set(f"array/{name}", json.dumps(fields).encode())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from .errors import AddressError, NotMappable, WorldError
 from .fabric.base import Fabric
+from .forks import MakeError
 from .segment import Segments
 from .stats import Traffic
 
@@ -29,6 +31,7 @@ class Switch:
         self.segments, self.mapped, self.remote = segments, mapped, remote
         self.traffic = Traffic()
         self.is_closed = False
+        self.make_refusal: MakeError = partial(WorldError, "this space is closed")
 
     def close(self) -> None:
         """Refuse every route from now on: the memory behind it is going."""
@@ -37,7 +40,7 @@ class Switch:
     def check_open(self) -> None:
         """Raise WorldError after `close`."""
         if self.is_closed:
-            raise WorldError("this space is closed")
+            raise self.make_refusal()
 
     def fabric_to(self, rank: int) -> Fabric:
         """The fabric by which this rank reaches `rank`. Raises NotMappable where there is none."""

@@ -21,6 +21,7 @@ from umem.errors import (
 from umem.kernels import status
 from umem.kernels.heap_layout import BLOCK_BYTES
 
+from .checks_space import assert_nothing_is_made_where_zeroing_fails
 from .outcomes import named, run_checks
 
 ATTRIBUTES = ("back", "through", "private")
@@ -151,6 +152,10 @@ def freed_memory_is_raw_again(space):
 
 def tell_memory(space, address):
     return space.cache.attribute(address)
+
+
+def nothing_is_made_where_zeroing_fails(space):
+    assert_nothing_is_made_where_zeroing_fails(space, "zeroed", cache="back")
 
 
 def raw_views_of_cached_memory_are_refused(space):

@@ -10,12 +10,23 @@ import pytest
 
 import umem
 from umem.control_page import SPIN_ROUNDS_OWN_CORE
-from umem.errors import AddressError, AlignmentError, ConfigError, NotMappable, UnknownName
+from umem.errors import (
+    AddressError,
+    AlignmentError,
+    ConfigError,
+    LinePoisoned,
+    NotMappable,
+    OutOfMemory,
+    UnknownName,
+    WaitTimeout,
+    WorldError,
+)
 from umem.heap import WORLD
 from umem.kernels.control import SPIN_ROUNDS
 from umem.units import MIB
 
 from .. import error_samples
+from . import checks_fork
 from .outcomes import run_checks
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -265,6 +276,51 @@ def ranks_that_disagree_are_all_told(space):
     space.barrier()
 
 
+def a_collective_that_fails_at_one_rank_ends_everywhere(space):
+    last = space.num_ranks - 1
+    with pytest.raises(OutOfMemory, match=r"'retried', at rank 0: .*no room"):
+        space.shared("retried", 1 << 50, "uint8")
+    assert_nothing_is_made_where_zeroing_fails(space, "retried", cache="none")
+    with pytest.raises(ConfigError, match=rf"at rank {last}: .*-1"):
+        space.shared("retried", -1 if space.rank == last else 1, "uint8")
+    error = TypeError if space.rank == last else WorldError
+    with pytest.raises(error, match="no data type"):
+        space.shared("retried", 1, NoDtype() if space.rank == last else "uint8")
+    space.barrier()
+    assert space.shared("retried", 8, "int64", home=last).read().tolist() == [0] * 8
+    with pytest.raises(ConfigError, match="ndarray is no array of the space"):
+        space.publish("retried", np.zeros(3))
+    assert space.find("retried").shape == (8,)
+    space.barrier()
+
+
+def assert_nothing_is_made_where_zeroing_fails(space, name, cache):
+    site = space.heap.sites.at_home(0)
+    space.barrier()
+    held = space.heap.usage_of(site).owners
+    space.barrier()
+
+    def fail(*_):
+        raise LinePoisoned(space.rank)
+
+    space._zero = fail
+    with pytest.raises(LinePoisoned, match=rf"{name}', at rank 0: "):
+        space.shared(name, 3 * MIB, "uint8", cache=cache)
+    del space._zero
+    assert space.heap.usage_of(site).owners == held
+    with pytest.raises(WaitTimeout):
+        space.find(name, timeout_s=0.01)
+    space.barrier()
+
+
+class NoDtype:
+    """Something that numpy makes no dtype of."""
+
+    @property
+    def dtype(self):
+        raise TypeError("no data type")
+
+
 def waits_poll_for_long_where_every_rank_has_a_core(space):
     num_local = space.world.hosts.count(space.world.host)
     spin_rounds = space.page.words[SPIN_ROUNDS]
@@ -322,10 +378,12 @@ CHECKS = {
         shared_arrays_belong_to_all,
         bad_input_is_named,
         ranks_that_disagree_are_all_told,
+        a_collective_that_fails_at_one_rank_ends_everywhere,
         waits_poll_for_long_where_every_rank_has_a_core,
         barriers_publish_plain_stores,
         only_mappable_memory_is_in_the_process,
         traffic_is_counted,
+        *checks_fork.CHECKS,
     )
 }
 

@@ -22,6 +22,19 @@ from . import rank_functions
 from .conftest import has_ended
 
 
+def test_a_fork_of_a_rank_does_not_speak_for_it(run_bare):
+    def work(world, ends_by_error):
+        pid = os.fork()
+        if pid == 0:
+            if ends_by_error:
+                raise ValueError("of a child")
+            return "a child's"
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert run_bare(work, 2, args=(False,)) == [0, 0]
+    assert run_bare(work, 2, args=(True,)) == [1, 1]
+
+
 def test_results_of_all_ranks_and_of_the_first(run_bare):
     assert run_bare(lambda world, factor: world.rank * factor, 3, args=(10,)) == [0, 10, 20]
     first = Job(WorldSpec.of(3), on_space=False, results=FIRST_RESULT)
@@ -316,7 +329,7 @@ def test_ranks_end_with_their_caller(number):
 def test_a_process_is_in_one_world_at_a_time(run_bare, world_kind):
     assert (
         run_bare(rank_functions.join_twice, 2, world_kind)
-        == [["WorldError", "joined again", "WorldError"]] * 2
+        == [["WorldError", "joined again", "ForkedRank"]] * 2
     )
 
 

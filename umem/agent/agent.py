@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..control_page import ControlPage
-from ..errors import ConfigError, FabricMissing, UmemError, WaitTimeout
+from ..errors import ConfigError, FabricMissing, UmemError, WaitTimeout, WorldError
 from ..fabric.ucx import calls
 from ..fabric.ucx.library import FIX
+from ..forks import MakeError, belongs_here, refuse
 from ..kernels import status
 from ..kernels.compile import c_callback, cpu_kernel
 from ..kernels.control import CONTROL_BYTES
@@ -57,7 +58,7 @@ class Agent:
     `control` is the address of this rank's control page, `fabric` the UcxFabric or None. `credits`
     requests may be in flight from each rank to each agent, and `agent_credits` from each agent to each other:
     the same numbers in all ranks of the world.
-    A process that is forked from a rank has no agent: there every call raises WorldError.
+    A process that is forked from a rank has no agent: there every call raises ForkedRank.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Agent:
         )
         self._thread = thread
         self._end = weakref.finalize(self, _end, self.state, self._local_fd, thread)
-        _agents.add(self)
+        belongs_here(self)
         thread.start()
 
     def close(self) -> None:
@@ -189,7 +190,7 @@ class Agent:
         os.close(self._local_fd)
         self._local_fd = -1
         if self._client is not None and self._fabric is not None:
-            self._client.shut("the agent of this rank is closed")
+            self._client.shut(functools.partial(WorldError, "the agent of this rank is closed"))
             self._fabric.main.set_handler(layout.AM_REPLY, 0, 0)
             self._fabric.agent.set_handler(layout.AM_REQUEST, 0, 0)
             self._fabric.agent.set_handler(layout.AM_REPLY, 0, 0)
@@ -205,14 +206,15 @@ class Agent:
         """How much was served, and how: for tests and `umem info`."""
         return {name: self.state[word] for name, word in layout.COUNTERS.items()}
 
-    def _forget(self) -> None:
+    def disown(self, make_error: MakeError) -> None:
         """In a forked child: there is no thread, and the parent's connections are not this process's."""
         self._end.detach()
         self._thread = None
         os.close(self._local_fd)
         self._local_fd = -1
         if self._client is not None:
-            self._client.shut(f"this process is a fork of rank {self.rank} and has no agent")
+            self._client.shut(make_error)
+        refuse(self, make_error, keep=("close",))
 
 
 @cpu_kernel("void(int64, int64, int64)")
@@ -231,17 +233,6 @@ def refuse_without_ucx():
 def bind_ucx() -> bool:
     """Bind the symbols that the agent's compiled code names, before it is loaded; whether UCX is there."""
     return calls.bind(refuse_without_ucx.address)
-
-
-_agents: weakref.WeakSet[Agent] = weakref.WeakSet()
-
-
-def _forget_agents() -> None:
-    for agent in _agents:
-        agent._forget()
-
-
-os.register_at_fork(after_in_child=_forget_agents)
 
 
 def _serve(loop: Callable[[int], int], state: Words, code: list[int], cores: tuple[int, ...]) -> None:

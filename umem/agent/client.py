@@ -18,8 +18,8 @@ from ..errors import (
     ConfigError,
     FabricError,
     RankLost,
-    WorldError,
 )
+from ..forks import MakeError
 from ..kernels import gate as way
 from ..kernels import status
 from ..waiting import complete, raise_if_lost
@@ -270,11 +270,11 @@ class Client(GateServer):
 
     # --- waiting and closing
 
-    def shut(self, why: str) -> None:
-        """Refuse every request from now on with WorldError(why)."""
+    def shut(self, make_error: MakeError) -> None:
+        """Refuse every request from now on with `make_error()`."""
 
         def refuse(*_: int) -> NoReturn:
-            raise WorldError(why)
+            raise make_error()
 
         self._ask = self._post = refuse
         self._gate[way.ASK] = 0

@@ -10,7 +10,6 @@ import ctypes
 import operator
 import os
 import threading
-import weakref
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -19,6 +18,7 @@ import numpy as np
 
 from ..agent.client import Reply
 from ..errors import ConfigError, DoubleFree, NotAllocated, OutOfMemory, WorldError
+from ..forks import MakeError, belongs_here, refuse
 from ..kernels import heap as kernel
 from ..kernels import status
 from ..kernels.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, RANK
@@ -56,7 +56,7 @@ class Heap:
     here, `agent` serves other ranks' requests and asks for those homes that are not mapped. Methods may be
     called from any thread as far as the home is mapped; only the main thread may ask an agent.
 
-    A process forked from a rank shares the rank's identity in the heap: there every call raises WorldError.
+    A process forked from a rank shares the rank's identity in the heap: there every call raises ForkedRank.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Heap:
         self._alloc: Callable[..., int] = kernel.alloc.compiled
         self._free: Callable[..., int] = kernel.free.compiled
         self._context = self._serve(agent)
-        _heaps.add(self)
+        belongs_here(self)
 
     @property
     def holder(self) -> int:
@@ -224,7 +224,12 @@ class Heap:
 
     def close(self) -> None:
         """Refuse every call from now on; before the memory is unmapped."""
-        self._shut("the space of this heap is closed")
+        self._shut(partial(WorldError, "the space of this heap is closed"))
+
+    def disown(self, make_error: MakeError) -> None:
+        """In a forked child: refuse every call, for it would change the heap in the rank's name."""
+        self._shut(make_error)
+        refuse(self, make_error)
 
     # --- helpers
 
@@ -310,11 +315,11 @@ class Heap:
     def _word(self, index: int) -> int:
         return ctypes.c_int64.from_address(self.control + 8 * index).value
 
-    def _shut(self, why: str) -> None:
-        def refuse(*_: object) -> NoReturn:
-            raise WorldError(why)
+    def _shut(self, make_error: MakeError) -> None:
+        def refusal(*_: object) -> NoReturn:
+            raise make_error()
 
-        self._alloc = self._free = refuse
+        self._alloc = self._free = refusal
 
 
 def _whole(value: int, name: str) -> int:
@@ -325,14 +330,3 @@ def _whole(value: int, name: str) -> int:
     if number < 0:
         raise ConfigError(f"{name}={number} is negative")
     return number
-
-
-_heaps: weakref.WeakSet[Heap] = weakref.WeakSet()
-
-
-def _shut_heaps() -> None:
-    for heap in _heaps:
-        heap._shut(f"this process is a fork of rank {heap.rank} and must not change its heap")
-
-
-os.register_at_fork(after_in_child=_shut_heaps)

@@ -10,6 +10,7 @@ import ctypes
 import operator
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from ..errors import (
     UnknownName,
     WaitTimeout,
 )
+from ..forks import MakeError, belongs_here, refuse
 from ..kernels import coherence_layout as words
 from ..kernels import line_blocks, status
 from ..kernels.coherent_any import CHANGES, GROUP, LOADS
@@ -109,6 +111,7 @@ class LineCache:
         header[words.COUNTERS], header[words.ROOM] = self._counters.ctypes.data, self._room.ctypes.data
         header[words.GATE] = gate
         self._in_use = ctypes.c_int64.from_address(self.address + 8 * words.IN_USE)
+        belongs_here(self)
 
     @property
     def is_in_use(self) -> bool:
@@ -144,13 +147,18 @@ class LineCache:
             )
         size = align_up(max(num_bytes, 1), BLOCK_BYTES)
         address = self._heap.alloc(size, home, BLOCK_BYTES)
-        self._heap.give(address)
-        if prepare is not None:
-            prepare(address)
         value = line_log2 | ATTRIBUTES[cache] << words.ATTRIBUTE_SHIFT
-        self._tell_all()
-        for block in range(address, address + size, BLOCK_BYTES):
-            self._mark(block, value)
+        try:
+            self._heap.give(address)
+            if prepare is not None:
+                prepare(address)
+            self._tell_all()
+            for block in range(address, address + size, BLOCK_BYTES):
+                self._mark(block, value)
+        except BaseException:
+            with suppress(UmemError):  # a home that died took it along
+                self.free(address, size)
+            raise
         return address
 
     def free(self, address: int, num_bytes: int) -> None:
@@ -284,6 +292,10 @@ class LineCache:
     def clear_counters(self) -> None:
         """Set every counter of this rank to 0, and forget what `report` tells."""
         self._counters[:] = 0
+
+    def disown(self, make_error: MakeError) -> None:
+        """In a forked child: refuse what would act in the rank's name; where memory is cached can be asked."""
+        refuse(self, make_error, keep=("attribute", "holds", "refuse_raw"))
 
     def close(self) -> None:
         """Let compiled code find no gate any more: before the agent goes."""

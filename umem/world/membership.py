@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from .. import config
-from ..errors import WaitTimeout, WorldError
+from ..errors import ForkedRank, WaitTimeout, WorldError
 from . import interfaces, launchers, liveness, meeting, torchrun
 from .frames import Channel
 from .rendezvous import Alone, HubClient, Rendezvous
@@ -40,6 +40,13 @@ class _Process:
     channel: Channel | None = None  # to the hub of mpirun's or srun's ranks
     generation: int = 0  # part of every key: ranks that leave and join again meet afresh
 
+    @property
+    def rank(self) -> int:
+        """The rank that this process is, or whose fork it is."""
+        if self.current is not None:
+            return self.current.rank
+        return 0 if self.bootstrap is None else self.bootstrap.rank
+
     def is_fork_of_member(self) -> bool:
         """Whether this process was forked from one that is a rank or in a world."""
         is_member = self.bootstrap is not None or (self.current is not None and not self.current.has_left)
@@ -63,13 +70,13 @@ def join(spec: WorldSpec | None = None) -> World:
     rank 0; any other process is a world of one. `spec` says what is wished for memory and waits; how many ranks
     there are, and of which kind, is the launcher's to say.
 
-    Raises WorldError where this process is in a world already or is a fork of a rank, RankLost where a
-    rank died before it joined, WaitTimeout where one never comes.
+    Raises WorldError where this process is in a world already, ForkedRank where it is a fork of a rank,
+    RankLost where a rank died before it joined, WaitTimeout where one never comes.
     """
     if current() is not None:
         raise WorldError("this process is in a world already; leave it first (space.close())")
     if _process.is_fork_of_member():
-        raise WorldError("this process is a fork of a rank, and only the rank itself is in its world")
+        raise ForkedRank(_process.rank, _process.pid)
     _process.pid = os.getpid()
     if _process.bootstrap is not None:
         world = _join_launched(_process.bootstrap, spec)
@@ -82,6 +89,11 @@ def join(spec: WorldSpec | None = None) -> World:
     _process.current = world
     _process.generation += 1
     return world
+
+
+def is_fork_of_rank() -> bool:
+    """Whether this process was forked from a rank, and so may not speak for it."""
+    return _process.is_fork_of_member()
 
 
 def become_rank(bootstrap: Bootstrap) -> None:

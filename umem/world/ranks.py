@@ -24,7 +24,7 @@ from .. import config
 from ..errors import RankLost
 from . import liveness
 from .frames import Channel, Kind, pack_blobs
-from .membership import Bootstrap, become_rank, join
+from .membership import Bootstrap, become_rank, is_fork_of_rank, join
 from .placement import Placement
 from .spec import WorldSpec
 
@@ -147,7 +147,8 @@ def run_script(channel: Channel, script: str, arguments: list[str], is_module: b
     except BaseException as error:  # noqa: BLE001 - the program may raise anything, and the rank ends by it
         text = _format(error)
         sys.stdout.flush()
-        sys.stderr.write(text)
+        if not is_fork_of_rank():
+            sys.stderr.write(text)
         return _report_failure(channel, error, text, b"")
     return 0
 
@@ -164,7 +165,8 @@ def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns:
         with _open(on_space) as joined:
             result = function(joined, *arguments)
         pickled = cloudpickle.dumps(result if returns else None)
-        channel.send(Kind.RESULT, pickled, _REPORT_TIMEOUT_S)
+        if not is_fork_of_rank():
+            channel.send(Kind.RESULT, pickled, _REPORT_TIMEOUT_S)
     except SystemExit as error:
         return _exit_code_of(error)
     except BaseException as error:  # noqa: BLE001 - as above
@@ -177,7 +179,10 @@ def _open(on_space: bool) -> AbstractContextManager[Any]:
 
 
 def _report_failure(channel: Channel, error: BaseException, text: str, pickled: bytes) -> int:
-    """Tell the parent why this rank ends; returns the exit code."""
+    """Tell the parent why this rank ends; returns the exit code. A fork of the rank only says so on stderr."""
+    if is_fork_of_rank():
+        sys.stderr.write(text)
+        return 1
     # A rank that ends because another did is not the cause: the parent looks for one that is.
     is_consequence = b"1" if isinstance(error, RankLost) else b"0"
     channel.send(Kind.FAILED, pack_blobs(is_consequence, text.encode(), pickled), _REPORT_TIMEOUT_S)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..errors import RankLost, WorldError
+from ..forks import MakeError, belongs_here, refuse
 from . import descriptors, liveness
 from .rendezvous import Rendezvous
 from .spec import NO_PEER_ACCESS, WorldSpec, ucx_environment
@@ -62,6 +63,8 @@ class World:
         self._num_exchanges: Counter[str] = Counter()
         self._pidfds: dict[int, int] = {}
         self._has_left = False
+        self._is_disowned = False
+        belongs_here(self)
 
     @property
     def host(self) -> str:
@@ -148,13 +151,18 @@ class World:
 
     def leave(self) -> None:
         """Leave the world; this process may then join again where its launcher still runs. Idempotent."""
-        if self._has_left:
+        if self._has_left or self._is_disowned:
             return
         self._has_left = True
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
         self._rendezvous.close()
+
+    def disown(self, make_error: MakeError) -> None:
+        """In a forked child: refuse every call, and leave the rank's place in the world alone."""
+        self._is_disowned = True
+        refuse(self, make_error, keep=("leave", "may_map", "shares_pids"))
 
     @property
     def has_left(self) -> bool:

@@ -31,6 +31,7 @@ from ...errors import (
     RankLost,
     WaitTimeout,
 )
+from ...forks import MakeError, belongs_here, refuse
 from ...kernels import status
 from ...kernels.control import CONTROL_BYTES
 from . import abi, operations
@@ -126,6 +127,7 @@ class UcxFabric:
         self._send, self._recv = operations.send.compiled, operations.recv.compiled
         self._atomic, self._flush = operations.atomic.compiled, operations.flush.compiled
         self._barrier_words = np.zeros(2, np.int64)
+        belongs_here(self)
 
     def port(self, rank: int) -> Port:
         """The port through which this rank's user code talks with `rank`."""
@@ -216,6 +218,10 @@ class UcxFabric:
             distance *= 2
 
     # --- lifetime
+
+    def disown(self, make_error: MakeError) -> None:
+        """In a forked child: refuse every call, for UCX's connections are the rank's."""
+        refuse(self, make_error)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Send off what living peers have still to receive, then close everything; safe to repeat.
