@@ -11,9 +11,8 @@ PREPARE = $(PYTHON_BIN) -c 'from umem.startup import compile_all; compile_all()'
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-bench: ## says what this machine's memory is, and writes report.html (under 90 s)
+bench: ## says what this machine's memory is, and writes report.html (under 90 s; compiles what it needs first)
 	@scripts/setup
-	@$(PREPARE)
 	$(UMEM) verdict
 
 test: ## all tests but the soaks (under 10 minutes; judges no speed)

@@ -2,6 +2,7 @@
 
 case       what a case, a point of its sweep and a side are
 registry   the cases there are
+prepare    what is compiled before anything is measured
 wire       worker processes that sleep until the driver commands them
 timing     sides run in paired blocks
 stats      summaries, ratios, intervals, judgement

@@ -17,6 +17,7 @@ from . import bars, limits, plot, registry, table
 from .case import Options
 from .compare import compare, print_comparison
 from .driver import Bench
+from .prepare import prepare
 from .rows import Results, Row, Status, read_json, write_csv, write_json
 from .stats import Outcome
 
@@ -44,6 +45,7 @@ def run_cases(console: Console, names: Sequence[str], options: Options, outputs:
     chosen = registry.select(names)
     rows: list[Row] = []
     notes: list[str] = []
+    prepare(options.world)
     with Bench(options) as bench:
         ping_pong_ns = core_ping_pong_ns()
         table.print_header(console, Results(bench.machine, ()), options.world, ping_pong_ns)
@@ -94,7 +96,10 @@ def run_bars(group: str, options: Options, json_file: Path | None) -> int:
     """
     outputs = Outputs(json=json_file)
     results = []
-    for result in bars.run(bars.select(group, bars.read()), options):
+    chosen = bars.select(group, bars.read())
+    for world in dict.fromkeys(bar.world for bar in chosen):
+        prepare(world)
+    for result in bars.run(chosen, options):
         print(result.line(), flush=True)
         if result.reason:
             print(f"{result.id}: {result.reason}", file=sys.stderr, flush=True)

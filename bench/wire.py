@@ -23,7 +23,7 @@ from typing import Any
 
 from umem.errors import RankLost, UmemError, WaitTimeout
 
-START_TIMEOUT_S = 120.0  # cold kernels are compiled in here
+START_TIMEOUT_S = 600.0  # where there is no folder to keep them in, kernels are compiled in here
 CALL_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 10.0
 _POLL_S = 0.2

@@ -31,7 +31,7 @@ def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,), min_missin
     """
     missing = [lazy for lazy in registered(prefix, groups) if _is_missing(lazy)]
     num_processes = min(len(config.usable_cores()), len(missing))
-    if len(missing) < max(min_missing, 1) or num_processes < 2:
+    if len(missing) < max(min_missing, 1):
         return len(missing)
     sys.stderr.write(f"umem: compiling {len(missing)} kernels, once on this machine\n")
     assert len(missing) * NUMBER_BYTES <= select.PIPE_BUF, "or the write would block"

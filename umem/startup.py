@@ -67,10 +67,10 @@ def compile_all() -> None:
     precompile(groups=groups, min_missing=1)
 
 
-def prepare(is_mapped: bool = True) -> None:
-    """Load what every rank needs, in the process that forks the ranks: compiled kernels and libucp.
+def kernel_groups(is_mapped: bool = True) -> list[str]:
+    """Groups of kernels that every rank needs from its start. Loads libucp, whose functions some of them call.
 
-    No context, no thread: a fork after this is safe. Where not every rank `is_mapped`, agents also serve coherence.
+    Where not every rank `is_mapped`, agents also serve coherence.
     """
     groups = [CORE]
     if library.is_available():
@@ -80,6 +80,15 @@ def prepare(is_mapped: bool = True) -> None:
             from .lines.service import GROUP
 
             groups.append(GROUP)
+    return groups
+
+
+def prepare(is_mapped: bool = True) -> None:
+    """Load what every rank needs, in the process that forks the ranks: compiled kernels and libucp.
+
+    No context, no thread: a fork after this is safe.
+    """
+    groups = kernel_groups(is_mapped)
     precompile(groups=groups)
     load_all(groups=groups)
 

@@ -1,0 +1,47 @@
+"""What no measurement may wait for, made ready before any clock starts: compiled kernels, and the C of limits.c.
+
+A process of its own does it, on all cores and with a line on stderr where there is something to do: it forks, so it
+must have one thread, and the driver need not load a compiler.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from contextlib import suppress
+
+from umem.errors import Waived
+from umem.world.spec import MAPPED
+
+TIMEOUT_S = 1800.0  # everything, cold, on one slow core
+
+
+def prepare(world: str) -> None:
+    """Put into the cache what ranks of `world` load for any case: `startup.kernel_groups`, kernels of the parts.
+
+    What does not compile is left to whoever loads it and sees why.
+    """
+    command = [sys.executable, "-m", "umem.bench.prepare", world]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=TIMEOUT_S)
+
+
+def main() -> None:
+    """The process that `prepare` starts."""
+    from umem.kernels.precompile import precompile
+    from umem.startup import kernel_groups
+
+    from . import limits
+    from .ranks import part_modules
+
+    (world,) = sys.argv[1:]
+    for name in part_modules():
+        importlib.import_module(name)
+    precompile(groups=kernel_groups(world == MAPPED), min_missing=1)
+    with suppress(Waived):
+        limits.load()
+
+
+if __name__ == "__main__":
+    main()
