@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from umem import config
 from umem.errors import ConfigError, UnknownName
 from umem.units import parse_size
 from umem.world.spec import KINDS
@@ -22,6 +23,7 @@ SEMANTICS = ("load_store", "rma", "message", "staged", "near")
 PEERS = ("ucx_perftest", "gloo", "mpi", "ucxx")
 WORLDS = tuple(KINDS)
 NO_SEMANTICS = "none"  # of rows that move no bytes between ranks: limits, start-up
+STREAM_WINDOW = 16  # messages in flight of a stream whose point does not say
 NO_HOME = "none"  # of rows that use no rank's memory
 
 
@@ -101,10 +103,12 @@ class Side(ABC):
 
     `name` is unique at its point and is what bars.toml calls it. `peer` is None for umem itself. `detail`
     stands in the row's case where a side is one part of an operation: a step, a kind of limit. `cache` is
-    the attribute of the memory that it uses.
+    the attribute of the memory that it uses. With fewer than `min_cores` it has no meaning: what polls without
+    giving its core away keeps the one that it waits for from running.
     """
 
     detail = ""
+    min_cores = 1
     cache = "none"
     warms_up = True  # False where a block warms up by itself
 
@@ -181,7 +185,7 @@ class Case(ABC):
 
     `about` says what a row's limit and a crossover are in: "time" (microseconds) or "rate" (GB/s).
     `limit_side` names the side that is this machine's limit. `budget_s` is what the case may take
-    inside the verdict; there it stops sampling when the budget is used up.
+    inside the verdict; there it stops sampling when the budget is used up. `min_cores` is a side's.
     """
 
     key: ClassVar[str]
@@ -191,12 +195,20 @@ class Case(ABC):
     limit_side: ClassVar[str | None] = None
     home: ClassVar[str] = "peer"  # whose memory: also rank N, local (the driver's own), NO_HOME
     min_ranks: ClassVar[int] = 2
+    min_cores: ClassVar[int] = 1
     worlds: ClassVar[tuple[str, ...]] = WORLDS
     most_samples: ClassVar[int] = 1000  # a block's, where more would only take long
     budget_s: ClassVar[float]
 
     def waived(self, options: Options, brief: bool = False) -> str | None:
         """Why the case cannot run with these options on this machine, or None. `brief`: at its brief points."""
+        return self.meaningless(options)
+
+    def meaningless(self, options: Options) -> str | None:
+        """Why nothing is lost where the case does not run: what it measures is not there; or None."""
+        num_cores = len(config.usable_cores())
+        if num_cores < self.min_cores:
+            return f"needs {self.min_cores} cores and has {num_cores}"
         if options.ranks < self.min_ranks:
             return f"needs {self.min_ranks} ranks and has {options.ranks}; use --ranks {self.min_ranks}"
         if options.world not in self.worlds:

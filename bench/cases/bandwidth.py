@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from umem.units import KIB, MIB
 from umem.world.spec import TRANSPORTS
 
-from ..case import Case, Options, PartSide, Point, Side
+from ..case import STREAM_WINDOW, Case, Options, PartSide, Point, Side
 from ..driver import Bench
 from ..registry import register
 from ..wire import Part
 
 ROTATION_BYTES = 256 * MIB  # of source, and as much of destination: many times any cache here
-WINDOW = 16  # messages in flight
 
 
 def copy_sides(bench: Bench, point: Point, rotation_bytes: int) -> list[Side]:
@@ -104,7 +103,7 @@ class Stream(Case):
             bench.ranks(),
             "umem.bench.parts.message:Stream",
             num_bytes=point.num_bytes,
-            window=WINDOW,
+            window=STREAM_WINDOW,
             num_messages=max(16, min(2000, 8 * MIB // point.num_bytes)),
         )
         transport = TRANSPORTS[bench.options.world].partition(",")[0]

@@ -16,6 +16,7 @@ from ..wire import Part
 LATENCY = "umem.bench.parts.latency"
 MEMORY_PER_CHAIN = 3  # bytes that must be free for each of a chain's: the peer's, one's own, and room
 MAX_MESSAGE_BYTES = 4 * MIB
+OPERATIONS = {"get": "get", "put": "put", "ping_pong": "put_ping_pong"}  # of peers, by direction
 
 
 @register
@@ -27,6 +28,7 @@ class Line(Case):
     semantics = ("load_store",)
     worlds = ("mapped",)
     limit_side = "c"
+    min_cores = 2
     most_samples = 10
     budget_s = 1.5
 
@@ -113,20 +115,27 @@ class OneSided(Case):
     """Gets and puts over UCX: the home's agent answers, its user code does not take part."""
 
     key = "latency.rma"
-    description = "rank 0 gets from, and puts to, the peer's memory over UCX, each complete on return"
+    description = (
+        "rank 0 gets and puts over UCX, each put confirmed by the home's agent; ping_pong: half a round trip of puts "
+        "that nobody confirms, between two polling ranks, which is what ucx_perftest measures of puts"
+    )
     semantics = ("rma",)
     most_samples = 500
     budget_s = 3.0
 
     def points(self, options: Options) -> Sequence[Point]:
-        sizes = options.sizes(most=MAX_MESSAGE_BYTES)
-        return [Point(size, (("direction", way),)) for way in ("get", "put") for size in sizes]
+        sizes = options.sizes(least=8, most=MAX_MESSAGE_BYTES)
+        return [Point(size // 8 * 8, (("direction", way),)) for way in OPERATIONS for size in sizes]
 
     def brief_points(self, options: Options) -> Sequence[Point]:
-        return [Point(8, (("direction", way),)) for way in ("get", "put")]
+        return [Point(8, (("direction", way),)) for way in OPERATIONS]
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         way = str(point.setting("direction", "get"))
-        part = Part(bench.ranks(), "umem.bench.parts.message:Access", num_bytes=point.num_bytes)
+        kind = "PutPingPong" if way == "ping_pong" else "Access"
+        part = Part(bench.ranks(), f"umem.bench.parts.message:{kind}", num_bytes=point.num_bytes)
         transport = TRANSPORTS[bench.options.world].partition(",")[0]
-        return [PartSide("rma", "rma", part, way, transport=transport), *bench.peer_sides(way, point)]
+        return [
+            PartSide("rma", "rma", part, way, transport=transport),
+            *bench.peer_sides(OPERATIONS[way], point),
+        ]

@@ -67,6 +67,7 @@ class Latency(Case):
     key = "limits.latency"
     description = "round trips between two threads in C: of a line (as in latency.line), and of an eventfd"
     min_ranks = 1
+    min_cores = 2
     most_samples = 10
     home = "local"
     budget_s = 1.0

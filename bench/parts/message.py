@@ -9,6 +9,7 @@ import numpy as np
 
 from umem.errors import FabricMissing, Waived
 from umem.fabric.ucx.library import FIX
+from umem.fabric.ucx.peer import Reach
 from umem.fabric.ucx.port import Port
 from umem.kernels.status import OK
 from umem.space import Space
@@ -23,6 +24,7 @@ MAX_WINDOW = 128
 # 10 ms each: cores that have slept take that long to come back to speed.
 WARM_ROUNDS, WARM_ROUNDS_TCP = 20_000, 500
 SMALL_BYTES = 8 << 10
+WORD_BYTES = 8
 
 
 class UcxPart(SpacePart):
@@ -189,3 +191,50 @@ class Access(UcxPart):
             return int(code)
 
         return self.rounds(num_samples, self.warm_rounds(self.num_bytes) // 10, loop)
+
+
+class PutPingPong(UcxPart):
+    """Puts of one size into each other's memory, to and fro; a sample is half a round trip."""
+
+    def __init__(self, space: Space, num_bytes: int):
+        super().__init__(space)
+        self.num_bytes, self.num_done = num_bytes, 0
+        inboxes = [self.shared(num_bytes, home=rank) for rank in (0, 1)]
+        self.src = np.full(num_bytes, self.rank + 1, np.uint8)
+        if self.takes_part:
+            self.inbox = inboxes[self.rank]
+            self.address = space.segments.remote_address(inboxes[self.other].address)
+            peer = self.fabric.peers[self.other]
+            # To the rank's own thread, which polls, and not to its agent, which would wait for its core.
+            self.key = Reach(peer.messages, peer.regions).key(self.address, num_bytes)
+
+    def ping_pong(self, num_samples: int) -> Samples | None:
+        """Round trips, each timed."""
+        self.space.barrier()
+        if not self.takes_part:
+            return None
+        samples = self.rounds(num_samples, self.warm_rounds(self.num_bytes), self._ping_pong)
+        found = np.empty(self.num_bytes, np.uint8)
+        self.space.get(found, self.inbox.address)
+        number = found[-WORD_BYTES:].view(np.int64)[0]
+        self.expect(number == self.num_done and bool((found[:-WORD_BYTES] == self.other + 1).all()))
+        return samples / 2 if self.is_timed else None
+
+    def _ping_pong(self, num_rounds: int, times: int) -> int:
+        code = loops.put_ping_pong(
+            self.port.address,
+            self.endpoint,
+            self.other,
+            self.src.ctypes.data,
+            self.space.pointer(self.inbox.address),
+            self.num_bytes,
+            self.address,
+            self.key,
+            self.rank,
+            self.num_done + 1,
+            num_rounds,
+            times,
+            self.deadline_ns(),
+        )
+        self.num_done += num_rounds
+        return int(code)

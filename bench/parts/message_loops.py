@@ -9,18 +9,21 @@ from __future__ import annotations
 from numba.core import types
 
 from umem.fabric.ucx import calls
-from umem.fabric.ucx.port import ATOMIC_U64, PLAIN, POLLING, REPLY, VALUE, WORKER
+from umem.fabric.ucx.port import ATOMIC_U64, CONTROL, PLAIN, POLLING, REPLY, VALUE, WORKER
 from umem.fabric.ucx.waiting import GROUP, wait_request
 from umem.kernels.compile import cpu_kernel, device_function
-from umem.kernels.ops import load_i64, store_i64
-from umem.kernels.ops_system import cycles, now_ns
+from umem.kernels.control import SPIN_ROUNDS
+from umem.kernels.ops import load_acquire_i64, load_i64, store_i64
+from umem.kernels.ops_system import cycles, now_ns, yield_cpu
 from umem.kernels.status import AGAIN, OK
 
 EVERY_BIT = -1  # tag mask
+POLLS_PER_CLOCK = 64
 
 tag_send, tag_recv = calls.tag_send, calls.tag_recv
 ucp_put, ucp_get, ucp_atomic = calls.put, calls.get, calls.atomic
 endpoint_flush = calls.endpoint_flush
+worker_progress = calls.worker_progress
 
 
 @device_function
@@ -139,6 +142,58 @@ def access(port, endpoint, rank, is_put, buffer, num_bytes, address, key, num_op
         store_i64(times, done, end - begin)
         begin = end
         done += 1
+    return OK
+
+
+@device_function
+def await_word(port, word, value, deadline_ns):
+    """Progress the worker until `value` stands in the word; AGAIN after the deadline. Gives its core away in time."""
+    spin_rounds = load_i64(load_i64(port, CONTROL), SPIN_ROUNDS)
+    polls = 0
+    while load_acquire_i64(word, 0) != value:
+        worker_progress(load_i64(port, WORKER))
+        polls += 1
+        if polls % POLLS_PER_CLOCK == 0 and now_ns() >= deadline_ns:
+            return AGAIN
+        if polls > spin_rounds:
+            yield_cpu()
+    return OK
+
+
+_PUT_PING_PONG = (
+    "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)"
+)
+
+
+@cpu_kernel(_PUT_PING_PONG, group=GROUP)
+def put_ping_pong(
+    port, endpoint, rank, src, inbox, num_bytes, address, key, side, first, num_rounds, times, deadline_ns
+):
+    """One side of `num_rounds` round trips of puts into each other's inbox; `times` takes the cycles of each.
+
+    The last word of `src` counts the rounds, from `first` on; who waits polls the last word of its `inbox`. No put is
+    flushed: that it has come is seen at its end, as in ucx_perftest's put_lat.
+    """
+    last = num_bytes - 8
+    lap = 0
+    begin = cycles()
+    while lap < num_rounds:
+        number = first + lap
+        code = OK
+        if side != 0:
+            code = await_word(port, inbox + last, number, deadline_ns)
+        if code == OK:
+            store_i64(src + last, 0, number)
+            request = ucp_put(endpoint, src, num_bytes, address, key, port + 8 * PLAIN)
+            code = finish(port, request, rank, deadline_ns)
+        if code == OK and side == 0:
+            code = await_word(port, inbox + last, number, deadline_ns)
+        if code != OK:
+            return code
+        end = cycles()
+        store_i64(times, lap, end - begin)
+        begin = end
+        lap += 1
     return OK
 
 

@@ -25,7 +25,7 @@ TESTS = {
     "stream": "tag_bw",
     "am": "ucp_am_lat",
     "get": "ucp_get",
-    "put": "ucp_put_lat",
+    "put_ping_pong": "ucp_put_lat",
     "fetch_add": "ucp_fadd",
 }
 SERVER, CLIENT = 1, 0  # ranks
@@ -33,22 +33,24 @@ RUN_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 10.0
 POLL_S = 0.002
 WARMUP = 500  # iterations
+# Of what UCX allocated itself it could store to the peer's memory without asking; umem's memory it did not allocate.
+MEMORY = {"UCX_ALLOC_PRIO": "heap"}
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 class Perftest:
     """One test of ucx_perftest at one size."""
 
-    def __init__(self, space: Space, operation: str, num_bytes: int, num_operations: int):
+    def __init__(self, space: Space, operation: str, num_bytes: int, num_operations: int, window: int):
         if space.num_ranks < 2:
             raise Waived("ucx_perftest needs two ranks")
         self.space, self.rank = space, space.rank
         self.operation = operation
         command, environment = tools.perftest_command()
-        self._environment = {**config.snapshot(), **space.world.ucx_environment, **environment}
+        self._environment = {**config.snapshot(), **space.world.ucx_environment, **environment, **MEMORY}
         warmup = min(WARMUP, num_operations)
         self._options = ["-t", TESTS[operation], "-s", str(num_bytes), "-n", str(num_operations)]
-        self._options += ["-w", str(warmup), "-f"]
+        self._options += ["-w", str(warmup), "-O", str(window), "-f"]
         self._command = command
         self._server: subprocess.Popen[bytes] | None = None
 

@@ -6,6 +6,7 @@
 | stream | one of many messages of point.num_bytes in one direction, with several in flight |
 | am | a round trip of one active message of point.num_bytes |
 | get, put | one one-sided access, complete on return |
+| put_ping_pong | half a round trip of puts of point.num_bytes, seen by polling where they arrive |
 | fetch_add | one on a word of the peer's, complete on return |
 | reduce | an all-reduce (sum of float32) over all ranks |
 | exchange | an all-to-all, point.num_bytes for each pair |

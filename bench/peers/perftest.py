@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from umem.units import KIB, MIB
 from umem.world.spec import TRANSPORTS
 
-from ..case import Side
+from ..case import STREAM_WINDOW, Side
 from ..wire import Part
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SEMANTICS = {
     "stream": "message",
     "am": "message",
     "get": "rma",
-    "put": "rma",
+    "put_ping_pong": "rma",
     "fetch_add": "rma",
 }
 OPERATIONS = tuple(SEMANTICS)
@@ -30,6 +30,7 @@ class PerftestSide(Side):
     """A block is one run of ucx_perftest, server and client, with its own warm-up."""
 
     warms_up = False
+    min_cores = 2
 
     def __init__(self, part: Part, semantics: str, transport: str):
         super().__init__("ucx_perftest", semantics, "ucx_perftest", transport)
@@ -59,6 +60,7 @@ def side(bench: Bench, operation: str, point: Point) -> Side:
         operation=operation,
         num_bytes=point.num_bytes,
         num_operations=num_operations(point.num_bytes, bench.options.world),
+        window=int(point.setting("window", STREAM_WINDOW)) if operation == "stream" else 1,
     )
     transport = TRANSPORTS[bench.options.world].partition(",")[0]
     return PerftestSide(part, SEMANTICS[operation], transport)

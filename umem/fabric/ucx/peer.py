@@ -65,7 +65,7 @@ class Peer:
         self._name = f"rank {rank}"
         self._main_address = address_for(card["main"], own_rank)
         self._agent_address = address_for(card["agent"], own_rank)
-        self._regions = [(address, size, bytes.fromhex(key)) for address, size, key in card["regions"]]
+        self.regions = [(address, size, bytes.fromhex(key)) for address, size, key in card["regions"]]
         self._failure = np.zeros(1, np.int64)
 
     @property
@@ -86,14 +86,14 @@ class Peer:
     @cached_property
     def memory(self) -> Reach:
         """To the peer's agent: put, get, active messages."""
-        return Reach(self._connect(self._agent_address, self.is_watched), self._regions)
+        return Reach(self._connect(self._agent_address, self.is_watched), self.regions)
 
     @cached_property
     def words(self) -> Reach:
         """To the peer's agent: atomics."""
         if not self.is_watched:
             return self.memory
-        return Reach(self._connect(self._agent_address, False), self._regions)
+        return Reach(self._connect(self._agent_address, False), self.regions)
 
     def _connect(self, address: bytes, is_watched: bool) -> Endpoint:
         callback, word = (note_failure.address, self._failure.ctypes.data) if is_watched else (0, 0)
