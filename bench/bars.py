@@ -20,7 +20,7 @@ from umem.errors import ConfigError, UmemError, UnknownName, Waived
 
 from . import registry
 from .case import Measured, Options, Point, Side
-from .driver import Bench, is_waived
+from .driver import Bench
 from .stats import MIN_PAIRS, Interval, Limit, Outcome, Samples, judge, next_look, ratio_interval
 from .timing import Missing, close_sides, open_sides, run_rounds, warm_up
 
@@ -257,7 +257,7 @@ def _split(
 
 def _missing(bar: Bar, lack: Missing) -> Result:
     """The result of a bar whose side did not open: the machine's reason waives it, any other is a failure."""
-    if is_waived(lack):
+    if lack.is_waived:
         return _without(bar, Outcome.WAIVED, str(lack.error))
     return _without(bar, Outcome.FAIL, f"{type(lack.error).__name__}: {lack.error}")
 

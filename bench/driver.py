@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from umem import config
-from umem.errors import FabricMissing, NotMappable, UmemError, Waived
+from umem.errors import UmemError
 from umem.units import MIB
 
 from . import host, peers
 from .case import Case, Measured, Options, Point, Side
 from .rows import Results, Row, Status
 from .stats import Samples, Summary, summarize
-from .timing import Depth, Missing, close_sides, measure, open_sides
+from .timing import Depth, close_sides, measure, open_sides
 from .wire import Group
 
 ROUNDS = 10  # blocks a side gets at a point of `umem bench`
@@ -95,7 +95,8 @@ class Bench:
         reason = case.waived(self.options, brief)
         if reason is not None:
             row = self._empty_row(case, Status.WAIVED)
-            return Results(self.machine, (row,), (f"waived: {case.key}: {reason}",))
+            kind = "no meaning" if case.meaningless(self.options) else "waived"
+            return Results(self.machine, (row,), (f"{kind}: {case.key}: {reason}",))
         points = case.brief_points(self.options) if brief else case.points(self.options)
         each = (depth or self.depth(case)).shared_by(len(points))
         rows: list[Row] = []
@@ -113,11 +114,13 @@ class Bench:
 
     def measure_point(self, case: Case, point: Point, depth: Depth) -> Results:
         """Rows of all sides of one point, measured in turns."""
-        sides = [side for side in case.sides(self, point) if self._is_wanted(side)]
+        wanted = [side for side in case.sides(self, point) if self._is_wanted(side)]
+        num_cores = len(config.usable_cores())
+        sides = [side for side in wanted if side.min_cores <= num_cores]
         opened: list[Side] = []
         try:
             opened, missing = open_sides(sides)
-            measured = measure(opened, point, depth)
+            measured, lacking = measure(opened, point, depth)
         except UmemError as error:
             self._discard_broken()
             row = self._empty_row(case, Status.ERROR, point)
@@ -125,12 +128,16 @@ class Bench:
         finally:
             close_sides(opened)
             self._discard_broken()
-        rows = self.rows(case, opened, measured)
+        rows = self.rows(case, [side for side in opened if side.name in measured.blocks], measured)
         notes = [f"remark: {case.key}: {remark}" for remark in case.remarks(measured)]
-        for lack in missing:
-            status = Status.WAIVED if is_waived(lack) else Status.ERROR
+        for lack in missing + lacking:
+            status = Status.WAIVED if lack.is_waived else Status.ERROR
             rows.append(self._empty_row(case, status, point, lack.side))
             notes.append(f"{status.lower()}: {case.key}, {lack.side.name}: {lack.error}")
+        for side in [side for side in wanted if side not in sides]:
+            rows.append(self._empty_row(case, Status.WAIVED, point, side))
+            needs = f"needs {side.min_cores} cores and has {num_cores}"
+            notes.append(f"no meaning: {case.key}, {side.name}: {needs}")
         return Results(self.machine, tuple(rows), tuple(notes))
 
     def _is_wanted(self, side: Side) -> bool:
@@ -223,8 +230,3 @@ class Bench:
 def all_samples(measured: Measured, side: Side) -> Samples:
     """Every sample of a side, over all its blocks."""
     return np.concatenate(measured.blocks[side.name])
-
-
-def is_waived(lack: Missing) -> bool:
-    """Whether a side is missing for a reason of the machine, not for a fault of ours."""
-    return isinstance(lack.error, Waived | FabricMissing | NotMappable)

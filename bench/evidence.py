@@ -63,6 +63,11 @@ class Evidence:
         return right and all(value == self.num_ranks for row in self.sums for value in row)
 
     @property
+    def is_forbidden(self) -> bool:
+        """Whether a litmus test showed what coherent memory never shows."""
+        return any(result.num_forbidden for result in self.litmus)
+
+    @property
     def islands(self) -> list[list[int]]:
         """Ranks that reach each other by load and store, directly or over others, in groups."""
         left = list(range(self.num_ranks))
@@ -81,12 +86,21 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Whether loads and stores of the peer's memory were timed, and their rate measured."""
+
+    has_latency: bool = True
+    has_rate: bool = True
+
+
+@dataclass(frozen=True)
 class Conclusion:
-    """The last line, and what it rests on."""
+    """The last line, and what it rests on. `is_shown`: whether the evidence for it was all there."""
 
     line: str
     is_supernode: bool
     reasons: tuple[str, ...]
+    is_shown: bool = True
 
     @property
     def last_line(self) -> str:
@@ -94,25 +108,36 @@ class Conclusion:
         return "; ".join((self.line, *self.reasons))
 
 
-def conclude(evidence: Evidence) -> Conclusion:
+def conclude(evidence: Evidence, speed: Speed = Speed()) -> Conclusion:
     """One memory, or stacked servers: decided by reach and coherence alone; speed is told, not judged.
 
     Ranks that map each other are one island unless a litmus test showed a forbidden outcome: memory that
-    is not coherent is no common memory, and every rank is an island then.
+    is not coherent is no common memory, and every rank is an island then. That they are a supernode is said only
+    where all of it was looked at: every litmus test conclusive, latency and rate measured.
     """
     num_ranks = evidence.num_ranks
-    forbidden = [result for result in evidence.litmus if result.num_forbidden]
-    islands = [[rank] for rank in range(num_ranks)] if forbidden else evidence.islands
+    islands = [[rank] for rank in range(num_ranks)] if evidence.is_forbidden else evidence.islands
     reasons = [_reach_reason(evidence)]
     reasons += [_litmus_reason(result) for result in evidence.litmus]
     if not evidence.is_one_address:
         reasons.append("some rank did not find what others had stored or added at an address")
     if num_ranks == 1:
         return Conclusion("one rank: neither a supernode nor a stack", False, tuple(reasons))
+    if len(islands) == 1 and evidence.is_one_address and (lacks := _lacks(evidence, speed)):
+        line = f"no verdict: {num_ranks} ranks reach each other's memory, but not shown: {', '.join(lacks)}"
+        return Conclusion(line, False, tuple(reasons), is_shown=False)
     if len(islands) == 1 and evidence.is_one_address:
         return Conclusion(f"a supernode of {num_ranks} ranks", True, tuple(reasons))
     groups = ", ".join("{" + " ".join(map(str, island)) + "}" for island in islands)
     return Conclusion(f"stacked servers: {len(islands)} islands {groups}", False, tuple(reasons))
+
+
+def _lacks(evidence: Evidence, speed: Speed) -> list[str]:
+    """What a supernode has shown and these ranks have not."""
+    shown = {result.test for result in evidence.litmus if result.conclusion == "ok"}
+    lacks = [f"litmus {test}" for test in FORBIDDEN if test not in shown]
+    lacks += [] if speed.has_latency else ["the latency of loads and stores"]
+    return lacks + ([] if speed.has_rate else ["the rate of loads and stores"])
 
 
 def _reach_reason(evidence: Evidence) -> str:

@@ -22,7 +22,12 @@ class Status(StrEnum):
 
 
 # Kind of a note, and the heading under which the report shows it.
-NOTE_KINDS = {"remark": "Remarks", "waived": "Not measured here", "error": "What failed"}
+NOTE_KINDS = {
+    "remark": "Remarks",
+    "no meaning": "What has no meaning here",
+    "waived": "Not measured here",
+    "error": "What failed",
+}
 
 
 @dataclass(frozen=True)

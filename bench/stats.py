@@ -108,18 +108,24 @@ def next_look(num_pairs: int) -> int:
     return max(MIN_PAIRS, 2 * num_pairs)
 
 
-def crossover(sizes: Samples, a_times: Samples, b_times: Samples) -> float | None:
-    """The size at which `b` stops losing to `a`, on a log-log line between the two sizes around it.
+@dataclass(frozen=True)
+class Stretch:
+    """Sizes from `begin` on, up to the next stretch, at which the same side is ahead."""
 
-    `sizes` ascend. None where `a` is the faster at every size; the first size where `b` never loses.
-    Where the sign changes more than once the last change counts: above it `b` stays ahead.
+    begin: float
+    is_first_ahead: bool
+
+
+def stretches(sizes: Samples, first_times: Samples, second_times: Samples) -> list[Stretch]:
+    """Which of two sides is the faster, by stretches of `sizes`, which ascend; the first one where they are equal.
+
+    A stretch begins where a log-log line between the two sizes around it crosses; the first at sizes[0].
     """
-    lead = np.log(a_times) - np.log(b_times)  # > 0 where b is faster
-    if lead[-1] <= 0:
-        return None
-    behind = np.nonzero(lead <= 0)[0]
-    if len(behind) == 0:
-        return float(sizes[0])
-    i = int(behind[-1])
-    fraction = -lead[i] / (lead[i + 1] - lead[i])
-    return float(np.exp(np.log(sizes[i]) + fraction * (np.log(sizes[i + 1]) - np.log(sizes[i]))))
+    lead = np.log(second_times) - np.log(first_times)  # >= 0 where the first is ahead
+    found = [Stretch(float(sizes[0]), bool(lead[0] >= 0))]
+    for i in range(1, len(sizes)):
+        if (lead[i] >= 0) != found[-1].is_first_ahead:
+            fraction = lead[i - 1] / (lead[i - 1] - lead[i])
+            begin = np.exp(np.log(sizes[i - 1]) + fraction * (np.log(sizes[i]) - np.log(sizes[i - 1])))
+            found.append(Stretch(float(begin), not found[-1].is_first_ahead))
+    return found

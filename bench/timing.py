@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from umem.errors import UmemError
+from umem.errors import FabricMissing, NotMappable, UmemError, Waived
 
 from .case import Measured, Point, Side
+
+LACKS = (Waived, FabricMissing, NotMappable)  # of the machine, not faults of ours
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Missing:
 
     side: Side
     error: UmemError
+
+    @property
+    def is_waived(self) -> bool:
+        """Whether the machine is the reason, not a fault of ours."""
+        return isinstance(self.error, LACKS)
 
 
 def open_sides(sides: Sequence[Side]) -> tuple[list[Side], list[Missing]]:
@@ -71,23 +78,35 @@ def run_block(side: Side, measured: Measured, num_samples: int) -> None:
     measured.errors[side.name] = measured.errors.get(side.name, 0) + side.num_errors()
 
 
-def warm_up(sides: Sequence[Side], num_samples: int) -> None:
-    """One block a side that nobody looks at: page faults, connections, branch predictors."""
-    if num_samples:
-        for side in [side for side in sides if side.warms_up]:
+def warm_up(sides: Sequence[Side], num_samples: int) -> list[Missing]:
+    """One block a side that nobody looks at: page faults, connections, branch predictors.
+
+    Returns the sides that only now find out what they lack.
+    """
+    missing = []
+    for side in [side for side in sides if side.warms_up and num_samples]:
+        try:
             side.block(num_samples)
             side.num_errors()
+        except LACKS as error:
+            missing.append(Missing(side, error))
+    return missing
 
 
 def measure(
     sides: Sequence[Side], point: Point, depth: Depth, clock: Callable[[], float] = time.monotonic
-) -> Measured:
-    """Blocks of all open `sides` in turns, as deep as `depth` says and its time allows."""
+) -> tuple[Measured, list[Missing]]:
+    """Blocks of all open `sides` in turns, as deep as `depth` says and its time allows.
+
+    Beside them the sides that found out in their warm-up what they lack; these are not run.
+    """
     measured = Measured(point)
     end = clock() + depth.time_limit_s
-    warm_up(sides, depth.warmup_samples)
+    missing = warm_up(sides, depth.warmup_samples)
+    lacking = [lack.side for lack in missing]
+    sides = [side for side in sides if side not in lacking]
     for num_done in range(depth.num_rounds):
         if num_done >= depth.min_rounds and clock() > end:
             break
         run_rounds(sides, measured, 1, depth.samples_per_block)
-    return measured
+    return measured, missing

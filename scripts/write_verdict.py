@@ -17,7 +17,7 @@ WIDTH, MAX_LINES = 110, 44
 GAP = "   "  # between columns; no cell of the verdict has as many spaces in a row
 
 REACH, ADDRESS = "How each byte is reached", "One address, one value"
-STEPS, CROSSOVER = "What the five steps cost", "Where load/store stops and messages begin"
+STEPS, CROSSOVER = "What the five steps cost", "Memory or messages"
 # Rows that are shown: case, size, and by whom besides umem.
 HEADLINES = {
     ("latency.line", "8"): "c",
@@ -44,11 +44,11 @@ def tables(text: str) -> dict[str, Table]:
 
 
 def short(text: str) -> list[str]:
-    """The lines for the README. Raises SystemExit for a text that is no verdict, or one of a run that failed."""
+    """The lines for the README. Raises SystemExit for a text that is no verdict, failed, or is incomplete."""
     found, last = tables(text), text.strip().splitlines()[-1] if text.strip() else ""
     if REACH not in found or "; " not in last:
         raise SystemExit("this is not what `umem verdict` prints")
-    if "FAILED" in last or "WRONG" in text:
+    if "FAILED" in last or "WRONG" in text or "INCOMPLETE" in last or last.startswith("no verdict"):
         raise SystemExit(f"no verdict for newcomers: {last}")
     facts = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
     machine = next(number for number, line in enumerate(facts) if line.startswith("umem "))

@@ -81,7 +81,7 @@ def test_bench_ends_with_1(monkeypatch, capsys):
 
 def test_the_verdict_ends_with_1_and_its_last_line_says_why(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(verdict, "cases", lambda: [Dying, registry.find("exchange")])
-    monkeypatch.setattr(verdict, "peers_here", tuple)
+    monkeypatch.setattr(verdict, "PEERS", ())
     monkeypatch.setattr(verdict, "gather", partial(gather, num_instances=2000))
     report, rows = tmp_path / "report.html", tmp_path / "rows.json"
     assert app.main(["verdict", "--report", str(report), "--json", str(rows)]) == 1

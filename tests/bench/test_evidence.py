@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from umem.bench.evidence import LOAD_STORE, Evidence, LitmusResult, conclude
+from umem.bench.evidence import LOAD_STORE, Evidence, LitmusResult, Speed, conclude
 
 OK = LitmusResult("MP", {(0, 0): 60, (1, 1): 40})
+OTHERS = tuple(LitmusResult(test, {(0, 1): 60, (1, 1): 40}) for test in ("CoRR", "SB"))
 BROKEN = LitmusResult("MP", {(0, 0): 60, (1, 0): 1, (1, 1): 39})
 BLIND = LitmusResult("CoRR", {(1, 1): 100})
 
 
-def evidence(ways, litmus=(OK,), sums=None):
+def evidence(ways, litmus=(OK, *OTHERS), sums=None):
     num_ranks = len(ways)
     return Evidence(ways, sums or [[num_ranks] * num_ranks] * num_ranks, litmus)
 
@@ -57,10 +58,26 @@ def test_a_forbidden_outcome_makes_every_rank_an_island():
     assert any("NOT coherent" in reason for reason in conclusion.reasons)
 
 
-def test_a_histogram_with_one_outcome_is_inconclusive_and_said_so():
-    conclusion = conclude(evidence(world([0, 1]), litmus=(BLIND,)))
-    assert conclusion.is_supernode
+def test_a_histogram_with_one_outcome_is_inconclusive_and_no_evidence():
+    conclusion = conclude(evidence(world([0, 1]), litmus=(OK, BLIND, OTHERS[1])))
+    assert not conclusion.is_supernode
+    assert not conclusion.is_shown
     assert any("inconclusive" in reason for reason in conclusion.reasons)
+
+
+@pytest.mark.parametrize(
+    ("litmus", "speed", "lack"),
+    [
+        ((OK,), Speed(), "litmus CoRR, litmus SB"),
+        ((), Speed(), "litmus CoRR, litmus MP, litmus SB"),
+        ((OK, *OTHERS), Speed(has_latency=False), "the latency of loads and stores"),
+        ((OK, *OTHERS), Speed(has_rate=False), "the rate of loads and stores"),
+    ],
+)
+def test_a_supernode_is_not_said_without_all_of_its_evidence(litmus, speed, lack):
+    conclusion = conclude(evidence(world([0, 1]), litmus=litmus), speed)
+    assert conclusion.line == f"no verdict: 2 ranks reach each other's memory, but not shown: {lack}"
+    assert (conclusion.is_supernode, conclusion.is_shown) == (False, False)
 
 
 def test_wrong_bytes_or_lost_additions_are_no_supernode():

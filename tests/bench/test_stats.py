@@ -9,11 +9,12 @@ from umem.bench.stats import (
     Interval,
     Limit,
     Outcome,
-    crossover,
+    Stretch,
     judge,
     median_interval,
     next_look,
     ratio_interval,
+    stretches,
     summarize,
 )
 
@@ -85,21 +86,26 @@ def test_looks_double_from_the_smallest_useful_number():
     assert looks == [8, 16, 32, 64, 128]
 
 
-def test_crossover_is_found_between_two_sizes():
+def test_the_lead_changes_between_two_sizes():
     sizes = np.array([64.0, 256.0, 1024.0, 4096.0])
     memory = sizes * 1.0
     message = 500 + sizes * 0.1
-    size = crossover(sizes, memory, message)
-    assert size == pytest.approx(500 / 0.9, rel=0.15)
+    first, second = stretches(sizes, memory, message)
+    assert (first.begin, first.is_first_ahead, second.is_first_ahead) == (64.0, True, False)
+    assert second.begin == pytest.approx(500 / 0.9, rel=0.15)
+    assert [stretch.is_first_ahead for stretch in stretches(sizes, message, memory)] == [False, True]
 
 
-def test_no_crossover_where_one_side_is_always_ahead():
+def test_one_stretch_where_one_side_is_always_ahead():
     sizes = np.array([64.0, 256.0])
-    assert crossover(sizes, sizes, 2 * sizes) is None
-    assert crossover(sizes, 2 * sizes, sizes) == 64.0
+    assert stretches(sizes, sizes, 2 * sizes) == [Stretch(64.0, True)]
+    assert stretches(sizes, 2 * sizes, sizes) == [Stretch(64.0, False)]
+    assert stretches(sizes, sizes, sizes) == [Stretch(64.0, True)]
 
 
-def test_the_last_change_of_lead_counts():
+def test_every_change_of_lead_begins_a_stretch():
     sizes = np.array([1.0, 2.0, 4.0, 8.0])
-    size = crossover(sizes, np.array([2.0, 1.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0]))
-    assert 4.0 < size < 8.0
+    found = stretches(sizes, np.array([2.0, 1.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0]))
+    assert [stretch.is_first_ahead for stretch in found] == [False, True, False]
+    assert 1.0 == found[0].begin < found[1].begin < 2.0
+    assert 4.0 < found[2].begin < 8.0

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from rich.console import Console
 
-from umem.bench import limits, registry, report, verdict
-from umem.bench.case import Options
+from umem import config
+from umem.bench import limits, registry, report, sections, verdict
+from umem.bench.case import Options, Point
 from umem.bench.driver import Bench
-from umem.bench.evidence import LOAD_STORE, Conclusion, Evidence, gather
-from umem.bench.rows import Results, read_json
+from umem.bench.evidence import FORBIDDEN, LOAD_STORE, Conclusion, Evidence, LitmusResult, gather
+from umem.bench.rows import Results, Status, read_json
+from umem.bench.timing import Depth
 from umem.errors import UmemError
 from umem.world.launcher import launch
 
 from .examples import row
 
-FEW = ("latency.line", "latency.message", "limits.bandwidth", "exchange")
+FEW = ("latency.line", "latency.message", "bandwidth.copy_cached", "exchange")
 
 
 def test_the_budgets_add_up_to_less_than_90_seconds():
@@ -29,17 +33,17 @@ def test_the_budgets_add_up_to_less_than_90_seconds():
 def test_every_case_of_the_verdict_is_shown_in_a_section():
     rows = {
         key: Results({}, (row(case=key), row(case=key, semantics="message", bytes=64)))
-        for key in verdict.MEASURED + verdict.WORKLOADS
+        for key in verdict.MEASURED + sections.WORKLOADS
         if key != "anatomy"
     }
-    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), rows, ())
-    shown = {line[0] for section in verdict.describe(found, Options()) for line in section.lines}
+    found = sections.Findings(Evidence([[LOAD_STORE]], [[1]]), rows, ())
+    shown = {line[0] for section in sections.describe(found, Options()) for line in section.lines}
     assert set(rows) <= shown
 
 
 def test_a_section_whose_cases_found_nothing_is_absent():
-    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), {}, ())
-    titles = [section.title for section in verdict.describe(found, Options())]
+    found = sections.Findings(Evidence([[LOAD_STORE]], [[1]]), {}, ())
+    titles = [section.title for section in sections.describe(found, Options())]
     assert titles == ["How each byte is reached", "One address, one value"]
 
 
@@ -51,24 +55,62 @@ def test_the_distance_of_the_cores_is_told_of_both_ends(monkeypatch):
     assert verdict.measure(Bench(Options()), end=0.0).ping_pong_ns == (348.0, 99.0)
 
 
-def test_the_crossover_is_told_between_the_sizes_measured():
+MEMORY_US = (1.0, 10.0, 100.0)  # at 64, 4K and 64K
+
+
+@pytest.mark.parametrize(
+    ("message_us", "smallest", "largest", "where"),
+    [
+        (
+            (4.0, 12.0, 150.0),
+            "memory 4 x at 64",
+            "memory 1.5 x at 64K",
+            "memory at every size from 64 to 64K",
+        ),
+        (
+            (0.5, 5.0, 80.0),
+            "messages 2 x at 64",
+            "messages 1.25 x at 64K",
+            "messages at every size from 64 to 64K",
+        ),
+        (
+            (4.0, 12.0, 50.0),
+            "memory 4 x at 64",
+            "messages 2 x at 64K",
+            r"memory to about [\d.]+K, messages above",
+        ),
+        (
+            (0.8, 12.0, 150.0),
+            "messages 1.25 x at 64",
+            "memory 1.5 x at 64K",
+            r"messages to about \d+, memory above",
+        ),
+        (
+            (4.0, 5.0, 150.0),
+            "memory 4 x at 64",
+            "memory 1.5 x at 64K",
+            r"memory to about [\d.]+K?, messages to about [\d.]+K, memory above",
+        ),
+    ],
+)
+def test_who_is_ahead_where_is_told(message_us, smallest, largest, where):
     rows = [
         row(case="exchange", semantics=semantics, bytes=size, p50_us=time_us)
-        for semantics, times in {"load_store": (1.0, 10.0, 100.0), "message": (4.0, 12.0, 50.0)}.items()
+        for semantics, times in {"load_store": MEMORY_US, "message": message_us}.items()
         for size, time_us in zip((64, 4096, 65536), times, strict=True)
     ]
-    found = verdict.Findings(Evidence([[LOAD_STORE]], [[1]]), {"exchange": Results({}, tuple(rows))}, ())
-    section = verdict.crossover_section(found)
+    found = sections.Findings(Evidence([[LOAD_STORE]], [[1]]), {"exchange": Results({}, tuple(rows))}, ())
+    section = sections.crossover_section(found)
     assert section is not None
     (line,) = section.lines
-    assert line[:3] == ("exchange", "4 x at 64", "0.5 x at 64K")
-    assert re.fullmatch(r"from about \d+(\.\d+)?K", line[3])
+    assert line[:3] == ("exchange", smallest, largest)
+    assert re.fullmatch(where, line[3])
 
 
 @pytest.fixture
 def few_cases(monkeypatch):
     monkeypatch.setattr(verdict, "cases", lambda: [registry.find(key) for key in FEW])
-    monkeypatch.setattr(verdict, "peers_here", tuple)
+    monkeypatch.setattr(verdict, "PEERS", ())
     monkeypatch.setattr(verdict, "gather", partial(gather, num_instances=2000))
 
 
@@ -130,8 +172,10 @@ def test_without_ucx_and_compiler_it_says_what_is_missing(tmp_path, few_cases, m
     monkeypatch.setenv("PATH", str(tmp_path))
     limits.load.cache_clear()
     code, lines, page = run(tmp_path, "mapped")
-    assert code == 0
+    assert code == verdict.INCOMPLETE_CODE
     assert lines[-1].startswith("a supernode of 2 ranks; 2 of 2 pairs")
+    assert "INCOMPLETE: not measured, or not wholly: latency.line, latency.message, " in lines[-1]
+    assert not any(row.status == Status.ERROR for row in read_json(tmp_path / "rows.json").rows)
     text = "\n".join(lines)
     assert "no C compiler" in text
     assert "UCX" in text
@@ -145,3 +189,67 @@ def test_what_is_shown_is_escaped():
     page = report.html(Results(machine, ()), [section], Conclusion("e > f", True, ()), "mapped", 1.0)
     assert "<script>" not in page
     assert "a &amp; b" in page
+
+
+def test_no_time_left_is_named_and_no_success(tmp_path, few_cases, monkeypatch):
+    monkeypatch.setattr(verdict, "LIMIT_S", 0.0)
+    code, lines, page = run(tmp_path, "mapped")
+    assert code == verdict.INCOMPLETE_CODE
+    lacks = "the latency of loads and stores, the rate of loads and stores"
+    assert lines[-1].startswith(f"no verdict: 2 ranks reach each other's memory, but not shown: {lacks}; ")
+    assert lines[-1].endswith(f"{', '.join(FEW)} (reasons above)")
+    for key in FEW:
+        assert any(line.startswith(f"# waived: {key}: ") for line in lines)
+        assert f"<li>{key}: " in page
+
+
+EVIDENCE = Evidence(
+    [[LOAD_STORE] * 2] * 2,
+    [[2, 2]] * 2,
+    tuple(LitmusResult(test, {(0, 1): 6, (1, 1): 4}) for test in FORBIDDEN),
+)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "changes", "note", "code"),
+    [
+        (EVIDENCE, {}, "no meaning: latency.line: needs 2 cores and has 1", 0),
+        (EVIDENCE, {}, "remark: latency.line: slow", 0),
+        (EVIDENCE, {}, "waived: latency.line, c: no compiler", 3),
+        (EVIDENCE, {"status": "Error"}, "error: latency.line: no", 1),
+        (EVIDENCE, {"status": "Error"}, "waived: latency.line, c: no compiler", 1),
+        (replace(EVIDENCE, sums=[[2, 1]] * 2), {}, "remark: x: y", 1),
+        (replace(EVIDENCE, litmus=()), {}, "remark: x: y", 3),
+        (replace(EVIDENCE, litmus=(LitmusResult("MP", {(1, 0): 1}),)), {}, "remark: x: y", 1),
+    ],
+)
+def test_the_exit_code_is_1_for_wrong_data_and_3_for_what_is_missing(evidence, changes, note, code):
+    rows = (row(**changes), row(case="bandwidth.copy"))
+    found = sections.Findings(evidence, {"latency.line": Results({}, rows, (note,))}, ())
+    conclusion = verdict.judge(found)
+    assert verdict.exit_code(found, conclusion) == code
+    assert ("INCOMPLETE: not measured, or not wholly: latency.line" in conclusion.last_line) == (
+        "waived" in note
+    )
+
+
+def test_what_needs_two_cores_has_no_meaning_on_one(monkeypatch):
+    monkeypatch.setattr(config, "usable_cores", lambda: [0])
+    with Bench(Options(peers=("ucx_perftest",))) as bench:
+        results = bench.run(registry.find("latency.line")(), brief=True)
+        assert results.notes == ("no meaning: latency.line: needs 2 cores and has 1",)
+        results = bench.measure_point(registry.find("latency.message")(), Point(8), Depth(1, 2, 0))
+        assert results.notes == ("no meaning: latency.message, ucx_perftest: needs 2 cores and has 1",)
+        assert [found.status for found in results.rows] == ["Passed", "Waived"]
+
+
+def test_all_is_compiled_before_the_clock_starts(tmp_path, few_cases, monkeypatch):
+    began = []
+    monkeypatch.setattr(verdict, "prepare", lambda world: began.append((world, time.monotonic())))
+    monkeypatch.setattr(
+        verdict, "measure", lambda bench, end: began.append(end) or sections.Findings(EVIDENCE, {}, ())
+    )
+    run(tmp_path, "mapped")
+    (world, prepared_at), end = began
+    assert world == "mapped"
+    assert end - prepared_at >= verdict.LIMIT_S - verdict.REPORT_S

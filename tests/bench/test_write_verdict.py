@@ -9,9 +9,9 @@ import pytest
 import write_verdict
 from rich.console import Console
 
-from umem.bench import report, verdict
+from umem.bench import report, sections
 from umem.bench.case import Options
-from umem.bench.evidence import LOAD_STORE, Evidence, LitmusResult, conclude
+from umem.bench.evidence import FORBIDDEN, LOAD_STORE, Evidence, LitmusResult, conclude
 from umem.bench.rows import Results
 from umem.units import parse_size
 
@@ -32,16 +32,17 @@ def findings():
     results["anatomy"] = tuple(
         row(case=f"anatomy[{step}]", semantics="staged", bytes=size) for size in SIZES for step in STEPS
     )
-    for workload in verdict.WORKLOADS:
+    for workload in sections.WORKLOADS:
         results[workload] = tuple(
             row(case=workload, semantics=semantics, bytes=size, p50_us=size**power)
             for size in SIZES
             for semantics, power in {"load_store": 1.0, "message": 1.1}.items()
         )
-    evidence = Evidence(
-        [[LOAD_STORE] * 2] * 2, [[2, 2], [2, 2]], (LitmusResult("MP", {(0, 0): 60, (1, 1): 40}),)
+    litmus = tuple(LitmusResult(test, {(0, 1): 60, (1, 1): 40}) for test in FORBIDDEN)
+    evidence = Evidence([[LOAD_STORE] * 2] * 2, [[2, 2], [2, 2]], litmus)
+    return sections.Findings(
+        evidence, {key: Results(MACHINE, rows) for key, rows in results.items()}, (99.0,)
     )
-    return verdict.Findings(evidence, {key: Results(MACHINE, rows) for key, rows in results.items()}, (99.0,))
 
 
 def printed(found, failed=""):
@@ -52,7 +53,7 @@ def printed(found, failed=""):
     report.show(
         Console(file=text, width=160),
         results,
-        verdict.describe(found, Options()),
+        sections.describe(found, Options()),
         conclusion,
         "mapped",
         found.ping_pong_ns,
@@ -73,7 +74,7 @@ def test_the_short_form_has_what_a_newcomer_wants_and_fits_a_screen():
     for case, _ in write_verdict.HEADLINES:
         assert sum(line.startswith(case) for line in lines) == 2
     assert all(any(line.startswith(step) for line in lines) for step in STEPS)
-    assert all(any(line.startswith(workload) for line in lines) for workload in verdict.WORKLOADS)
+    assert all(any(line.startswith(workload) for line in lines) for workload in sections.WORKLOADS)
     assert "limits.latency" not in text
     assert "a supernode of 2 ranks; 2 of 2 pairs" in text
 
@@ -84,7 +85,12 @@ def test_what_was_not_measured_is_absent():
     assert not any("latency" in line or "steps" in line for line in lines)
 
 
-@pytest.mark.parametrize("text", ["", "umem: no\n", printed(findings(), "but 1 of 9 rows FAILED: anatomy")])
+FAILED, LACKING = "but 1 of 9 rows FAILED: anatomy", "INCOMPLETE: not measured: anatomy"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "umem: no\n", printed(findings(), FAILED), printed(findings(), LACKING)]
+)
 def test_what_is_no_good_verdict_is_refused(text):
     with pytest.raises(SystemExit):
         write_verdict.short(text)

@@ -1,6 +1,7 @@
 """`umem info`, `umem verdict`, `umem bench`, `umem verify`: options in, exit codes out; the work is elsewhere.
 
-Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used. `umem run` does not
+Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used, 3 for what was not wholly looked
+at (in `verdict` and `verify`). `umem run` does not
 pass through here (umem/__main__.py): its start-up is promised, and this module's imports cost more.
 """
 
@@ -70,7 +71,11 @@ def verdict(
     json_file: JsonFile = None,
     seed: Seed = 1,
 ) -> None:
-    """Say whether this machine's ranks form one memory or a stack of servers, with the evidence."""
+    """Say whether this machine's ranks form one memory or a stack of servers, with the evidence.
+
+    What must be compiled is compiled first. Exit code 0: all that has a meaning here was measured, and all data was
+    right; 1: wrong data, or a case failed; 3: something could not be measured, and the last line names it.
+    """
     from ..bench import verdict as judge
 
     code = judge.run(_console(), ranks, world, report, json_file, seed)
