@@ -14,7 +14,7 @@ from .ucx_ranks import GROUP, POSIX, TCP, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
-from umem.fabric.ucx import channels
+from umem.fabric.ucx import channels, queues
 from umem.fabric.ucx.fabric import UcxFabric
 from umem.fabric.ucx.port import SPIN_NS
 
@@ -44,14 +44,14 @@ def test_every_peer_over_shared_memory_has_a_channel(environment, num_ranks, exp
 
 @pytest.mark.parametrize("num_channels", [1, 2, 3, 7, 16])
 def test_all_queues_together_are_as_large_as_one(num_channels):
-    places = int(channels.queue_environment(num_channels)["UCX_POSIX_FIFO_SIZE"])
+    places = int(queues.environment(num_channels)["UCX_POSIX_FIFO_SIZE"])
     assert places & (places - 1) == 0, "UCX takes powers of two"
-    assert channels.QUEUE_PLACES // 2 < places * num_channels <= channels.QUEUE_PLACES
+    assert queues.TOTAL_PLACES // 2 < places * num_channels <= queues.TOTAL_PLACES
 
 
 def test_what_the_user_says_of_queues_stays(monkeypatch):
     monkeypatch.setenv("UCX_POSIX_FIFO_SIZE", "512")
-    assert "UCX_POSIX_FIFO_SIZE" not in channels.queue_environment(2)
+    assert "UCX_POSIX_FIFO_SIZE" not in queues.environment(2)
 
 
 @pytest.mark.timeout(60)

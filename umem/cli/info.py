@@ -245,21 +245,12 @@ def _launcher() -> Fact:
 
 
 def _shared_memory() -> Fact:
-    if not os.path.isdir(SHARED_MEMORY):
-        return Fact(
-            SHARED_MEMORY, "missing", f"mount -t tmpfs tmpfs {SHARED_MEMORY}: UCX's shared memory needs it"
-        )
-    stat = os.statvfs(SHARED_MEMORY)
-    free = stat.f_bavail * stat.f_frsize
-    total = stat.f_blocks * stat.f_frsize
-    small = (
-        f"mount -o remount,size=2G {SHARED_MEMORY}, or docker run --shm-size=2g" if free < 64 << 20 else ""
-    )
-    return Fact(
-        SHARED_MEMORY,
-        f"{format_size(free)} free of {format_size(total)} (used by UCX; segments are memfds)",
-        small,
-    )
+    from ..fabric.ucx import queues
+
+    free, room = queues.room(SHARED_MEMORY)
+    less = f"mount -o remount,rw,size=2G {SHARED_MEMORY}, or docker run --shm-size=2g"
+    used = "UCX's queues are there, or in SysV segments where it is small; umem's segments are memfds"
+    return Fact(SHARED_MEMORY, f"{room} ({used})", less if free == 0 else "")
 
 
 def _mappings() -> Fact:

@@ -19,6 +19,7 @@
     descriptors   file descriptors between ranks of one host
     namespaces    hosts of the `hosts` world, as network namespaces
     interfaces    network interfaces and their addresses
+    open_files    the limit of open files
     liveness      pidfds, and processes that end with their parent
 
 Nothing here imports numpy, numba or torch when it is imported.

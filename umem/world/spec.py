@@ -24,8 +24,8 @@ FAILURE_POLICIES = (END, CONTINUE)
 
 LOOPBACK = "lo"
 
-# posix alone among the shared-memory transports: `cma` makes an 8 B get 9 times slower
-# (facts: UCX 1.22), and sysv segments outlive a killed process.
+# posix alone among the shared-memory transports: `cma` makes an 8 B get 9 times slower (UCX 1.22). Where /dev/shm is
+# too small for it, sysv takes its place (fabric/ucx/queues.py).
 TRANSPORTS = {MAPPED: "posix,self", NO_PEER_ACCESS: "posix,self", HOSTS: "tcp,self"}
 
 

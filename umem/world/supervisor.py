@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from ..errors import WorldError
-from . import namespaces
+from . import namespaces, open_files
 from .child import STDIN, Child, start_child
 from .frames import Frame, FrameBuffer, Kind, unpack_blobs
 from .hub import Hub, Outgoing
@@ -35,6 +35,7 @@ from .spec import END, HOSTS, WorldSpec
 GRACE_S = 2.0
 KILL_AFTER_S = 2.0
 INTERRUPT_GRACE_S = 3.0
+FILES_OF_CHILD, FILES_OF_START = 4, 8  # open in this process: for each rank, and while one is started
 
 _READ_BYTES = 1 << 16
 
@@ -101,14 +102,16 @@ class Supervisor:
                 f"the parent of the ranks has {num_threads} threads and must have one; do not preload"
                 " a module that starts threads"
             )
+        open_files.require(
+            FILES_OF_START + FILES_OF_CHILD * len(placements), f"the parent of {len(placements)} ranks"
+        )
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
         try:
             for placement in placements:
                 self._start_rank(placement)
         except OSError as error:  # of pipe, socketpair or fork
             raise WorldError(
-                f"cannot start {len(placements)} ranks: {error}; see the limits `ulimit -n` (files, 4 a rank)"
-                " and `ulimit -u` (processes)"
+                f"cannot start {len(placements)} ranks: {error}; see the limit `ulimit -u` (processes)"
             ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)

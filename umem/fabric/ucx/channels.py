@@ -20,11 +20,8 @@ from ...kernels.ops import load_i64, load_u16, store_i32, store_i64
 from .abi import UCS_OK
 from .calls import worker_arm, worker_progress
 from .context import Context, Worker
-from .library import unset
 
 MAX_CHANNELS = 16  # a worker has 6 descriptors; in a larger world ranks share channels, and their fate
-QUEUE_PLACES = 256  # messages that wait, all channels of a thread together; UCX's own for one queue
-MIN_PLACES = 16
 WAITS_PER_PROGRESS = 64
 
 # --- words of all channels
@@ -97,16 +94,6 @@ def num_channels(environment: Mapping[str, str], num_ranks: int) -> int:
 def has_shared_memory(environment: Mapping[str, str]) -> bool:
     """Whether UCX may use more than networks."""
     return not set(environment.get("UCX_TLS", "all").split(",")) <= {"tcp", "self"}
-
-
-def queue_environment(channels: int) -> dict[str, str]:
-    """UCX's variables that make the queues of so many channels together as large as one by default.
-
-    What the user has set stays.
-    """
-    places = max(MIN_PLACES, 1 << (QUEUE_PLACES // channels).bit_length() - 1)
-    sizes = {"UCX_POSIX_FIFO_SIZE": places, "UCX_POSIX_RX_BUFS_GROW": 2 * places}
-    return unset({name: str(size) for name, size in sizes.items()})
 
 
 def packed_addresses(channels: Channels) -> list[str]:

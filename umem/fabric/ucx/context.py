@@ -7,21 +7,14 @@ that compiled code takes them. Nothing here waits without a deadline.
 from __future__ import annotations
 
 import ctypes
-import shutil
 import time
 from collections.abc import Mapping
 from ctypes import byref, c_char_p, c_int, c_int8, c_size_t, c_uint, c_uint64, c_void_p
 
 from ... import config
 from ...errors import FabricError
-from ...units import MIB, format_size
 from . import abi
 from .library import Library, load, unset
-
-WORKER_SHM_BYTES = (
-    5 * MIB
-)  # queues of UCX's posix transport; measured with 1.22: 4.2 MiB a worker with DEFAULT_PLACES
-DEFAULT_PLACES = 256
 
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ucp_init_version": (c_int8, (c_uint, c_uint, c_void_p, c_uint64, c_void_p)),
@@ -97,21 +90,7 @@ class Context:
         if status < 0:
             text = self.library.status_text(status)
             towards = f" towards {peer}" if peer else ""
-            raise FabricError(f"{call} failed{towards}: {text} ({status}){self._shared_memory_hint()}")
-
-    def _shared_memory_hint(self) -> str:
-        """What to say where the cause of a failure is most likely that UCX found no room for its queues."""
-        if "posix" not in self.environment.get("UCX_TLS", ""):
-            return ""
-        free = shutil.disk_usage("/dev/shm").free
-        places = int(self.environment.get("UCX_POSIX_FIFO_SIZE", DEFAULT_PLACES))
-        worker_bytes = WORKER_SHM_BYTES * places // DEFAULT_PLACES
-        if free >= len(self.workers) * worker_bytes:
-            return ""
-        return (
-            f"; /dev/shm has {format_size(free)} free, and UCX needs {format_size(worker_bytes)} for each of"
-            f" {len(self.workers)} workers a rank: enlarge it (docker run --shm-size, mount -o remount,size=)"
-        )
+            raise FabricError(f"{call} failed{towards}: {text} ({status})")
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Close what was made from this context, in order; safe to repeat.

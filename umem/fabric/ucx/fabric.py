@@ -34,14 +34,13 @@ from ...errors import (
 from ...forks import MakeError, belongs_here, refuse
 from ...kernels import status
 from ...kernels.control import CONTROL_BYTES
-from . import abi, operations
+from . import abi, operations, queues
 from .channels import (
     Channels,
     address_for,
     has_shared_memory,
     num_channels,
     packed_addresses,
-    queue_environment,
 )
 from .context import Context
 from .peer import Peer
@@ -96,9 +95,8 @@ class UcxFabric:
         self.rank, self.num_ranks, self.timeout_s = world.rank, world.num_ranks, timeout_s
         self.control = control
         self.page = ControlPage(_words_at(control))
-        environment = world.ucx_environment
-        count = num_channels(environment, world.num_ranks)
-        self.context = Context({**environment, **queue_environment(count)}, num_endpoints=2 * world.num_ranks)
+        count = num_channels(world.ucx_environment, world.num_ranks)
+        self.context = Context(queues.agree(world, count), num_endpoints=2 * world.num_ranks)
         self.main = Channels(self.context, world.num_ranks, count, control)
         self.agent = Channels(self.context, world.num_ranks, count, control)
         registered = [self.context.register(address, num_bytes) for address, num_bytes in regions]

@@ -1,0 +1,28 @@
+"""The limit of open files: raised as far as this process may, or named before it is met.
+
+Behind it stands a failure in the middle of something: a descriptor that was cut off, an input/output error of UCX.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from ..errors import WorldError
+
+
+def require(num_more: int, who: str) -> None:
+    """Have this process be allowed `num_more` files beside those that it has open.
+
+    Raises WorldError, with the number that is needed and the line that sets it, where the hard limit is lower.
+    """
+    needed = len(os.listdir("/proc/self/fd")) + num_more
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise WorldError(
+            f"{who} needs {needed} open files, and the limit is {hard}: ulimit -n {needed}"
+            f" (docker run --ulimit nofile={needed})"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
