@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from umem import config
+from umem import cached_files, config
 from umem.errors import Waived
 
 SOURCE = Path(__file__).with_name("limits.c")
@@ -75,7 +75,10 @@ def load() -> Limits:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise Waived("no C compiler (cc, gcc or clang) on this machine to measure its limits with")
-    library = config.cache_dir(f"limits-{_machine_key(compiler)}") / "limits.so"
+    folder = cached_files.folder(f"limits-{_machine_key(compiler)}", ready="limits.so")
+    if folder is None:
+        raise Waived(f"there is no folder for the compiled {SOURCE.name}: {cached_files.WAY_OUT}")
+    library = folder / "limits.so"
     if not library.exists():
         _compile(compiler, library)
     return Limits(ctypes.CDLL(str(library)))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import os
 import platform
 import sys
 import types as python_types
@@ -30,9 +31,10 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 from numba.core import types
+from numba.core.caching import UserProvidedCacheLocator
 from numba.core.dispatcher import Dispatcher
 
-from umem import config
+from umem import cached_files, config
 
 from .intrinsics import TABLE
 
@@ -42,6 +44,7 @@ LOWERING_SOURCES = (
     *("cache", "compile", "elements", "faults", "intrinsics", "link", "lower_cpu"),
     *("lower_narrow", "lower_vector", "ops", "ops_system", "ops_vector", "register_cpu", "typing_rules"),
 )
+READY = "ready"  # file of a folder that a kernel was compiled into
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), range, slice)
 
 
@@ -72,17 +75,15 @@ def folder(body: python_types.FunctionType, signature: object) -> Path | None:
     digest.update(source.read_bytes())
     try:
         digest.update(fingerprint(body))
-        name = f"{body.__module__}.{body.__qualname__}".replace("<locals>", "")[-80:]
-        path = config.cache_dir(lowering_key()) / f"{name}-{digest.hexdigest()[:24]}"
-        path.mkdir(exist_ok=True)
-    except (NotCacheable, OSError):
+    except NotCacheable:
         return None
-    return path
+    name = f"{body.__module__}.{body.__qualname__}".replace("<locals>", "")[-80:]
+    return cached_files.folder(f"{lowering_key()}/{name}-{digest.hexdigest()[:24]}", READY)
 
 
 def is_ready(path: Path) -> bool:
     """True after some process has compiled into this folder."""
-    return (path / "ready").exists()
+    return (path / READY).exists()
 
 
 @contextmanager
@@ -94,7 +95,28 @@ def first_compile(path: Path) -> Iterator[None]:
     with open(path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system if its holder dies
         yield
-        (path / "ready").touch()
+        (path / READY).touch()
+
+
+class KernelLocator(UserProvidedCacheLocator):
+    """Numba's files of a kernel lie in `numba.config.CACHE_DIR`, which need not be writable where they are there."""
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder, if it is missing; Numba would also write to it."""
+        os.makedirs(self.get_cache_path(), exist_ok=True)
+
+
+@contextmanager
+def numba_files(path: Path) -> Iterator[None]:
+    """Let Numba keep what it compiles inside the block in `path`; it goes on to, for what was made in it."""
+    numba_config = numba.config
+    before = numba_config.CACHE_DIR, numba_config.CACHE_LOCATOR_CLASSES
+    numba_config.CACHE_DIR = str(path)
+    numba_config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__}"
+    try:
+        yield
+    finally:
+        numba_config.CACHE_DIR, numba_config.CACHE_LOCATOR_CLASSES = before
 
 
 def fingerprint(function: python_types.FunctionType) -> bytes:

@@ -27,6 +27,9 @@ from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable, typeof_impl
 
+from umem import cached_files
+from umem.errors import ConfigError
+
 from . import cache, faults, register_cpu
 from .link import KernelCompiler, LinkCompiler
 
@@ -65,6 +68,15 @@ def inlined_function(function: Function) -> Function:
     return function
 
 
+def check_jit() -> None:
+    """Raise ConfigError where Numba is told not to compile: no kernel works then."""
+    if numba.config.DISABLE_JIT:
+        raise ConfigError(
+            "NUMBA_DISABLE_JIT=1 leaves kernels to Python's interpreter, which has no loads and stores by address:"
+            " unset it; a kernel's undecorated function is its .body"
+        )
+
+
 class Lazy:
     """A function that is compiled once, when it is first needed, by one thread of one process."""
 
@@ -94,13 +106,17 @@ class Lazy:
         return cache.folder(self.body, self.signature)
 
     def _load(self) -> Any:
+        check_jit()
         if faults.is_active():
             faults.install()
-        path = self.folder
-        if path is None:
-            return self._compile(use_cache=False)
-        with cache.first_compile(path), _numba_cache(str(path)):
-            return self._compile(use_cache=True)
+        while (path := self.folder) is not None:
+            try:
+                with cache.first_compile(path), cache.numba_files(path):
+                    return self._compile(use_cache=True)
+            except OSError as error:
+                cached_files.give_up(path, error)
+                del self.folder
+        return self._compile(use_cache=False)
 
     def _compile(self, use_cache: bool) -> Any:
         raise NotImplementedError
@@ -233,20 +249,6 @@ def load_all(prefix: str = "umem", groups: Iterable[str] = (CORE,)) -> int:
     for lazy in chosen:
         lazy.load()
     return len(chosen)
-
-
-class _numba_cache:
-    """Numba's cache folder inside the block; a locator keeps the folder that stood when it was made."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __enter__(self) -> None:
-        self.before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = self.path
-
-    def __exit__(self, *error: object) -> None:
-        numba.config.CACHE_DIR = self.before
 
 
 @typeof_impl.register(CpuKernel)

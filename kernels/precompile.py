@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from umem import config
 
 from . import cache
-from .compile import CORE, Lazy, registered
+from .compile import CORE, Lazy, check_jit, registered
 
 MIN_MISSING = 8  # fewer compile in the time that it takes to fork for them
 NUMBER_BYTES = 4  # of a kernel in the queue: a pipe, whose readers take whole numbers and never the same
@@ -29,36 +31,48 @@ def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,), min_missin
     Forks a process a core, so this one must have a single thread; nothing is loaded here. A kernel that
     cannot be cached, or whose compilation fails, is left to whoever loads it and sees why.
     """
+    check_jit()
     missing = [lazy for lazy in registered(prefix, groups) if _is_missing(lazy)]
-    num_processes = min(len(config.usable_cores()), len(missing))
     if len(missing) < max(min_missing, 1):
         return len(missing)
     sys.stderr.write(f"umem: compiling {len(missing)} kernels, once on this machine\n")
-    assert len(missing) * NUMBER_BYTES <= select.PIPE_BUF, "or the write would block"
-    queue, filled = os.pipe()
-    os.write(filled, b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in range(len(missing))))
-    os.close(filled)
-    children = [_fork(missing, queue) for _ in range(num_processes)]
-    os.close(queue)
+    num_processes = min(len(config.usable_cores()), len(missing))
+    # Neighbours share device functions, which each process compiles for itself: so each begins with a row of its own.
+    bounds = [len(missing) * number // num_processes for number in range(num_processes + 1)]
+    queues = [_queue(range(first, end)) for first, end in pairwise(bounds)]
+    children = [_fork(missing, queues[number:] + queues[:number]) for number in range(num_processes)]
+    for queue in queues:
+        os.close(queue)
     for pid in children:
         os.waitpid(pid, 0)
     return len(missing)
+
+
+def _queue(numbers: range) -> int:
+    """A pipe that holds `numbers`: who reads takes the next one, and none is left at its end."""
+    assert len(numbers) * NUMBER_BYTES <= select.PIPE_BUF, "or the write would block"
+    queue, filled = os.pipe()
+    os.write(filled, b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in numbers))
+    os.close(filled)
+    return queue
 
 
 def _is_missing(lazy: Lazy) -> bool:
     return lazy.folder is not None and not cache.is_ready(lazy.folder)
 
 
-def _fork(missing: list[Lazy], queue: int) -> int:
-    """A child that compiles what it takes from the `queue` of numbers until that is empty; returns its pid."""
+def _fork(missing: list[Lazy], queues: Sequence[int]) -> int:
+    """A child that compiles what it takes from the `queues` of numbers, one after the other; returns its pid."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    gc.freeze()  # looking through all that was imported, time after time, takes a tenth of the time
     try:
-        while number := os.read(queue, NUMBER_BYTES):
-            missing[int.from_bytes(number, "little")].load()
+        for queue in queues:
+            while number := os.read(queue, NUMBER_BYTES):
+                missing[int.from_bytes(number, "little")].load()
         code = 0
     except BaseException:  # noqa: BLE001 - whatever it is: this process must not return into the parent's code
         traceback.print_exc()

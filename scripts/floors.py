@@ -27,6 +27,7 @@ FLOORS = (
             "umem.units",
             "umem.cgroup",
             "umem.config",
+            "umem.cached_files",
             "umem.address",
             "umem.stats",
             "umem.user_files",

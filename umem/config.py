@@ -10,7 +10,7 @@
 | UMEM_UCX | which libucp: auto, wheel, system, or a path |
 | UMEM_TIMEOUT_S | deadline of every wait |
 | UMEM_NETWORK | interface that traffic between hosts may use; loopback only when unset |
-| UMEM_CACHE | folder of compiled kernels (default: XDG cache folder) |
+| UMEM_CACHE | folder of compiled kernels (default: XDG cache folder; where neither can be written, TMPDIR) |
 | UMEM_BUILD | normal, or faults: kernels that can be killed at the n-th shared access |
 | UMEM_FAULT_AT | with UMEM_BUILD=faults: the access at which the process is killed |
 | RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT | as torchrun sets them |
@@ -78,13 +78,12 @@ def fault_at() -> int | None:
     return integer("UMEM_FAULT_AT")
 
 
-def cache_dir(key: str) -> Path:
-    """Folder of this user's compiled kernels for sources and machine that hash to `key`; made if missing."""
-    root = text("UMEM_CACHE") or text("XDG_CACHE_HOME")
-    base = Path(root) if root else Path.home() / ".cache"
-    folder = base / "umem" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def cache_roots() -> list[Path]:
+    """Folders for this user's compiled kernels, the first that can be used first: UMEM_CACHE or the XDG cache folder,
+    then folders of this user's own among the machine's temporary files."""
+    own = text("UMEM_CACHE") or text("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    temporary = [Path(folder) for folder in (text("TMPDIR", "/tmp"), "/var/tmp", "/dev/shm") if folder]
+    return [Path(own) / "umem", *(folder / f"umem-cache-{os.getuid()}" for folder in temporary)]
 
 
 def host_name() -> str:

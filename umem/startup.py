@@ -64,13 +64,9 @@ class Parts:
 
 def compile_all() -> None:
     """Put also what worlds load by demand into the cache, so that nobody waits for it: part of setting up."""
-    from .lines import cache, service
+    from .lines import cache
 
-    groups = [CORE, cache.GROUP]
-    if library.is_available():
-        library.load()
-        groups += ["ucx", service.GROUP]
-    precompile(groups=groups, min_missing=1)
+    precompile(groups=[*kernel_groups(is_mapped=False), cache.GROUP], min_missing=1)
 
 
 def kernel_groups(is_mapped: bool = True) -> list[str]:

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import pytest
 from kernel_memory import Buffer
 from numba.core.codegen import JITCodeLibrary
 from numba.core.errors import TypingError
 
+from umem.errors import ConfigError
 from umem.kernels import (
     c_callback,
     cache,
@@ -117,6 +119,16 @@ def test_nothing_is_compiled_before_it_is_needed(compiled: list[compile.CpuKerne
     assert kernel(1) == 2
     assert kernel(2) == 3
     assert compiled == [kernel]
+
+
+def test_without_numbas_compiler_no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    @cpu_kernel("int64(int64)")
+    def kernel(value):
+        return value + 1
+
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    with pytest.raises(ConfigError, match="NUMBA_DISABLE_JIT"):
+        kernel(1)
 
 
 def test_the_body_stays_a_plain_function() -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import os
 import pkgutil
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from numba.core.caching import IndexDataCacheFile
 
 import umem.kernels
+from umem import cached_files, config
 from umem.kernels import cache, compile
 
 ROOT = Path(__file__).parents[2]
@@ -219,6 +223,75 @@ def test_a_failed_compile_is_not_ready(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), cache.first_compile(tmp_path):
         raise ZeroDivisionError
     assert not cache.is_ready(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba writes a file to its folder before it reads from it."""
+    monkeypatch.setattr(config, "cache_roots", lambda: [tmp_path])
+
+    def body(value):
+        return value + 1
+
+    assert compile.CpuKernel(body, "int64(int64)", "core")(1) == 2
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(IndexDataCacheFile, "_open_for_write", refuse)
+    kernel = compile.CpuKernel(body, "int64(int64)", "core")
+    assert kernel(1) == 2
+    assert sum(kernel.compiled.stats.cache_hits.values()) == 1
+
+
+def test_a_disk_that_is_full_costs_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = [tmp_path / "full", tmp_path / "other"]
+    monkeypatch.setattr(config, "cache_roots", lambda: roots)
+    original = IndexDataCacheFile.save
+
+    def save(self: IndexDataCacheFile, key: object, data: object) -> None:
+        if Path(self._cache_path).is_relative_to(roots[0]):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, key, data)
+
+    monkeypatch.setattr(IndexDataCacheFile, "save", save)
+
+    def body(value):
+        return value + 1
+
+    kernel = compile.CpuKernel(body, "int64(int64)", "core")
+    try:
+        assert kernel(1) == 2
+        assert kernel.folder is not None and kernel.folder.is_relative_to(roots[1])
+        assert cache.is_ready(kernel.folder)
+    finally:
+        cached_files.why_unusable.cache_clear()
+
+
+MANY = """
+import sys
+from umem.kernels import cpu_kernel
+from umem.kernels.precompile import precompile
+
+def make(step):
+    @cpu_kernel("int64(int64)")
+    def advance(value):
+        return value + step
+    return advance
+
+kernels = [make(step) for step in range(5)]
+print(precompile("__main__"), precompile("__main__", min_missing=1), precompile("__main__", min_missing=1))
+print(sum(sum(kernel.compiled.stats.cache_hits.values()) for kernel in kernels))
+"""
+
+
+def test_what_is_missing_is_compiled_on_all_cores_and_said(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """Few are left to whoever loads them; nothing is compiled twice, or left."""
+    done = run_python(MANY)
+    assert done.stdout.split() == ["5", "5", "0", "5"]
+    assert done.stderr == "umem: compiling 5 kernels, once on this machine\n"
 
 
 def test_constants_of_many_kinds_are_told_apart_by_value() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from .. import config
+from .. import cached_files
 from ..errors import AllocatorRefused
 from . import callbacks
 from .c10 import C10
@@ -55,7 +55,11 @@ def compiled() -> Path:
     source = SOURCE.read_text()
     abi = int(torch.compiled_with_cxx11_abi())
     key = f"{source}|{torch.__version__}|{abi}|{platform.machine()}"
-    path = config.cache_dir("torch-shim") / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    folder = cached_files.folder("torch-shim", ready=name)
+    if folder is None:
+        raise AllocatorRefused(f"there is no folder for the compiled {SOURCE.name}: {cached_files.WAY_OUT}")
+    path = folder / name
     if not path.exists():
         _compile(path, abi)
     return path
