@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from umem.errors import ConfigError, Waived
+from umem.user_files import require_writable
 
 from . import bars, limits, plot, registry, table
 from .case import Options
@@ -33,9 +34,7 @@ class Outputs:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        for path in (self.json, self.csv, self.plot):
-            if path is not None and not path.parent.is_dir():
-                raise ConfigError(f"{path}: there is no folder {path.parent}")
+        require_writable(self.json, self.csv, self.plot)
         if self.plot is not None and self.plot.suffix not in plot.PICTURE_SUFFIXES:
             raise ConfigError(f"{self.plot}: a picture ends in {', '.join(plot.PICTURE_SUFFIXES)}")
 

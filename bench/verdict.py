@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from umem import config
-from umem.errors import ConfigError
+from umem.user_files import require_writable
 
 from . import command, registry
 from . import report as page
@@ -83,8 +83,7 @@ def run(
     where something that has a meaning here could not be measured.
     """
     outputs = command.Outputs(json=json_file)
-    if not report.parent.is_dir():
-        raise ConfigError(f"{report}: there is no folder {report.parent}")
+    require_writable(report)
     prepare(world)
     begin = time.monotonic()
     options = Options(ranks=ranks or default_ranks(), world=world, peers=PEERS, seed=seed)

@@ -31,6 +31,8 @@ BAD = {
         ["bench", "latency.line", "--json", "/nonsense/x.json"],
         "no folder /nonsense",
     ),
+    "folder that takes no file": (["info", "--json", "/proc/x.json"], "/proc/x.json cannot be written"),
+    "file that is a folder": (["verdict", "--report", "/proc/self"], "/proc/self cannot be written"),
     "picture of no kind": (["bench", "latency.line", "--plot", "x.txt"], "a picture ends in .png"),
     "results that are not there": (
         ["bench", "--compare", "/nonsense/a", "/nonsense/b"],

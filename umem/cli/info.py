@@ -27,6 +27,7 @@ from .. import __version__, config
 from ..errors import UmemError
 from ..segment import default_device_bytes
 from ..units import format_size
+from ..user_files import require_writable
 from ..world import launchers
 from ..world.spec import KINDS, WorldSpec
 
@@ -69,6 +70,7 @@ class Group:
 def show(console: Console, ranks: int, world: str, json_file: Path | None) -> None:
     """Print every group, and write them where `json_file` names a file."""
     spec = WorldSpec.of(ranks, world, segment=PROBE_SEGMENT)
+    require_writable(json_file)
     groups = [devices(), segments(ranks), fabrics(), limits(), versions(), reach(spec)]
     for group in groups:
         console.print(f"# {group.title}", highlight=False, markup=False)

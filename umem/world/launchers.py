@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,24 +92,33 @@ def request() -> Request | None:
                 " start it with mpirun, srun or umem run, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
             )
         return None
-    inner = found[0]
-    for outer in found[1:]:
-        if inner.rank == 0 and outer.num_ranks not in (1, inner.num_ranks):
-            warnings.warn(
-                f"{outer.launcher} started {outer.num_ranks} processes and {inner.launcher}, inside of it,"
-                f" {inner.num_ranks}: a world has those of the inner one",
-                stacklevel=2,
-            )
+    inner, *outer = found
+    _say_who_wins(inner.launcher, inner.rank, inner.num_ranks, outer)
     return inner
 
 
-def check_agrees(world_size: int) -> None:
-    """Raise ConfigError where WORLD_SIZE is 1 and a launcher started more ranks: each would be alone, unasked."""
-    for claim in _claims():
+def compare_with_torchrun(rank: int, world_size: int) -> None:
+    """Warn where another launcher says something else than RANK and WORLD_SIZE, which win.
+
+    Raises ConfigError where they say one rank and it started more: each would be alone, unasked.
+    """
+    outer = list(_claims())
+    for claim in outer:
         if world_size == 1 and claim.num_ranks > 1:
             raise ConfigError(
                 f"WORLD_SIZE=1 and {claim.launcher} started {claim.num_ranks} ranks: unset RANK and WORLD_SIZE to"
                 f" join them (env -u RANK -u WORLD_SIZE), or have torchrun start them all (--nnodes)"
+            )
+    _say_who_wins("torchrun", rank, world_size, outer)
+
+
+def _say_who_wins(inner: str, rank: int, num_ranks: int, outer: Iterable[Request]) -> None:
+    for claim in outer:
+        if rank == 0 and claim.num_ranks not in (1, num_ranks):
+            warnings.warn(
+                f"{claim.launcher} started {claim.num_ranks} processes and {inner}, inside of it, {num_ranks}: a"
+                " world has those of the inner one",
+                stacklevel=2,
             )
 
 

@@ -56,8 +56,8 @@ def is_requested() -> bool:
     """
     if config.text("RANK") is None:
         return False
-    world_size = int(config.integer("WORLD_SIZE") or 1)
-    launchers.check_agrees(world_size)
+    world_size = int(config.integer("WORLD_SIZE", 1) or 0)
+    launchers.compare_with_torchrun(int(config.integer("RANK") or 0), world_size)
     return world_size != 1
 
 
