@@ -8,7 +8,7 @@ For each element there is one compiled kernel an operation. It answers (status, 
 | MISALIGNED | the address is not a multiple of the element's size |
 | OUT_OF_RANGE | no segment holds the address |
 | CACHED | ranks keep coherent copies of the memory: see coherent.py |
-| PENDING | the home was asked (see gate) and the caller has to finish it |
+| gate.pending | the home was asked, or is to be asked by another way: the caller has to finish it |
 | NOT_MAPPED | the home's memory is not mapped here, and nobody can ask it |
 
 A load acquires, a store releases, read-modify-writes do both.
@@ -138,11 +138,15 @@ def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
         code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             return code, load(address, 0)
+        value = zero
         if code == status.NOT_MAPPED:
-            code = way.ask_read(gate, address, gate + way.REPLY * way.WORD, num_bytes)
+            if not way.enter(gate):
+                return way.pending(0), zero
+            code = way.ask_read(gate, address, way.TO_VALUE, num_bytes)
             if code == status.OK:
-                return code, load_value(gate + way.REPLY * way.WORD, 0)
-        return code, zero
+                value = load_value(gate + way.REPLY * way.WORD, 0)
+            way.leave(gate)
+        return code, value
 
     return load_checked
 
@@ -156,8 +160,11 @@ def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
         if code == status.OK:
             store(address, 0, value)
         elif code == status.NOT_MAPPED:
+            if not way.enter(gate):
+                return way.pending(0)
             bits_of(gate, value)
             code = way.ask_write(gate, address, gate + way.DATA * way.WORD, num_bytes)
+            way.leave(gate)
         return code
 
     return store_checked
@@ -172,11 +179,15 @@ def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, 
         code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             return code, update(address, 0, value)
+        old = zero
         if code == status.NOT_MAPPED:
+            if not way.enter(gate):
+                return way.pending(0), zero
             code = way.ask_update(gate, number, address, bits_of(gate, value), num_bytes, 0)
             if code == status.OK:
-                return code, load_value(gate + way.REPLY * way.WORD, 0)
-        return code, zero
+                old = load_value(gate + way.REPLY * way.WORD, 0)
+            way.leave(gate)
+        return code, old
 
     return update_checked
 
@@ -189,12 +200,16 @@ def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
         code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             return code, swap(address, 0, expected, desired)
+        old = zero
         if code == status.NOT_MAPPED:
+            if not way.enter(gate):
+                return way.pending(0), zero
             bits = bits_of(gate, expected)
             code = way.ask_update(gate, way.COMPARE_SWAP, address, bits, bits_of(gate, desired), num_bytes)
             if code == status.OK:
-                return code, load_value(gate + way.REPLY * way.WORD, 0)
-        return code, zero
+                old = load_value(gate + way.REPLY * way.WORD, 0)
+            way.leave(gate)
+        return code, old
 
     return compare_swap_checked
 

@@ -44,7 +44,7 @@ from .line_cache import (
     state_of_line,
     tag_address,
 )
-from .line_flits import modify_at_home
+from .line_flits import modify_at_home, read_at_home
 from .line_supply import fetch, is_readable_at_home, make_home_ready, note_of, noted, room_for
 from .ops import (
     compare_swap_i64,
@@ -140,11 +140,12 @@ def load_uncached(cache, address):
     control = load_i64(cache, words.CONTROL)
     if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
         return status.OK, load_acquire_value(address, 0)
-    gate = load_i64(cache, words.GATE)
-    code = way.ask_read(gate, address, gate + way.REPLY * way.WORD, NUM_BYTES)
-    if code == status.OK:
-        return code, load_value(gate + way.REPLY * way.WORD, 0)
-    return code, ZERO
+    code, bits = read_at_home(cache, address, NUM_BYTES)
+    if code != status.OK:
+        return code, ZERO
+    room = load_i64(cache, words.GATE) + way.DATA * way.WORD  # where words become values of the same bits
+    store_i64(room, 0, bits)
+    return code, load_value(room, 0)
 
 
 @device_function

@@ -5,7 +5,9 @@ that asks a home on the caller's behalf. So one call of compiled code does an ac
 going back to Python in between takes 10 us where nothing is in the caches, a fifth of the home's answer.
 In a forked child the words are a copy, and the function is taken out of it.
 
-The request stands in the gate while it is under way: one thread of a rank asks at a time.
+A request stands in the gate only while compiled code makes it, and one thread at a time does: `enter`, and `leave` once
+the answer is read. Who finds another there, or has not got its answer within a slice, returns PENDING with what is
+left to do, and the caller goes on outside of compiled code, without the gate.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from . import status
 from .compile import cpu_kernel, device_function
 from .control import NO_HOME, PEER_MAPPED, contiguous_bytes, home_rank
-from .ops import load_i64, store_i64
+from .ops import compare_swap_i64, load_i64, store_i64, store_release_i64
 from .ops_system import call_handler
 
 WORD = 8
@@ -26,15 +28,15 @@ OPERATION = 3
 ADDRESS = 4
 WORD1, WORD2, WORD3 = 5, 6, 7
 DATA_AT, DATA_BYTES = 8, 9  # pointer and length of what is stored
-REPLY_AT, REPLY_BYTES = 10, 11  # of the room for what is loaded; 0 bytes where it comes as the reply's value
+REPLY_AT, REPLY_BYTES = 10, 11  # of the room for what is loaded; at TO_VALUE, 8 bytes or less come as REPLY
 DATA = 12  # the value that is stored, where it is a scalar
-REPLY = 13  # the scalar that is loaded, or stood there
-# why it is PENDING: code, first result and rank of the agent's `ask`
-CODE, FIRST, RANK = 14, 15, 16
-VALUE = 17  # the word that came with a reply, beside its bytes
-GATE_WORDS = 24
+REPLY = 13  # the scalar that is loaded, or stood there; the word beside the bytes of a reply
+IS_TAKEN = 14  # 1 while a thread is in the gate
+GATE_WORDS = 16
+TO_VALUE = 0
+PENDING_SHIFT = 8
+PENDING_MASK = (1 << PENDING_SHIFT) - 1
 MAX_BYTES = 64 << 10  # of one request; above it the transport's own put and get are faster
-FIELDS = (OPERATION, ADDRESS, WORD1, WORD2, WORD3, DATA_AT, DATA_BYTES, REPLY_AT, REPLY_BYTES)
 
 # operations that homes know
 READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP = 1, 2, 3, 4, 5
@@ -42,9 +44,40 @@ FLIT = 6  # of coherence: see line_flits.py
 
 
 @device_function
+def pending(left):
+    """PENDING, and what is left of a request: above 0 the number that it was sent under, 0 where it was not sent,
+    below 0 the status with which the home has refused it."""
+    return left << PENDING_SHIFT | status.PENDING
+
+
+@device_function
+def is_pending(code):
+    """Whether a code came from `pending`."""
+    return code & PENDING_MASK == status.PENDING
+
+
+@device_function
+def left_of(code):
+    """What is left, of a code of `pending`."""
+    return code >> PENDING_SHIFT
+
+
+@device_function
+def enter(gate):
+    """True, and the gate is the caller's until `leave`; False where another thread has it: return `pending(0)`."""
+    return compare_swap_i64(gate, IS_TAKEN, 0, 1) == 0
+
+
+@device_function
+def leave(gate):
+    """Let others enter."""
+    store_release_i64(gate, IS_TAKEN, 0)
+
+
+@device_function
 def ask(gate, operation, address, word1, word2, word3):
-    """Have the home of `address` do `operation`: OK, with what stood there in REPLY; PENDING, to be finished
-    outside of compiled code; NOT_MAPPED where nobody can be asked.
+    """Have the home of `address` do `operation`: OK, with what stood there in REPLY; `pending`, to be finished
+    outside of compiled code; NOT_MAPPED where nobody can be asked. The caller has entered the gate.
     """
     function = load_i64(gate, ASK)
     if function == 0:
@@ -112,7 +145,11 @@ def get(gate, address, dst, num_bytes):
     """As `ask_read`; NOT_FOUND, and nothing is done, unless `is_elsewhere`."""
     if not is_elsewhere(gate, address, num_bytes):
         return status.NOT_FOUND
-    return ask_read(gate, address, dst, num_bytes)
+    if not enter(gate):
+        return pending(0)
+    code = ask_read(gate, address, dst, num_bytes)
+    leave(gate)
+    return code
 
 
 @cpu_kernel("int64(int64, int64, int64, int64)")
@@ -120,4 +157,8 @@ def put(gate, address, src, num_bytes):
     """As `ask_write`; NOT_FOUND, and nothing is done, unless `is_elsewhere`."""
     if not is_elsewhere(gate, address, num_bytes):
         return status.NOT_FOUND
-    return ask_write(gate, address, src, num_bytes)
+    if not enter(gate):
+        return pending(0)
+    code = ask_write(gate, address, src, num_bytes)
+    leave(gate)
+    return code

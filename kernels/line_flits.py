@@ -1,9 +1,9 @@
 """The requester's side of flits: asking the agent of a home that this rank does not map.
 
 The slot is FILLING, or TAKEN, from before the flit leaves until its answer is installed; meanwhile the rank's
-own agent may be asked for the line by others (umem/lines/probes.py). One flit of a rank is under way
-at a time. One that is not answered within a slice is left in the header's FLIT words: PENDING goes back to
-Python, which waits for the answer and calls `finish_flit`; then the access is made again, and finds the line.
+own agent may be asked for the line by others (umem/lines/probes.py). One flit of a rank is under way at a time: the
+cache has a gate of its own. A flit that is not answered within a slice is left in the header's FLIT words: PENDING goes
+back to Python, which waits for the answer and calls `finish_flit`; then the access is made again, and finds the line.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .coherence_layout import (
     FLIT_COPY,
     FLIT_HAD_SHIFT,
     FLIT_HAS_LINE,
+    FLIT_LEFT,
     FLIT_LINE_LOG2,
     FLIT_OPERATION_SHIFT,
     FLIT_PHASE,
@@ -72,7 +73,7 @@ from .ops import (
 
 @device_function
 def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
-    """Send a flit and wait: the handler's status, or PENDING and what `finish_flit` needs is noted.
+    """Send a flit and wait: the handler's status, PENDING and what `finish_flit` needs is noted, or AGAIN.
 
     A PUTTING flit carries the copy, one that is WRITING_THERE `second` bytes at the pointer `first`.
     """
@@ -82,6 +83,8 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
     flit = cache + FLIT * 8
     if load_i64(flit, FLIT_PHASE) != NO_FLIT:
         return status.PENDING  # an earlier one was left: it comes first
+    if not way.enter(gate):
+        return status.AGAIN
     if phase == PUTTING:
         way.set_data(gate, copy, 1 << line_log2)
     elif phase == WRITING_THERE:
@@ -90,19 +93,50 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
         way.set_data(gate, 0, 0)
     way.set_reply(gate, load_i64(cache, words.ROOM), 1 << line_log2)
     count(cache, words.NUM_FLITS, 1)
-    code = way.ask(gate, way.FLIT, address, word, first, second)
+    code = leave_undone(cache, way.ask(gate, way.FLIT, address, word, first, second), phase, address)
+    way.leave(gate)
     if code == status.PENDING:
-        if load_i64(gate, way.CODE) == status.OK:
-            code = load_i64(gate, way.FIRST)  # the home has answered, and refused
-            if code == status.NOT_CACHED:
-                forget(cache, address)
-            return code
-        store_i64(flit, FLIT_PHASE, phase)
-        store_i64(flit, FLIT_ADDRESS, address)
         store_i64(flit, FLIT_TAG, tag)
         store_i64(flit, FLIT_COPY, copy)
         store_i64(flit, FLIT_LINE_LOG2, line_log2)
+    elif code == status.NOT_CACHED:
+        forget(cache, address)
     return code
+
+
+@device_function
+def leave_undone(cache, code, phase, address):
+    """After a request of the cache's gate: its status, or PENDING and what is left of it is noted as `phase`."""
+    if not way.is_pending(code):
+        return code
+    left = way.left_of(code)
+    if left < 0:
+        return left  # the home has answered, and refused
+    flit = cache + FLIT * 8
+    store_i64(flit, FLIT_PHASE, phase)
+    store_i64(flit, FLIT_ADDRESS, address)
+    store_i64(flit, FLIT_LEFT, left)
+    return status.PENDING
+
+
+@device_function
+def read_at_home(cache, address, num_bytes):
+    """(code, word) of the bytes at `address`, 8 at most, of which nobody keeps copies; codes as of `send_flit`.
+
+    After PENDING the bytes are dropped, and to be asked for again.
+    """
+    gate = load_i64(cache, words.GATE)
+    if gate == 0:
+        return status.NOT_MAPPED, 0
+    if load_i64(cache + FLIT * 8, FLIT_PHASE) != NO_FLIT:
+        return status.PENDING, 0
+    if not way.enter(gate):
+        return status.AGAIN, 0
+    code = way.ask_read(gate, address, way.TO_VALUE, num_bytes)
+    word = load_i64(gate, way.REPLY)
+    code = leave_undone(cache, code, RECALLING, address)
+    way.leave(gate)
+    return code, word
 
 
 @device_function
@@ -167,7 +201,7 @@ def get_line_by_flit(cache, address, block, line_log2, request, slot, had):
     word = request | block << FLIT_BLOCK_SHIFT | had << FLIT_HAD_SHIFT
     code = send_flit(cache, GETTING, address, word, 0, 0, tag, copy, line_log2)
     if code == status.OK:
-        install(cache, tag, copy, line_log2, load_i64(load_i64(cache, words.GATE), way.VALUE))
+        install(cache, tag, copy, line_log2, load_i64(load_i64(cache, words.GATE), way.REPLY))
     elif code != status.PENDING or load_i64(cache, FLIT + FLIT_TAG) != tag:
         end_claim(tag)
     return code
@@ -220,7 +254,7 @@ def modify_at_home(cache, address, block, operation, num_bytes, first, second):
     word |= operation << FLIT_OPERATION_SHIFT | num_bytes << FLIT_BYTES_SHIFT
     code = send_flit(cache, MODIFYING, address, word, first, second, 0, 0, 3)
     if code == status.OK:
-        return code, load_i64(load_i64(cache, words.GATE), way.VALUE)
+        return code, load_i64(load_i64(cache, words.GATE), way.REPLY)
     return code, 0
 
 
@@ -239,7 +273,7 @@ def ask_home(cache, address, block, request):
     """(code, word) that the home's agent answers to RECALL_SHARED, RECALL_OWNED or ASK_BLOCK."""
     code = send_flit(cache, RECALLING, address, request | block << FLIT_BLOCK_SHIFT, 0, 0, 0, 0, 3)
     if code == status.OK:
-        return code, load_i64(load_i64(cache, words.GATE), way.VALUE)
+        return code, load_i64(load_i64(cache, words.GATE), way.REPLY)
     return code, 0
 
 

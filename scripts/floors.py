@@ -87,6 +87,7 @@ MAY_SLEEP = {
     "umem.bench.parts.agent": "operations come at intervals, so that each meets an agent that sleeps",
     "umem.bench.parts.perftest": "another program's start gives nothing to wait on",
     "umem.fabric.ucx.fabric": "the agent's word that a rank is dead comes through memory; looked at until a deadline",
+    "umem.waiting": "nothing tells of a thread that comes back from compiled code; looked at until a deadline",
 }
 
 MAX_LINES = 400

@@ -6,8 +6,14 @@ Numba, torch, CuPy or UCX.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if "t" in sys.abiflags:
+    from .errors import UnsupportedPython
+
+    raise UnsupportedPython(sys.executable)
 
 __version__ = "0.1.0"
 

@@ -190,6 +190,17 @@ class Interrupted(UmemError):
     """A compiled wait was told to stop because its space is closing."""
 
 
+class UnsupportedPython(UmemError, ImportError):
+    """umem was imported by a free-threaded Python."""
+
+    def __init__(self, executable: str):
+        self.executable = executable
+        super().__init__(
+            f"umem does not run on a free-threaded Python ({executable}): what its threads share is safe only where"
+            " a GIL lets one of them run Python at a time. Use the ordinary build of Python 3.11, 3.12 or 3.13"
+        )
+
+
 class TorchMissing(UmemError, ImportError):
     """umem.torch was used where torch is not installed."""
 

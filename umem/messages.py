@@ -1,4 +1,4 @@
-"""Python objects from rank to rank: pickled, as two messages, the length and the bytes.
+"""Python objects from rank to rank: pickled, each as one message.
 
 How things are pickled can be extended: `umem.torch.install` has tensors of its pool travel as addresses.
 """
@@ -6,19 +6,20 @@ How things are pickled can be extended: `umem.torch.install` has tensors of its 
 from __future__ import annotations
 
 import io
+import operator
 import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import FabricMissing
+from .errors import ConfigError, FabricMissing
 from .fabric.ucx.library import FIX
+from .fabric.ucx.tags import checked
 
 if TYPE_CHECKING:
     from .fabric.ucx.fabric import UcxFabric
 
-LENGTH_BYTES = 8  # of the number that goes ahead of a message
 MakePickler = Callable[[io.BytesIO, int], pickle.Pickler]
 
 
@@ -32,23 +33,28 @@ class Messages:
     def send(self, message: Any, rank: int, tag: int, make_pickler: MakePickler | None = None) -> None:
         """See Space.send."""
         fabric = self._transport()
+        rank, tag = _peer(fabric, rank), checked(tag)
         buffer = io.BytesIO()
         (make_pickler or self.make_pickler)(buffer, rank).dump(message)
-        data = np.frombuffer(buffer.getbuffer(), np.uint8)
-        length = np.array([data.nbytes])
-        for part in (length, data):
-            fabric.send(rank, part.ctypes.data, part.nbytes, tag, keep=part)
+        fabric.parcels.send(rank, np.frombuffer(buffer.getbuffer(), np.uint8), tag, fabric.timeout_s)
 
     def recv(self, rank: int, tag: int) -> Any:
         """See Space.recv."""
         fabric = self._transport()
-        length = np.empty(1, np.int64)
-        fabric.recv(rank, length.ctypes.data, LENGTH_BYTES, tag, keep=length)
-        data = np.empty(int(length[0]), np.uint8)
-        fabric.recv(rank, data.ctypes.data, data.nbytes, tag, keep=data)
-        return pickle.loads(data.data)
+        rank, tag = _peer(fabric, rank), checked(tag)
+        return pickle.loads(fabric.parcels.recv(rank, tag, fabric.timeout_s).data)
 
     def _transport(self) -> UcxFabric:
         if self._fabric is None:
             raise FabricMissing(f"send and recv need UCX, which is not installed; or use a queue. Fix: {FIX}")
         return self._fabric
+
+
+def _peer(fabric: UcxFabric, rank: int) -> int:
+    try:
+        number = operator.index(rank)
+    except TypeError:
+        raise ConfigError(f"rank {rank!r} is not a whole number") from None
+    if not 0 <= number < fabric.num_ranks:
+        raise ConfigError(f"rank {number} is not between 0 and {fabric.num_ranks - 1}")
+    return number

@@ -13,6 +13,7 @@ import numpy as np
 from .arguments import dimensions
 from .array import Array
 from .errors import ConfigError, UmemError
+from .waiting import Lock, one_at_a_time
 from .world import World
 from .world.agreement import agree
 
@@ -32,6 +33,7 @@ class Named:
     timeout_s: float
     world: World
     heap: Heap
+    _collective: Lock
 
     if TYPE_CHECKING:
 
@@ -65,20 +67,21 @@ class Named:
             return json.dumps({**fields, "home": home, "cache": cache, "line": line})
 
         what = f"shared array {name!r}"
-        told = agree(self.world, "shared array", asked)
-        for rank, other in enumerate(told):
-            if other != told[0]:
-                raise ConfigError(f"{what}: rank 0 asks for {told[0]}, rank {rank} for {other}")
-        dims, kind = dimensions(shape), np.dtype(dtype)
+        with one_at_a_time(self._collective, self.timeout_s, what):
+            told = agree(self.world, "shared array", asked)
+            for rank, other in enumerate(told):
+                if other != told[0]:
+                    raise ConfigError(f"{what}: rank 0 asks for {told[0]}, rank {rank} for {other}")
+            dims, kind = dimensions(shape), np.dtype(dtype)
 
-        def made() -> int:
-            if self.rank != 0:
-                return 0
-            address = self._make_zeroed(max(math.prod(dims) * kind.itemsize, 1), home, cache, line)
-            self._announce(name, self._array(address, dims, kind))
-            return address
+            def made() -> int:
+                if self.rank != 0:
+                    return 0
+                address = self._make_zeroed(max(math.prod(dims) * kind.itemsize, 1), home, cache, line)
+                self._announce(name, self._array(address, dims, kind))
+                return address
 
-        return self._array(agree(self.world, what, made)[0], dims, kind)
+            return self._array(agree(self.world, what, made)[0], dims, kind)
 
     def publish(self, name: str, array: Array) -> None:
         """Let every rank `find` this array by name. Raises ConfigError for what is no array of the space."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .agent.remote import RemoteFabric
 from .arguments import READY, access_of
 from .errors import AddressError, AlignmentError, HandlerError, UnknownName
-from .kernels import access, status
+from .kernels import access, gate, status
 from .kernels.coherence_layout import COMPARE_SWAP, EXCHANGE, FETCH_ADD, STORE
 from .segment import Segments
 from .switch import Switch
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from .lines.cache import LineCache
 
 LOAD = -1  # beside the operations of coherence
+# how homes call them
+ASKED = {
+    LOAD: gate.READ,
+    STORE: gate.WRITE,
+    FETCH_ADD: gate.FETCH_ADD,
+    EXCHANGE: gate.EXCHANGE,
+    COMPARE_SWAP: gate.COMPARE_SWAP,
+}
 
 
 class Scalars:
@@ -84,16 +92,39 @@ class Scalars:
             raise AddressError(f"address {address:#x} lies in no segment of this world")
         if code == status.CACHED:
             return self._finish_cached(address, element, operation, first, second)
-        assert code in (status.PENDING, status.NOT_MAPPED), code
         if self._remote is None:
             self.switch.fabric_to(self.segments.map.home(address))  # raises, and says what is missing
             raise AssertionError(address)
+        assert gate.is_pending(code), code
         try:
-            return element.from_bits(self._remote.finish_gate())
+            return element.from_bits(self._finish_remote(address, element, code, operation, first, second))
         except HandlerError as error:
             if error.status != status.CACHED:
                 raise
         return self._finish_cached(address, element, operation, first, second)
+
+    def _finish_remote(
+        self, address: int, element: access.Access, code: int, operation: int, first: Any, second: Any
+    ) -> int:
+        """The bits that a home answers which compiled code has asked, or not asked because a sibling was asking."""
+        assert self._remote is not None
+        home, num_bytes = self.segments.map.home(address), element.num_bytes
+        reply = self._remote.finish_gate(code, home, ASKED[operation])
+        if reply is not None:
+            return reply.value
+        if operation == LOAD:
+            word = ctypes.c_int64()
+            self._remote.get(home, address, ctypes.addressof(word), num_bytes, keep=word)
+            return word.value
+        bits = element.to_bits(first)
+        if operation == STORE:
+            word = ctypes.c_int64(bits)
+            self._remote.put(home, address, ctypes.addressof(word), num_bytes, keep=word)
+            return 0
+        if operation == COMPARE_SWAP:
+            return self._remote.compare_swap(home, address, bits, element.to_bits(second), num_bytes)
+        change = self._remote.fetch_add if operation == FETCH_ADD else self._remote.exchange
+        return change(home, address, bits, num_bytes)
 
     def _finish_cached(
         self, address: int, element: access.Access, operation: int, first: Any, second: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from .messages import Messages
 from .named import DEFAULT_LINE_BYTES, Named
 from .scalars import Scalars
 from .switch import Switch
+from .waiting import leave_calls, one_at_a_time
 from .world import World, WorldSpec, join
 
 if TYPE_CHECKING:
@@ -64,6 +66,10 @@ class Space(Scalars, Named):
     ordered: a load acquires, a store releases, read-modify-writes do both. Bulk accesses (`get`, `put`,
     `copy`, views) are plain: order them by `barrier`, a signal or a scalar access.
 
+    Any thread of a rank may make any call at any time. What orders the accesses of one thread does not order those of
+    another: that takes what orders two ranks (a scalar access, a message, a barrier), or Python's own locks. Calls in
+    other threads end with Interrupted or WorldError when the space closes.
+
     Raises AddressError outside all segments, AlignmentError, RankLost for a home that died,
     WaitTimeout past `timeout_s`.
     """
@@ -93,6 +99,9 @@ class Space(Scalars, Named):
         self._lines, self._line_service = parts.lines, parts.line_service
         header = parts.lines.header(self.segments.map, self.rank)
         self._has_cached = ctypes.c_int64.from_address(header + 8 * IN_USE)
+        self._cache: LineCache | None = None
+        self._making = threading.RLock()  # a finalizer may use the cache while it is made
+        self._collective = threading.RLock()
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._close_checks: list[Callable[[bool], None]] = []
         self._is_forked = False
@@ -109,7 +118,7 @@ class Space(Scalars, Named):
             return
         if self._is_partly_unmapped:
             code = self._get(self._gate_pointer, address, pointer, dst.nbytes)
-            if self._is_done(code, dst):
+            if self._is_done(code, address, gate.READ, dst):
                 return
         for offset, route in self.switch.routes(address, "get", dst.nbytes):
             route.fabric.get(route.rank, route.address, pointer + offset, route.num_bytes, keep=dst)
@@ -122,7 +131,7 @@ class Space(Scalars, Named):
             return
         if self._is_partly_unmapped:
             code = self._put(self._gate_pointer, address, pointer, src.nbytes)
-            if self._is_done(code, src):
+            if self._is_done(code, address, gate.WRITE, src):
                 return
         for offset, route in self.switch.routes(address, "put", src.nbytes):
             route.fabric.put(route.rank, route.address, pointer + offset, route.num_bytes, keep=src)
@@ -159,26 +168,29 @@ class Space(Scalars, Named):
                 )
                 to_route.fabric.put(to_route.rank, to_route.address + offset, pointer, size, keep=bounce)
 
-    @cached_property
+    @property
     def cache(self) -> LineCache:
         """This rank's coherent copies of cached memory: their counters, and what kernels need to use them."""
+        if self._cache is None:
+            self.switch.check_open()
+            with self._making:
+                if self._cache is None:
+                    self._cache = self._make_cache()
+        return self._cache
+
+    def _make_cache(self) -> LineCache:
         # Here, for they load kernels that spaces without cached memory never need.
         from .lines.cache import LineCache
         from .lines.remote import RemoteLines
 
-        self.switch.check_open()
-        peers = None if self._remote is None else RemoteLines(self.agent.client)
-        return LineCache(
-            self._lines,
-            self.segments.map,
-            self.page,
-            self.rank,
-            self._gate_pointer,
-            self.segments.mapped_ranks,
-            self.heap,
-            peers,
-            self.timeout_s,
-        )
+        own_gate = (ctypes.c_int64 * gate.GATE_WORDS)()
+        own_gate[gate.CONTROL] = self.control
+        if self._remote is not None:
+            self._remote.serve_gate(own_gate)
+        peers = None if self._remote is None else RemoteLines(self.agent.client, own_gate, self.segments.map)
+        mapped_ranks, plan = self.segments.mapped_ranks, self.segments.map
+        places = (self._lines, plan, self.page, self.rank)
+        return LineCache(*places, own_gate, mapped_ranks, self.heap, peers, self.timeout_s)
 
     @cached_property
     def near(self) -> Near:
@@ -271,21 +283,35 @@ class Space(Scalars, Named):
         access.fence()
 
     def barrier(self, timeout_s: float | None = None) -> None:
-        """Wait for every rank; what each stored before is visible to all after. Collective."""
+        """Wait for every rank; what each stored before is visible to all after. Collective.
+
+        Where several threads of a rank call it, or `shared`, one waits for the other: the ranks' calls pair in order.
+        """
         self.switch.check_open()
-        self._synchronise(self.timeout_s if timeout_s is None else timeout_s)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        with one_at_a_time(self._collective, timeout_s, "barrier"):
+            self._synchronise(timeout_s)
 
     def send(self, message: Any, rank: int, tag: int = 0) -> None:
         """Send any object that can be pickled to `rank`; returns when it has been handed over.
 
         Arrays of the space travel as their addresses, and so do torch's tensors in its memory where
-        umem.torch is installed; all else by value. Messages with one tag arrive in the order sent.
+        umem.torch is installed; all else by value. Messages with one tag arrive in the order sent, and whole.
+
+        A small message leaves at once, a large one once `rank` receives it, or waits in a `send` itself: a rank that
+        waits there takes in what others send to it, up to 256 MiB or else one message, for its later `recv`. So ranks
+        may send to each other before they receive. Raises ConfigError, RankLost, FabricMissing, WaitTimeout: then the
+        message stays under way, its bytes are kept, and `rank` gets it whole if it receives it after all.
         """
         self.switch.check_open()
         self.messages.send(message, rank, tag)
 
     def recv(self, rank: int, tag: int = 0) -> Any:
-        """What `rank` has sent with `tag`, in the order sent. Raises RankLost, WaitTimeout, FabricMissing."""
+        """What `rank` has sent with `tag`, in the order sent.
+
+        A receive that fails or is interrupted takes nothing, one that cannot unpickle what came takes just that: the
+        messages behind it stay as they are. Raises ConfigError, RankLost, WaitTimeout, FabricMissing.
+        """
         self.switch.check_open()
         return self.messages.recv(rank, tag)
 
@@ -303,8 +329,8 @@ class Space(Scalars, Named):
     def close(self, *, is_forced: bool = False) -> None:
         """Leave the world. Collective where all ranks live; the memory goes with the last rank that maps it.
 
-        Where numpy or torch views are still alive, their pages stay mapped until the process ends, so
-        that using one is never a crash; this process can then not open another space.
+        Where numpy or torch views are still alive, or another thread does not come back from a call, the pages stay
+        mapped until the process ends, so that using one is never a crash; this process can then not open another space.
         """
         if not self.is_open:
             return
@@ -313,8 +339,8 @@ class Space(Scalars, Named):
         if not current.leave(self):
             return
         self.page.stop()
-        if "cache" in self.__dict__:
-            self.cache.close()
+        if self._cache is not None:
+            self._cache.close()
         self.heap.close()
         self.agent.close()
         if self.fabric is not None:
@@ -322,7 +348,7 @@ class Space(Scalars, Named):
         self.world.leave()
         self._shut()
         self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
-        if not self._views:
+        if not self._views and leave_calls():
             self.segments.close()
 
     def disown(self, make_error: MakeError) -> None:
@@ -360,9 +386,11 @@ class Space(Scalars, Named):
         self.switch.close()
         self.control = self._gate[gate.CONTROL] = _CLOSED_PAGE.ctypes.data
 
-    def _is_done(self, code: int, keep: np.ndarray) -> bool:
-        """Whether a bulk access was one request to its home; waits for what compiled code has left PENDING."""
-        if code == status.PENDING and self._remote is not None:
-            self._remote.finish_gate(keep)
+    def _is_done(self, code: int, address: int, operation: int, keep: np.ndarray) -> bool:
+        """Whether a bulk access was one request to its home; waits for what compiled code has left undone."""
+        if code == status.OK:
             return True
-        return code == status.OK
+        if not gate.is_pending(code) or self._remote is None:
+            return False
+        home = self.segments.map.home(address)
+        return self._remote.finish_gate(code, home, operation, keep) is not None

@@ -6,12 +6,30 @@ dead peer becomes an error. Here is the one loop that calls it again.
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 from .control_page import ControlPage
 from .errors import Interrupted, RankLost, UmemError, WaitTimeout
 from .kernels import status
+
+LEAVE_S = 1.0  # compiled waits look up every 50 ms; the rest is a long copy
+LOOK_S = 0.001
+PACKAGE = __name__.partition(".")[0] + "."
+
+
+class Lock(Protocol):
+    """A lock of the threading module."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Whether it is the caller's now."""
+
+    def release(self) -> None:
+        """Let others have it."""
 
 
 def complete(
@@ -53,3 +71,32 @@ def raise_if_lost(page: ControlPage, needs: Iterable[int], what: str) -> None:
         for rank in needs:
             if rank in dead:
                 raise RankLost(rank, what)
+
+
+def leave_calls(timeout_s: float = LEAVE_S) -> bool:
+    """Wait until no other thread of this process is in a call of umem's; whether they have all left in time.
+
+    For who has told them to end, and then takes away what they use. A thread is in a call where the innermost of its
+    Python frames is a line of this package: compiled code has none of its own.
+    """
+    deadline, own = time.monotonic() + timeout_s, threading.get_ident()
+    while True:
+        frames = [frame for thread, frame in sys._current_frames().items() if thread != own]
+        if not any(frame.f_globals.get("__name__", "").startswith(PACKAGE) for frame in frames):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_S)  # nothing tells of a thread that comes back
+
+
+@contextmanager
+def one_at_a_time(lock: Lock, timeout_s: float, what: str) -> Iterator[None]:
+    """Have the threads of a rank make their collective calls one after the other. Raises WaitTimeout."""
+    if not lock.acquire(timeout=timeout_s):
+        raise WaitTimeout(
+            f"{what}: another thread of this rank has been in a collective call for {timeout_s:g} s"
+        )
+    try:
+        yield
+    finally:
+        lock.release()

@@ -12,13 +12,15 @@ from umem.errors import WaitTimeout
 from umem.kernels import status
 from umem.kernels.compile import cpu_kernel
 from umem.kernels.control import SPIN_ROUNDS
+from umem.kernels.ops import load_i64
 
 from .ucx_ranks import GROUP, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import calls, operations
-from umem.fabric.ucx.port import NUM_SLEEPS, NUM_YIELDS, PLAIN, POLITE, POLLING
+from umem.fabric.ucx.port import CHANNELS, NUM_SLEEPS, NUM_YIELDS, PLAIN, POLITE, POLLING
+from umem.fabric.ucx.turns import end_turn, take_turn
 from umem.fabric.ucx.waiting import wait_request
 
 pytestmark = [pytest.mark.parametrize("transport", ["posix", "tcp"]), pytest.mark.timeout(60)]
@@ -34,8 +36,8 @@ tag_send, tag_recv = calls.tag_send, calls.tag_recv
 @cpu_kernel(FIELDS, group=GROUP)
 def toss(port, worker, endpoint, other, buffer, num_rounds, is_first, how):
     """Send a word to and fro `num_rounds` times, the second side returns what it got."""
+    code = take_turn(load_i64(port, CHANNELS))
     while num_rounds > 0:
-        code = status.OK
         if is_first != 0:
             code = wait_request(port, tag_send(endpoint, buffer, 8, TAG, port + 8 * PLAIN), other, how)
         if code == status.OK:
@@ -46,9 +48,10 @@ def toss(port, worker, endpoint, other, buffer, num_rounds, is_first, how):
         if code == status.OK and is_first == 0:
             code = wait_request(port, tag_send(endpoint, buffer + 8, 8, TAG, port + 8 * PLAIN), other, how)
         if code != status.OK:
-            return code
+            break
         num_rounds -= 1
-    return status.OK
+    end_turn(load_i64(port, CHANNELS))
+    return code
 
 
 def player(how: int, core: int | None = None):

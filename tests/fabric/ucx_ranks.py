@@ -36,6 +36,7 @@ except FabricMissing as error:
 from umem.fabric.ucx.channels import progress_all
 from umem.fabric.ucx.fabric import UcxFabric
 from umem.fabric.ucx.port import CHANNELS, Port
+from umem.fabric.ucx.turns import end_turn, take_turn
 from umem.fabric.ucx.waiting import GROUP, sleep_until_event
 
 POSIX = {"UCX_TLS": "posix,self"}
@@ -49,9 +50,12 @@ SERVE_SLICE_NS = 5_000_000
 @cpu_kernel("void(int64, int64)", group=GROUP)
 def serve(port, stop):
     """Progress the port's channels, asleep where there is no work, until the word at `stop` is set."""
+    channels = load_i64(port, CHANNELS)
+    take_turn(channels)
     while load_acquire_i64(stop, 0) == 0:
-        if progress_all(load_i64(port, CHANNELS)) == 0:
+        if progress_all(channels) == 0:
             sleep_until_event(port, now_ns() + SERVE_SLICE_NS)
+    end_turn(channels)
 
 
 class Rank:

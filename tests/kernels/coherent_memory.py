@@ -94,7 +94,9 @@ class CoherentMemory:
         """The cache of `rank`, for the calling process."""
         page = ControlPage(self.control_words(rank))
         everyone = frozenset(range(self.num_ranks))
-        return LineCache(self.lines, self.plan, page, rank, 0, everyone, Blocks(self.plan), None, timeout_s)
+        return LineCache(
+            self.lines, self.plan, page, rank, None, everyone, Blocks(self.plan), None, timeout_s
+        )
 
     def announce_death(self, rank: int) -> None:
         """Let every rank see that `rank` is dead."""

@@ -100,9 +100,8 @@ class Agent:
         """
         if not 0 <= operation < layout.NUM_OPERATIONS:
             raise ConfigError(f"operation {operation} is not between 0 and {layout.NUM_OPERATIONS - 1}")
-        if operation in self._handlers:
+        if self._handlers.setdefault(operation, handler) is not handler:
             raise ConfigError(f"{operation_name(operation)} has a handler already; take another code")
-        self._handlers[operation] = handler
         entry = self.state[layout.HANDLERS] + 2 * layout.WORD * operation
         publish_handler(entry, handler.address, context)
 

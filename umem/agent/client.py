@@ -1,8 +1,7 @@
 """Asking another rank's agent, from Python.
 
-For the thread that runs user code and no other: requests travel through the rank's main channels. `request`
-sends one and waits; `stream` keeps several in flight, over several homes. Every wait has a deadline and
-watches the peer.
+For the threads that run user code: requests travel through the rank's main channels, in turns. `request` sends one
+and waits; `stream` keeps several in flight, over several homes. Every wait has a deadline and watches the peer.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from ..errors import (
     FabricError,
     RankLost,
 )
+from ..fabric.ucx.turns import progress_in_turn
 from ..forks import MakeError
 from ..kernels import gate as way
 from ..kernels import status
@@ -57,12 +57,14 @@ class Client(GateServer):
             raise ConfigError(f"credits={credits} is not between 1 and {layout.MAX_CREDITS}")
         self.fabric, self.page, self.timeout_s = fabric, page, fabric.timeout_s
         self.window = max(1, credits - 1)  # of `stream`: one is left for requests between, as a finalizer's
-        self._abandoned: list[Ticket] = []
+        self._abandoned: dict[
+            int, Ticket
+        ] = {}  # by slot: UCX may read their payload until the slot is used again
+        self._gates: list[ctypes.Array[ctypes.c_int64]] = []
         self._left: Ticket | None = None
         state = build_client(fabric.main, page, fabric.rank, fabric.num_ranks, credits, spins)
-        self._endpoints, self._slots, self._ports = state.endpoints, state.slots, state.ports
+        self._endpoints, self._ports = state.endpoints, state.ports
         self.words, self.address = state.words, state.words.address
-        self._gate = (ctypes.c_int64 * way.GATE_WORDS)()  # nobody's until `serve_gate`
         self._ask: Callable[..., tuple[int, int, int, int]] = requests.ask.compiled
         self._post: Callable[..., int] = requests.post_request.compiled
         fabric.main.set_handler(layout.AM_REPLY, requests.receive_reply.address, self.address)
@@ -157,15 +159,13 @@ class Client(GateServer):
         """
         if len(asked.arguments) > layout.NUM_WORDS:
             raise ConfigError(f"{len(asked.arguments)} arguments: a request carries up to {layout.NUM_WORDS}")
-        words = self.address + layout.CLIENT_ARGUMENTS * layout.WORD
+        words = (ctypes.c_int64 * layout.NUM_WORDS)(*asked.arguments)
         while True:
-            for index, argument in enumerate(asked.arguments):
-                self.words[layout.CLIENT_ARGUMENTS + index] = argument
             sequence = self._post(
                 self.address,
                 asked.rank,
                 int(asked.operation),
-                words,
+                ctypes.addressof(words),
                 len(asked.arguments),
                 asked.payload,
                 asked.payload_bytes,
@@ -185,13 +185,9 @@ class Client(GateServer):
 
     def give_up(self, ticket: Ticket) -> None:
         """Forget a posted request: its reply is dropped when it comes, and its credit returns then."""
-        first = self._first_word(ticket)
-        has_reply = self._slots[first + layout.CLIENT_SLOT_STATE] == layout.DONE
-        self._slots[first + layout.CLIENT_SLOT_CAPACITY] = 0
-        self._slots[first + layout.CLIENT_SLOT_STATE] = layout.LATE if has_reply else layout.GIVEN_UP
-        self._abandoned = [old for old in self._abandoned if self._is_used(old)]
+        requests.give_up_request(self.address, ticket.sequence)
         if ticket.request.keep is not None:
-            self._abandoned.append(ticket)  # UCX may still read the payload
+            self._abandoned[ticket.sequence & layout.SLOT_MASK] = ticket
 
     # --- words and bytes of a home: one call of compiled code where nothing is amiss
 
@@ -277,7 +273,8 @@ class Client(GateServer):
             raise make_error()
 
         self._ask = self._post = refuse
-        self._gate[way.ASK] = 0
+        for gate in self._gates:
+            gate[way.ASK] = 0
 
     def _wait(self, ticket: Ticket, timeout_s: float | None, gives_up: bool = True) -> Reply:
         rank, operation = ticket.request.rank, ticket.request.operation
@@ -297,17 +294,6 @@ class Client(GateServer):
                 self.give_up(ticket)
             raise
         return Reply(*reply)
-
-    @staticmethod
-    def _first_word(ticket: Ticket) -> int:
-        """Index of the first word of the ticket's slot."""
-        return (ticket.sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)) * layout.CLIENT_SLOT_WORDS
-
-    def _is_used(self, ticket: Ticket) -> bool:
-        """Whether the slot of a request that was given up is not yet another's."""
-        first = self._first_word(ticket)
-        is_same = self._slots[first + layout.CLIENT_SLOT_SEQUENCE] == ticket.sequence
-        return is_same and self._slots[first + layout.CLIENT_SLOT_STATE] != layout.IDLE
 
     def _make_ready(self, code: int, rank: int, operation: int, timeout_s: float | None) -> None:
         """Get what a request lacks to be sent, a connection or a credit; raise why it never can be."""
@@ -337,7 +323,7 @@ class Client(GateServer):
         while rank not in self.page.dead_ranks():
             if code != status.RANK_LOST and time.monotonic() >= deadline:
                 raise FabricError(f"{what}: UCX could not send ({status.name(code)})")
-            self.fabric.main.progress()
+            progress_in_turn(self.fabric.main.address)
         raise RankLost(rank, what)
 
 

@@ -1,4 +1,4 @@
-"""Requests that compiled code makes through a rank's gate (kernels/gate.py), and what it leaves unfinished."""
+"""Requests that compiled code makes through a gate of this rank (kernels/gate.py), and what it leaves undone."""
 
 from __future__ import annotations
 
@@ -9,61 +9,57 @@ from typing import Any
 from ..errors import RankLost
 from ..kernels import gate as way
 from ..kernels import status
-from ..kernels.control import home_rank
-from . import layout, requests
-from .arena import Words
-from .messages import Reply, Request, Ticket
+from . import requests
+from .messages import Reply, Request, Ticket, refusal
+
+Gate = ctypes.Array[ctypes.c_int64]
 
 
 class GateServer:
-    """The part of a client that serves a gate; the client supplies the ways to ask and to wait."""
+    """The part of a client that serves gates; the client supplies the ways to ask and to wait."""
 
     address: int
-    words: Words
     _ask: Callable[..., tuple[int, int, int, int]]
-    _go_on: Callable[..., int]
     _wait: Callable[..., Reply]
     _make_ready: Callable[..., None]
-    _gate: ctypes.Array[ctypes.c_int64]
+    _gates: list[Gate]
     _left: Ticket | None
 
-    def serve_gate(self, gate: ctypes.Array[ctypes.c_int64]) -> None:
-        """Let compiled accesses through `gate` (kernels/gate.py) ask for this rank, until `shut`."""
-        self._gate = gate
+    def serve_gate(self, gate: Gate) -> None:
+        """Let compiled accesses through `gate` ask for this rank, until `shut`."""
+        self._gates.append(gate)
         gate[way.CONTEXT], gate[way.ASK] = self.address, requests.ask_for_gate.address
 
-    def finish_gate(self, keep: Any = None) -> int:
-        """Finish the request in the gate that compiled code has left PENDING; the bits of its scalar.
+    def finish_gate(self, code: int, rank: int, operation: int, keep: Any = None) -> Reply | None:
+        """The reply to what compiled code has left with `code` (gate.pending); None where it was not sent: ask anew.
 
-        `keep` is alive while its memory is read or written, as for `read`.
+        `keep` is alive while its memory is read or written, as for `read`. Raises HandlerError.
         """
-        gate = self._gate
-        if not gate[way.ASK]:
-            self._ask()  # shut: it says why
-        fields = tuple(gate[word] for word in way.FIELDS)
-        code, first, rank = gate[way.CODE], gate[way.FIRST], gate[way.RANK]
-        if code == status.OK:  # the home itself has answered
-            rank = home_rank(self.words[layout.CLIENT_CONTROL], gate[way.ADDRESS])
-        value = self._go_on(code, first, rank, fields, keep)
-        return gate[way.REPLY] if gate[way.REPLY_BYTES] else value
+        left = way.left_of(code)
+        if left == 0:
+            return None
+        if left < 0:
+            raise refusal(rank, operation, Reply(left, 0, 0))
+        reply = self._wait(Ticket(left, Request(rank, operation, keep=keep)), None)
+        if reply.status < 0:
+            raise refusal(rank, operation, reply)
+        return reply
 
-    def settle_gate(self, timeout_s: float) -> Reply:
-        """The reply to the request in the gate that compiled code has left PENDING, whatever its status.
+    def settle_gate(self, gate: Gate, left: int, rank: int, timeout_s: float) -> Reply:
+        """The reply to the request that still stands in `gate`, of which `left` is left, whatever its status.
 
-        Where the wait is cut short, by a signal or the deadline, it goes on with the next call: `is_left` then.
+        Nobody else uses the gate meanwhile. Where the wait is cut short, by a signal or the deadline, it goes on with
+        the next call: `is_left` then.
         """
-        gate = self._gate
         if self._left is None:
-            fields = tuple(gate[word] for word in way.FIELDS)
-            code, first, rank = gate[way.CODE], gate[way.FIRST], gate[way.RANK]
-            if code == status.OK:
-                return Reply(first, gate[way.VALUE], 0)
-            while first == 0:  # it was never sent
-                self._make_ready(code, rank, fields[0], timeout_s)
-                code, first, *answer = self._ask(self.address, rank, *fields)
+            operation, fields = gate[way.OPERATION], gate[way.ADDRESS : way.REPLY_BYTES + 1]
+            while left == 0:  # it was never sent
+                code, left, *answer = self._ask(self.address, rank, operation, *fields)
                 if code == status.OK:
-                    return Reply(first, *answer)
-            self._left = Ticket(first, Request(rank, fields[0]))
+                    return Reply(left, *answer)
+                if left == 0:
+                    self._make_ready(code, rank, operation, timeout_s)
+            self._left = Ticket(left, Request(rank, operation))
         try:
             reply = self._wait(self._left, timeout_s, gives_up=False)
         except RankLost:
@@ -74,5 +70,5 @@ class GateServer:
 
     @property
     def is_left(self) -> bool:
-        """Whether a request of the gate was sent and its reply is still to come."""
+        """Whether a request of a gate was sent and its reply is still to come."""
         return self._left is not None

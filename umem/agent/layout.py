@@ -199,7 +199,7 @@ CLIENT_NUM_SLOTS = 13
 CLIENT_LONE_SPIN_NS = 14  # of polling where they do not
 CLIENT_LAST_DONE_NS = 15  # when the last wait ended
 CLIENT_IS_CLOSE = 24  # 1 if the agent that replied last spins
-CLIENT_ARGUMENTS = 16  # NUM_WORDS words that a caller in Python hands over as numbers
+CLIENT_ARGUMENTS = 16  # NUM_WORDS words that a caller in Python hands over as numbers, in its turn
 CLIENT_TRAFFIC = 25  # address of NUM_COUNTED * COUNTED_WORDS words a rank
 CLIENT_WORDS = 32
 
@@ -207,6 +207,7 @@ NUM_COUNTED = 8  # operations by address: those of Operation below 8
 COUNTED_WORDS = 2  # requests, bytes
 
 SEQUENCE_SLOT_BITS = 16  # sequence = generation << 16 | slot
+SLOT_MASK = (1 << SEQUENCE_SLOT_BITS) - 1
 
 CLIENT_SLOT_STATE = 0
 CLIENT_SLOT_SEQUENCE = 1
@@ -214,10 +215,12 @@ CLIENT_SLOT_SEND = 2
 CLIENT_SLOT_STATUS = 3
 CLIENT_SLOT_VALUE = 4
 CLIENT_SLOT_BYTES = 5  # of the reply's payload
-CLIENT_SLOT_DST = 6  # where the payload goes
+CLIENT_SLOT_DST = 6  # where the payload goes; TO_VALUE: the 8 bytes or less are the reply's value
 CLIENT_SLOT_CAPACITY = 7
 CLIENT_SLOT_HEADER = 8  # the request's header
 CLIENT_SLOT_WORDS = CLIENT_SLOT_HEADER + MAX_REQUEST_HEADER_BYTES // WORD + 4
 assert CLIENT_SLOT_WORDS % 8 == 0 and SLOT_WORDS % 8 == 0 and SLOT_SEND < REPLY
+
+TO_VALUE = 0
 
 IDLE, SENT, DONE, GIVEN_UP, LATE = 0, 1, 2, 4, 8  # CLIENT_SLOT_STATE; LATE: replied after it was given up

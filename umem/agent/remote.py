@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RemoteFabric:
-    """A Fabric (see fabric/base.py) over an agent's client and UCX. For the thread that runs user code."""
+    """A Fabric (see fabric/base.py) over an agent's client and UCX."""
 
     name = "remote"
 

@@ -1,8 +1,8 @@
 """The asking side in compiled code: send a request to a home's agent, wait for the reply.
 
-A request travels through the main channels, so only the thread that runs user code may ask. The slot of a
-request is its credit: slot `rank * credits + k` is one of the `credits` requests that may be in flight
-to `rank`, and it is where the reply lands.
+A request travels through the main channels, which the threads of a rank use in turns (fabric/ucx/turns.py): each
+kernel here is one turn, which it gives away while it waits. The slot of a request is its credit: slot
+`rank * credits + k` is one of the `credits` requests that may be in flight to `rank`, and it is where the reply lands.
 
 Waiting spins where requests follow each other closely, for then the agent spins too and answers in a few
 us; else it sleeps at once on the channels' event fds, for a sleeping agent takes 30 us to answer, and where
@@ -14,9 +14,10 @@ saves one of the two wake-ups.
 
 from __future__ import annotations
 
-from ..fabric.ucx.abi import UCS_ERR_BUSY, UCS_INPROGRESS, UCS_OK
-from ..fabric.ucx.calls import am_send, poll, request_free, request_status, worker_progress
-from ..fabric.ucx.channels import NUM_CHANNELS, POLL_FDS, arm_all, begin_wait, disarm, progress_all, worker_of
+from ..fabric.ucx.abi import UCS_INPROGRESS, UCS_OK
+from ..fabric.ucx.calls import am_send, request_free, request_status, worker_progress
+from ..fabric.ucx.channels import HAS_NEWS, begin_wait, disarm, worker_of
+from ..fabric.ucx.turns import end_turn, let_others, sleep_for_news, take_turn
 from ..kernels import gate as way
 from ..kernels import status
 from ..kernels.compile import c_callback, cpu_kernel, device_function
@@ -32,7 +33,7 @@ from . import layout
 
 WORD = layout.WORD
 CLOSE_NS = 50_000  # a request that follows the last reply within this time follows closely
-LIVENESS_MS = 10  # longest sleep before the epoch is looked at again
+LIVENESS_NS = 10_000_000  # longest sleep before the epoch is looked at again
 
 
 @device_function
@@ -77,7 +78,11 @@ def receive_reply(client, header, header_bytes, data, data_bytes, parameters):
     if num_bytes > load_i64(slot, layout.CLIENT_SLOT_CAPACITY):
         store_i64(slot, layout.CLIENT_SLOT_STATUS, layout.REPLY_TOO_LARGE)
     elif num_bytes > 0:
-        copy_bytes(load_i64(slot, layout.CLIENT_SLOT_DST), src, num_bytes)
+        dst = load_i64(slot, layout.CLIENT_SLOT_DST)
+        if dst == layout.TO_VALUE:
+            dst = slot + layout.CLIENT_SLOT_VALUE * WORD
+            store_i64(dst, 0, 0)
+        copy_bytes(dst, src, num_bytes)
     if load_i64(slot, layout.CLIENT_SLOT_STATE) == layout.GIVEN_UP:
         store_i64(client, layout.CLIENT_NUM_LATE, load_i64(client, layout.CLIENT_NUM_LATE) + 1)
         store_i64(slot, layout.CLIENT_SLOT_STATE, layout.LATE)
@@ -133,12 +138,16 @@ def wait_for_bits(client, rank, word, mask, epoch):
         if load_i64(word, 0) & mask != 0:
             store_i64(client, layout.CLIENT_LAST_DONE_NS, now_ns())
             return status.OK
+        if let_others(channels) != status.OK:
+            return status.INTERRUPTED
         if worker_progress(worker) > 0:
+            store_i64(channels, HAS_NEWS, 1)
             continue
         if load_acquire_i64(control, STOP) != 0:
             return status.INTERRUPTED
         if load_acquire_i64(control, EPOCH) != epoch:
             if worker_progress(worker) > 0:
+                store_i64(channels, HAS_NEWS, 1)
                 continue  # what a rank sent while it lived is there to be read
             return status.EPOCH_CHANGED
         now = now_ns()
@@ -147,15 +156,10 @@ def wait_for_bits(client, rank, word, mask, epoch):
         if now < spin_until:
             pause()
             continue
-        poll_fds = load_i64(channels, POLL_FDS)
-        code = arm_all(channels, poll_fds, worker)
-        if code == 0:
-            store_i64(client, layout.CLIENT_NUM_SLEEPS, load_i64(client, layout.CLIENT_NUM_SLEEPS) + 1)
-            poll(poll_fds, load_i64(channels, NUM_CHANNELS), LIVENESS_MS)
-        elif code == UCS_ERR_BUSY:
-            progress_all(channels)  # of another rank, which may wait for it
-        else:
-            return status.FABRIC_FAILED
+        store_i64(client, layout.CLIENT_NUM_SLEEPS, load_i64(client, layout.CLIENT_NUM_SLEEPS) + 1)
+        code = sleep_for_news(channels, worker, LIVENESS_NS)
+        if code != status.OK:
+            return code
 
 
 @device_function
@@ -253,20 +257,48 @@ def finish(client, sequence, epoch):
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)", group="ucx")
 def post_request(client, rank, operation, words, num_words, payload, payload_bytes, dst, capacity):
     """See `post`."""
-    return post(client, rank, operation, words, num_words, payload, payload_bytes, dst, capacity)
+    channels = load_i64(client, layout.CLIENT_CHANNELS)
+    code = take_turn(channels)
+    if code == status.OK:
+        code = post(client, rank, operation, words, num_words, payload, payload_bytes, dst, capacity)
+    end_turn(channels)
+    return code
 
 
 @cpu_kernel("UniTuple(int64, 4)(int64, int64, int64)", group="ucx")
 def finish_request(client, sequence, epoch):
     """See `finish`."""
-    return finish(client, sequence, epoch)
+    channels = load_i64(client, layout.CLIENT_CHANNELS)
+    code, reply_status, value, num_bytes = take_turn(channels), 0, 0, 0
+    if code == status.OK:
+        code, reply_status, value, num_bytes = finish(client, sequence, epoch)
+    end_turn(channels)
+    return code, reply_status, value, num_bytes
 
 
 @cpu_kernel("int64(int64, int64, int64)", group="ucx")
 def wait_for_credit(client, rank, epoch):
     """Wait until a request may be sent to `rank`; OK, AGAIN, EPOCH_CHANGED, INTERRUPTED or FABRIC_FAILED."""
-    collect_late(client, rank)
-    return wait_for_bits(client, rank, load_i64(client, layout.CLIENT_FREE) + rank * WORD, -1, epoch)
+    channels = load_i64(client, layout.CLIENT_CHANNELS)
+    code = take_turn(channels)
+    if code == status.OK:
+        collect_late(client, rank)
+        code = wait_for_bits(client, rank, load_i64(client, layout.CLIENT_FREE) + rank * WORD, -1, epoch)
+    end_turn(channels)
+    return code
+
+
+@cpu_kernel("int64(int64, int64)", group="ucx")
+def give_up_request(client, sequence):
+    """Forget the request `sequence`: its reply is dropped when it comes, and its credit returns then."""
+    channels = load_i64(client, layout.CLIENT_CHANNELS)
+    code = take_turn(channels)
+    slot = client_slot(client, sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1))
+    has_reply = load_i64(slot, layout.CLIENT_SLOT_STATE) == layout.DONE
+    store_i64(slot, layout.CLIENT_SLOT_CAPACITY, 0)
+    store_i64(slot, layout.CLIENT_SLOT_STATE, layout.LATE if has_reply else layout.GIVEN_UP)
+    end_turn(channels)
+    return code
 
 
 @device_function
@@ -295,9 +327,14 @@ def ask_rank(client, rank, operation, word0, word1, word2, word3, payload, paylo
 @cpu_kernel("UniTuple(int64, 4)(" + ", ".join(["int64"] * 11) + ")", group="ucx")
 def ask(client, rank, operation, word0, word1, word2, word3, payload, payload_bytes, dst, capacity):
     """See `ask_rank`."""
-    return ask_rank(
-        client, rank, operation, word0, word1, word2, word3, payload, payload_bytes, dst, capacity
-    )
+    channels = load_i64(client, layout.CLIENT_CHANNELS)
+    code, first, value, num_bytes = take_turn(channels), 0, rank, 0
+    if code == status.OK:
+        code, first, value, num_bytes = ask_rank(
+            client, rank, operation, word0, word1, word2, word3, payload, payload_bytes, dst, capacity
+        )
+    end_turn(channels)
+    return code, first, value, num_bytes
 
 
 @device_function
@@ -319,25 +356,24 @@ def ask_home(client, operation, address, word1, word2, word3, payload, payload_b
 
 @c_callback("int64(int64, int64, int64)", group="ucx")
 def ask_for_gate(gate, _, client):
-    """Make the request that stands in the `gate` (kernels/gate.py): OK, or PENDING and what `ask_home` said."""
-    code, first, value, _ = ask_home(
-        client,
-        load_i64(gate, way.OPERATION),
-        load_i64(gate, way.ADDRESS),
-        load_i64(gate, way.WORD1),
-        load_i64(gate, way.WORD2),
-        load_i64(gate, way.WORD3),
-        load_i64(gate, way.DATA_AT),
-        load_i64(gate, way.DATA_BYTES),
-        load_i64(gate, way.REPLY_AT),
-        load_i64(gate, way.REPLY_BYTES),
-    )
+    """Make the request that stands in the `gate` (kernels/gate.py): OK, or PENDING and what is left of it."""
+    channels = load_i64(client, layout.CLIENT_CHANNELS)
+    code, first, value = take_turn(channels), 0, 0
+    if code == status.OK:
+        code, first, value, _ = ask_home(
+            client,
+            load_i64(gate, way.OPERATION),
+            load_i64(gate, way.ADDRESS),
+            load_i64(gate, way.WORD1),
+            load_i64(gate, way.WORD2),
+            load_i64(gate, way.WORD3),
+            load_i64(gate, way.DATA_AT),
+            load_i64(gate, way.DATA_BYTES),
+            load_i64(gate, way.REPLY_AT),
+            load_i64(gate, way.REPLY_BYTES),
+        )
+    end_turn(channels)
     if code == status.OK and first == status.OK:
-        store_i64(gate, way.VALUE, value)
-        if load_i64(gate, way.REPLY_BYTES) == 0:
-            store_i64(gate, way.REPLY, value)
+        store_i64(gate, way.REPLY, value)
         return status.OK
-    store_i64(gate, way.CODE, code)
-    store_i64(gate, way.FIRST, first)
-    store_i64(gate, way.RANK, value)
-    return status.PENDING
+    return way.pending(first)

@@ -53,8 +53,8 @@ class Heap:
     """Allocates, frees and accounts for memory anywhere in the world.
 
     `control` is the address of this rank's control page, `mapped_ranks` are those whose metadata is mapped
-    here, `agent` serves other ranks' requests and asks for those homes that are not mapped. Methods may be
-    called from any thread as far as the home is mapped; only the main thread may ask an agent.
+    here, `agent` serves other ranks' requests and asks for those homes that are not mapped. Any thread may call
+    any method.
 
     A process forked from a rank shares the rank's identity in the heap: there every call raises ForkedRank.
     """

@@ -130,7 +130,7 @@ class Magazines:
         self.sites, self.control, self.holder, self.timeout_s = sites, control, holder, timeout_s
         self._first = layout.magazine(sites.rank, 0)
         self._free = [self._first + index * MAGAZINE_BYTES for index in reversed(range(NUM_MAGAZINES))]
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may free in the middle of it
 
     def open(self, site: Site) -> int:
         """A magazine of the calling thread on a mapped arena, or the arena's guest."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -94,7 +95,7 @@ class LineCache:
         plan: AddressMap,
         page: ControlPage,
         rank: int,
-        gate: int,
+        gate: ctypes.Array[ctypes.c_int64] | None,
         mapped_ranks: frozenset[int],
         heap: Heap,
         peers: Peers | None,
@@ -102,6 +103,12 @@ class LineCache:
     ):
         self.layout, self.plan, self.rank, self.timeout_s = layout, plan, rank, timeout_s
         self.address = layout.header(plan, rank)
+        self._gate = gate
+        # Where all ranks are mapped, threads access at once. Else one at a time: there is one flit under way, and what
+        # it came to waits for the access that sent it.
+        self._turn: AbstractContextManager[Any] = (
+            nullcontext() if len(mapped_ranks) == plan.num_ranks else threading.RLock()
+        )
         self._page, self._heap, self._peers, self._mapped = page, heap, peers, mapped_ranks
         self._notes = Arena(1 << WINDOW_LOG2 - BLOCK_LOG2)
         self._counters = np.zeros(words.COUNTER_WORDS, np.int64)
@@ -109,7 +116,7 @@ class LineCache:
         header = (ctypes.c_int64 * (words.HEADER_BYTES // 8)).from_address(self.address)
         header[words.NOTES] = self._notes.take(1 << WINDOW_LOG2 - BLOCK_LOG2)
         header[words.COUNTERS], header[words.ROOM] = self._counters.ctypes.data, self._room.ctypes.data
-        header[words.GATE] = gate
+        header[words.GATE] = 0 if gate is None else ctypes.addressof(gate)
         self._in_use = ctypes.c_int64.from_address(self.address + 8 * words.IN_USE)
         belongs_here(self)
 
@@ -311,32 +318,35 @@ class LineCache:
     def _repeat(self, step: Callable[[], tuple[int, int]], address: int, num_bytes: int = 0) -> int:
         """The value of `step` once it says OK."""
         deadline = None
-        while True:
-            code, value = step()
-            if code == status.OK:
-                return value
-            if code == status.MISALIGNED:
-                raise AlignmentError(address, num_bytes, "an element lies at a multiple of its size")
-            deadline = deadline or time.monotonic() + self.timeout_s
-            self.settle(code, address, deadline)
+        with self._turn:
+            while True:
+                code, value = step()
+                if code == status.OK:
+                    return value
+                if code == status.MISALIGNED:
+                    raise AlignmentError(address, num_bytes, "an element lies at a multiple of its size")
+                deadline = deadline or time.monotonic() + self.timeout_s
+                self.settle(code, address, deadline)
 
     def _range(self, step: Callable[[int], tuple[int, int]], address: int, num_bytes: int) -> None:
         done, deadline = 0, time.monotonic() + self.timeout_s
-        while True:
-            code, more = step(done)
-            done += more
-            if code == status.OK:
-                assert done == num_bytes, (done, num_bytes)
-                return
-            self.settle(code, address + done, deadline)
+        with self._turn:
+            while True:
+                code, more = step(done)
+                done += more
+                if code == status.OK:
+                    assert done == num_bytes, (done, num_bytes)
+                    return
+                self.settle(code, address + done, deadline)
 
     def _until_ok(self, step: Callable[[int], tuple[int, int]]) -> None:
         first, deadline = 0, time.monotonic() + self.timeout_s
-        while True:
-            code, first = step(first)
-            if code == status.OK:
-                return
-            self.settle(code, None, deadline)
+        with self._turn:
+            while True:
+                code, first = step(first)
+                if code == status.OK:
+                    return
+                self.settle(code, None, deadline)
 
     def _mark(self, block: int, value: int) -> None:
         home = self.plan.home(block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+from ..address import AddressMap
 from ..agent.client import Client
 from ..agent.layout import Operation
 from ..errors import RankLost
@@ -19,8 +20,9 @@ BLOCK, FLIT = int(Operation.BLOCK), int(Operation.FLIT)
 class RemoteLines:
     """What `LineCache` asks of homes that this rank does not map, by the client of its agent."""
 
-    def __init__(self, client: Client):
-        self._client = client
+    def __init__(self, client: Client, gate: ctypes.Array[ctypes.c_int64], plan: AddressMap):
+        """`gate` is the cache's own."""
+        self._client, self._gate, self._plan = client, gate, plan
 
     def finish(self, cache: int, timeout_s: float) -> None:
         """Wait for the flit that compiled code has left in the header at `cache`, and end it.
@@ -29,11 +31,13 @@ class RemoteLines:
         may take this rank for the line's owner. The next coherent access goes on waiting. A home that died is
         RankLost, but not where a line was only to make room: that is lost to who asks for it.
         """
-        is_put = (
-            ctypes.c_int64.from_address(cache + 8 * (words.FLIT + words.FLIT_PHASE)).value == words.PUTTING
-        )
+        flit = (ctypes.c_int64 * words.FLIT_WORDS).from_address(cache + 8 * words.FLIT)
+        if flit[words.FLIT_PHASE] in (words.NO_FLIT, words.MODIFIED_THERE):
+            finish(cache, status.OK, 0)  # what was answered to an access that nobody makes again is dropped
+            return
+        is_put, home = flit[words.FLIT_PHASE] == words.PUTTING, self._plan.home(flit[words.FLIT_ADDRESS])
         try:
-            reply = self._client.settle_gate(timeout_s)
+            reply = self._client.settle_gate(self._gate, flit[words.FLIT_LEFT], home, timeout_s)
         except BaseException as error:
             if isinstance(error, RankLost) or not self._client.is_left:
                 finish(cache, status.RANK_LOST, 0)

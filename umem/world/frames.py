@@ -11,6 +11,7 @@ import enum
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from ..errors import UmemError, WaitTimeout, WorldError
 _HEADER = struct.Struct("<QBI")
 _LENGTH = struct.Struct("<Q")
 _RECEIVE_BYTES = 1 << 18
+SLICE_S = 0.05
 
 
 class Kind(enum.IntEnum):
@@ -100,7 +102,7 @@ def _launcher_has_ended() -> UmemError:
 class Channel:
     """A rank's end of the stream to its hub: requests out, replies in, each wait with a deadline.
 
-    For one thread: the one that runs the user's code. An exception out of a wait (a signal handler's)
+    Any thread may use it; who reads takes in the replies of all. An exception out of a wait (a signal handler's)
     leaves the stream usable: what is half sent is sent first the next time. `ended` makes the error that
     says that the hub is gone.
     """
@@ -113,36 +115,46 @@ class Channel:
         self._unsent = bytearray()
         self._replies: dict[int, Frame | None] = {}  # None: awaited, not here yet
         self._last_request = 0
+        self._lock = threading.RLock()  # of all of this, and never held while a reply is awaited
 
     def request(self, kind: Kind, payload: bytes, timeout_s: float) -> int:
         """Send a frame that is answered; returns the number to `receive` or `forget` the reply by."""
-        self.send(kind, payload, timeout_s)
-        self._replies[self._last_request] = None
-        return self._last_request
+        with self._lock:
+            self.send(kind, payload, timeout_s)
+            request = self._last_request
+            self._replies[request] = None
+        return request
 
     def send(self, kind: Kind, payload: bytes, timeout_s: float) -> None:
         """Send a frame. Raises WaitTimeout where the hub does not read, what `ended` makes where it is gone."""
-        self._last_request = (self._last_request + 1) & 0xFFFF_FFFF
-        self._unsent += encode(kind, self._last_request, payload)
         deadline = time.monotonic() + timeout_s
-        while self._unsent:
-            try:
-                del self._unsent[: self._stream.send(self._unsent)]
-            except BlockingIOError:
-                if not self._ready(select.POLLOUT, deadline):
-                    raise WaitTimeout(f"the launcher read no message for {timeout_s:g} s") from None
-            except ConnectionError:
-                raise self._ended() from None
+        with self._lock:
+            self._last_request = (self._last_request + 1) & 0xFFFF_FFFF
+            self._unsent += encode(kind, self._last_request, payload)
+            while self._unsent:
+                try:
+                    del self._unsent[: self._stream.send(self._unsent)]
+                except BlockingIOError:
+                    if not self._ready(select.POLLOUT, deadline):
+                        raise WaitTimeout(f"the launcher read no message for {timeout_s:g} s") from None
+                except ConnectionError:
+                    raise self._ended() from None
 
     def receive(self, request: int, timeout_s: float) -> Frame | None:
         """The reply to `request`, or None where it has not come after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        while (frame := self._replies[request]) is None:
-            if not self._ready(select.POLLIN, deadline):
+        while True:
+            is_last = time.monotonic() >= deadline
+            with self._lock:
+                if self._replies[request] is None:
+                    self._read()
+                if (frame := self._replies[request]) is not None:
+                    del self._replies[request]
+                    return frame
+            if is_last:
                 return None
-            self._read()
-        del self._replies[request]
-        return frame
+            # A slice at a time: another thread may read the reply.
+            self._ready(select.POLLIN, min(deadline, time.monotonic() + SLICE_S))
 
     def forget(self, request: int) -> None:
         """Give up waiting for a reply: it is dropped, whether it has come or not."""

@@ -31,7 +31,16 @@ CONTROL = 2  # address of this rank's control page
 WORKER_OF_RANK = 3  # address of a word a rank: the handle of its worker
 POLL_FDS = 4  # address of a pollfd a channel
 NUM_WAITS = 5  # of the thread
-CHANNEL = 8  # CHANNEL_WORDS words a channel:
+# whose turn it is, where several threads use the channels: turns.py
+NEXT_TURN = 6  # the ticket that the next one to ask gets
+TURN = 7  # the ticket whose turn it is
+HAS_NEWS = 8  # 1 once a channel did some work in this turn
+IS_CLOSED = 9
+POLLER = 10  # the worker of the thread that polls for all, or 0
+NUM_SLEEPERS = 11
+EVENTS = 12  # a u32 that those who follow the poller sleep on
+FAILURE = 13  # ucs_status_t of the last worker that could not be armed
+CHANNEL = 16  # CHANNEL_WORDS words a channel:
 CHANNEL_WORKER = 0  # the handle of its worker
 CHANNEL_IS_ARMED = 1  # 1: its event fd is readable, or will be once something comes: until the next arm
 CHANNEL_IS_OVER = 2  # 1: only dead ranks sent through it, and all that they had sent is read
@@ -79,11 +88,6 @@ class Channels:
         """`Worker.set_handler`, of every channel."""
         for worker in self.workers:
             worker.set_handler(message_id, callback, argument, keeps_data)
-
-    def progress(self) -> None:
-        """Advance every channel once."""
-        for worker in self.workers:
-            worker.progress()
 
 
 def num_channels(environment: Mapping[str, str], num_ranks: int) -> int:
@@ -134,6 +138,7 @@ def progress_channel(channels, channel):
     num_done = worker_progress(load_i64(words, CHANNEL_WORKER))
     if num_done > 0:
         store_i64(words, CHANNEL_IS_ARMED, 0)
+        store_i64(channels, HAS_NEWS, 1)
     elif is_last:
         store_i64(words, CHANNEL_IS_OVER, 1)
     return num_done

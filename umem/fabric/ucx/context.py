@@ -1,15 +1,16 @@
 """Handles of libucp and their lifetimes: context, workers, endpoints, registered memory, remote keys.
 
-A worker and everything made from it belong to one thread at a time. Handles are plain integers, so
-that compiled code takes them. Nothing here waits without a deadline.
+A worker and everything made from it belong to one thread at a time; where threads share one, its `call` takes turns.
+Handles are plain integers, so that compiled code takes them. Nothing here waits without a deadline.
 """
 
 from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping
-from ctypes import byref, c_char_p, c_int, c_int8, c_size_t, c_uint, c_uint64, c_void_p
+from collections.abc import Callable, Mapping
+from ctypes import byref, c_int, c_int8, c_size_t, c_uint, c_uint64, c_void_p
+from typing import Any
 
 from ... import config
 from ...errors import FabricError
@@ -31,12 +32,11 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "ucp_ep_close_nbx": (ctypes.c_int64, (c_uint64, c_void_p)),
     "ucp_request_check_status": (c_int8, (c_uint64,)),
     "ucp_request_free": (None, (c_uint64,)),
-    "ucp_request_cancel": (None, (c_uint64, c_uint64)),
     "ucp_mem_map": (c_int8, (c_uint64, c_void_p, c_void_p)),
     "ucp_mem_unmap": (c_int8, (c_uint64, c_uint64)),
     "ucp_rkey_pack": (c_int8, (c_uint64, c_uint64, c_void_p, c_void_p)),
     "ucp_rkey_buffer_release": (None, (c_uint64,)),
-    "ucp_ep_rkey_unpack": (c_int8, (c_uint64, c_char_p, c_void_p)),
+    "ucp_ep_rkey_unpack": (c_int8, (c_uint64, c_void_p, c_void_p)),
     "ucp_rkey_destroy": (None, (c_uint64,)),
 }
 
@@ -106,11 +106,17 @@ class Context:
             self.handle = 0
 
 
+def call_alone(function: Any, *words: int) -> int:
+    """Call a function of UCX, by a thread that has the worker for itself."""
+    return int(function(*words))
+
+
 class Worker:
     """A progress engine and its address, which peers connect to."""
 
     def __init__(self, context: Context):
         self.context, self.ucp = context, context.ucp
+        self.call: Callable[..., int] = call_alone  # what is called when several threads may use the worker
         self.endpoints: list[Endpoint] = []
         parameters = abi.WorkerParams(
             field_mask=abi.CONSTANTS["UCP_WORKER_PARAM_FIELD_THREAD_MODE"]
@@ -216,15 +222,17 @@ class Endpoint:
             parameters.err_cb, parameters.err_arg = failure_callback, failure_word
         self.is_watched = bool(failure_callback)
         handle = c_uint64()
-        status = worker.ucp.ucp_ep_create(worker.handle, byref(parameters), byref(handle))
+        operands = worker.handle, ctypes.addressof(parameters), ctypes.addressof(handle)
+        status = _signed_byte(worker.call(worker.ucp.ucp_ep_create, *operands))
         worker.context.check(status, "ucp_ep_create", peer)
         self.handle = handle.value
 
     def unpack(self, remote_key: bytes) -> int:
         """Handle of a peer's registered region, for use with this endpoint only."""
-        handle = c_uint64()
+        handle, key = c_uint64(), ctypes.create_string_buffer(remote_key, len(remote_key))
         context = self.worker.context
-        status = context.ucp.ucp_ep_rkey_unpack(self.handle, remote_key, byref(handle))
+        operands = self.handle, ctypes.addressof(key), ctypes.addressof(handle)
+        status = _signed_byte(self.worker.call(context.ucp.ucp_ep_rkey_unpack, *operands))
         context.check(status, "ucp_ep_rkey_unpack", self.peer)
         self.remote_keys.append(handle.value)
         return handle.value
@@ -286,6 +294,11 @@ class Region:
             status = self.context.ucp.ucp_mem_unmap(self.context.handle, self.handle)
             self.context.check(status, "ucp_mem_unmap")
             self.handle = 0
+
+
+def _signed_byte(result: int) -> int:
+    """A ucs_status_t, of which compiled code sees more than its byte."""
+    return ctypes.c_int8(result).value
 
 
 def _with_prototypes(ucp: ctypes.CDLL) -> ctypes.CDLL:

@@ -1,7 +1,7 @@
 """UcxFabric: put, get, atomics and messages between the ranks of a world, over libucp.
 
-Each rank has one context and two sets of channels (channels.py). The main channels belong to the thread that
-runs the user's code; the agent's to its thread, which serves others while the user's code is busy. Hence two
+Each rank has one context and two sets of channels (channels.py). The main channels belong to the threads that run
+the user's code, in turns (turns.py); the agent's to its thread, which serves others while these are busy. Hence two
 kinds of endpoints: main -> peer's main for messages, which need both sides, and main -> peer's agent for put,
 get and atomics, which need one.
 
@@ -16,7 +16,7 @@ import ctypes
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -34,7 +34,7 @@ from ...errors import (
 from ...forks import MakeError, belongs_here, refuse
 from ...kernels import status
 from ...kernels.control import CONTROL_BYTES
-from . import abi, operations, queues
+from . import abi, operations, queues, turns
 from .channels import (
     Channels,
     address_for,
@@ -42,13 +42,13 @@ from .channels import (
     num_channels,
     packed_addresses,
 )
-from .context import Context
+from .context import Context, call_alone
+from .parcels import Parcels
 from .peer import Peer
-from .port import CONTROL, RECV_BYTES, REPLY, REQUEST, STAGE, UCX_STATUS, Port
+from .port import RECV_BYTES, REPLY, UCX_STATUS, Port
+from .ports import Ports
+from .tags import BARRIER, checked, wire
 
-MAX_TAG = (1 << 40) - 1  # of a user's message
-_BARRIER = 1 << 40  # plus the distance of the round
-_SENDER_SHIFT = 48  # the upper 16 bits of UCX's tag are the sender's rank
 CONFIRM_S = 1.0  # how long a broken connection may take to be confirmed as a death; measured: 4-60 ms
 CONFIRM_STEP_S = 0.002
 _OPEN_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)  # a control page on which nothing ever happens
@@ -82,7 +82,7 @@ class UcxFabric:
     """libucp between the ranks of `world`; `regions` are this rank's (address, bytes) that peers may reach.
 
     Collective to create: every rank of the world. `control` is the address of this rank's control page,
-    on which the agent confirms deaths. All calls return when complete and belong to one thread.
+    on which the agent confirms deaths. All calls return when complete; any thread may make them.
 
     Raises FabricMissing without a libucp. Calls raise WaitTimeout after `timeout_s`, RankLost for a peer
     that is confirmed dead, Interrupted when the space closes, FabricError with UCX's own words. Attributes
@@ -100,7 +100,9 @@ class UcxFabric:
         self.main = Channels(self.context, world.num_ranks, count, control)
         self.agent = Channels(self.context, world.num_ranks, count, control)
         registered = [self.context.register(address, num_bytes) for address, num_bytes in regions]
-        self._ports = [Port(self.main, channel) for channel in range(count)]
+        for worker in self.main.workers:
+            worker.call = partial(turns.in_turn, self.main)
+        self.ports, self.parcels = Ports(self.main), Parcels(self)
         card = {
             "main": packed_addresses(self.main),
             "agent": packed_addresses(self.agent),
@@ -120,7 +122,9 @@ class UcxFabric:
             )
             for rank, (card, watched) in enumerate(zip(cards, self.watched, strict=True))
         ]
-        self._given_up: list[Port] = []
+        self._last_ports: list[
+            Port
+        ] = []  # of the flushes at the end: a peer that does not receive loses its messages
         self._put, self._get = operations.put.compiled, operations.get.compiled
         self._send, self._recv = operations.send.compiled, operations.recv.compiled
         self._atomic, self._flush = operations.atomic.compiled, operations.flush.compiled
@@ -128,8 +132,8 @@ class UcxFabric:
         belongs_here(self)
 
     def port(self, rank: int) -> Port:
-        """The port through which this rank's user code talks with `rank`."""
-        return self._ports[self.main.index(rank)]
+        """The port through which this rank talks with `rank` where one thread does."""
+        return self.ports.first(rank)
 
     # --- memory of a peer; its agent's thread answers
 
@@ -141,7 +145,8 @@ class UcxFabric:
         if num_bytes:
             memory = self.peers[rank].memory
             key = memory.key(address, num_bytes)
-            self._run("put", rank, keep, self._put, memory.endpoint.handle, src, num_bytes, address, key)
+            operands = (memory.endpoint.handle, src, num_bytes, address, key)
+            self.ports.put_back(rank, self._run("put", rank, keep, self._put, *operands))
 
     def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
         """Copy `num_bytes` from `address` at `rank` to the pointer `dst`.
@@ -152,7 +157,8 @@ class UcxFabric:
         if num_bytes:
             memory = self.peers[rank].memory
             key = memory.key(address, num_bytes)
-            self._run("get", rank, keep, self._get, memory.endpoint.handle, dst, num_bytes, address, key)
+            operands = (memory.endpoint.handle, dst, num_bytes, address, key)
+            self.ports.put_back(rank, self._run("get", rank, keep, self._get, *operands))
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Add `value` to the word at `address`, atomically; returns what stood there."""
@@ -176,7 +182,9 @@ class UcxFabric:
             if rank is None and peer.rank in dead:
                 continue
             for endpoint in peer.endpoints:
-                self._run("flush", peer.rank, None, self._flush, endpoint.handle)
+                self.ports.put_back(
+                    peer.rank, self._run("flush", peer.rank, None, self._flush, endpoint.handle)
+                )
 
     # --- messages; both sides take part
 
@@ -185,34 +193,39 @@ class UcxFabric:
 
         Messages with one tag between two ranks arrive in order. A large message waits for its receiver.
         """
-        endpoint, wire_tag = self.peers[rank].messages.handle, _tag(self.rank, _checked(tag))
-        self._run("send", rank, keep, self._send, endpoint, src, num_bytes, wire_tag)
+        endpoint, wire_tag = self.peers[rank].messages.handle, wire(self.rank, checked(tag))
+        port = self._run("send", rank, keep, self._send, endpoint, src, num_bytes, wire_tag)
+        self.ports.put_back(rank, port)
 
     def recv(self, rank: int, dst: int, max_bytes: int, tag: int = 0, keep: Any = None) -> int:
         """Receive the next message with `tag` from `rank` to the pointer `dst`; returns its length.
 
         Raises FabricError for a message longer than `max_bytes`.
         """
-        self._run("recv", rank, keep, self._recv, dst, max_bytes, _tag(rank, _checked(tag)))
-        return int(self.port(rank).words[RECV_BYTES])
+        port = self._run("recv", rank, keep, self._recv, dst, max_bytes, wire(rank, checked(tag)))
+        num_bytes = int(port.words[RECV_BYTES])
+        self.ports.put_back(rank, port)
+        return num_bytes
 
     def barrier(self, timeout_s: float | None = None) -> None:
-        """Return when every rank has called it. Collective. Orders messages, puts and atomics before it.
+        """Return when every rank has called it. Collective, one at a time. Orders messages, puts and atomics before it.
 
         Dissemination: in round k each rank tells the one 2^k further on and hears from the one 2^k before,
         so the last round has heard of all. Raises RankLost if any rank is dead.
         """
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         out, into = self._barrier_words.ctypes.data, self._barrier_words.ctypes.data + 8
+        limits: dict[str, Any] = {"timeout_s": timeout_s, "needs": range(self.num_ranks)}
         distance = 1
         while distance < self.num_ranks:
             to, source = (self.rank + distance) % self.num_ranks, (self.rank - distance) % self.num_ranks
-            tag = _BARRIER + distance
+            tag = BARRIER + distance
             endpoint = self.peers[to].messages.handle
-            code = self._start(self._send, to, None, endpoint, out, 8, _tag(self.rank, tag))
-            self._complete(code, "barrier", to, timeout_s, range(self.num_ranks))
-            code = self._start(self._recv, source, None, into, 8, _tag(source, tag))
-            self._complete(code, "barrier", source, timeout_s, range(self.num_ranks))
+            told = self._run(
+                "barrier", to, None, self._send, endpoint, out, 8, wire(self.rank, tag), **limits
+            )
+            self.ports.put_back(to, told)
+            heard = self._run("barrier", source, None, self._recv, into, 8, wire(source, tag), **limits)
+            self.ports.put_back(source, heard)
             distance *= 2
 
     # --- lifetime
@@ -226,25 +239,87 @@ class UcxFabric:
 
         The agent's thread must have ended, and peers' operations towards this rank must be complete:
         synchronise before. Over tcp UCX's flush ends only when the peer's main thread is in UCX too, as
-        it is when it closes its own fabric: it is waited for at most `timeout_s`.
+        it is when it closes its own fabric: it is waited for at most `timeout_s`. Other threads of this rank that
+        are in a call get Interrupted.
         """
         if not self.context.handle:
             return
-        for channel in range(len(self._ports)):
-            self._release_port(channel)
-            # The space is closing, which ends waits; these have their own deadline.
-            self._ports[channel] = Port(self.main, channel, _OPEN_PAGE.ctypes.data)
         deadline, dead = time.monotonic() + timeout_s, self.page.dead_ranks()
         for peer in self.peers:
             if peer.has_messages and not peer.failure and peer.rank not in dead:
-                code = self._start(self._flush, peer.rank, None, peer.messages.handle)
+                # The space is closing, which ends waits; this one has its own deadline.
+                port = Port(self.main, peer.rank, _OPEN_PAGE.ctypes.data)
+                self._last_ports.append(port)
+                code = self._flush(port.address, peer.rank, peer.messages.handle)
                 while code == status.AGAIN and not peer.failure and time.monotonic() < deadline:
-                    code = operations.resume(self.port(peer.rank).address, peer.rank)
-                self._release_port(peer.rank)  # a peer that is gone, or does not receive, loses its messages
+                    code = operations.resume(port.address, peer.rank)
+        turns.close(self.main.address)
+        for worker in self.main.workers:
+            worker.call = call_alone
         self.context.close(timeout_s)
-        self._given_up.clear()
 
     # --- one operation
+
+    def complete(
+        self,
+        port: Port,
+        code: int,
+        call: str,
+        rank: int,
+        timeout_s: float,
+        needs: Iterable[int],
+        step: Callable[[int, int], int] = operations.resume,
+        between: Callable[[], None] | None = None,
+    ) -> None:
+        """See the operation in `port` through, which has returned `code`; an exception leaves it there.
+
+        `step(port, rank)` goes on after AGAIN, and `between` is called before.
+        """
+        deadline, lost_deadline = time.monotonic() + timeout_s, math.inf
+        while code != status.OK:
+            if code == status.AGAIN:
+                now = time.monotonic()
+                if self._lost(needs):  # which may have done its part before it ended
+                    lost_deadline = min(lost_deadline, now + CONFIRM_S)
+                    if now >= lost_deadline:
+                        self._raise_if_lost(call, needs)
+                if self.peers[rank].failure:
+                    raise self._broken(call, rank, self.peers[rank].failure, needs)
+                if now >= deadline:
+                    raise WaitTimeout(f"{call} with rank {rank} over ucx: no end after {timeout_s:g} s")
+                if between is not None:
+                    between()
+                code = step(port.address, rank)
+            elif code == status.RANK_LOST:
+                raise RankLost(rank, f"{call} over ucx")
+            elif code == status.INTERRUPTED:
+                raise Interrupted(f"{call} with rank {rank} over ucx: the space is closing")
+            else:
+                assert code == status.FABRIC_FAILED, status.name(code)
+                raise self._broken(call, rank, int(port.words[UCX_STATUS]), needs)
+
+    def _run(
+        self,
+        call: str,
+        rank: int,
+        keep: Any,
+        kernel: Any,
+        *arguments: int,
+        timeout_s: float | None = None,
+        needs: Iterable[int] | None = None,
+    ) -> Port:
+        """The port of an operation that has ended, to be put back; one that ends with an exception is given up."""
+        port = self.ports.take(rank)
+        port.kept = keep
+        try:
+            code = kernel(port.address, rank, *arguments)
+            if code != status.OK:
+                timeout_s = self.timeout_s if timeout_s is None else timeout_s
+                self.complete(port, code, call, rank, timeout_s, (rank,) if needs is None else needs)
+        except BaseException:
+            self.ports.give_up(rank, port)
+            raise
+        return port
 
     def _fetch(
         self, call: str, rank: int, operation: int, address: int, value: int, desired: int, num_bytes: int
@@ -256,52 +331,10 @@ class UcxFabric:
         words = self.peers[rank].words
         operands = (operation, _signed(value), _signed(desired), num_bytes, address)
         key = words.key(address, num_bytes)
-        self._run(call, rank, None, self._atomic, words.endpoint.handle, *operands, key)
-        return int(self.port(rank).words[REPLY]) & ((1 << 8 * num_bytes) - 1)
-
-    def _run(self, call: str, rank: int, keep: Any, kernel: Any, *arguments: int) -> None:
-        code = self._start(kernel, rank, keep, *arguments)
-        if code != status.OK:
-            self._complete(code, call, rank, self.timeout_s, (rank,))
-        self.port(rank).kept = None
-
-    def _start(self, kernel: Any, rank: int, keep: Any, *arguments: int) -> int:
-        port = self.port(rank)
-        kept_before, port.kept = port.kept, keep
-        code: int = kernel(port.address, rank, *arguments)
-        if code == status.BUSY:  # a signal took the operation before this one from between two slices
-            port.kept = kept_before
-            port = self._release_port(rank)
-            port.kept = keep
-            code = kernel(port.address, rank, *arguments)
-        return code
-
-    def _complete(self, code: int, call: str, rank: int, timeout_s: float, needs: Iterable[int]) -> None:
-        """See the operation in the port through; gives it up where it ends with an exception."""
-        deadline, lost_deadline = time.monotonic() + timeout_s, math.inf
-        try:
-            while code != status.OK:
-                if code == status.AGAIN:
-                    now = time.monotonic()
-                    if self._lost(needs):  # which may have done its part before it ended
-                        lost_deadline = min(lost_deadline, now + CONFIRM_S)
-                        if now >= lost_deadline:
-                            self._raise_if_lost(call, needs)
-                    if self.peers[rank].failure:
-                        raise self._broken(call, rank, self.peers[rank].failure, needs)
-                    if now >= deadline:
-                        raise WaitTimeout(f"{call} with rank {rank} over ucx: no end after {timeout_s:g} s")
-                    code = operations.resume(self.port(rank).address, rank)
-                elif code == status.RANK_LOST:
-                    raise RankLost(rank, f"{call} over ucx")
-                elif code == status.INTERRUPTED:
-                    raise Interrupted(f"{call} with rank {rank} over ucx: the space is closing")
-                else:
-                    assert code == status.FABRIC_FAILED, status.name(code)
-                    raise self._broken(call, rank, int(self.port(rank).words[UCX_STATUS]), needs)
-        except BaseException:
-            self._release_port(rank)
-            raise
+        port = self._run(call, rank, None, self._atomic, words.endpoint.handle, *operands, key)
+        old = int(port.words[REPLY]) & ((1 << 8 * num_bytes) - 1)
+        self.ports.put_back(rank, port)
+        return old
 
     def _lost(self, needs: Iterable[int]) -> set[int]:
         return set(self.page.dead_ranks()).intersection(needs)
@@ -324,45 +357,12 @@ class UcxFabric:
             self._raise_if_lost(call, needs)
             time.sleep(CONFIRM_STEP_S)
 
-    def _release_port(self, rank: int) -> Port:
-        """A free port to `rank`: a receive is cancelled; anything else, and what it writes to, is left to UCX."""
-        port = self.port(rank)
-        request = int(port.words[REQUEST])
-        if request <= 0:
-            return port
-        if port.words[STAGE] == operations.RECEIVING:
-            self.context.ucp.ucp_request_cancel(port.worker.handle, request)
-        self._given_up.append(port)
-        self._ports[self.main.index(rank)] = port = Port(self.main, rank, int(port.words[CONTROL]))
-        self._reap_given_up()
-        return port
-
-    def _reap_given_up(self) -> None:
-        ucp, still = self.context.ucp, []
-        for port in self._given_up:
-            request = int(port.words[REQUEST])
-            if ucp.ucp_request_check_status(request) == abi.UCS_INPROGRESS:
-                still.append(port)
-            else:
-                ucp.ucp_request_free(request)
-        self._given_up = still
-
 
 def _is_watched(world: Ranks, rank: int) -> bool:
     """Whether UCX can tell that `rank` is gone: where it has no shared memory to reach it."""
     if rank == world.rank:
         return False
     return not has_shared_memory(world.ucx_environment) or world.hosts[rank] != world.hosts[world.rank]
-
-
-def _tag(sender: int, tag: int) -> int:
-    return sender << _SENDER_SHIFT | tag
-
-
-def _checked(tag: int) -> int:
-    if not 0 <= tag <= MAX_TAG:
-        raise ConfigError(f"message tag {tag} is not between 0 and {MAX_TAG}")
-    return tag
 
 
 def _signed(bits: int) -> int:

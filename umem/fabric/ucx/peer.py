@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Reach:
 
 
 class Peer:
-    """Ways from the thread of this rank that has `channels` to one rank.
+    """Ways from the threads of this rank that have `channels` to one rank.
 
     UCX can watch a peer over tcp, but refuses atomics on a watched endpoint (status -16): so words have
     an endpoint of their own there.
@@ -67,6 +67,10 @@ class Peer:
         self._agent_address = address_for(card["agent"], own_rank)
         self.regions = [(address, size, bytes.fromhex(key)) for address, size, key in card["regions"]]
         self._failure = np.zeros(1, np.int64)
+        self._connecting = threading.RLock()  # a finalizer may ask in the middle of it
+        self._messages: Endpoint | None = None
+        self._memory: Reach | None = None
+        self._words: Reach | None = None
 
     @property
     def failure(self) -> int:
@@ -76,24 +80,36 @@ class Peer:
     @property
     def has_messages(self) -> bool:
         """Whether `messages` was ever used."""
-        return "messages" in self.__dict__
+        return self._messages is not None
 
-    @cached_property
+    @property
     def messages(self) -> Endpoint:
-        """To the peer's main thread."""
-        return self._connect(self._main_address, self.is_watched)
+        """To the peer's main thread; one for all threads, which keeps their messages in order."""
+        if self._messages is None:
+            with self._connecting:
+                if self._messages is None:
+                    self._messages = self._connect(self._main_address, self.is_watched)
+        return self._messages
 
-    @cached_property
+    @property
     def memory(self) -> Reach:
         """To the peer's agent: put, get, active messages."""
-        return Reach(self._connect(self._agent_address, self.is_watched), self.regions)
+        if self._memory is None:
+            with self._connecting:
+                if self._memory is None:
+                    self._memory = Reach(self._connect(self._agent_address, self.is_watched), self.regions)
+        return self._memory
 
-    @cached_property
+    @property
     def words(self) -> Reach:
         """To the peer's agent: atomics."""
         if not self.is_watched:
             return self.memory
-        return Reach(self._connect(self._agent_address, False), self.regions)
+        if self._words is None:
+            with self._connecting:
+                if self._words is None:
+                    self._words = Reach(self._connect(self._agent_address, False), self.regions)
+        return self._words
 
     def _connect(self, address: bytes, is_watched: bool) -> Endpoint:
         callback, word = (note_failure.address, self._failure.ctypes.data) if is_watched else (0, 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels.status import SLICE_NS
 from . import abi
 from .channels import Channels
 
@@ -33,7 +34,10 @@ PLAIN = 16  # ucp_request_param_t without options
 RECV = 32  # ... that reports tag and bytes to RECV_TAG
 ATOMIC_U32 = 48  # ... of one u32 whose old value goes to REPLY
 ATOMIC_U64 = 64
-PORT_WORDS = 80
+TAG = 80  # of the message that is waited for, to be claimed
+MESSAGE = 81  # the message that was claimed: a ucp_tag_message_h
+SLICE = 82  # longest stay of a wait in compiled code, in nanoseconds
+PORT_WORDS = 88
 
 PARAM_WORDS = ATOMIC_U64 - ATOMIC_U32
 assert ctypes.sizeof(abi.RequestParam) <= 8 * PARAM_WORDS
@@ -59,6 +63,7 @@ class Port:
         self.words[CONTROL] = control or channels.control
         self.words[SPIN_NS] = spin_ns
         self.words[CHANNELS] = channels.address
+        self.words[SLICE] = SLICE_NS
         self._write_param(PLAIN, abi.RequestParam())
         self._write_param(RECV, self._param("UCP_OP_ATTR_FIELD_RECV_INFO", recv_info=self._word(RECV_TAG)))
         for param, element_bytes in ((ATOMIC_U32, 4), (ATOMIC_U64, 8)):

@@ -15,20 +15,34 @@ from ...kernels.compile import cpu_kernel, device_function
 from ...kernels.control import DEAD, PEER_STATE, SPIN_ROUNDS, STOP
 from ...kernels.ops import load_i64, load_relaxed_i64, store_i64
 from ...kernels.ops_system import now_ns, yield_cpu
-from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST, SLICE_NS
+from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST
 from . import calls
-from .abi import UCS_ERR_BUSY, UCS_INPROGRESS
-from .channels import NUM_CHANNELS, POLL_FDS, arm_all, begin_wait, progress_all
-from .port import CHANNELS, CONTROL, NUM_SLEEPS, NUM_YIELDS, POLLING, SPIN_NS, UCX_STATUS, WORKER
+from .abi import UCS_INPROGRESS
+from .channels import FAILURE, HAS_NEWS, begin_wait, progress_all
+from .port import (
+    CHANNELS,
+    CONTROL,
+    MESSAGE,
+    NUM_SLEEPS,
+    NUM_YIELDS,
+    POLLING,
+    RECV_TAG,
+    SLICE,
+    SPIN_NS,
+    TAG,
+    UCX_STATUS,
+    WORKER,
+)
+from .turns import GROUP, let_others, sleep_for_news
 
-GROUP = "ucx"
+TO_CLAIM = 0  # in place of a request
+EVERY_BIT = -1  # tag mask, as int64
 ROUNDS_PER_LOOK = 64  # rounds between looks at clock and control page: about 1 us, and 1 % of the time
 ROUNDS_PER_POLITE_LOOK = 8
-NS_PER_MS = 1_000_000
 
 worker_progress = calls.worker_progress
 request_status, request_free = calls.request_status, calls.request_free
-poll = calls.poll
+tag_probe = calls.tag_probe
 
 
 @device_function
@@ -47,31 +61,38 @@ def look(control, rank):
 @device_function
 def sleep_until_event(port, deadline_ns):
     """Sleep until a channel has work or the deadline has passed; at once if there is work already."""
-    channels = load_i64(port, CHANNELS)
-    poll_fds = load_i64(channels, POLL_FDS)
-    armed = arm_all(channels, poll_fds, load_i64(port, WORKER))
-    if armed == UCS_ERR_BUSY:
-        progress_all(channels)  # events came in since the last time: they would not wake us
-        return OK
-    if armed != 0:
-        store_i64(port, UCX_STATUS, armed)
-        return FABRIC_FAILED
     left_ns = deadline_ns - now_ns()
-    if left_ns > 0:
-        store_i64(port, NUM_SLEEPS, load_i64(port, NUM_SLEEPS) + 1)
-        poll(poll_fds, load_i64(channels, NUM_CHANNELS), np.int32((left_ns + NS_PER_MS - 1) // NS_PER_MS))
-    return OK
+    if left_ns <= 0:
+        return OK
+    store_i64(port, NUM_SLEEPS, load_i64(port, NUM_SLEEPS) + 1)
+    channels = load_i64(port, CHANNELS)
+    code = sleep_for_news(channels, load_i64(port, WORKER), left_ns)
+    if code == FABRIC_FAILED:
+        store_i64(port, UCX_STATUS, load_i64(channels, FAILURE))
+    return code
+
+
+@device_function
+def has_ended(port, request):
+    """Whether `request` has ended; 0 stands for a message to be claimed, and that one is here: it is in MESSAGE."""
+    if request != TO_CLAIM:
+        return request_status(request) != UCS_INPROGRESS
+    message = tag_probe(
+        load_i64(port, WORKER), load_i64(port, TAG), EVERY_BIT, np.int32(1), port + 8 * RECV_TAG
+    )
+    store_i64(port, MESSAGE, message)
+    return message != 0
 
 
 @device_function
 def wait_ended(port, request, rank, how):
-    """Progress the worker until `request` (above 0) has ended, `rank` is lost, or a slice has passed.
+    """Progress the worker until `request` (above 0, or TO_CLAIM) has ended, `rank` is lost, or a slice has passed.
 
     OK where it has ended in any way: `reap` it. AGAIN, RANK_LOST, INTERRUPTED with the request still
     in progress.
     """
-    worker = load_i64(port, WORKER)
-    begin_wait(load_i64(port, CHANNELS))
+    worker, channels = load_i64(port, WORKER), load_i64(port, CHANNELS)
+    begin_wait(channels)
     rounds_per_look = ROUNDS_PER_LOOK if how == POLLING else ROUNDS_PER_POLITE_LOOK
     rounds = 0
     deadline_ns = 0  # the clock is read at the first look: short waits never pay for it
@@ -83,19 +104,23 @@ def wait_ended(port, request, rank, how):
         turn = 0
         work = 0
         while turn < rounds_per_look:
-            if request_status(request) != UCS_INPROGRESS:
+            if has_ended(port, request):
                 return OK
             work += worker_progress(worker)
             turn += 1
         rounds += turn
+        if work > 0:
+            store_i64(channels, HAS_NEWS, 1)
         if code != OK and (code != RANK_LOST or work == 0):
             return code
         now = now_ns()
         if deadline_ns == 0:
-            deadline_ns = now + SLICE_NS
+            deadline_ns = now + load_i64(port, SLICE)
             sleep_ns = now + load_i64(port, SPIN_NS)
         if now >= deadline_ns:
             return AGAIN
+        if let_others(channels) != OK:
+            return INTERRUPTED
         if how != POLLING:
             if now >= sleep_ns:
                 code = sleep_until_event(port, deadline_ns)
@@ -103,7 +128,7 @@ def wait_ended(port, request, rank, how):
                     return code
         elif rounds >= load_i64(control, SPIN_ROUNDS):
             store_i64(port, NUM_YIELDS, load_i64(port, NUM_YIELDS) + 1)
-            progress_all(load_i64(port, CHANNELS))
+            progress_all(channels)
             yield_cpu()
 
 

@@ -1,0 +1,186 @@
+"""Messages of any length, received whole: the receiver learns the length from the message itself.
+
+A message is one of UCX's, so that nothing that is given up half way can shift those behind it: a send that timed out
+goes on in a thread of its own, until its receiver has it or the space closes, and a receive that timed out is gone on
+with by the next one.
+
+A large message waits for its receiver. So that ranks which send to each other at once do not wait for each other,
+one that waits in `send` takes in what others send to it, up to MAX_WAITING_BYTES or else one message.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import FabricError, Interrupted, RankLost, WaitTimeout
+from ...kernels import status
+from ...units import format_size
+from . import operations
+from .port import RECV_BYTES, RECV_TAG, SLICE, Port
+from .tags import PARCEL, sender, wire
+
+if TYPE_CHECKING:
+    from .fabric import UcxFabric
+
+MAX_WAITING_BYTES = 256 << 20  # of messages that were taken in before they were asked for
+TAKE_IN_NS = 1_000_000  # how often a waiting send looks whether others wait for it
+LARGE_BYTES = 4096  # smaller messages leave at once
+
+
+class Parcel:
+    """A message that was claimed: it is in `data` once the operation in `port` has ended."""
+
+    def __init__(self, port: Port):
+        self.port = port
+        self.num_bytes = int(port.words[RECV_BYTES])
+        self.data: np.ndarray | None = None  # until its receive has begun
+
+
+class Parcels:
+    """Sends and receives bytes over `fabric`; any thread may. Tags are a user's."""
+
+    def __init__(self, fabric: UcxFabric):
+        self._fabric = fabric
+        # By UCX's tag, in the order sent: messages that came while this rank waited in `send`, or whose receive was
+        # cut short.
+        self._waiting: dict[int, deque[Parcel]] = {}
+        self._receivers: Counter[int] = Counter()  # threads that wait for a tag of UCX
+        # Held for moments, to keep the order of a tag's messages; a finalizer may send in one of them.
+        self._order = threading.RLock()
+
+    def send(self, rank: int, data: np.ndarray, tag: int, timeout_s: float) -> None:
+        """Send `data`, contiguous, to `rank`; returns when it has been handed over."""
+        fabric = self._fabric
+        endpoint = fabric.peers[rank].messages.handle
+        port = fabric.ports.take(rank)
+        port.kept = data
+        is_large = data.nbytes >= LARGE_BYTES
+        try:
+            if is_large:
+                port.words[SLICE] = TAKE_IN_NS
+            own_tag = wire(fabric.rank, tag | PARCEL)
+            code = operations.send(port.address, rank, endpoint, data.ctypes.data, data.nbytes, own_tag)
+            if code != status.OK:
+                fabric.complete(port, code, "send", rank, timeout_s, (rank,), between=self._take_in)
+        except (RankLost, FabricError, Interrupted):
+            fabric.ports.give_up(rank, port)
+            raise
+        except BaseException as error:
+            self._go_on_aside(rank, port)
+            if not isinstance(error, WaitTimeout):
+                raise
+            raise WaitTimeout(
+                f"{error}: rank {rank} does not receive these {format_size(data.nbytes)}. The message stays under way,"
+                " and is received whole if it is asked for. Receive it in another thread, send less at a time, or"
+                " raise UMEM_TIMEOUT_S"
+            ) from None
+        finally:
+            if is_large:
+                port.words[SLICE] = status.SLICE_NS
+        fabric.ports.put_back(rank, port)
+
+    def _go_on_aside(self, rank: int, port: Port) -> None:
+        """See the send in `port` through, for as long as that takes, in another thread."""
+
+        def go_on() -> None:
+            code = status.AGAIN
+            while code == status.AGAIN:
+                code = operations.resume(port.address, rank)
+            self._fabric.ports.give_up(rank, port)
+
+        threading.Thread(target=go_on, name="umem-send", daemon=True).start()
+
+    def recv(self, rank: int, tag: int, timeout_s: float) -> np.ndarray:
+        """The bytes of the next message of `rank` with this tag."""
+        tag = wire(rank, tag | PARCEL)
+        with self._order:
+            parcel = self._next(tag)
+            self._receivers[tag] += parcel is None
+        if parcel is None:
+            try:
+                parcel = self._claim(rank, tag, timeout_s)
+            finally:
+                with self._order:
+                    self._receivers[tag] -= 1
+                    self._receivers += Counter()  # drops those at 0
+        try:
+            return self._finish(rank, parcel, timeout_s)
+        except BaseException as error:
+            if not isinstance(error, RankLost | FabricError):  # the next receive goes on with it
+                with self._order:
+                    self._waiting.setdefault(tag, deque()).appendleft(parcel)
+            raise
+
+    def _claim(self, rank: int, tag: int, timeout_s: float) -> Parcel:
+        fabric = self._fabric
+        port = fabric.ports.take(rank)
+
+        def claim(address: int, rank: int) -> int:
+            return operations.claim(address, rank, tag)
+
+        try:
+            code = claim(port.address, rank)
+            if code != status.OK:
+                fabric.complete(port, code, "recv", rank, timeout_s, (rank,), step=claim)
+        except BaseException:
+            fabric.ports.put_back(rank, port)
+            raise
+        return Parcel(port)
+
+    def _finish(self, rank: int, parcel: Parcel, timeout_s: float) -> np.ndarray:
+        fabric, port = self._fabric, parcel.port
+        code = self._begin(rank, parcel) if parcel.data is None else status.AGAIN
+        if code != status.OK:
+            fabric.complete(port, code, "recv", rank, timeout_s, (rank,))
+        data = parcel.data
+        assert data is not None
+        fabric.ports.put_back(rank, port)
+        return data
+
+    def _begin(self, rank: int, parcel: Parcel) -> int:
+        parcel.data = parcel.port.kept = np.empty(parcel.num_bytes, np.uint8)
+        return operations.receive_claimed(parcel.port.address, rank, parcel.data.ctypes.data)
+
+    def _next(self, tag: int) -> Parcel | None:
+        waiting = self._waiting.get(tag)
+        if not waiting:
+            return None
+        parcel = waiting.popleft()
+        if not waiting:
+            del self._waiting[tag]
+        return parcel
+
+    # --- taking in
+
+    def _take_in(self) -> None:
+        """Begin to receive what others wait to hand over to this rank."""
+        fabric = self._fabric
+        for channel in range(len(fabric.main.workers)):
+            while True:
+                port = fabric.ports.take(channel)
+                if not self._take_one(port):
+                    fabric.ports.put_back(channel, port)
+                    break
+
+    def _take_one(self, port: Port) -> bool:
+        with self._order:
+            if operations.peek(port.address, PARCEL, PARCEL) != status.OK:
+                return False
+            tag, num_bytes = int(port.words[RECV_TAG]), int(port.words[RECV_BYTES])
+            if self._receivers[tag] or not self._has_room(num_bytes):
+                return False
+            rank = sender(tag)
+            if operations.claim(port.address, rank, tag) != status.OK:
+                return False
+            parcel = Parcel(port)
+            self._begin(rank, parcel)
+            self._waiting.setdefault(tag, deque()).append(parcel)
+        return True
+
+    def _has_room(self, num_bytes: int) -> bool:
+        held = sum(parcel.num_bytes for waiting in self._waiting.values() for parcel in waiting)
+        return held == 0 or held + num_bytes <= MAX_WAITING_BYTES
