@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from .placement import mover, pointer_of
+from .parts import pointers_of
+from .placement import mover
 from .pool import Home, Homes, installed, use_pool
 
 MIN_BYTES = 4096  # below that a copy costs more than the memory is worth
@@ -33,14 +34,15 @@ def offload_activations(
     """
     context, pool = use_pool(home, spill), installed()
     kept = keep.state_dict(keep_vars=True).values() if isinstance(keep, torch.nn.Module) else keep
-    pointers = {0, *(pointer_of(tensor) for tensor in kept)}
+    left_alone = {pointer for tensor in kept for pointer in pointers_of(tensor)}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        pointer = pointer_of(tensor)
         is_leaf = tensor.is_leaf and tensor.requires_grad
-        is_small = tensor.numel() * tensor.itemsize < min_bytes
-        if is_leaf or is_small or pointer in pointers or pool.holds(pointer):
+        if is_leaf or tensor.numel() * tensor.itemsize < min_bytes:
             return tensor
+        pointers = pointers_of(tensor)
+        if all(pointer in left_alone or pool.holds(pointer) for pointer in pointers):
+            return tensor  # also where it has no memory on the CPU
         with context:
             return tensor.detach().clone()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..errors import (
     AddressError,
@@ -22,6 +23,7 @@ from ..heap.report import Allocation
 from ..kernels import status
 from ..kernels.heap_record import ANY_GENERATION
 from .layout import PAGE_ADDRESS, PAGE_CONTROL, PAGE_SITES, SITE_ARENA, SITE_WORDS, THREAD_PLACE
+from .parts import pointers_of
 from .pool import Home, Homes, Pool, installed, use_pool
 from .uses import add_use
 
@@ -29,8 +31,21 @@ TensorOrModule = TypeVar("TensorOrModule", torch.Tensor, torch.nn.Module)
 
 
 def home(tensor: torch.Tensor) -> int | str | None:
-    """The rank in whose memory a tensor lives, "striped" over all, or None where it is not in the pool."""
-    pool, pointer = installed(), pointer_of(tensor)
+    """The rank in whose memory a tensor lives, "striped" over all, or None where it is not in the pool.
+
+    A DTensor lives where its local tensor does. Raises ConfigError where the parts of one tensor live apart.
+    """
+    pool = installed()
+    homes = {_home_at(pool, pointer) for pointer in pointers_of(tensor)} or {None}
+    if len(homes) > 1:
+        raise ConfigError(
+            f"the parts of a {type(tensor).__name__} live at {', '.join(sorted(map(repr, homes)))}; ask for the home"
+            " of each part"
+        )
+    return homes.pop()
+
+
+def _home_at(pool: Pool, pointer: int) -> int | str | None:
     if not pool.holds(pointer):
         return None
     return "striped" if pointer >= pool.space.segments.map.striped_base else pool.rank_of(pointer)
@@ -40,7 +55,8 @@ def to_home(what: TensorOrModule, home: Home, spill: Homes = ()) -> TensorOrModu
     """`what` at `home`: the same tensor where it lives there already, else a copy, as `Tensor.to`.
 
     Gradients flow through the copy. A module is changed in place, as by `Module.to`: its parameters stay the
-    same objects. Raises what use_pool raises.
+    same objects. What has no memory yet, a lazy parameter or a tensor on the meta device, stays as it is.
+    Raises what use_pool raises.
     """
     move = mover(home, spill)
     if isinstance(what, torch.nn.Module):
@@ -53,9 +69,14 @@ def mover(home: Home, spill: Homes = ()) -> Callable[[torch.Tensor], torch.Tenso
     context, pool = use_pool(home, spill), installed()
     sites = {pool.number_of(one) for one in (home, *spill)}
 
+    def is_there(pointer: int) -> bool:
+        return pool.holds(pointer) and pool.number_at(pointer) in sites
+
     def move(tensor: torch.Tensor) -> torch.Tensor:
-        pointer = pointer_of(tensor)
-        if pool.holds(pointer) and pool.number_at(pointer) in sites:
+        pointers = pointers_of(tensor)
+        if pointers and all(map(is_there, pointers)):
+            return tensor
+        if not pointers and (is_lazy(tensor) or tensor.is_meta):
             return tensor
         with context:
             return tensor.clone()
@@ -123,13 +144,6 @@ def storage_at(
     if offset:  # a storage over a part keeps the whole alive by an array over it
         whole = torch.from_numpy(whole.numpy()[offset:])
     return whole.untyped_storage()
-
-
-def pointer_of(tensor: torch.Tensor) -> int:
-    """First address of a tensor's storage; 0 where it has none on the CPU."""
-    if not tensor.is_cpu or tensor.layout is not torch.strided:
-        return 0
-    return tensor.untyped_storage().data_ptr()
 
 
 def _take_reference(pool: Pool, address: int, generation: int) -> None:

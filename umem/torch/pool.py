@@ -68,6 +68,7 @@ from .layout import (
     THREAD_NUM_SPILLED,
 )
 from .memory import Words, keep_forever, lasting_text, lasting_words, page, words_at
+from .parts import pointer_of
 from .threads import Threads, open_guest
 from .uses import ENTRY_WORDS, move_uses
 
@@ -389,12 +390,8 @@ def live_tensors(pool: Pool) -> list[torch.Tensor]:
     found: dict[int, torch.Tensor] = {}
     for item in gc.get_objects():
         # Not isinstance: that asks objects for __class__, and some of torch's answer with a warning.
-        if (
-            issubclass(type(item), torch.Tensor)
-            and item.device.type == "cpu"
-            and item.layout is torch.strided
-        ):
-            pointer = item.untyped_storage().data_ptr()
+        if issubclass(type(item), torch.Tensor):
+            pointer = pointer_of(item)
             if pool.holds(pointer):
                 found.setdefault(pointer, item)
     return list(found.values())

@@ -22,11 +22,11 @@ from ..kernels import status
 from .borrow import Piece, borrow_by_descriptor, borrow_mapped, pieces_of
 from .flight import ANYONE, land
 from .layout import PAGE_ADDRESS
+from .parts import SPARSE_LAYOUTS, sparse_parts
 from .placement import find_whole, storage_at
 from .pool import Pool, inherited, installed, pool_or_none
 from .uses import note_use
 
-SPARSE_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 STORED_UNTYPED = frozenset(torch.storage._new_dtypes())  # dtypes whose tensors pickle can write and not read
 
 
@@ -99,14 +99,10 @@ class _MessagePickler(pickle.Pickler):
 
 def _reduce_sparse(tensor: torch.Tensor) -> tuple[Any, ...]:
     """How a sparse tensor is pickled: torch.load's way, which pickle takes, keeps what is read until the next load."""
+    parts = sparse_parts(tensor)
     if tensor.layout is torch.sparse_coo:
-        parts = tensor._indices(), tensor._values()
         return _sparse_coo, (*parts, tensor.shape, tensor.is_coalesced())
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        parts = tensor.crow_indices(), tensor.col_indices()
-    else:
-        parts = tensor.ccol_indices(), tensor.row_indices()
-    return _sparse_compressed, (*parts, tensor.values(), tensor.shape, tensor.layout)
+    return _sparse_compressed, (*parts, tensor.shape, tensor.layout)
 
 
 def _sparse_coo(
