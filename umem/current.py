@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .space import Space
 
 _space: Space | None = None
+_is_taken = False  # a space has closed and left its memory mapped, at the addresses of any other
 
 
 def current_space() -> Space:
@@ -38,3 +39,21 @@ def leave(space: Space) -> bool:
 def is_open() -> bool:
     """Whether this process has an open space."""
     return _space is not None
+
+
+def leave_mapped() -> None:
+    """Note that the memory of a space stays mapped although the space has closed."""
+    global _is_taken
+    _is_taken = True
+
+
+def check_free() -> None:
+    """Raise WorldError where this process can open no space."""
+    if _space is not None:
+        raise WorldError("this process already has an open space; close it first")
+    if _is_taken:
+        raise WorldError(
+            "this process can open no other space: one closed while numpy views or torch tensors of its memory were"
+            " alive, or a thread was in a call of it, so that memory stays mapped until the process ends. Delete them"
+            " before the space closes, or open the next space in a new process"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import threading
 import weakref
@@ -18,7 +19,7 @@ from . import current, startup
 from .agent.near import Near
 from .arguments import dimensions, pointer_to
 from .array import Array
-from .errors import AddressError, NotMappable, RankLost, WorldError
+from .errors import AddressError, NotMappable, RankLost
 from .forks import MakeError, belongs_here, refuse
 from .kernels import access, gate, status
 from .kernels.coherence_layout import IN_USE
@@ -42,6 +43,7 @@ def init(spec: WorldSpec | None = None) -> Space:
 
     Collective: every rank of the world. Returns an open space; use it as a context manager.
     """
+    current.check_free()  # before a peer waits for this rank
     world = join(spec)
     try:
         return open_space(world)
@@ -52,8 +54,6 @@ def init(spec: WorldSpec | None = None) -> Space:
 
 def open_space(world: World) -> Space:
     """Make this rank's part of the global address space of `world`. Collective."""
-    if current.is_open():
-        raise WorldError("this process already has an open space; close it first")
     space = Space(world)
     current.enter(space)
     return space
@@ -348,8 +348,12 @@ class Space(Scalars, Named):
         self.world.leave()
         self._shut()
         self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
+        if self._views:
+            gc.collect()  # those that only cycles hold
         if not self._views and leave_calls():
             self.segments.close()
+        else:
+            current.leave_mapped()
 
     def disown(self, make_error: MakeError) -> None:
         """In a forked child: refuse every call but views, whose memory the rank shares; closing does nothing."""

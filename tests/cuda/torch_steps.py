@@ -72,7 +72,7 @@ def installed(timeout_s: float = 20, **options: object) -> Iterator[tuple[subjec
     torch.cuda.MemPool, torch.cuda.use_mem_pool = MemPool, use_mem_pool
     torch.cuda.is_available, torch.cuda.current_device = lambda: True, lambda: 0
     with umem.init(umem.WorldSpec.of(1, "mapped", segment="32M", timeout_s=timeout_s)) as space:
-        install(space, gpu_bytes=GPU_BYTES, **options)
+        install(space, gpu_bytes=GPU_BYTES, **{"at_close": "refuse", **options})
         pool = subject._gpu_pool
         assert pool is not None
         yield pool, pool.mem_pool().allocator

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
 import torch
 
-from umem.torch import recv, send, use_pool
+from umem.errors import WorldError
+from umem.torch import install, recv, send, use_pool
 
 from .checks_allocator import neighbour
 from .checks_sharing import swap_tensors
@@ -128,6 +130,30 @@ def tied_tensors_stay_tied(space):
             assert float(part[0]) == -1.0
 
 
+def closing_is_refused_with_a_list(space):
+    with use_pool(home=neighbour(space)):
+        kept = torch.nn.Parameter(torch.ones(17, 3))
+    lazy, told = torch.nn.LazyLinear(4), []  # tensors that no list of the living must ask for their storage
+    torch.vmap(lambda row: told.append(row) or row)(torch.ones(3))
+    others = [
+        lazy.weight,
+        told[0],
+        torch._efficientzerotensor((3,)),
+        *kinds_of_tensors().values(),
+    ]
+    install(space, at_close="refuse")
+    with pytest.raises(WorldError, match=r"1 torch storages live(.|\n)*Parameter \(17, 3\) torch.float32"):
+        space.close()
+    assert space.is_open and float(kept.detach().sum()) == 51
+    install(space)
+    del kept, others
+
+
 MAPPED = {
-    check.__name__: check for check in (what_torch_can_pickle_arrives_as_it_was, tied_tensors_stay_tied)
+    check.__name__: check
+    for check in (
+        what_torch_can_pickle_arrives_as_it_was,
+        tied_tensors_stay_tied,
+        closing_is_refused_with_a_list,
+    )
 }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
 
 TIMEOUT_S = 100
+README = Path(__file__).parents[2] / "README.md"
 SPACE = "umem.init(umem.WorldSpec.of(1, 'mapped', segment='32M', timeout_s=20))"
 
 
@@ -94,6 +97,48 @@ def test_detached_tensors_outlive_the_space():
         print(umem.torch.pool.pool_or_none())
     """)
     assert told.splitlines() == ["4999950000 5000050000 [1.0, 1.0, 1.0]", "None"]
+
+
+def test_closing_with_live_tensors_warns_and_the_next_space_is_refused():
+    told = run("""
+        import sys, warnings, torch, umem, umem.torch
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            with SPACE as space:
+                umem.torch.install(space)
+                with umem.torch.use_pool(home=0):
+                    kept = torch.arange(100)
+                    cycle = [torch.ones(3)]
+                    cycle.append(cycle)
+                    del cycle
+        print(int(kept.sum()), [str(one.message)[:25] for one in warned], warned[0].filename)
+        try:
+            SPACE
+        except umem.errors.WorldError as error:
+            print(error)
+    """)
+    first, second = told.splitlines()
+    assert first == "4950 ['1 torch storages live in ']  <string>".replace("  ", " ")
+    assert "torch tensors of its memory were alive" in second and "new process" in second
+
+
+def test_numpy_views_that_live_refuse_the_next_space():
+    told = run("""
+        import umem
+        with SPACE as space:
+            gone = [space.empty(10, "int64").numpy()]
+            gone.append(gone)
+            del gone
+        with SPACE as space:
+            kept = space.empty(10, "int64").numpy()
+            kept[:] = 7
+        print(int(kept.sum()))
+        try:
+            SPACE
+        except umem.errors.WorldError as error:
+            print("numpy views" in str(error))
+    """)
+    assert told.split() == ["70", "True"]
 
 
 def test_after_an_exception_the_space_detaches():
@@ -225,3 +270,37 @@ def test_an_unknown_layout_is_noticed_before_anything_is_called():
                 print(slot, end=" ")
     """)
     assert told == "2 3 4 5"
+
+
+READERS_OWN = """
+import torch
+import umem
+
+class MyModel(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(64, 64)
+
+def train(model):
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(8, 64)).square().mean().backward()
+    optimizer.step()
+
+"""
+
+
+def test_the_example_in_readme_runs_as_it_stands(tmp_path):
+    text = README.read_text()
+    example = re.search(
+        r"^```python\n(with umem\.init\(\).*?umem\.torch.*?)^```$", text, re.MULTILINE | re.DOTALL
+    )
+    script = tmp_path / "example.py"
+    script.write_text(READERS_OWN + example[1])
+    command = [sys.executable, "-m", "umem", "run", "-n", "2", str(script)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout + done.stderr
+    assert len(re.findall(r"^\[\d\] 1 \|=", told, re.MULTILINE)) == 2, "the model lives at rank 1"
+    warned = re.findall(
+        r"^\[\d\] .*example\.py:\d+: RuntimeWarning: \d+ torch storages live", told, re.MULTILINE
+    )
+    assert len(warned) == 2 and "Error" not in told

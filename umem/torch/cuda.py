@@ -27,9 +27,10 @@ from ..kernels.heap_setup import arena_bytes
 from ..space import Space
 from ..units import align_up, format_size
 from . import cuda_callbacks as callbacks
+from .closing import AtClose, let_stay
 from .layout import PAGE_GPUS
 from .memory import keep_forever, lasting_tables, lasting_words, page, words_at
-from .pool import AtClose, installed
+from .pool import installed
 
 DRIVER_FUNCTIONS = {
     callbacks.GPU_PUSH_CONTEXT: "cuCtxPushCurrent",
@@ -97,17 +98,14 @@ class GpuPool:
         gc.collect()
 
     def before_close(self, is_forced: bool) -> None:
-        """Refuse that the space closes while torch has pieces of the memory, or let it keep all of it."""
+        """Let torch keep the memory of which it has pieces, or refuse that the space closes: as `at_close` says."""
         self.trim()
         deadline = time.monotonic() + self.space.timeout_s
         while self.num_waiting() and time.monotonic() < deadline:
             os.sched_yield()
         num_left = self.num_live() + self.num_waiting() + self.num_kept()
-        if num_left and self.at_close == "refuse" and not is_forced:
-            raise WorldError(
-                f"{num_left} pieces of {self.device.NAME} are in use by torch: delete its CUDA tensors before the"
-                " space closes, or install(space, at_close='detach') lets them keep their memory"
-            )
+        if num_left:
+            let_stay(f"{num_left} pieces of {self.device.NAME} are in use by torch", self.at_close, is_forced)
         global _gpu_pool
         _gpu_pool = None
         _gpus()[self.device.ordinal] = 0

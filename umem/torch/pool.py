@@ -11,22 +11,20 @@ import atexit
 import gc
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ContextDecorator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Literal
-
-import torch
 
 from ..errors import AllocatorRefused, ConfigError, NotMappable, WorldError
 from ..heap.layout import ArenaKind
 from ..heap.sites import Site
 from ..space import Space
-from ..units import format_size
 from ..world.spec import NO_PEER_ACCESS
 from . import callbacks, shim
 from .c10 import C10, make_object
+from .closing import AtClose, describe_live, let_stay
 from .flight import Flights
 from .layout import (
     CLOSED,
@@ -68,16 +66,13 @@ from .layout import (
     THREAD_NUM_SPILLED,
 )
 from .memory import Words, keep_forever, lasting_text, lasting_words, page, words_at
-from .parts import pointer_of
 from .threads import Threads, open_guest
 from .uses import ENTRY_WORDS, move_uses
 
 Home = int | str
 Homes = Sequence[Home]
-AtClose = Literal["refuse", "detach"]
 
 USES_LOG2 = 10  # places of the first table of local uses
-HOLDERS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -231,7 +226,7 @@ class Pool:
         return made - self.threads.total(THREAD_NUM_FREES) - self.page[PAGE_NUM_FREES]
 
     def before_close(self, is_forced: bool) -> None:
-        """Refuse that the space closes while tensors live in it, or let them keep its memory.
+        """Let tensors that live keep the space's memory, or refuse that it closes: as `at_close` says.
 
         Tensors that are on their way to another process are given up first: nobody could receive them.
         """
@@ -239,29 +234,13 @@ class Pool:
         if self.num_live():
             gc.collect()
         num_live = self.num_live()
-        if num_live and self.at_close == "refuse" and not is_forced:
-            raise WorldError(
-                f"{num_live} torch storages live in this space:\n  "
-                + "\n  ".join(self._describe_live())
-                + "\ndelete"
-                " them before the space closes, or install(space, at_close='detach') lets them keep their memory"
+        if num_live:
+            let_stay(
+                f"{num_live} torch storages live", self.at_close, is_forced, partial(describe_live, self)
             )
         if num_live or self.threads.others_are_alive():
             self.space.keep_mapped()
         self._end()
-
-    def _describe_live(self) -> Iterator[str]:
-        """A line a living tensor that Python knows, largest first."""
-        found = sorted(live_tensors(self), key=lambda tensor: -tensor.untyped_storage().nbytes())
-        for tensor in found[:HOLDERS_SHOWN]:
-            size = format_size(tensor.untyped_storage().nbytes())
-            pointer = tensor.untyped_storage().data_ptr()
-            kind = type(tensor).__name__
-            yield f"{kind} {tuple(tensor.shape)} {tensor.dtype}, {size} at {pointer:#x}, rank {self.rank_of(pointer)}"
-        if len(found) > HOLDERS_SHOWN:
-            yield f"and {len(found) - HOLDERS_SHOWN} more tensors"
-        if not found:
-            yield "none that Python knows: saved by an autograd graph, or held by a library"
 
     def rank_of(self, pointer: int) -> int:
         """The rank in whose segment an address of the pool lives."""
@@ -383,15 +362,3 @@ _open_lock = threading.Lock()
 
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
-
-
-def live_tensors(pool: Pool) -> list[torch.Tensor]:
-    """Tensors whose memory is the pool's, one a storage, as far as Python's collector knows them."""
-    found: dict[int, torch.Tensor] = {}
-    for item in gc.get_objects():
-        # Not isinstance: that asks objects for __class__, and some of torch's answer with a warning.
-        if issubclass(type(item), torch.Tensor):
-            pointer = pointer_of(item)
-            if pool.holds(pointer):
-                found.setdefault(pointer, item)
-    return list(found.values())

@@ -12,7 +12,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from umem.torch.offload import MIN_BYTES
-from umem.torch.placement import pointer_of
+from umem.torch.parts import pointer_of
 
 TakeBack = Callable[[], torch.Tensor]  # a copy of what went out, in memory of its own
 PutOut = Callable[[torch.Tensor], TakeBack]
