@@ -47,7 +47,9 @@ class Perftest:
         self.space, self.rank = space, space.rank
         self.operation = operation
         command, environment = tools.perftest_command()
-        self._environment = {**config.snapshot(), **space.world.ucx_environment, **environment, **MEMORY}
+        transports = {"UCX_TLS": space.fabric.transports} if space.fabric else {}
+        world = {**space.world.ucx_environment, **transports}
+        self._environment = {**config.snapshot(), **world, **environment, **MEMORY}
         warmup = min(WARMUP, num_operations)
         self._options = ["-t", TESTS[operation], "-s", str(num_bytes), "-n", str(num_operations)]
         self._options += ["-w", str(warmup), "-O", str(window), "-f"]

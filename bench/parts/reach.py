@@ -33,7 +33,8 @@ class Reach(SpacePart):
             return ""
         if mapped_here(self.space.control, address, 8):
             return LOAD_STORE
-        transport = self.space.world.ucx_environment["UCX_TLS"].partition(",")[0]
+        assert self.space.fabric is not None
+        transport = self.space.fabric.transports.partition(",")[0]
         return f"{self.space.switch.fabric_to(rank).name} {transport}"
 
     def add(self) -> None:

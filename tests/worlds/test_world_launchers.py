@@ -115,6 +115,13 @@ def test_variables_that_would_make_many_worlds_are_refused(launched, values, tex
         join()
 
 
+def test_several_hosts_meet_where_torchrun_does(launched):
+    launched(PMI_RANK=1, PMI_SIZE=4, MPI_LOCALNRANKS=2, MASTER_ADDR="node0", MASTER_PORT=29500)
+    request = launchers.request()
+    assert request is not None and not request.is_one_host
+    assert torchrun.request_of(request) == torchrun.Request(1, 4, "node0", 29500)
+
+
 def test_a_batch_script_is_one_process(launched):
     launched(SLURM_JOB_ID=7, SLURM_PROCID=0, SLURM_NTASKS=4, SLURM_LOCALID=0)
     with join() as world:
