@@ -1,10 +1,10 @@
 """The queues of UCX's shared memory: how large they are, and where they lie.
 
-UCX's posix transport keeps them in files of /dev/shm, which containers make small (docker: 64 MB). Without room there
-UCX takes private memory in place of shared, and dies of a segmentation fault. Its sysv transport is the same code over
-SysV segments, which count as memory and need no file system; UCX removes each as soon as it is attached, so none
-outlives its processes. They are open to the user's group, which files are not, and the kernel allows fewer of them:
-so they are the second choice.
+UCX's posix transport keeps them in files of /dev/shm, which containers make small (docker: 64 MB). Without room there,
+at the start or later, UCX takes private memory in place of shared, and dies of a segmentation fault. Its sysv
+transport is the same code over SysV segments, which count as memory and need no file system; UCX removes each as soon
+as it is attached, so none outlives its processes. They are open to the user's group, which files are not, and the
+kernel allows fewer of them: so they are the second choice.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ TOTAL_PLACES = 256  # messages that wait, all channels of a thread together; UCX
 MIN_PLACES = 16
 PLACE_BYTES = 17 << 10  # of a place and its two buffers; measured with 1.22: 16.5 to 16.8 KiB
 THREADS = 2  # of a rank that have channels: the user's and the agent's
-# Messages that nobody has asked for yet keep their buffers, and UCX takes more: room for three times as many again.
-ROOM = 4
+# Messages that nobody has asked for yet keep their buffers, and UCX takes more, as many as come. In a full file system
+# it dies: so it gets one that lasts about as long as memory.
+ROOM = 4  # times what the queues take from the start
+MEMORY_SHARE = 4  # and this part of memory
 SEGMENTS_PER_WORKER = 3  # places, buffers, and buffers again
 
 _SHMMNI = Path("/proc/sys/kernel/shmmni")
@@ -99,7 +101,7 @@ def choose(num_ranks: int, num_channels: int) -> str:
     needed = needed_bytes(num_ranks, num_channels)
     folder = config.text("UCX_POSIX_DIR") or "/dev/shm"
     free, problem = room(folder)
-    if free >= ROOM * needed:
+    if free >= max(ROOM * needed, config.total_memory_bytes() // MEMORY_SHARE):
         return POSIX
     refusal = _refusal_of_sysv(num_ranks * THREADS * num_channels * SEGMENTS_PER_WORKER, needed)
     if not refusal:
