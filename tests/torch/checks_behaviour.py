@@ -176,7 +176,8 @@ def spawned_workers_agree(space):
 def workers_use_what_they_are_given(space):
     before = num_live()
     with multiprocessing.get_context("fork").Pool(1) as workers:
-        for place in (space.rank, neighbour(space), "striped", "host"):
+        is_mapped = space.num_ranks == len(space.segments.mapped_ranks)
+        for place in ("local", "host", *((neighbour(space), "striped") if is_mapped else ())):
             with use_pool(home=place):
                 given = torch.ones(10)
             answer = workers.apply_async(set_first, ({"given": given, "parts": [given[3:]]},)).get(TIMEOUT_S)
@@ -266,3 +267,4 @@ MAPPED = {
         numpy_views_keep_the_memory,
     )
 }
+UNMAPPED = {check.__name__: check for check in (workers_use_what_they_are_given,)}

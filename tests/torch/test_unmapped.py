@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
 
-from . import checks_allocator, checks_sharing, steps
+from . import checks_allocator, checks_behaviour, checks_sharing, steps
 
-CHECKS = checks_allocator.UNMAPPED | checks_sharing.UNMAPPED
+CHECKS = checks_allocator.UNMAPPED | checks_behaviour.UNMAPPED | checks_sharing.UNMAPPED
 
 
 @functools.cache

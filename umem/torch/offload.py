@@ -6,8 +6,11 @@ where it lives. A whole step inside `use_pool` puts everything there without any
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Number
+from types import NoneType
 from typing import Any
 
 import torch
@@ -18,6 +21,9 @@ from .placement import mover
 from .pool import Home, Homes, installed, use_pool
 
 MIN_BYTES = 4096  # below that a copy costs more than the memory is worth
+SMALL = "small"
+STATES_SHOWN = 5  # by a warning
+NUMBERS = (Number, str, NoneType)  # what the state holds beside tensors, and needs no home
 
 
 @contextmanager
@@ -53,33 +59,102 @@ def offload_activations(
 class offload_optimizer:
     """Keeps the state of `optimizer` at `home`, from its next step on, until `remove`.
 
-    State appears with the first step and with load_state_dict; right after either it is moved. Tensors below
-    `min_bytes` stay where they are. Raises what use_pool raises.
+    State appears with the first step and with load_state_dict; right after either it is moved, also what stands in
+    lists, tuples and dicts. `left_behind` names what stays where it is: tensors below `min_bytes`, and, with one
+    warning, those of other devices, views of larger tensors, and what objects hold. Raises what use_pool raises.
     """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, home: Home, spill: Homes = (), min_bytes: int = MIN_BYTES
     ):
         use_pool(home, spill)  # raises here what is wrong with the homes
+        self._optimizer = optimizer
         self._home, self._spill, self._min_bytes = home, tuple(spill), min_bytes
+        self._has_warned = False
         self._hooks = [
-            optimizer.register_step_post_hook(lambda optimizer, args, kwargs: self._move(optimizer)),
-            optimizer.register_load_state_dict_post_hook(self._move),
+            optimizer.register_step_post_hook(lambda optimizer, args, kwargs: self._move()),
+            optimizer.register_load_state_dict_post_hook(lambda optimizer: self._move()),
         ]
-        self._move(optimizer)
+        self._move()
 
     def remove(self) -> None:
         """Move no more; state that lives at the home stays there."""
         for hook in self._hooks:
             hook.remove()
 
-    def _move(self, optimizer: torch.optim.Optimizer) -> None:
-        move = mover(self._home, self._spill)
-        for state in optimizer.state.values():
-            for name, value in state.items():
-                if self._is_movable(value):
-                    state[name] = move(value)
+    def left_behind(self) -> dict[str, str]:
+        """The state that is not moved, by name, and why; parameters count from 0 as in state_dict()."""
+        reasons = ((name, self._why_it_stays(value)) for name, value in _named_state(self._optimizer))
+        return {name: why for name, why in reasons if why}
 
-    def _is_movable(self, value: Any) -> bool:
-        is_cpu = isinstance(value, torch.Tensor) and value.is_cpu  # a fifth of the time of device.type
-        return is_cpu and value.numel() * value.itemsize >= self._min_bytes
+    def _move(self) -> None:
+        move = mover(self._home, self._spill)
+        moved: dict[
+            int, tuple[torch.Tensor, torch.Tensor]
+        ] = {}  # old and new: one tensor in two places stays one
+
+        def put(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                if self._why_it_stays(value):
+                    return value
+                return moved.setdefault(id(value), (value, move(value)))[1]
+            if isinstance(value, list):
+                value[:] = map(put, value)  # the optimizer may know this very list
+            elif isinstance(value, dict):
+                value.update((key, put(one)) for key, one in value.items())
+            elif type(value) is tuple:  # others have constructors of their own
+                return tuple(map(put, value))
+            return value
+
+        for state in self._optimizer.state.values():
+            put(state)
+        if self._optimizer.state and not self._has_warned:
+            self._has_warned = True
+            self._warn()
+
+    def _warn(self) -> None:
+        unexpected = [
+            f"{name} ({why})" for name, why in self.left_behind().items() if not why.startswith(SMALL)
+        ]
+        if unexpected:
+            warnings.warn(
+                f"offload_optimizer leaves {len(unexpected)} of the optimizer's states where they are:"
+                f" {', '.join(unexpected[:STATES_SHOWN])}; left_behind() names all",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _why_it_stays(self, value: Any) -> str:
+        """Why a value of the state is not moved, or "" where it is, or has nothing to move."""
+        if not isinstance(value, torch.Tensor):
+            return "" if isinstance(value, NUMBERS) else f"in a {type(value).__name__}"
+        if not value.is_cpu:  # a fifth of the time of device.type
+            return f"on {value.device}"
+        num_bytes = value.numel() * value.itemsize
+        if num_bytes < self._min_bytes:
+            return f"{SMALL}, {num_bytes} bytes"
+        is_plain = type(value) is torch.Tensor and value.layout is torch.strided
+        is_part = is_plain and value.untyped_storage().nbytes() > num_bytes
+        return "a view of a larger tensor" if is_part else ""
+
+
+def _named_state(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:
+    """Every value of an optimizer's state under a name."""
+    numbers = {
+        parameter: number
+        for number, parameter in enumerate(one for group in optimizer.param_groups for one in group["params"])
+    }
+    for key, state in optimizer.state.items():
+        owner = f"parameter {numbers[key]}" if key in numbers else repr(key)
+        for name, value in _leaves(state):
+            yield f"{name} of {owner}", value
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list) or type(value) is tuple:
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _leaves(one, f"{name}[{key!r}]" if name else str(key))
+    else:
+        yield name, value

@@ -14,7 +14,11 @@ SPARSE_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sp
 
 def pointers_of(tensor: torch.Tensor) -> list[int]:
     """First addresses of all storages on the CPU that hold a tensor's values, such as a DTensor's local ones."""
-    if type(tensor) not in PLAIN_KINDS and is_traceable_wrapper_subclass(tensor):
+    is_plain = type(tensor) in PLAIN_KINDS
+    if is_plain and tensor.layout is torch.strided:
+        pointer = _own_pointer(tensor)
+        return [pointer] if pointer else []
+    if not is_plain and is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
         named = (getattr(tensor, name) for name in names)
         parts = [part for part in named if isinstance(part, torch.Tensor)]  # a DTensor names its mesh too
