@@ -53,6 +53,7 @@ setup(
     package_data={"umem.bench": ["*.toml", "*.c"], "umem.verify.litmus.shipped": ["*.litmus"]},
     install_requires=[
         "numpy>=2.1,<2.5",
+        "ml_dtypes==0.6.0",  # bfloat16, which NumPy does not have
         "numba==0.68.1",
         "typer==0.29.2",
         "rich==15.0.0",

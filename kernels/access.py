@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numba.core import types
 
 from ..address import BASE
 from . import gate as way
@@ -30,9 +31,11 @@ from .compile import CORE, cpu_kernel, device_function
 from .control import COHERENCE, NO_HOME, PEER_MAPPED, RANK, home_rank
 from .directory import block_value, cache_of
 from .elements import ELEMENTS as SCALARS
+from .elements import bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
 from .heap_layout import BLOCK_LOG2
 from .ops import fence_seq_cst, load_i64, load_relaxed_u8, store_i64
 from .variants import ON_DEMAND
+from .whole import exact, whole
 
 NAMES = {
     "int8": "i8",
@@ -92,9 +95,21 @@ class Access:
     exchange: Any = None  # as fetch_add
     compare_swap: Any = None  # (gate, address, expected, desired) -> (status, old); or None
 
+    @property
+    def is_float(self) -> bool:
+        """Whether values are floats; else they are integers."""
+        return "float" in self.name
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Least and greatest integer of an integer element."""
+        bits = 8 * self.num_bytes
+        return (0, (1 << bits) - 1) if self.name[0] == "u" else (-1 << bits - 1, (1 << bits - 1) - 1)
+
     def to_bits(self, value: Any) -> int:
         """The integer whose bits are those of `value` as this element."""
-        return int.from_bytes(bytes(SCALARS[NAMES[self.name]].ctype(value)), "little", signed=True)
+        number = float(value) if self.is_float else int(value)
+        return int.from_bytes(bytes(SCALARS[NAMES[self.name]].ctype(number)), "little", signed=True)
 
     def from_bits(self, bits: int) -> Any:
         """The value whose bytes are the low bytes of `bits`."""
@@ -134,7 +149,8 @@ def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
     num_bytes, zero = element.num_bytes, element.zero
     load, load_value = element.intrinsic("load_acquire"), element.intrinsic("load")
 
-    def load_checked(gate, address):
+    def load_checked(gate, where):
+        address = exact(where)
         code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             return code, load(address, 0)
@@ -155,7 +171,8 @@ def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
     num_bytes, bits_of = element.num_bytes, element.to_bits()
     store = element.intrinsic("store_release")
 
-    def store_checked(gate, address, value):
+    def store_checked(gate, where, given):
+        address, value = exact(where), exact(given)
         code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             store(address, 0, value)
@@ -175,7 +192,8 @@ def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, 
     update, load_value = element.intrinsic(operation), element.intrinsic("load")
     number = {"fetch_add": way.FETCH_ADD, "exchange": way.EXCHANGE}[operation]
 
-    def update_checked(gate, address, value):
+    def update_checked(gate, where, given):
+        address, value = exact(where), exact(given)
         code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             return code, update(address, 0, value)
@@ -196,7 +214,8 @@ def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
     num_bytes, zero, bits_of = element.num_bytes, element.zero, element.to_bits()
     swap, load_value = element.intrinsic("compare_swap"), element.intrinsic("load")
 
-    def compare_swap_checked(gate, address, expected, desired):
+    def compare_swap_checked(gate, where, wanted, given):
+        address, expected, desired = exact(where), exact(wanted), exact(given)
         code = check(load_i64(gate, way.CONTROL), address, num_bytes)
         if code == status.OK:
             return code, swap(address, 0, expected, desired)
@@ -217,25 +236,63 @@ def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
 def _access(name: str) -> Access:
     num_bytes = SCALARS[NAMES[name]].num_bytes
     element = _Element(NAMES[name], num_bytes, np.dtype(name).type(0))
-    pair = f"Tuple((int64, {name}))"
+    number = getattr(types, name)
+    given = whole(number) if isinstance(number, types.Integer) else number  # floats round
+    gate, address, code = types.int64, whole(types.int64), types.int64
+    answer = types.Tuple((code, number))  # type: ignore[attr-defined]
     group = CORE if name in LOADED_BEFORE_START else ON_DEMAND
-    load = cpu_kernel(f"{pair}(int64, int64)", group=group)(_load_body(element))
-    store = cpu_kernel(f"int64(int64, int64, {name})", group=group)(_store_body(element))
+    load = cpu_kernel(answer(gate, address), group=group)(_load_body(element))
+    store = cpu_kernel(code(gate, address, given), group=group)(_store_body(element))
     updates = {}
     if name in ATOMIC_NAMES:
         for operation in ("fetch_add", "exchange"):
             body = _update_body(element, operation)
-            updates[operation] = cpu_kernel(f"{pair}(int64, int64, {name})", group=group)(body)
-        signature = f"{pair}(int64, int64, {name}, {name})"
+            updates[operation] = cpu_kernel(answer(gate, address, given), group=group)(body)
+        signature = answer(gate, address, given, given)
         updates["compare_swap"] = cpu_kernel(signature, group=group)(_swap_body(element))
     return Access(name, num_bytes, load, store, **updates)
 
 
+@dataclass(frozen=True)
+class _HalfAccess(Access):
+    """Floats of 16 bits: accessed as words, converted in Python, rounded to nearest even."""
+
+    widen: Callable[[int], float] = f16_to_f32
+    narrow: Callable[[float], int] = f32_to_f16
+
+    def to_bits(self, value: Any) -> int:
+        return self.narrow(float(value))
+
+    def from_bits(self, bits: int) -> Any:
+        return self.widen(bits & 0xFFFF)
+
+
+def _half_access(
+    name: str, words: Access, widen: Callable[[int], float], narrow: Callable[[float], int]
+) -> Access:
+    load_word, store_word = words.load, words.store
+
+    def load(gate: int, address: int) -> tuple[int, float]:
+        code, bits = load_word(gate, address)
+        return code, widen(bits)
+
+    def store(gate: int, address: int, value: float) -> int:
+        if not isinstance(value, float | int):
+            raise TypeError(f"{value!r} is no float")
+        return store_word(gate, address, narrow(float(value)))
+
+    return _HalfAccess(name, words.num_bytes, load, store, widen=widen, narrow=narrow)
+
+
 ACCESSES: dict[str, Access] = {name: _access(name) for name in NAMES}
+HALVES = {"float16": (f16_to_f32, f32_to_f16), "bfloat16": (bf16_to_f32, f32_to_bf16)}
+ALL_NAMES = (*NAMES, *HALVES)
 
 
 def ready(name: str) -> Access:
     """The access of this name with its kernels compiled, so that a call costs no more than Numba's own."""
+    if name in HALVES:
+        return _half_access(name, ready("uint16"), *HALVES[name])
     lazy = ACCESSES[name]
     kernels = {
         operation: getattr(lazy, operation).compiled

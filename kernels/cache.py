@@ -41,8 +41,8 @@ from .intrinsics import TABLE
 # Whatever stands here decides how a kernel is lowered. Device functions and kernels are not in it: they
 # are in the fingerprints of those who use them.
 LOWERING_SOURCES = (
-    *("cache", "compile", "elements", "faults", "intrinsics", "link", "lower_cpu"),
-    *("lower_narrow", "lower_vector", "ops", "ops_system", "ops_vector", "register_cpu", "typing_rules"),
+    *("cache", "compile", "elements", "faults", "intrinsics", "link", "lower_cpu", "lower_narrow"),
+    *("lower_vector", "ops", "ops_system", "ops_vector", "register_cpu", "typing_rules", "whole"),
 )
 READY = "ready"  # file of a folder that a kernel was compiled into
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), range, slice)

@@ -24,6 +24,7 @@ FLOORS = (
         "plain values: errors, sizes, settings, the arithmetic of addresses; what forked children may not touch",
         (
             "umem.errors",
+            "umem.arguments",
             "umem.units",
             "umem.cgroup",
             "umem.config",
@@ -54,7 +55,7 @@ FLOORS = (
         "what a program holds: the space and its arrays",
         (
             "umem.current",
-            "umem.arguments",
+            "umem.dtypes",
             "umem.array",
             "umem.startup",
             "umem.messages",

@@ -1,44 +1,52 @@
-"""What programs hand to a space, checked: dtypes, shapes, arrays."""
+"""Numbers that programs hand over, checked: counts, sizes, indices, ranks, homes, shapes.
+
+Python's and NumPy's integers count, of every width; a bool, a float or a string is no number of anything.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from .errors import ConfigError, UnknownName
-from .kernels import access
-
-READY: dict[Any, access.Access] = {}  # by every spelling of a dtype that was met
+from .errors import ArgumentTypeError, ConfigError
 
 
-def access_of(dtype: Any) -> access.Access:
+def whole(value: Any, what: str, minimum: int | None = None) -> int:
+    """`value` as an int. Raises ArgumentTypeError where it is no integer, ConfigError below `minimum`."""
+    if value.__class__ is int and minimum is None:
+        return value  # nearly always: accesses come this way
     try:
-        name = np.dtype(dtype).name
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
     except TypeError:
-        name = str(dtype)
-    if name not in access.NAMES:
-        raise UnknownName("dtype", dtype, tuple(access.NAMES))
-    ready = READY[dtype] = access.ready(name)
-    return ready
+        raise ArgumentTypeError(f"{what}={value!r} is a {type(value).__name__}, not a whole number") from None
+    if minimum is not None and number < minimum:
+        raise ConfigError(f"{what}={number} is less than {minimum}")
+    return number
 
 
-def dimensions(shape: int | Sequence[int]) -> tuple[int, ...]:
-    dims = (shape,) if isinstance(shape, int) else tuple(operator.index(extent) for extent in shape)
+def rank_of(value: Any, num_ranks: int) -> int:
+    """`value` as a rank of a world of `num_ranks`. Raises ArgumentTypeError, ConfigError."""
+    rank = whole(value, "rank")
+    if not 0 <= rank < num_ranks:
+        raise ConfigError(f"rank {rank} is not between 0 and {num_ranks - 1}")
+    return rank
+
+
+def home_of(value: Any) -> int | str:
+    """`value` as the home of memory: a word, or the number of a rank."""
+    return str(value) if isinstance(value, str) else whole(value, "home")
+
+
+def dimensions(shape: int | Iterable[int]) -> tuple[int, ...]:
+    """`shape` as a tuple of ints, none of them negative."""
+    try:
+        extents = tuple(shape)  # type: ignore[arg-type]
+    except TypeError:
+        extents = (shape,)  # type: ignore[assignment]
+    dims = tuple(whole(extent, "shape") for extent in extents)
     if any(extent < 0 for extent in dims):
         raise ConfigError(f"shape {dims} has a negative extent")
     return dims
-
-
-def pointer_to(array: np.ndarray, writable: bool) -> int:
-    if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
-        raise ConfigError("the array must be a C-contiguous numpy array; use numpy.ascontiguousarray")
-    if array.flags.writeable and array.nbytes:
-        # `array.ctypes` would cost half of an access.
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
-    if writable and array.nbytes:
-        raise ConfigError("the destination array is read-only")
-    return array.ctypes.data

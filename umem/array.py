@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arguments import whole
 from .current import current_space
-from .errors import AddressError
+from .dtypes import element_type, values_as
+from .errors import AddressError, ArgumentTypeError
 
 if TYPE_CHECKING:
     from .space import Space
@@ -23,7 +25,7 @@ class Array:
     """
 
     def __init__(self, space: Space, address: int, shape: tuple[int, ...], dtype: np.dtype):
-        self.space, self.address, self.shape, self.dtype = space, address, shape, dtype
+        self.space, self.address, self.shape, self.dtype = space, address, shape, element_type(dtype)
 
     @property
     def size(self) -> int:
@@ -36,11 +38,12 @@ class Array:
         return self.size * self.dtype.itemsize
 
     def address_of(self, *index: int) -> int:
-        """Address of one element. Raises AddressError for an index out of range."""
+        """Address of one element, by integers, negative ones from the end. Raises AddressError out of range."""
         if len(index) != len(self.shape):
             raise AddressError(f"index {index} has {len(index)} dimensions, the array {len(self.shape)}")
         offset = 0
-        for position, extent in zip(index, self.shape, strict=True):
+        for given, extent in zip(index, self.shape, strict=True):
+            position = whole(given, "index")
             if not -extent <= position < extent:
                 raise AddressError(f"index {index} is out of range for shape {self.shape}")
             offset = offset * extent + position % extent
@@ -51,10 +54,15 @@ class Array:
         return self.space.view(self.address, self.nbytes).view(self.dtype).reshape(self.shape)
 
     def torch(self) -> Any:
-        """A torch tensor over the same memory, no copy. Needs torch."""
+        """A torch tensor over the same memory, no copy. Needs torch, and a dtype that torch has."""
         import torch
 
-        return torch.from_numpy(self.numpy())
+        if self.dtype.name == "bfloat16":
+            return torch.from_numpy(self.numpy().view(np.int16)).view(torch.bfloat16)
+        try:
+            return torch.from_numpy(self.numpy())
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(f"torch has no dtype {self.dtype}: {error}") from None
 
     def read(self) -> np.ndarray:
         """A private copy of all elements; works in every world."""
@@ -63,8 +71,12 @@ class Array:
         return values
 
     def write(self, values: Any) -> None:
-        """Copy `values` (broadcast to the shape) into the array; works in every world."""
-        source = np.ascontiguousarray(np.broadcast_to(np.asarray(values, self.dtype), self.shape))
+        """Copy `values` (broadcast to the shape) into the array; works in every world.
+
+        Floats are rounded to the array's dtype. Integers must fit, or it raises ArgumentRangeError; what would
+        change otherwise, floats as integers above all, raises ArgumentTypeError.
+        """
+        source = np.ascontiguousarray(np.broadcast_to(values_as(values, self.dtype), self.shape))
         self.space.put(self.address, source)
 
     def free(self) -> None:
@@ -83,8 +95,8 @@ class Array:
         return f"umem.Array(address={self.address:#x}, shape={self.shape}, dtype={self.dtype})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (self.address, self.shape, self.dtype.str)
+        return _attach, (self.address, self.shape, self.dtype)
 
 
-def _attach(address: int, shape: tuple[int, ...], dtype: str) -> Array:
-    return Array(current_space(), address, shape, np.dtype(dtype))
+def _attach(address: int, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    return Array(current_space(), address, shape, dtype)

@@ -41,6 +41,14 @@ class ConfigError(UmemError, ValueError):
     """A setting, option or argument has a value that cannot be used."""
 
 
+class ArgumentTypeError(ConfigError, TypeError):
+    """An argument or value of a type that is not converted: a float for a whole number, an object dtype."""
+
+
+class ArgumentRangeError(ConfigError, OverflowError):
+    """A number that does not fit where it is to be stored."""
+
+
 class ProtocolError(ConfigError):
     """A coherence protocol that cannot be loaded or is not right: no table, no row, a contradiction, a bug."""
 

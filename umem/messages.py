@@ -6,14 +6,14 @@ How things are pickled can be extended: `umem.torch.install` has tensors of its 
 from __future__ import annotations
 
 import io
-import operator
 import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ConfigError, FabricMissing
+from .arguments import rank_of
+from .errors import FabricMissing
 from .fabric.ucx.library import FIX
 from .fabric.ucx.tags import checked
 
@@ -33,7 +33,7 @@ class Messages:
     def send(self, message: Any, rank: int, tag: int, make_pickler: MakePickler | None = None) -> None:
         """See Space.send."""
         fabric = self._transport()
-        rank, tag = _peer(fabric, rank), checked(tag)
+        rank, tag = rank_of(rank, fabric.num_ranks), checked(tag)
         buffer = io.BytesIO()
         (make_pickler or self.make_pickler)(buffer, rank).dump(message)
         fabric.parcels.send(rank, np.frombuffer(buffer.getbuffer(), np.uint8), tag, fabric.timeout_s)
@@ -41,20 +41,10 @@ class Messages:
     def recv(self, rank: int, tag: int) -> Any:
         """See Space.recv."""
         fabric = self._transport()
-        rank, tag = _peer(fabric, rank), checked(tag)
+        rank, tag = rank_of(rank, fabric.num_ranks), checked(tag)
         return pickle.loads(fabric.parcels.recv(rank, tag, fabric.timeout_s).data)
 
     def _transport(self) -> UcxFabric:
         if self._fabric is None:
             raise FabricMissing(f"send and recv need UCX, which is not installed; or use a queue. Fix: {FIX}")
         return self._fabric
-
-
-def _peer(fabric: UcxFabric, rank: int) -> int:
-    try:
-        number = operator.index(rank)
-    except TypeError:
-        raise ConfigError(f"rank {rank!r} is not a whole number") from None
-    if not 0 <= number < fabric.num_ranks:
-        raise ConfigError(f"rank {number} is not between 0 and {fabric.num_ranks - 1}")
-    return number

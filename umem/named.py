@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .arguments import dimensions
+from .arguments import home_of, whole
 from .array import Array
+from .dtypes import elements
 from .errors import ConfigError, UmemError
 from .waiting import Lock, one_at_a_time
 from .world import World
@@ -63,8 +65,9 @@ class Named:
         """
 
         def asked() -> str:
-            fields = {"name": name, "shape": dimensions(shape), "dtype": np.dtype(dtype).str}
-            return json.dumps({**fields, "home": home, "cache": cache, "line": line})
+            dims, kind = elements(shape, dtype)
+            fields = {"name": name, "shape": dims, "dtype": repr(kind)}
+            return json.dumps({**fields, "home": home_of(home), "cache": cache, "line": whole(line, "line")})
 
         what = f"shared array {name!r}"
         with one_at_a_time(self._collective, self.timeout_s, what):
@@ -72,7 +75,7 @@ class Named:
             for rank, other in enumerate(told):
                 if other != told[0]:
                     raise ConfigError(f"{what}: rank 0 asks for {told[0]}, rank {rank} for {other}")
-            dims, kind = dimensions(shape), np.dtype(dtype)
+            dims, kind = elements(shape, dtype)
 
             def made() -> int:
                 if self.rank != 0:
@@ -94,15 +97,14 @@ class Named:
     def find(self, name: str, timeout_s: float | None = None) -> Array:
         """The array of this name, once a rank has published it. Raises WaitTimeout."""
         found = self.world.get(f"array/{name}", self.timeout_s if timeout_s is None else timeout_s)
-        fields = json.loads(found)
-        return self._array(fields["address"], tuple(fields["shape"]), np.dtype(fields["dtype"]))
+        return self._array(*pickle.loads(found))
 
     def _array(self, address: int, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         return Array(cast("Space", self), address, shape, dtype)
 
     def _announce(self, name: str, array: Array) -> None:
-        fields = {"address": array.address, "shape": array.shape, "dtype": array.dtype.str}
-        self.world.set(f"array/{name}", json.dumps(fields).encode())
+        # Pickled, since no text of NumPy's has all of a dtype: fields, titles, offsets, units, bfloat16.
+        self.world.set(f"array/{name}", pickle.dumps((array.address, array.shape, array.dtype)))
 
     def _make_zeroed(self, num_bytes: int, home: int | str, cache: str, line: int) -> int:
         """Memory that belongs to all ranks, so that it outlives the one that asked for it."""

@@ -6,7 +6,7 @@ import ctypes
 from typing import TYPE_CHECKING, Any
 
 from .agent.remote import RemoteFabric
-from .arguments import READY, access_of
+from .dtypes import READY, access_of, scalar_address, scalar_value
 from .errors import AddressError, AlignmentError, HandlerError, UnknownName
 from .kernels import access, gate, status
 from .kernels.coherence_layout import COMPARE_SWAP, EXCHANGE, FETCH_ADD, STORE
@@ -16,6 +16,8 @@ from .switch import Switch
 if TYPE_CHECKING:
     from .lines.cache import LineCache
 
+# What compiled code does not take as it is: then the argument is converted and asked for again, or refused.
+ARGUMENT_ERRORS = (TypeError, OverflowError)
 LOAD = -1  # beside the operations of coherence
 # how homes call them
 ASKED = {
@@ -45,32 +47,56 @@ class Scalars:
     def load(self, address: int, dtype: Any) -> Any:
         """The element at `address`, with acquire ordering."""
         element = READY.get(dtype) or access_of(dtype)
-        code, value = element.load(self._gate_pointer, address)
+        try:
+            code, value = element.load(self._gate_pointer, address)
+        except ARGUMENT_ERRORS:
+            return self.load(scalar_address(address), dtype)
         return value if code == status.OK else self._finish(address, element, code, LOAD)
 
     def store(self, address: int, value: Any, dtype: Any) -> None:
-        """Put `value` at `address`, with release ordering."""
+        """Put `value` at `address`, with release ordering.
+
+        Floats are rounded to the dtype. Raises ArgumentRangeError for an integer that does not fit, and
+        ArgumentTypeError for a float where an integer belongs.
+        """
         element = READY.get(dtype) or access_of(dtype)
-        code = element.store(self._gate_pointer, address, value)
+        try:
+            code = element.store(self._gate_pointer, address, value)
+        except ARGUMENT_ERRORS:
+            self.store(scalar_address(address), scalar_value(value, element), dtype)
+            return
         if code != status.OK:
             self._finish(address, element, code, STORE, value)
 
     def fetch_add(self, address: int, value: int, dtype: Any = "int64") -> int:
-        """Add `value` to the integer at `address`, atomically; returns what stood there."""
+        """Add `value` to the integer at `address`, atomically; returns what stood there.
+
+        `value` must fit the dtype; the sum wraps around, modulo 2**bits.
+        """
         element = self._atomic(dtype)
-        code, old = element.fetch_add(self._gate_pointer, address, value)
+        try:
+            code, old = element.fetch_add(self._gate_pointer, address, value)
+        except ARGUMENT_ERRORS:
+            return self.fetch_add(scalar_address(address), scalar_value(value, element), dtype)
         return old if code == status.OK else self._finish(address, element, code, FETCH_ADD, value)
 
     def exchange(self, address: int, value: int, dtype: Any = "int64") -> int:
         """Put `value` at `address`, atomically; returns what stood there."""
         element = self._atomic(dtype)
-        code, old = element.exchange(self._gate_pointer, address, value)
+        try:
+            code, old = element.exchange(self._gate_pointer, address, value)
+        except ARGUMENT_ERRORS:
+            return self.exchange(scalar_address(address), scalar_value(value, element), dtype)
         return old if code == status.OK else self._finish(address, element, code, EXCHANGE, value)
 
     def compare_swap(self, address: int, expected: int, desired: int, dtype: Any = "int64") -> int:
         """Put `desired` at `address` if `expected` stands there, atomically; returns what stood there."""
         element = self._atomic(dtype)
-        code, old = element.compare_swap(self._gate_pointer, address, expected, desired)
+        try:
+            code, old = element.compare_swap(self._gate_pointer, address, expected, desired)
+        except ARGUMENT_ERRORS:
+            words = scalar_value(expected, element), scalar_value(desired, element)
+            return self.compare_swap(scalar_address(address), *words, dtype)
         if code == status.OK:
             return old
         return self._finish(address, element, code, COMPARE_SWAP, expected, desired)
@@ -86,6 +112,7 @@ class Scalars:
     ) -> Any:
         """What a scalar access comes to that compiled code has not done: the value, or the error."""
         self.switch.check_open()
+        address = int(address)  # from here on plain arithmetic, which NumPy's narrow integers would overflow
         if code == status.MISALIGNED:
             raise AlignmentError(address, element.num_bytes, f"a {element.name} needs it")
         if code == status.OUT_OF_RANGE:

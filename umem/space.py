@@ -17,8 +17,9 @@ import numpy as np
 
 from . import current, startup
 from .agent.near import Near
-from .arguments import dimensions, pointer_to
+from .arguments import whole
 from .array import Array
+from .dtypes import elements, pointer_to
 from .errors import AddressError, NotMappable, RankLost
 from .forks import MakeError, belongs_here, refuse
 from .kernels import access, gate, status
@@ -112,7 +113,7 @@ class Space(Scalars, Named):
 
     def get(self, dst: np.ndarray, address: int) -> None:
         """Fill the contiguous array `dst` from `address`; complete on return."""
-        pointer = pointer_to(dst, writable=True)
+        pointer, address = pointer_to(dst, writable=True), whole(address, "address")
         if self._has_cached.value and self.cache.holds(address, dst.nbytes):
             self.cache.read(pointer, address, dst.nbytes)
             return
@@ -125,7 +126,7 @@ class Space(Scalars, Named):
 
     def put(self, address: int, src: np.ndarray) -> None:
         """Copy the contiguous array `src` to `address`; complete at the home on return."""
-        pointer = pointer_to(src, writable=False)
+        pointer, address = pointer_to(src, writable=False), whole(address, "address")
         if self._has_cached.value and self.cache.holds(address, src.nbytes):
             self.cache.write(address, pointer, src.nbytes)
             return
@@ -138,6 +139,7 @@ class Space(Scalars, Named):
 
     def copy(self, dst: int, src: int, num_bytes: int) -> None:
         """Copy `num_bytes` from address `src` to address `dst`, which must not overlap; complete on return."""
+        dst, src, num_bytes = whole(dst, "dst"), whole(src, "src"), whole(num_bytes, "num_bytes")
         if num_bytes < 0 or abs(dst - src) < num_bytes:
             raise AddressError(f"{num_bytes} bytes from {src:#x} to {dst:#x} overlap or are negative")
         if self._has_cached.value and (self.cache.holds(dst, num_bytes) or self.cache.holds(src, num_bytes)):
@@ -151,22 +153,19 @@ class Space(Scalars, Named):
                 self._copy_piece(start + offset, source + offset, route.num_bytes)
 
     def _copy_piece(self, dst: int, src: int, num_bytes: int) -> None:
-        from_route = self.switch.route(src, "get", num_bytes)
-        to_route = self.switch.route(dst, "put", num_bytes)
-        if from_route.fabric is self.mapped:
-            to_route.fabric.put(to_route.rank, to_route.address, self.pointer(src), num_bytes)
-        elif to_route.fabric is self.mapped:
-            from_route.fabric.get(from_route.rank, from_route.address, self.pointer(dst), num_bytes)
+        source = self.switch.route(src, "get", num_bytes)
+        target = self.switch.route(dst, "put", num_bytes)
+        if source.fabric is self.mapped:
+            target.fabric.put(target.rank, target.address, self.pointer(src), num_bytes)
+        elif target.fabric is self.mapped:
+            source.fabric.get(source.rank, source.address, self.pointer(dst), num_bytes)
         else:
-            step = min(num_bytes, 1 << 20)
-            bounce = np.empty(step, np.uint8)
+            bounce = np.empty(min(num_bytes, 1 << 20), np.uint8)
+            pointer, step = bounce.ctypes.data, bounce.nbytes
             for offset in range(0, num_bytes, step):
                 size = min(step, num_bytes - offset)
-                pointer = bounce.ctypes.data
-                from_route.fabric.get(
-                    from_route.rank, from_route.address + offset, pointer, size, keep=bounce
-                )
-                to_route.fabric.put(to_route.rank, to_route.address + offset, pointer, size, keep=bounce)
+                source.fabric.get(source.rank, source.address + offset, pointer, size, keep=bounce)
+                target.fabric.put(target.rank, target.address + offset, pointer, size, keep=bounce)
 
     @property
     def cache(self) -> LineCache:
@@ -236,7 +235,7 @@ class Space(Scalars, Named):
         line: int = DEFAULT_LINE_BYTES,
     ) -> Array:
         """A new array of this rank's own, uninitialised; cached memory (see `alloc`) belongs to all ranks."""
-        dims, kind = dimensions(shape), np.dtype(dtype)
+        dims, kind = elements(shape, dtype)
         num_bytes = max(math.prod(dims) * kind.itemsize, 1)
         return Array(self, self.alloc(num_bytes, home, cache=cache, line=line), dims, kind)
 
@@ -247,6 +246,7 @@ class Space(Scalars, Named):
         """
         if not self._is_forked:
             self.switch.check_open()
+        address, num_bytes = whole(address, "address"), whole(num_bytes, "num_bytes", 0)
         for start, _ in self.segments.map.pieces(address, num_bytes):
             home = self.segments.map.home(start)
             if home not in self.segments.mapped_ranks:
@@ -263,13 +263,13 @@ class Space(Scalars, Named):
 
     def pointer(self, address: int) -> int:
         """What this process dereferences for `address`: on the host the same number."""
-        self.segments.map.place(address)
-        return address
+        self.segments.map.place(whole(address, "address"))
+        return int(address)
 
     def address(self, pointer: int) -> int:
         """The address of what `pointer` points to. Raises AddressError for memory outside the space."""
-        self.segments.map.place(pointer)
-        return pointer
+        self.segments.map.place(whole(pointer, "pointer"))
+        return int(pointer)
 
     # --- ranks
 

@@ -22,6 +22,7 @@ from umem.kernels import status
 from umem.kernels.heap_layout import BLOCK_BYTES
 
 from .checks_space import assert_nothing_is_made_where_zeroing_fails
+from .checks_values import each_operand_is_used_or_refused, each_value_is_stored_or_refused
 from .outcomes import named, run_checks
 
 ATTRIBUTES = ("back", "through", "private")
@@ -49,6 +50,13 @@ def every_dtype_with_every_attribute(space):
                     assert space.load(words.address_of(place, rank, 0), "int64") == 0
                     assert space.load(words.address_of(place, rank, 2), "int64") == 0
             space.barrier()
+
+
+def values_are_numpys_or_refused(space):
+    words = space.shared("values", (space.num_ranks, 8), "int64", space.num_ranks - 1, "back", line=64)
+    each_value_is_stored_or_refused(space, words.address_of(space.rank, 0))
+    each_operand_is_used_or_refused(space, words.address_of(space.rank, 1))
+    space.barrier()
 
 
 def sums_are_exact_on_lines_that_all_share(space):
@@ -285,6 +293,7 @@ def poison(space, address):
 
 CHECKS = named(
     every_dtype_with_every_attribute,
+    values_are_numpys_or_refused,
     sums_are_exact_on_lines_that_all_share,
     a_lock_by_compare_swap_excludes,
     a_store_is_seen_with_all_before_it,

@@ -26,8 +26,8 @@ from umem.kernels.control import SPIN_ROUNDS
 from umem.units import MIB
 
 from .. import error_samples
-from . import checks_fork
-from .outcomes import run_checks
+from . import checks_arguments, checks_fork, checks_values
+from .outcomes import named, run_checks
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
 
@@ -250,7 +250,7 @@ def bad_input_is_named(space):
             space.segments.map.slot_address(0, 1) + space.segments.map.host_bytes - 8,
         )
     with pytest.raises(UnknownName, match="dtype"):
-        space.load(array.address, "float16")
+        space.load(array.address, "complex64")
     with pytest.raises(UnknownName, match="dtype of an atomic"):
         space.fetch_add(array.address, 1, "float32")
     with pytest.raises(UnknownName, match="home"):
@@ -283,7 +283,7 @@ def a_collective_that_fails_at_one_rank_ends_everywhere(space):
     assert_nothing_is_made_where_zeroing_fails(space, "retried", cache="none")
     with pytest.raises(ConfigError, match=rf"at rank {last}: .*-1"):
         space.shared("retried", -1 if space.rank == last else 1, "uint8")
-    error = TypeError if space.rank == last else WorldError
+    error = LookupError if space.rank == last else WorldError
     with pytest.raises(error, match="no data type"):
         space.shared("retried", 1, NoDtype() if space.rank == last else "uint8")
     space.barrier()
@@ -318,7 +318,7 @@ class NoDtype:
 
     @property
     def dtype(self):
-        raise TypeError("no data type")
+        raise LookupError("no data type")
 
 
 def waits_poll_for_long_where_every_rank_has_a_core(space):
@@ -358,34 +358,33 @@ def traffic_is_counted(space):
     space.barrier()
 
 
-CHECKS = {
-    check.__name__: check
-    for check in (
-        every_dtype_at_every_home,
-        atomic_sums_are_exact,
-        a_lock_by_compare_swap_excludes,
-        negative_and_wide_values_survive,
-        bulk_moves_any_size_to_any_home,
-        copies_go_between_any_two_homes,
-        views_are_the_memory_or_are_refused,
-        torch_views_share_the_memory,
-        arrays_travel_as_addresses,
-        objects_are_sent_in_order,
-        errors_arrive_as_themselves,
-        near_operations_agree_with_numpy,
-        near_sums_arrive,
-        fenced_stores_are_never_both_late,
-        shared_arrays_belong_to_all,
-        bad_input_is_named,
-        ranks_that_disagree_are_all_told,
-        a_collective_that_fails_at_one_rank_ends_everywhere,
-        waits_poll_for_long_where_every_rank_has_a_core,
-        barriers_publish_plain_stores,
-        only_mappable_memory_is_in_the_process,
-        traffic_is_counted,
-        *checks_fork.CHECKS,
-    )
-}
+CHECKS = named(
+    every_dtype_at_every_home,
+    atomic_sums_are_exact,
+    a_lock_by_compare_swap_excludes,
+    negative_and_wide_values_survive,
+    bulk_moves_any_size_to_any_home,
+    copies_go_between_any_two_homes,
+    views_are_the_memory_or_are_refused,
+    torch_views_share_the_memory,
+    arrays_travel_as_addresses,
+    objects_are_sent_in_order,
+    errors_arrive_as_themselves,
+    near_operations_agree_with_numpy,
+    near_sums_arrive,
+    fenced_stores_are_never_both_late,
+    shared_arrays_belong_to_all,
+    bad_input_is_named,
+    ranks_that_disagree_are_all_told,
+    a_collective_that_fails_at_one_rank_ends_everywhere,
+    waits_poll_for_long_where_every_rank_has_a_core,
+    barriers_publish_plain_stores,
+    only_mappable_memory_is_in_the_process,
+    traffic_is_counted,
+    *checks_fork.CHECKS,
+    *checks_values.CHECKS,
+    *checks_arguments.CHECKS,
+)
 
 
 def run_all(space: umem.Space) -> dict[str, str]:

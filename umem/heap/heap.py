@@ -7,7 +7,6 @@ thread; for others the home's agent does the same in this rank's name.
 from __future__ import annotations
 
 import ctypes
-import operator
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from ..agent.client import Reply
+from ..arguments import home_of, whole
 from ..errors import ConfigError, DoubleFree, NotAllocated, OutOfMemory, WorldError
 from ..forks import MakeError, belongs_here, refuse
 from ..kernels import heap as kernel
@@ -94,7 +94,9 @@ class Heap:
         `home` is a rank (its device memory), "local", "host" (this rank's host memory) or "striped".
         `align` is a power of two up to 2 MiB; 64 is always given. Raises OutOfMemory, RankLost.
         """
-        num_bytes = _whole(num_bytes, "num_bytes")
+        num_bytes, align = whole(num_bytes, "num_bytes", 0), whole(align, "align")
+        if home.__class__ is not int:
+            home = home_of(home)  # or True and 1.0 would be found as rank 1
         if align <= 0 or align & (align - 1) or align > MAX_ALIGNMENT:
             raise ConfigError(f"align={align} is not a power of two up to {MAX_ALIGNMENT}")
         if self._epoch.value != self._seen_epoch:
@@ -115,6 +117,7 @@ class Heap:
         """
         if self._epoch.value != self._seen_epoch:
             self.reclaim()
+        address = whole(address, "address")
         site = self.sites.of_address(address)
         if site.is_mapped:
             magazine = site.magazines.get(threading.get_ident()) or self._magazines.open(site)
@@ -134,6 +137,7 @@ class Heap:
         it is given: each process counts its own uses. With `generation`, raises NotAllocated where
         another allocation has taken the place.
         """
+        address = whole(address, "address")
         site = self.sites.of_address(address)
         holder = self.rank if rank is None else rank
         if site.is_mapped:
@@ -152,6 +156,7 @@ class Heap:
         What the world owns is freed by any rank, once, and outlives every rank. Raises NotAllocated where
         this rank is not the owner.
         """
+        address = whole(address, "address")
         site = self.sites.of_address(address)
         if owner != WORLD and not 0 <= owner < self.num_ranks:
             raise ConfigError(f"rank {owner} is not between 0 and {self.num_ranks - 1}")
@@ -175,6 +180,7 @@ class Heap:
 
     def find(self, address: int) -> Allocation:
         """The allocation that covers `address`. Raises NotAllocated where there is none."""
+        address = whole(address, "address")
         site = self.sites.of_address(address)
         row = (ctypes.c_int64 * LIST_WORDS)()
         if site.is_mapped:
@@ -320,13 +326,3 @@ class Heap:
             raise make_error()
 
         self._alloc = self._free = refusal
-
-
-def _whole(value: int, name: str) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{name}={value!r} is not a whole number") from None
-    if number < 0:
-        raise ConfigError(f"{name}={number} is negative")
-    return number

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 
+from ..arguments import home_of
 from ..errors import AddressError, Interrupted, OutOfMemory, RankLost, UmemError, UnknownName, WaitTimeout
 from ..kernels import heap as kernel
 from ..kernels import status
@@ -86,6 +87,7 @@ class Sites:
 
     def at_home(self, home: int | str) -> Site:
         """The arena to allocate from. Raises RankLost, UnknownName, OutOfMemory where there is none."""
+        home = home_of(home)
         if home in self.by_home:
             return self.by_home[home]
         for site in self.all:

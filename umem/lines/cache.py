@@ -7,7 +7,6 @@ waited for with a deadline, and is asked for again.
 from __future__ import annotations
 
 import ctypes
-import operator
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 
 from ..address import AddressMap
 from ..agent.arena import Arena
+from ..arguments import whole
 from ..control_page import ControlPage
 from ..errors import (
     AddressError,
@@ -143,10 +143,7 @@ class LineCache:
         """
         if cache not in ATTRIBUTES:
             raise UnknownName("cache attribute", cache, tuple(ATTRIBUTES))
-        try:
-            line = operator.index(line)
-        except TypeError:
-            raise ConfigError(f"line={line!r} is not a whole number of bytes") from None
+        num_bytes, line = whole(num_bytes, "num_bytes", 0), whole(line, "line")
         line_log2 = line.bit_length() - 1
         if line <= 0 or line & (line - 1) or not words.MIN_LINE_LOG2 <= line_log2 <= words.MAX_LINE_LOG2:
             raise ConfigError(
@@ -181,6 +178,7 @@ class LineCache:
 
     def attribute(self, address: int) -> tuple[str, int]:
         """(attribute, line size) of the memory at `address`; ("none", 0) where no rank keeps copies."""
+        address = whole(address, "address")
         home = self.plan.home(address)
         if home in self._mapped:
             value = line_blocks.look(self.address, home, address)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import config
+from ..arguments import whole
 from ..errors import ConfigError, UnknownName
 from ..units import parse_size
 
@@ -94,8 +95,7 @@ class WorldSpec:
         `hosts` defaults to 2 in a `hosts` world (1 where there is one rank). Raises ConfigError or
         UnknownName with the value and what is allowed.
         """
-        if not isinstance(ranks, int) or isinstance(ranks, bool):
-            raise ConfigError(f"ranks={ranks!r} is not a whole number")
+        ranks, hosts = whole(ranks, "ranks"), None if hosts is None else whole(hosts, "hosts")
         if hosts is None:
             hosts = min(2, ranks) if world == HOSTS else 1
         return cls(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
+from ...arguments import whole
 from ...errors import ConfigError
 
 MAX_TAG = (1 << 40) - 1  # of a user
@@ -25,10 +25,7 @@ def sender(wire_tag: int) -> int:
 
 def checked(tag: Any) -> int:
     """A user's tag. Raises ConfigError."""
-    try:
-        number = operator.index(tag)
-    except TypeError:
-        raise ConfigError(f"message tag {tag!r} is not a whole number") from None
+    number = whole(tag, "message tag")
     if not 0 <= number <= MAX_TAG:
         raise ConfigError(f"message tag {number} is not between 0 and {MAX_TAG}")
     return number
