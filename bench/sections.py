@@ -127,9 +127,9 @@ def steps_section(findings: Findings) -> Section | None:
     """The five steps."""
     rows = measured_rows(findings, "anatomy")
     steps = [row for row in rows if "[" in row.case]
-    if not steps:
+    if not rows:
         return None
-    sizes = sorted({row.bytes for row in steps})
+    sizes = sorted({row.bytes for row in rows})
     names = list(dict.fromkeys(table.what(row) for row in steps))
     wholes = [("staged", "all five, end to end"), ("load_store", "one pass of loads and stores")]
     lines = []
@@ -143,7 +143,7 @@ def steps_section(findings: Findings) -> Section | None:
     heading = ("step", *(f"{format_size(size)} us" for size in sizes))
     meaning = "a strided slice of the peer's matrix wanted here: every step is a pass over the data"
     title = "What the five steps cost"
-    return Section(title, meaning, heading, tuple(lines), figures=steps_figures(rows, steps))
+    return Section(title, meaning, heading, tuple(lines), figures=steps_figures(rows, steps) if steps else ())
 
 
 def steps_figures(rows: Sequence[Row], steps: Sequence[Row]) -> tuple[Figure, ...]:

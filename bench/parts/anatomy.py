@@ -77,6 +77,7 @@ class Slice(SpacePart):
 
     def step(self, num_samples: int, name: str) -> Samples | None:
         """What the last `staged` block took for one step, as the rank knows it that does the step."""
+        self._path()  # or there was no such block
         return self._steps.get(name) if self.rank == (OWNER if name in SENDER_STEPS else READER) else None
 
     def _path(self) -> Staged:

@@ -1,11 +1,9 @@
-"""What the documentation says is so: generated pages are current, examples run, links lead somewhere."""
+"""What the documentation says is so: generated pages are current, links lead somewhere."""
 
 from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ import write_reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-README = (ROOT / "README.md").read_text()
 
 
 def test_reference_is_current():
@@ -45,26 +42,3 @@ def test_every_place_that_raises_not_mappable_is_listed():
                     assert where in listed, (
                         f"docs/worlds.md does not list {where} of {path.relative_to(ROOT)}"
                     )
-
-
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-def test_first_example_runs(tmp_path):
-    script = tmp_path / "example.py"
-    script.write_text(python_blocks()[0])
-    done = subprocess.run(
-        [sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=110
-    )
-    assert (done.returncode, done.stdout) == (0, "3.5\n"), done.stderr
-
-
-def test_kernel_example_runs():
-    import numpy as np
-
-    made: dict[str, object] = {"__name__": "readme"}
-    exec(python_blocks()[1], made)
-    counter = np.zeros(1, np.int64)
-    assert made["arrive"](counter.ctypes.data, 1) == 0  # type: ignore[operator]
-    assert counter[0] == 1
