@@ -167,7 +167,12 @@ def test_four_ranks_on_fewer_cores_are_a_supernode_too(tmp_path, few_cases):
     assert lines[-1].startswith("a supernode of 4 ranks; 12 of 12 pairs")
 
 
+MIXED = ("atomics.fetch_add", "reduce", "anatomy")  # cases with rows of memory and rows of UCX
+
+
 def test_without_ucx_and_compiler_it_says_what_is_missing(tmp_path, few_cases, monkeypatch):
+    monkeypatch.setattr(verdict, "cases", lambda: [registry.find(key) for key in FEW + MIXED])
+    monkeypatch.setattr(verdict, "ROUNDS", 1)
     monkeypatch.setenv("UMEM_UCX", "/nonsense/libucp.so.0")
     monkeypatch.setenv("PATH", str(tmp_path))
     limits.load.cache_clear()
@@ -175,7 +180,13 @@ def test_without_ucx_and_compiler_it_says_what_is_missing(tmp_path, few_cases, m
     assert code == verdict.INCOMPLETE_CODE
     assert lines[-1].startswith("a supernode of 2 ranks; 2 of 2 pairs")
     assert "INCOMPLETE: not measured, or not wholly: latency.line, latency.message, " in lines[-1]
-    assert not any(row.status == Status.ERROR for row in read_json(tmp_path / "rows.json").rows)
+    rows = read_json(tmp_path / "rows.json").rows
+    assert not any(row.status == Status.ERROR for row in rows)
+    for key in MIXED:
+        mine = [row for row in rows if row.case.partition("[")[0] == key]
+        assert {row.status for row in mine if row.semantics == "load_store"} == {Status.PASSED}
+        assert {row.status for row in mine if row.semantics != "load_store"} == {Status.WAIVED}
+    assert any(line.startswith("one pass of loads and stores") for line in lines)
     text = "\n".join(lines)
     assert "no C compiler" in text
     assert "UCX" in text

@@ -72,6 +72,31 @@ def test_the_kernel_runs():
     assert counter[0] == 1
 
 
+MODEL = """
+import torch
+import umem
+import umem.torch
+
+class MyModel(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(8, 4)
+
+def train(model):
+    model(torch.ones(2, 8)).sum().backward()
+
+"""
+
+
+def test_the_example_under_torch_runs_as_it_stands(tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
+    script = tmp_path / "script.py"
+    script.write_text(MODEL + PYTHON[TORCH].text)
+    command = [sys.executable, "-m", "umem", "run", "-n", "2", "--segment", "64M", str(script)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 2
+
+
 def test_fragments_run_in_ranks():
     printed = launch(run_in_rank, ranks=2, segment="1G")
     assert set(printed) == set(IN_A_RANK)
