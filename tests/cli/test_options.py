@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import subprocess
 import sys
 
@@ -80,3 +82,14 @@ def test_the_installed_command_reports_errors_by_its_exit_code():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_runs_full_meanwhile_is_one_line(monkeypatch, capsys):
+    def run_out(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "journal")
+
+    monkeypatch.setattr("umem.cli.info.show", run_out)
+    assert app.main(["info"]) == 1
+    assert re.fullmatch(
+        r"umem: .*No space left on device: 'journal'; make room .*\n", capsys.readouterr().err
+    )

@@ -7,6 +7,7 @@ pass through here (umem/__main__.py): its start-up is promised, and this module'
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..world.spec import KINDS, MAPPED
 if TYPE_CHECKING:
     from ..bench.case import Options
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk: nobody's bug
 USAGE_CODE, FAILURE_CODE, INTERRUPTED_CODE = 2, 1, 130
 WORLD_HELP = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
 
@@ -283,11 +285,15 @@ def main(arguments: Iterable[str] | None = None) -> int:
         return _fail(error, USAGE_CODE)
     except UmemError as error:
         return _fail(error, FAILURE_CODE)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return _fail(f"{error}; make room there, or name another folder (TMPDIR, UMEM_CACHE)", FAILURE_CODE)
     except KeyboardInterrupt:
         return INTERRUPTED_CODE
     return 0
 
 
-def _fail(error: UmemError, code: int) -> int:
+def _fail(error: object, code: int) -> int:
     print(f"umem: {error}", file=sys.stderr)
     return code
