@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from umem import config
 from umem.errors import ConfigError, UnknownName
 from umem.units import parse_size
-from umem.world.spec import KINDS
+from umem.world.spec import KINDS, TRANSPORTS
 
 from . import limits
 from .stats import Samples
@@ -59,6 +60,18 @@ class Options:
             raise ConfigError(f"{self.iters} iterations after {self.warmup} to warm up: need 1 and 0 or more")
         if not 1 <= self.begin_bytes <= self.end_bytes:
             raise ConfigError(f"sizes from {self.begin_bytes} to {self.end_bytes} bytes: none lies between")
+
+    @cached_property
+    def transport(self) -> str:
+        """What carries messages between the ranks, as UCX calls it: of shared memory, what has room for its queues."""
+        from umem.fabric.ucx import queues
+        from umem.fabric.ucx.channels import num_channels
+
+        transports = TRANSPORTS[self.world]
+        way = transports.partition(",")[0]
+        if way != queues.POSIX:
+            return way
+        return queues.choose(self.ranks, num_channels({"UCX_TLS": transports}, self.ranks))
 
     def sizes(self, least: int = 1, most: int = 1 << 62) -> list[int]:
         """Sizes of the sweep within [least, most], ascending; the nearest end where none is inside."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from umem.world.spec import MAPPED, TRANSPORTS
+from umem.world.spec import MAPPED
 
 from ..case import Case, Options, PartSide, Point, Side
 from ..driver import Bench
@@ -38,7 +38,7 @@ class Anatomy(Case):
             num_rows=point.num_bytes // row_bytes,
             row_bytes=row_bytes,
         )
-        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        transport = bench.options.transport
         staged: list[Side] = [PartSide("staged", "staged", part, transport=transport)]
         staged += [
             PartSide(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from umem.world.spec import MAPPED, TRANSPORTS
+from umem.world.spec import MAPPED
 
 from ..case import Case, Options, PartSide, Point, Side
 from ..driver import Bench
@@ -31,7 +31,7 @@ class Atomic(Case):
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         contended = int(point.setting("contended", 0))
         word = Part(bench.ranks(), f"{ATOMICS}:Word", operation=self.operation, contended=contended)
-        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        transport = bench.options.transport
         sides: list[Side] = []
         if bench.options.world == MAPPED:
             sides.append(PartSide("load_store", "load_store", word, transport="mapped"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from umem.units import KIB, MIB
-from umem.world.spec import TRANSPORTS
 
 from ..case import STREAM_WINDOW, Case, Options, PartSide, Point, Side
 from ..driver import Bench
@@ -106,7 +105,7 @@ class Stream(Case):
             window=STREAM_WINDOW,
             num_messages=max(16, min(2000, 8 * MIB // point.num_bytes)),
         )
-        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        transport = bench.options.transport
         return [PartSide("message", "message", part, transport=transport), *bench.peer_sides("stream", point)]
 
 

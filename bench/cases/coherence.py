@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from umem.units import KIB
-from umem.world.spec import HOSTS, MAPPED, NO_PEER_ACCESS, TRANSPORTS
+from umem.world.spec import HOSTS, MAPPED, NO_PEER_ACCESS
 
 from ..case import NO_SEMANTICS, Case, Measured, Options, PartSide, Point, Side
 from ..driver import Bench
@@ -28,8 +28,7 @@ ATTRIBUTES = ("back", "through", "none")
 
 def transport(bench: Bench) -> str:
     """How a peer's memory is reached in the world of this run."""
-    world = bench.options.world
-    return "mapped" if world == MAPPED else TRANSPORTS[world].partition(",")[0]
+    return "mapped" if bench.options.world == MAPPED else bench.options.transport
 
 
 class CachedSide(PartSide):
@@ -78,7 +77,7 @@ class CoherenceCase(Case):
     def message(self, bench: Bench, num_bytes: int, kind: str = f"{PARTS}:Asked") -> Side:
         """The same by messages of `num_bytes`."""
         part = Part(bench.ranks(), kind, num_bytes=num_bytes)
-        way = TRANSPORTS[bench.options.world].partition(",")[0]
+        way = bench.options.transport
         return PartSide("message", "message", part, transport=way)
 
     def unit(self, ranks: Group) -> Side:

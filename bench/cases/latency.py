@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from umem import config
 from umem.units import GIB, MIB, format_size
-from umem.world.spec import TRANSPORTS
 
 from ..case import Case, Options, PartSide, Point, Side
 from ..driver import SEGMENT_BYTES, Bench
@@ -103,7 +102,7 @@ class Message(Case):
 
     def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
         part = Part(bench.ranks(), "umem.bench.parts.message:Message", num_bytes=point.num_bytes)
-        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        transport = bench.options.transport
         return [
             PartSide("message", "message", part, transport=transport),
             *bench.peer_sides("message", point),
@@ -134,7 +133,7 @@ class OneSided(Case):
         way = str(point.setting("direction", "get"))
         kind = "PutPingPong" if way == "ping_pong" else "Access"
         part = Part(bench.ranks(), f"umem.bench.parts.message:{kind}", num_bytes=point.num_bytes)
-        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        transport = bench.options.transport
         return [
             PartSide("rma", "rma", part, way, transport=transport),
             *bench.peer_sides(OPERATIONS[way], point),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from umem.world.spec import TRANSPORTS
-
 from ..case import Case, Options, PartSide, Point, Side
 from ..driver import Bench
 from ..registry import register
@@ -39,7 +37,7 @@ class Window(Case):
             window=int(point.setting("window", 1)),
             num_messages=NUM_MESSAGES if bench.options.world != "hosts" else NUM_MESSAGES // 16,
         )
-        transport = TRANSPORTS[bench.options.world].partition(",")[0]
+        transport = bench.options.transport
         return [PartSide("message", "message", part, transport=transport), *bench.peer_sides("stream", point)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from umem.units import KIB, MIB
-from umem.world.spec import MAPPED, TRANSPORTS
+from umem.world.spec import MAPPED
 
 from ..case import Case, Options, PartSide, Point, Side
 from ..driver import Bench
@@ -24,7 +24,7 @@ def pair_sides(
     parts = {
         kind: Part(ranks, f"umem.bench.parts.{module}:{kind}", **arguments) for kind, _ in sides.values()
     }
-    transport = TRANSPORTS[bench.options.world].partition(",")[0]
+    transport = bench.options.transport
     made: list[Side] = []
     for name, (kind, semantics) in sides.items():
         needs_map = kind == "Mapped"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from umem.units import KIB, MIB
-from umem.world.spec import TRANSPORTS
 
 from ..case import STREAM_WINDOW, Side
 from ..wire import Part
@@ -62,7 +61,7 @@ def side(bench: Bench, operation: str, point: Point) -> Side:
         num_operations=num_operations(point.num_bytes, bench.options.world),
         window=int(point.setting("window", STREAM_WINDOW)) if operation == "stream" else 1,
     )
-    transport = TRANSPORTS[bench.options.world].partition(",")[0]
+    transport = bench.options.transport
     return PerftestSide(part, SEMANTICS[operation], transport)
 
 
