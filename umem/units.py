@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .arguments import whole
 from .errors import ConfigError
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -17,11 +18,9 @@ def parse_size(text: str | int) -> int:
 
     Raises ConfigError for anything else, and for a size that is not a whole number of bytes.
     """
-    if isinstance(text, int) and not isinstance(text, bool):
-        if text < 0:
-            raise ConfigError(f"size {text} is negative")
-        return text
-    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if not isinstance(text, str):
+        return whole(text, "size", 0)
+    match = _SIZE.fullmatch(text)
     if match is None:
         raise ConfigError(f"size {text!r} is not a number with K, M, G or T; for example 64M")
     num_bytes = float(match[1]) * _FACTORS[match[2].lower()]

@@ -1,5 +1,6 @@
 """Sizes read as written, and refused with the way out otherwise."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,13 +20,14 @@ from umem.units import align_up, format_size, parse_size, power_of_two_at_least
         ("4KiB", 4096),
         ("1gb", 1 << 30),
         (7, 7),
+        (np.int32(7), 7),
     ],
 )
 def test_sizes_are_powers_of_1024(text, num_bytes):
     assert parse_size(text) == num_bytes
 
 
-@pytest.mark.parametrize("text", ["", "M", "1X", "-4", "1.0001K", "1 2", None, -1, True, 2.5])
+@pytest.mark.parametrize("text", ["", "M", "1X", "-4", "1.0001K", "1 2", None, -1, True, 2.5, np.float64(2)])
 def test_other_sizes_are_refused(text):
     with pytest.raises(ConfigError):
         parse_size(text)

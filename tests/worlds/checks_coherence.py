@@ -57,6 +57,8 @@ def values_are_numpys_or_refused(space):
     each_value_is_stored_or_refused(space, words.address_of(space.rank, 0))
     each_operand_is_used_or_refused(space, words.address_of(space.rank, 1))
     space.barrier()
+    if space.rank == 0:
+        words.free()
 
 
 def sums_are_exact_on_lines_that_all_share(space):

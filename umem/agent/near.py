@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..address import AddressMap
-from ..errors import AddressError, AlignmentError, ConfigError, UnknownName
+from ..arguments import whole
+from ..errors import AddressError, AlignmentError, ArgumentTypeError, ConfigError, UnknownName
 from . import layout
 from .client import Client
 from .layout import Operation
@@ -20,6 +21,15 @@ from .near_handlers import REDUCE_TYPE_BYTES, REDUCE_TYPES, ROW_TYPES
 
 MAX_INDICES = 8192  # of one request: 64 KiB, so that a long look-up overlaps transport and gathering
 WORD = layout.WORD
+# Dtypes of a block by element type: what is added as it stands. Halves may come as the words of their bits.
+_BLOCK_DTYPES = {
+    "f32": ("float32",),
+    "f64": ("float64",),
+    "i32": ("int32", "uint32"),
+    "i64": ("int64", "uint64"),
+    "f16": ("float16", "uint16", "int16"),
+    "bf16": ("bfloat16", "uint16", "int16"),
+}
 
 
 class Near:
@@ -38,6 +48,7 @@ class Near:
 
         `dst` is C-contiguous, (num_indices, ...) in the table's dtype; `indices` int64, contiguous.
         """
+        table, num_rows = whole(table, "table"), whole(num_rows, "num_rows", 0)
         row_bytes = dst.nbytes // max(len(dst), 1)
         _check_arrays(dst, indices, len(indices))
         if not row_bytes:
@@ -80,6 +91,10 @@ class Near:
         """
         if row_type not in ROW_TYPES:
             raise UnknownName("row type", row_type, ROW_TYPES)
+        table, num_rows = whole(table, "table"), whole(num_rows, "num_rows", 0)
+        row_bytes = whole(row_bytes, "row_bytes", 0)
+        if dst.dtype != np.float32:
+            raise ArgumentTypeError(f"sums of {dst.dtype}: they are float32")
         num_bags, num_columns = dst.shape
         _check_arrays(dst, indices, num_bags)
         if (
@@ -137,12 +152,17 @@ class Near:
     def reduce(self, dst: int, block: np.ndarray, element_type: str) -> None:
         """Add `block` to the memory at address `dst`, element by element; complete on return.
 
-        `element_type` is one of REDUCE_TYPES. Blocks of several ranks add up; a plain store to the same
-        memory in the meantime may be lost.
+        `element_type` is one of REDUCE_TYPES, and that of `block`; halves may come as the words of their bits.
+        Blocks of several ranks add up; a plain store to the same memory in the meantime may be lost.
         """
         if element_type not in REDUCE_TYPES:
             raise UnknownName("element type", element_type, REDUCE_TYPES)
         code = REDUCE_TYPES.index(element_type)
+        if block.dtype.name not in _BLOCK_DTYPES[element_type] or not block.dtype.isnative:
+            raise ArgumentTypeError(
+                f"a block of {block.dtype} is none of {element_type}; convert it by astype, or name its own type"
+            )
+        dst = whole(dst, "dst")
         operation = Operation.REDUCE if code == 0 else Operation.REDUCE_OTHER
         element_bytes = REDUCE_TYPE_BYTES[code]
         flat = _check_arrays(block, None, len(block)).reshape(-1).view(np.uint8)
@@ -195,6 +215,10 @@ def _request(
 
 
 def _check_arrays(block: np.ndarray, indices: np.ndarray | None, num_rows: int) -> np.ndarray:
+    if block.dtype.hasobject:
+        raise ArgumentTypeError(
+            f"an array of {block.dtype} holds Python objects, which have no bytes of their own"
+        )
     if not block.flags.c_contiguous or len(block) != num_rows:
         raise ConfigError(f"an array of shape {block.shape} is not {num_rows} rows, C-contiguous")
     if indices is not None and (indices.dtype != np.int64 or not indices.flags.c_contiguous):
