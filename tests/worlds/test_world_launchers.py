@@ -174,22 +174,23 @@ def test_ranks_meet_leave_and_meet_again(run_ranks, launcher, more):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_rank_is_lost_also_where_a_fork_of_it_lives(run_ranks, victim):
     source = f"""
-        import os, signal, time
+        import os, signal
         from umem.errors import RankLost
         from umem.world import join
         world = join()
-        if world.rank == {victim}:
-            reads, writes = os.pipe()
-            if os.fork() == 0:
-                os.close(writes)
-                os.read(reads, 1)  # until its parent is dead, and a little longer
-                time.sleep(0.5)
-                os._exit(0)
+        is_victim = world.rank == {victim}
+        fork = os.fork() if is_victim else 1
+        if fork == 0:
+            signal.pause()
+        fork = int(world.exchange("fork", str(fork).encode())[{victim}])
+        if is_victim:
             os.kill(os.getpid(), signal.SIGKILL)
         try:
-            world.exchange("never", b"")
+            world.exchange("never", b"", 10)
         except RankLost as lost:
             print("lost", lost.rank)
+        finally:
+            os.kill(fork, signal.SIGKILL)
     """
     ended = run_ranks(source, "hydra", [0, 1], 2)
     assert ended[victim][0] == -9
