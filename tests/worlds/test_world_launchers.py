@@ -171,6 +171,13 @@ def test_ranks_meet_leave_and_meet_again(run_ranks, launcher, more):
     assert run_ranks(source, launcher, [2, 1, 0], 3, **more) == [(0, expected)] * 3
 
 
+def test_umem_run_under_mpirun_says_how_many_worlds_there_are(run_script):
+    environment = without_launchers() | {"PMI_RANK": "0", "PMI_SIZE": "3"}
+    done = run_script("print('here')", "-n", 1, env=environment)
+    assert (done.returncode, done.stdout) == (0, "[0] here\n")
+    assert "started this command 3 times, and each is a world of 1" in done.stderr
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_rank_is_lost_also_where_a_fork_of_it_lives(run_ranks, victim):
     source = f"""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ..errors import ConfigError, UmemError
+from . import launchers
 from .job import Outcome
 from .liveness import describe_exit
 from .spec import CONTINUE, END, KINDS, WorldSpec
@@ -57,6 +58,7 @@ def _run(options: argparse.Namespace) -> Outcome:
     )
     if not options.module and not os.path.isfile(options.script) and not _is_program(options.script):
         raise ConfigError(f"no script {options.script!r}; for a module use -m")
+    _warn_of_copies(spec.num_ranks)
     from .ranks import run_script
     from .supervisor import Supervisor
     from .warm_parent import warm_up
@@ -85,6 +87,17 @@ def _look_beside(script: str, is_module: bool) -> None:
     if sys.flags.safe_path:  # python -P: the first entry is no folder of the program's
         return
     sys.path[0] = os.getcwd() if is_module else os.path.dirname(os.path.realpath(script))
+
+
+def _warn_of_copies(num_ranks: int) -> None:
+    """Say so where mpirun or srun has started this command several times: each is a world of its own."""
+    claim = launchers.innermost()
+    if claim is not None and claim.rank == 0 and claim.num_ranks > 1:
+        print(
+            f"umem run: {claim.launcher} started this command {claim.num_ranks} times, and each is a world of"
+            f" {num_ranks}; for one world leave one of the two out",
+            file=sys.stderr,
+        )
 
 
 def _explain(outcome: Outcome) -> None:

@@ -97,6 +97,11 @@ def request() -> Request | None:
     return inner
 
 
+def innermost() -> Request | None:
+    """What the innermost of the launchers says that started this process; None without one."""
+    return next(_claims(), None)
+
+
 def compare_with_torchrun(rank: int, world_size: int) -> None:
     """Warn where another launcher says something else than RANK and WORLD_SIZE, which win.
 
