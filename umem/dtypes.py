@@ -126,7 +126,7 @@ def values_as(values: Any, dtype: np.dtype) -> np.ndarray:
                 )
         return source.astype(dtype)
     if source.dtype.hasobject:
-        source = source.astype(np.float64)
+        source = _floats(source)
     given, wanted = _known(source.dtype), _known(dtype)
     casting: Any = "same_kind" if given.kind in _NUMBERS and wanted.kind in _NUMBERS else "safe"
     if source.size and not np.can_cast(given, wanted, casting):
@@ -138,6 +138,8 @@ def values_as(values: Any, dtype: np.dtype) -> np.ndarray:
 
 def _array_of(values: Any) -> np.ndarray:
     """NumPy's array of `values`: of objects only for ints where no dtype of its holds them all."""
+    if str(getattr(values, "dtype", "")) == _TORCH + "bfloat16":
+        values = values.float()  # which torch can hand to NumPy, and holds the same numbers
     source = np.asarray(values)
     if source.dtype.kind == "f" and not hasattr(values, "dtype"):
         as_objects = np.asarray(values, object)
@@ -146,6 +148,13 @@ def _array_of(values: Any) -> np.ndarray:
     if source.dtype.hasobject and not _is_of_ints(source):
         raise ArgumentTypeError(f"values of {source.dtype} are Python objects; {_NOT_OBJECTS}")
     return source
+
+
+def _floats(integers: np.ndarray) -> np.ndarray:
+    try:
+        return integers.astype(np.float64)
+    except OverflowError:
+        raise ArgumentRangeError("an integer among the values is too large for a float") from None
 
 
 def _known(dtype: np.dtype) -> np.dtype:

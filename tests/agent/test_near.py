@@ -10,7 +10,7 @@ import pytest
 from umem.agent import Near, Operation, Request
 from umem.agent.near import MAX_INDICES
 from umem.agent.near_handlers import REDUCE_TYPES, ROW_TYPES
-from umem.errors import AddressError, AlignmentError, ConfigError, UnknownName
+from umem.errors import AddressError, AlignmentError, ArgumentTypeError, ConfigError, UnknownName
 from umem.kernels import reference, status
 
 from .ranks import Rank, needs_ucx, run_ranks, start
@@ -173,6 +173,19 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched(transport: str) -
             near.reduce(word, dst, "f8")
         with pytest.raises(AlignmentError):
             near.reduce(word + 2, dst, "f32")
+        for block, element_type in (
+            (dst.astype(np.float64), "f32"),
+            (dst.astype(">f4"), "f32"),
+            (dst, "bf16"),
+        ):
+            with pytest.raises(ArgumentTypeError, match="a block of"):
+                near.reduce(word, block, element_type)
+        with pytest.raises(ArgumentTypeError, match="sums of float64"):
+            near.gather_sum(dst.astype(np.float64), word, 100, 64, offsets, indices)
+        with pytest.raises(ArgumentTypeError, match="objects"):
+            near.gather(dst.astype(object), word, 100, indices)
+        with pytest.raises(ArgumentTypeError, match="whole number"):
+            near.gather(dst, word + 0.5, 100, indices)
         # what only a broken client sends
         bad_index = np.array([1 << 40], np.int64)
         payload = (bad_index.ctypes.data, 8)

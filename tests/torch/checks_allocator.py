@@ -9,12 +9,14 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 import umem
 from umem.errors import (
     AddressError,
+    ArgumentTypeError,
     ConfigError,
     DoubleFree,
     NotAllocated,
@@ -270,11 +272,18 @@ def wrong_frees_are_refused(space):
 
 
 def bad_homes_are_named(space):
-    for home in (space.num_ranks, -1, "moon", 1.5):
-        with pytest.raises(UnknownName, match="home"):
+    for home, due in (
+        (space.num_ranks, UnknownName),
+        (-1, UnknownName),
+        ("moon", UnknownName),
+        (1.5, ArgumentTypeError),
+        (True, ArgumentTypeError),
+    ):
+        with pytest.raises(due, match="home"):
             use_pool(home=home)
-        with pytest.raises(UnknownName, match="home"):
+        with pytest.raises(due, match="home"):
             use_pool(home=space.rank, spill=(home,))
+    use_pool(home=np.int64(space.rank), spill=(np.int8(space.rank),))
     with pytest.raises(ConfigError, match="tuple"):
         use_pool(home=0, spill="host")
     with pytest.raises(ConfigError, match="tuple"):

@@ -271,6 +271,9 @@ def arrays_are_written_as_they_fit(space):
         for misfit in ([1j], ["3"], [None]):
             with pytest.raises(ArgumentTypeError):
                 write(dtype, misfit)
+    assert write("float32", [1 << 70, 0]) == [2.0**70, 0]
+    with pytest.raises(ArgumentRangeError):
+        write("float64", [10**400])
     assert write("S3", [b"abc"]) == [b"abc"] and write("complex64", [1, 2j]) == [1, 2j]
     assert write("M8[s]", ["2026-11-30"]) == np.array(["2026-11-30"], "M8[s]").tolist()
     for dtype, misfit in (
@@ -278,6 +281,7 @@ def arrays_are_written_as_they_fit(space):
         ("U2", ["abc"]),
         ("M8[s]", np.array([1], "M8[ns]")),
         ("bool", [2]),
+        ("bool", [1 << 70]),
     ):
         with pytest.raises(ArgumentTypeError):
             write(dtype, misfit)
@@ -295,6 +299,9 @@ def torch_names_its_own_dtypes(space):
             space.store(array.address, number, dtype)
             assert space.load(array.address, dtype) == torch.tensor(number, dtype=dtype).item()
         array.free()
+    halves = space.empty(3, torch.bfloat16, home=space.num_ranks - 1)
+    halves.write(torch.tensor([0.1, -2, 3e38]).bfloat16())
+    assert halves.read().tolist() == torch.tensor([0.1, -2, 3e38]).bfloat16().tolist()
     with pytest.raises(ArgumentTypeError, match="torch"):
         space.empty(3, "M8[s]").torch()
     with pytest.raises(ArgumentTypeError, match="torch"):
