@@ -25,6 +25,9 @@ from .stats import Outcome
 PING_PONG_TRIES, PING_PONG_ROUNDS = 50, 5000  # a tenth of a second: longer than others keep a core
 
 
+SUCCESS_CODE, WRONG_CODE, INCOMPLETE_CODE = 0, 1, 3
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Files that the user wants beside the table."""
@@ -40,7 +43,10 @@ class Outputs:
 
 
 def run_cases(console: Console, names: Sequence[str], options: Options, outputs: Outputs) -> int:
-    """Measure the cases of `names` and show them; 1 where a row has an error, else 0."""
+    """Measure the cases of `names` and show them.
+
+    WRONG_CODE where a row has an error; INCOMPLETE_CODE where there is nothing but what was waived.
+    """
     chosen = registry.select(names)
     rows: list[Row] = []
     notes: list[str] = []
@@ -62,7 +68,10 @@ def run_cases(console: Console, names: Sequence[str], options: Options, outputs:
         write_csv(outputs.csv, rows)
     if outputs.plot:
         plot.save(plot.sweep_figure(rows), outputs.plot)
-    return int(any(row.status == Status.ERROR for row in rows))
+    statuses = {row.status for row in rows}
+    if Status.ERROR in statuses:
+        return WRONG_CODE
+    return SUCCESS_CODE if Status.PASSED in statuses else INCOMPLETE_CODE
 
 
 def core_ping_pong_ns() -> tuple[float, ...]:
@@ -89,9 +98,9 @@ def list_cases(console: Console) -> None:
 
 
 def run_bars(group: str, options: Options, json_file: Path | None) -> int:
-    """Measure the bars of `group`: a line each on stdout and nothing else; 1 where one fails, else 0.
+    """Measure the bars of `group`: a line each on stdout and nothing else.
 
-    Reasons go to stderr, and into the JSON.
+    WRONG_CODE where one fails; INCOMPLETE_CODE where all were waived. Reasons go to stderr, and into the JSON.
     """
     outputs = Outputs(json=json_file)
     results = []
@@ -108,4 +117,7 @@ def run_bars(group: str, options: Options, json_file: Path | None) -> int:
 
         document = {"machine": machine(), "bars": [result.as_dict() for result in results]}
         outputs.json.write_text(json.dumps(document, indent=1) + "\n")
-    return int(any(result.outcome is Outcome.FAIL for result in results))
+    outcomes = {result.outcome for result in results}
+    if Outcome.FAIL in outcomes:
+        return WRONG_CODE
+    return INCOMPLETE_CODE if outcomes == {Outcome.WAIVED} else SUCCESS_CODE

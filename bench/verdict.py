@@ -19,6 +19,7 @@ from umem.user_files import require_writable
 from . import command, registry
 from . import report as page
 from .case import Case, Options
+from .command import INCOMPLETE_CODE, SUCCESS_CODE, WRONG_CODE
 from .driver import Bench
 from .evidence import Conclusion, Speed, conclude, gather
 from .prepare import prepare
@@ -56,7 +57,6 @@ LATENCY, RATE = (
     ("bandwidth.copy", "bandwidth.copy_cached"),
 )
 PEERS = ("ucx_perftest",)  # the message path is held against it, never taken on trust
-SUCCESS_CODE, WRONG_CODE, INCOMPLETE_CODE = 0, 1, 3
 
 
 def cases() -> list[type[Case]]:
@@ -84,9 +84,9 @@ def run(
     """
     outputs = command.Outputs(json=json_file)
     require_writable(report)
+    options = Options(ranks=ranks or default_ranks(), world=world, peers=PEERS, seed=seed)
     prepare(world)
     begin = time.monotonic()
-    options = Options(ranks=ranks or default_ranks(), world=world, peers=PEERS, seed=seed)
     with Bench(options) as bench:
         console.print(f"# measuring {options.ranks} ranks, world {world}", highlight=False)
         findings = measure(bench, begin + LIMIT_S - REPORT_S)
@@ -107,6 +107,8 @@ def judge(findings: Findings) -> Conclusion:
     conclusion = conclude(findings.evidence, speed(findings))
     failed = [row for row in findings.rows if row.status == Status.ERROR]
     reasons = list(conclusion.reasons)
+    if len(config.usable_cores()) == 1 and findings.evidence.litmus:
+        reasons.append("on one core, where ranks take turns")
     if failed:
         reasons.append(failure(failed, len(findings.rows)))
     if names := unmeasured(findings):

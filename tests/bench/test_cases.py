@@ -16,6 +16,7 @@ from umem.bench.case import NO_SEMANTICS, Case, Measured, Options, Point
 from umem.bench.driver import Bench
 from umem.bench.rows import Status
 from umem.bench.timing import Depth
+from umem.cli import app
 from umem.errors import UmemError
 from umem.units import GIB
 
@@ -135,3 +136,17 @@ def test_remarks_stand_among_the_notes():
 
     results = Bench(Options()).run(Remarked(), Depth(2, 1))
     assert results.notes == ("remark: remarked: 2 blocks",)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["latency.line", "-n", "1"], 3),
+        (["latency.line", "limits.bandwidth", "-n", "1"], 0),
+        (["--bars", "chase"], 3),
+    ],
+)
+def test_what_was_waived_whole_is_no_success(monkeypatch, command, code):
+    monkeypatch.setattr("umem.bench.command.prepare", lambda world: None)
+    monkeypatch.setattr(config, "available_memory_bytes", lambda: GIB)
+    assert app.main(["bench", *command]) == code

@@ -74,6 +74,7 @@ def test_the_row_is_an_error_and_the_next_case_gets_new_ranks():
 
 
 def test_bench_ends_with_1(monkeypatch, capsys):
+    monkeypatch.setattr("umem.bench.command.prepare", lambda world: None)
     monkeypatch.setattr(registry, "select", lambda names: [Dying])
     assert app.main(["bench", "latency.line"]) == 1
     assert "errors 1" in capsys.readouterr().out.splitlines()[-1]
@@ -82,6 +83,7 @@ def test_bench_ends_with_1(monkeypatch, capsys):
 def test_the_verdict_ends_with_1_and_its_last_line_says_why(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(verdict, "cases", lambda: [Dying, registry.find("exchange")])
     monkeypatch.setattr(verdict, "PEERS", ())
+    monkeypatch.setattr(verdict, "prepare", lambda world: None)
     monkeypatch.setattr(verdict, "gather", partial(gather, num_instances=2000))
     report, rows = tmp_path / "report.html", tmp_path / "rows.json"
     assert app.main(["verdict", "--report", str(report), "--json", str(rows)]) == 1

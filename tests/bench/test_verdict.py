@@ -111,6 +111,7 @@ def test_who_is_ahead_where_is_told(message_us, smallest, largest, where):
 def few_cases(monkeypatch):
     monkeypatch.setattr(verdict, "cases", lambda: [registry.find(key) for key in FEW])
     monkeypatch.setattr(verdict, "PEERS", ())
+    monkeypatch.setattr(verdict, "prepare", lambda world: None)
     monkeypatch.setattr(verdict, "gather", partial(gather, num_instances=2000))
 
 
@@ -242,6 +243,12 @@ def test_the_exit_code_is_1_for_wrong_data_and_3_for_what_is_missing(evidence, c
     assert ("INCOMPLETE: not measured, or not wholly: latency.line" in conclusion.last_line) == (
         "waived" in note
     )
+
+
+def test_one_core_is_told_of_beside_the_litmus_tests(monkeypatch):
+    monkeypatch.setattr(config, "usable_cores", lambda: [0])
+    found = sections.Findings(EVIDENCE, {}, ())
+    assert "instances forbidden; on one core, where ranks take turns" in verdict.judge(found).last_line
 
 
 def test_what_needs_two_cores_has_no_meaning_on_one(monkeypatch):

@@ -1,7 +1,7 @@
 """`umem info`, `umem verdict`, `umem bench`, `umem verify`: options in, exit codes out; the work is elsewhere.
 
 Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used, 3 for what was not wholly looked
-at (in `verdict` and `verify`). `umem run` does not
+at (`verdict`, `bench` and `verify`). `umem run` does not
 pass through here (umem/__main__.py): its start-up is promised, and this module's imports cost more.
 """
 
@@ -112,7 +112,10 @@ def bench(
     ] = None,
     seed: Seed = 1,
 ) -> None:
-    """Measure: rows of cases, a comparison of two results, or bars."""
+    """Measure: rows of cases, a comparison of two results, or bars.
+
+    Exit code 1: a row has an error, or a bar fails; 3: all that was asked for was waived.
+    """
     from ..bench import command
 
     if compare is not None:
