@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class ControlPage:
     def __init__(self, words: np.ndarray):
         assert words.dtype == np.int64 and words.nbytes >= layout.CONTROL_BYTES
         self.words = words
+        self.departed: Callable[[], Mapping[int, str]] = dict  # ranks that errors made leave, and by which
 
     def initialise(self, rank: int, plan: AddressMap, has_own_core: bool) -> None:
         """Write everything that is fixed when the world is made; peers are ABSENT and unmapped until `admit`.
@@ -66,3 +67,7 @@ class ControlPage:
         """Ranks whose death this rank's agent has confirmed."""
         states = self.words[layout.PEER_STATE : layout.PEER_STATE + int(self.words[layout.NUM_RANKS])]
         return [int(rank) for rank in np.flatnonzero(states == layout.DEAD)]
+
+    def lost_ranks(self) -> dict[int, str]:
+        """Ranks that are dead or that an error made leave, each with the reason as far as it is known."""
+        return {**dict.fromkeys(self.dead_ranks(), ""), **self.departed()}

@@ -115,11 +115,12 @@ class WaitTimeout(UmemError, TimeoutError):
 
 
 class RankLost(UmemError):
-    """A rank is confirmed dead and what was asked depends on it."""
+    """A rank is confirmed dead, or an error has made it leave (`reason`), and what was asked depends on it."""
 
-    def __init__(self, rank: int, detail: str = ""):
-        self.rank = rank
-        super().__init__(f"rank {rank} is dead" + (f": {detail}" if detail else ""))
+    def __init__(self, rank: int, detail: str = "", reason: str = ""):
+        self.rank, self.reason = rank, reason
+        text = f"rank {rank} has left its world by {reason}" if reason else f"rank {rank} is dead"
+        super().__init__(text + (f": {detail}" if detail else ""))
 
 
 class WorldError(UmemError, RuntimeError):

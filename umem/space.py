@@ -8,7 +8,6 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -106,6 +105,7 @@ class Space(Scalars, Named):
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._close_checks: list[Callable[[bool], None]] = []
         self._is_forked = False
+        self._leaves_by: BaseException | None = None
         belongs_here(self)
         self.barrier()
 
@@ -345,7 +345,7 @@ class Space(Scalars, Named):
         self.agent.close()
         if self.fabric is not None:
             self.fabric.close()
-        self.world.leave()
+        self.world.leave(self._leaves_by)
         self._shut()
         self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
         if self._views:
@@ -376,8 +376,11 @@ class Space(Scalars, Named):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and self.is_open:
-            with suppress(RankLost):  # what this rank did stands, although another failed
+            try:
                 self.barrier()
+            except RankLost:  # what this rank did stands; others that live may still use its memory
+                self.world.await_living("close")
+        self._leaves_by = error
         self.close(is_forced=kind is not None)
 
     def __repr__(self) -> str:

@@ -166,6 +166,8 @@ def connect(world: World) -> Parts:
     fabric = _transport(world, segments)
     is_mapped = len(segments.mapped_ranks) == world.num_ranks
     agent = Agent(world, segments.control, fabric, agent_credits=0 if is_mapped else PROBE_CREDITS)
+    for one in (page, agent.page, *([] if fabric is None else [fabric.page])):
+        one.departed = world.departed
     header_at = agreed.lines.header(address_map, world.rank)
     service = None if is_mapped else _line_service(agent, fabric, header_at, segments)
     heap = Heap(segments.control, layout, segments.mapped_ranks, agent)

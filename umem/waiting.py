@@ -42,14 +42,14 @@ def complete(
     """Call `step` until it returns OK.
 
     `step` must be resumable: after AGAIN it goes on where it was. `needs` are the ranks without which
-    the wait cannot end. What a rank did before it died counts: after news of a death the step gets one
-    more look before the wait is given up. Raises RankLost for the first rank of `needs` that is dead,
+    the wait cannot end. What a rank did before it died or left counts: after news of it the step gets one
+    more look before the wait is given up. Raises RankLost for the first rank of `needs` that is lost,
     WaitTimeout after `timeout_s`, Interrupted when the space is closing, and whatever a signal handler raises.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         code = step()
-        if code == status.EPOCH_CHANGED:
+        if code == status.EPOCH_CHANGED or (code == status.AGAIN and page.departed()):
             code = step()
         if code == status.OK:
             return
@@ -65,12 +65,12 @@ def complete(
 
 
 def raise_if_lost(page: ControlPage, needs: Iterable[int], what: str) -> None:
-    """Raise RankLost for the first rank of `needs` whose death is confirmed."""
-    dead = page.dead_ranks()
-    if dead:
+    """Raise RankLost for the first rank of `needs` whose death is confirmed, or that an error made leave."""
+    lost = page.lost_ranks()
+    if lost:
         for rank in needs:
-            if rank in dead:
-                raise RankLost(rank, what)
+            if rank in lost:
+                raise RankLost(rank, what, lost[rank])
 
 
 def leave_calls(timeout_s: float = LEAVE_S) -> bool:

@@ -58,6 +58,48 @@ def test_a_death_is_told_to_those_who_need_the_dead(run_world, world_kind, ranks
         assert seen["elapsed_s"] < SOON_S
 
 
+def go_on_without_one_that_left(space, fifo):
+    """Rank 1 leaves by an error and lives on; 0 has nothing more to do; what 2 hears and reads after that."""
+    array = space.shared("kept", 8, "int64", home=0)
+    if space.rank == 0:
+        return 42
+    if space.rank == 1:
+        with pytest.raises(ValueError), space:
+            raise ValueError("only rank 1 fails")
+        fifo.read_text()  # until rank 2 has written
+        raise ValueError("only rank 1 fails")
+    told = []
+    begin = time.monotonic()
+    for call in (
+        space.barrier,
+        lambda: space.shared("later", 8, "int64"),
+        lambda: space.recv(1),
+        lambda: space.world.exchange("needs all", b""),
+    ):
+        with pytest.raises(RankLost) as caught:
+            call()
+        told.append(
+            (caught.value.rank, "left its world by ValueError: only rank 1 fails" in str(caught.value))
+        )
+    elapsed_s = time.monotonic() - begin
+    space.world.get("close/0")  # rank 0 has met that rank 1 is lost, and waits for this one
+    space.store(array.address, 7, "int64")
+    fifo.write_text("done")
+    return told, elapsed_s, space.load(array.address, "int64")
+
+
+def test_healthy_ranks_learn_who_left_and_why_and_keep_their_results(run_world, world_kind, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    first, second, third = run_world(
+        go_on_without_one_that_left, 3, world_kind, args=(fifo,), on_failure="continue", segment="64M"
+    )
+    assert first == 42 and isinstance(second, ValueError)
+    assert not isinstance(third, BaseException), third
+    told, elapsed_s, value = third
+    assert told == [(1, True)] * 4 and elapsed_s < SOON_S and value == 7
+
+
 def wait_alone(space):
     """Rank 0 waits at a barrier that rank 1 never comes to; how the wait ends, and after how long."""
     if space.rank == 1:

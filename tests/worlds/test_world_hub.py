@@ -49,6 +49,28 @@ def test_a_gather_survives_a_rank_that_died_after_its_part():
     assert rank == 1 and unpack_blobs(reply.payload) == [b"last words", b"alive"]
 
 
+def test_what_needs_a_rank_that_left_is_lost_and_the_next_stay_is_not():
+    hub = Hub(3)
+    hub.receive(0, frame(Kind.GATHER, 1, b"key", b"", b"0"))
+    hub.receive(1, frame(Kind.GET, 2, b"of any", b"0", b""))
+    hub.receive(1, frame(Kind.GET, 3, b"of two", b"0", b"2"))
+    replies = answers(hub.receive(2, frame(Kind.LEAVE, 4, b"0", b"ValueError: why")))
+    assert [(rank, reply.kind, reply.request) for rank, reply in replies] == [
+        (0, Kind.LOST, 1),
+        (1, Kind.LOST, 3),
+        (0, Kind.LEFT, 0),
+        (1, Kind.LEFT, 0),
+    ]
+    assert unpack_blobs(replies[0][1].payload) == [b"2", b"left its world by ValueError: why"]
+    assert hub.receive(1, frame(Kind.GATHER, 5, b"key, join 1", b"", b"1")) == []
+    replies = answers(hub.rank_ended(0, "ended"))
+    assert [(rank, reply.kind, reply.request) for rank, reply in replies] == [
+        (1, Kind.LOST, 5),  # the next stay needs rank 0 too
+        (1, Kind.LOST, 2),  # nobody is left in this one
+    ]
+    assert hub.receive(2, frame(Kind.GET, 6, b"of any", b"1", b"")) == [], "rank 1 may still set it"
+
+
 def test_a_value_reaches_those_who_asked_before_and_after():
     hub = Hub(2)
     assert hub.receive(0, frame(Kind.GET, 1, b"key")) == []

@@ -273,6 +273,9 @@ def test_survivors_go_on_where_asked(run_bare):
     results = run_bare(work, 3, on_failure="continue")
     assert isinstance(results[0], ValueError) and results[1:] == [1, 2]
     job = Job(WorldSpec.of(2, on_failure="continue"), on_space=False)
+    assert run_job(job, lambda world: 1 // (1 - world.rank), ()) == 1, (
+        "the first rank's, though another failed"
+    )
     with pytest.raises(ValueError, match="only rank 0"):
         run_job(job, work, ())
 

@@ -2,7 +2,8 @@
 
 A frame is a header {payload bytes: u64, kind: u8, request: u32}, little endian, and its payload. `request`
 pairs a reply with what it answers; replies to requests that nobody waits for any more are dropped by
-their number, so a wait can be given up at any time.
+their number, so a wait can be given up at any time. A `stay` is how often ranks had joined before: who left may
+join again.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ class Kind(enum.IntEnum):
 
     # rank -> hub
     SET = 1  # key, blob: store; no reply
-    GET = 2  # key: VALUE as soon as it is set
-    GATHER = 3  # key, blob: BLOBS as soon as every rank has sent one, or LOST
+    GET = 2  # key, stay, source: VALUE as soon as it is set, or LOST once its source, empty for any, is gone
+    GATHER = 3  # key, blob, stay: BLOBS as soon as every rank has sent one, or LOST
     CANCEL = 4  # key, the request given up: MISSING
     RESULT = 5  # what the rank's function returned
     FAILED = 6  # the rank's exception
     ENTER = 7  # who it is, in a world that another launcher started: VALUE, empty or why not
+    LEAVE = 8  # stay, error: it leaves its world, by this error where there is one; no reply
     # hub -> rank
     VALUE = 16
     BLOBS = 17
     LOST = 18  # rank, detail
     MISSING = 19  # the ranks that have not sent theirs
+    LEFT = 20  # stay, rank, error: unasked, to all others, of a rank that an error made leave
     # caller -> launcher
     JOB = 32
     SIGNAL = 33
@@ -116,6 +119,7 @@ class Channel:
         self._replies: dict[int, Frame | None] = {}  # None: awaited, not here yet
         self._last_request = 0
         self._lock = threading.RLock()  # of all of this, and never held while a reply is awaited
+        self.departed: dict[bytes, dict[int, str]] = {}  # by stay: ranks that errors made leave, and by which
 
     def request(self, kind: Kind, payload: bytes, timeout_s: float) -> int:
         """Send a frame that is answered; returns the number to `receive` or `forget` the reply by."""
@@ -160,6 +164,11 @@ class Channel:
         """Give up waiting for a reply: it is dropped, whether it has come or not."""
         self._replies.pop(request, None)
 
+    def read_news(self) -> None:
+        """Take what has come unasked: `departed`."""
+        with self._lock:
+            self._read()
+
     def close(self) -> None:
         """Close the stream."""
         self._stream.close()
@@ -174,8 +183,14 @@ class Channel:
         if not data:
             raise self._ended()
         for frame in self._buffer.feed(data):
-            if frame.request in self._replies:
-                self._replies[frame.request] = frame
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind is Kind.LEFT:
+            stay, rank, error = unpack_blobs(frame.payload)
+            self.departed.setdefault(stay, {})[int(rank)] = error.decode()
+        elif frame.request in self._replies:
+            self._replies[frame.request] = frame
 
     def _ready(self, event: int, deadline: float) -> bool:
         poll = select.poll()

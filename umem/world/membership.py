@@ -107,7 +107,7 @@ def _join_launched(bootstrap: Bootstrap, spec: WorldSpec | None) -> World:
     if spec is not None:
         asked = spec.placed(asked.num_ranks, asked.kind, asked.num_hosts)
     place = _place(bootstrap.ip_address, bootstrap.core)
-    rendezvous = HubClient(bootstrap.channel)
+    rendezvous = HubClient(bootstrap.channel, _process.generation)
     places = _meet(rendezvous, place, asked.timeout_s)
     interface, usable_cores = bootstrap.interface, bootstrap.usable_cores
     return World(bootstrap.rank, asked, rendezvous, places, interface, usable_cores, _process.generation)
@@ -140,7 +140,9 @@ def _join_requested(spec: WorldSpec | None, request: launchers.Request) -> World
     if _process.channel is None:
         _process.channel = meeting.enter(request, asked.timeout_s)
     try:
-        return _join_met(asked, HubClient(_process.channel), request.rank, request.num_ranks)
+        return _join_met(
+            asked, HubClient(_process.channel, _process.generation), request.rank, request.num_ranks
+        )
     except WaitTimeout as error:
         raise WaitTimeout(
             f"{error}; {request.launcher} started {request.num_ranks} ranks, and each must call umem.init()"

@@ -131,13 +131,14 @@ class StoreRendezvous:
         """Store `blob` under `key`; a later value replaces an earlier one."""
         self._ask(self._store.set, key, blob)
 
-    def get(self, key: str, timeout_s: float) -> bytes:
-        """The blob under `key`, as soon as some rank has set it. Raises WaitTimeout."""
+    def get(self, key: str, timeout_s: float, source: int | None = None) -> bytes:
+        """The blob under `key`, as soon as `source`, else some rank, has set it. Raises WaitTimeout, RankLost."""
         deadline = time.monotonic() + timeout_s
         while not self._ask(self._store.check, [key]):
             if time.monotonic() >= deadline:
                 raise WaitTimeout(f"nobody set {key!r} for {timeout_s:g} s")
-            self._pause(())
+            if self._pause(() if source is None else (source,)) and not self._ask(self._store.check, [key]):
+                raise RankLost(source or 0, f"it ended, and nobody set {key!r}")
         return self._ask(self._store.get, key)
 
     def gather(self, key: str, blob: bytes, timeout_s: float) -> list[bytes]:
@@ -157,7 +158,11 @@ class StoreRendezvous:
                 ranks = ", ".join(map(str, sorted(missing)))
                 raise WaitTimeout(f"exchange {key!r} waited {timeout_s:g} s for rank {ranks}")
 
-    def close(self) -> None:
+    def departed(self) -> Mapping[int, str]:
+        """Nobody: a store tells nothing unasked, and the ends of processes are seen."""
+        return {}
+
+    def close(self, error: str = "") -> None:
         """Nothing: the store belongs to the process, which may join again, and ends with it."""
 
     def _ask(self, call: Callable[..., Answer], *arguments: Any) -> Answer:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
 
 from ..errors import RankLost, WorldError
 from ..forks import MakeError, belongs_here, refuse
 from . import descriptors, liveness
 from .rendezvous import Rendezvous
 from .spec import NO_PEER_ACCESS, WorldSpec, ucx_environment
+
+MAX_REASON = 500  # characters of what made a rank leave
 
 
 @dataclass(frozen=True)
@@ -107,15 +113,15 @@ class World:
         self._check_open()
         self._rendezvous.set(self._unique(key), blob, self.spec.timeout_s)
 
-    def get(self, key: str, timeout_s: float | None = None) -> bytes:
-        """The blob that some rank has set, or sets within `timeout_s`, under `key`.
+    def get(self, key: str, timeout_s: float | None = None, source: int | None = None) -> bytes:
+        """The blob that some rank, or the rank `source`, has set or sets within `timeout_s` under `key`.
 
-        Which rank would set it is not known, so a death does not end the wait early; at its end it is
-        RankLost where a rank of this machine has died, else WaitTimeout.
+        Raises RankLost as soon as nobody is left who could set it. Without a `source` that is seldom known, and then
+        RankLost comes at the end of the wait where a rank of this machine has died, else WaitTimeout.
         """
         self._check_open()
         try:
-            return self._rendezvous.get(self._unique(key), self._deadline_s(timeout_s))
+            return self._rendezvous.get(self._unique(key), self._deadline_s(timeout_s), source)
         except TimeoutError:
             for rank in range(self.num_ranks):
                 if self.shares_pids(rank) and not self.is_alive(rank):
@@ -149,15 +155,29 @@ class World:
         except RankLost:
             return False
 
-    def leave(self) -> None:
-        """Leave the world; this process may then join again where its launcher still runs. Idempotent."""
+    def await_living(self, key: str) -> None:
+        """Wait until every rank that lives and has not left has called this too. Raises WaitTimeout."""
+        self.set(f"{key}/{self.rank}", b"")
+        for rank in range(self.num_ranks):
+            with suppress(RankLost):
+                self.get(f"{key}/{rank}", source=rank)
+
+    def departed(self) -> Mapping[int, str]:
+        """Ranks that errors made leave this world, and by which, as far as this one has heard; never waits."""
+        return {} if self._has_left else self._rendezvous.departed()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Leave the world; this process may then join again where its launcher still runs. Idempotent.
+
+        An `error` that is the reason is told to ranks that wait for this one.
+        """
         if self._has_left or self._is_disowned:
             return
         self._has_left = True
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
-        self._rendezvous.close()
+        self._rendezvous.close("" if error is None else _in_short(error))
 
     def disown(self, make_error: MakeError) -> None:
         """In a forked child: refuse every call, and leave the rank's place in the world alone."""
@@ -172,8 +192,10 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.leave()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave(error)
 
     def __repr__(self) -> str:
         kind = self.spec.kind
@@ -189,3 +211,8 @@ class World:
     def _check_open(self) -> None:
         if self._has_left:
             raise WorldError("this rank has left its world")
+
+
+def _in_short(error: BaseException) -> str:
+    """The error in one line."""
+    return traceback.format_exception_only(error)[-1].splitlines()[0][:MAX_REASON]

@@ -296,7 +296,7 @@ class UcxFabric:
                     between()
                 code = step(port.address, rank)
             elif code == status.RANK_LOST:
-                raise RankLost(rank, f"{call} over ucx")
+                raise RankLost(rank, f"{call} over ucx", self.page.lost_ranks().get(rank, ""))
             elif code == status.INTERRUPTED:
                 raise Interrupted(f"{call} with rank {rank} over ucx: the space is closing")
             else:
@@ -342,11 +342,12 @@ class UcxFabric:
         return old
 
     def _lost(self, needs: Iterable[int]) -> set[int]:
-        return set(self.page.dead_ranks()).intersection(needs)
+        return set(self.page.lost_ranks()).intersection(needs)
 
     def _raise_if_lost(self, call: str, needs: Iterable[int]) -> None:
+        reasons = self.page.lost_ranks()
         for lost in self._lost(needs):
-            raise RankLost(lost, f"{call} over ucx")
+            raise RankLost(lost, f"{call} over ucx", reasons[lost])
 
     def _broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError:
         """The error for a failed call; RankLost is raised instead where a death explains it."""
