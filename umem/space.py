@@ -105,7 +105,6 @@ class Space(Scalars, Named):
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._close_checks: list[Callable[[bool], None]] = []
         self._is_forked = False
-        self._leaves_by: BaseException | None = None
         belongs_here(self)
         self.barrier()
 
@@ -316,18 +315,16 @@ class Space(Scalars, Named):
         return self.messages.recv(rank, tag)
 
     def before_close(self, check: Callable[[bool], None]) -> None:
-        """Call `check(is_forced)` when the space is about to close, the latest first; it may raise to keep it open.
-
-        `is_forced`: the space closes whatever it says, because an exception has left the context.
-        """
+        """Call `check(is_forced)` when the space is about to close, the latest first; it may raise to keep it open,
+        unless `is_forced`, as after an exception that has left the context."""
         self._close_checks.append(check)
 
     def keep_mapped(self) -> None:
         """Let the memory stay mapped when the space closes, until the process ends; others may point into it."""
         self._views.add(id(self))
 
-    def close(self, *, is_forced: bool = False) -> None:
-        """Leave the world. Collective where all ranks live; the memory goes with the last rank that maps it.
+    def close(self, *, is_forced: bool = False, error: BaseException | None = None) -> None:
+        """Leave the world, by an `error` if one is why. Collective where all ranks live; the last one frees the memory.
 
         Where numpy or torch views are still alive, or another thread does not come back from a call, the pages stay
         mapped until the process ends, so that using one is never a crash; this process can then not open another space.
@@ -345,7 +342,7 @@ class Space(Scalars, Named):
         self.agent.close()
         if self.fabric is not None:
             self.fabric.close()
-        self.world.leave(self._leaves_by)
+        self.world.leave(error)
         self._shut()
         self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
         if self._views:
@@ -380,8 +377,7 @@ class Space(Scalars, Named):
                 self.barrier()
             except RankLost:  # what this rank did stands; others that live may still use its memory
                 self.world.await_living("close")
-        self._leaves_by = error
-        self.close(is_forced=kind is not None)
+        self.close(is_forced=kind is not None, error=error)
 
     def __repr__(self) -> str:
         return f"umem.Space(rank={self.rank}, num_ranks={self.num_ranks}, world={self.world.spec.kind!r})"
