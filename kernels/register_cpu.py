@@ -15,12 +15,12 @@ from numba.extending import lower_builtin, register_model, type_callable
 
 from umem import config
 
-from . import faults, lower_cpu, ops, ops_system, ops_vector
+from . import faults, lower_cpu, ops, ops_system, ops_vector, whole
 from .intrinsics import TABLE, Intrinsic
 from .lower_vector import CpuVectors
 from .typing_rules import make_typer, type_names
 
-assert ops and ops_system and ops_vector  # imported because they fill the table
+assert ops and ops_system and ops_vector and whole  # imported because they fill the table, and add a type
 
 VECTORS = CpuVectors()
 EMITTERS = {**lower_cpu.EMITTERS, **VECTORS.emitters()}

@@ -49,7 +49,7 @@ def leave_mapped() -> None:
 
 def check_free() -> None:
     """Raise WorldError where this process can open no space."""
-    if _space is not None:
+    if _space is not None and _space.is_open:  # that of a forked child is not; joining says so
         raise WorldError("this process already has an open space; close it first")
     if _is_taken:
         raise WorldError(

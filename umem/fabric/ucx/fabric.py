@@ -238,6 +238,7 @@ class UcxFabric:
     def disown(self, make_error: MakeError) -> None:
         """In a forked child: refuse every call, for UCX's connections are the rank's."""
         refuse(self, make_error)
+        refuse(self.parcels, make_error)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Send off what living peers have still to receive, then close everything; safe to repeat.
