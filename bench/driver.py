@@ -19,7 +19,7 @@ from .case import Case, Measured, Options, Point, Side
 from .rows import Results, Row, Status
 from .stats import Samples, Summary, summarize
 from .timing import Depth, close_sides, measure, open_sides
-from .wire import Group
+from .wire import CALL_TIMEOUT_S, Group
 
 ROUNDS = 10  # blocks a side gets at a point of `umem bench`
 STRIPED_FRACTION = 0.25
@@ -29,11 +29,12 @@ SEGMENT_BYTES = 640 * MIB  # holds the rotating buffers of a 64 MiB copy
 class Bench:
     """The workers and the choices of one run. Use as a context manager: it ends every worker.
 
-    Groups start when a case first needs them and stay, asleep, for the cases after it.
+    Groups start when a case first needs them and stay, asleep, for the cases after it. A block that takes longer
+    than `call_timeout_s` ends its group.
     """
 
-    def __init__(self, options: Options):
-        self.options = options
+    def __init__(self, options: Options, call_timeout_s: float = CALL_TIMEOUT_S):
+        self.options, self.call_timeout_s = options, call_timeout_s
         self.machine = host.machine()
         self.rng = np.random.default_rng(options.seed)
         self._groups: dict[tuple[object, ...], Group] = {}
@@ -83,7 +84,7 @@ class Bench:
         """The group of this key: an existing one that is not broken, or a new one."""
         if key not in self._groups:
             full = None if environment is None else {**config.snapshot(), **environment}
-            self._groups[key] = Group(name, command, num_workers, full)
+            self._groups[key] = Group(name, command, num_workers, full, self.call_timeout_s)
         return self._groups[key]
 
     def peer_sides(self, operation: str, point: Point) -> list[Side]:

@@ -30,6 +30,7 @@ from .timing import Depth
 LIMIT_S = 90.0
 EVIDENCE_BUDGET_S = 6.0  # matrix and litmus tests
 STARTUP_BUDGET_S = 24.0  # the command and its ranks
+CALL_TIMEOUT_S = 35.0  # of one block, however stuck: longer than a run of ucx_perftest may take
 REPORT_S = 4.0  # showing and drawing, part of the start-up's budget
 MIN_RANKS, MAX_RANKS = 2, 8
 
@@ -87,7 +88,7 @@ def run(
     options = Options(ranks=ranks or default_ranks(), world=world, peers=PEERS, seed=seed)
     prepare(world)
     begin = time.monotonic()
-    with Bench(options) as bench:
+    with Bench(options, CALL_TIMEOUT_S) as bench:
         console.print(f"# measuring {options.ranks} ranks, world {world}", highlight=False)
         findings = measure(bench, begin + LIMIT_S - REPORT_S)
         bench.machine["ping_pong_ns"] = findings.ping_pong_ns

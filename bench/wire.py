@@ -155,8 +155,9 @@ class Group:
         command: Callable[[str], list[str]],
         num_workers: int,
         environment: dict[str, str] | None = None,
+        call_timeout_s: float = CALL_TIMEOUT_S,
     ):
-        self.name, self.num_workers = name, num_workers
+        self.name, self.num_workers, self.call_timeout_s = name, num_workers, call_timeout_s
         self._command, self._environment = command, environment
         self._process: subprocess.Popen[bytes] | None = None
         self._connections: list[Connection] = []
@@ -247,7 +248,7 @@ class Group:
     def collect(self, targets: Sequence[int]) -> list[Any]:
         """Answers of these workers, in this order.
 
-        Raises the first worker's error, RankLost where one died, WaitTimeout after CALL_TIMEOUT_S.
+        Raises the first worker's error, RankLost where one died, WaitTimeout after `call_timeout_s`.
         """
         answers = self._collect({self._connections[rank]: rank for rank in targets})
         errors = [answer for ok, answer in answers.values() if not ok]
@@ -257,13 +258,14 @@ class Group:
 
     def _collect(self, waiting: dict[Connection, int]) -> dict[int, tuple[bool, Any]]:
         answers: dict[int, tuple[bool, Any]] = {}
-        deadline = time.monotonic() + CALL_TIMEOUT_S
+        deadline = time.monotonic() + self.call_timeout_s
         while waiting:
             ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 slow = sorted(waiting.values())
                 self.abandon()
-                raise WaitTimeout(f"{self.name}: ranks {slow} did not answer within {CALL_TIMEOUT_S:.0f} s")
+                limit = f"{self.call_timeout_s:g} s"
+                raise WaitTimeout(f"{self.name}: ranks {slow} did not answer within {limit}")
             for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = waiting.pop(connection)

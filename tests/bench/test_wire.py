@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from umem.bench.wire import Group, Part, WorkerError
-from umem.errors import AlignmentError, RankLost
+from umem.errors import AlignmentError, RankLost, WaitTimeout
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -73,6 +73,16 @@ def test_a_worker_that_dies_is_named_and_ends_the_group(group):
         part.call("die", only=1)
     assert caught.value.rank == 1
     assert not group.is_alive
+    part.close()
+
+
+def test_a_worker_that_does_not_answer_in_time_ends_the_group(group):
+    part = Part(group, "worker:Echo", word="x")
+    part.open()
+    group.call_timeout_s = 0.1
+    with pytest.raises(WaitTimeout, match=r"ranks \[1\] did not answer within 0.1 s"):
+        part.call("doze", 0.5, only=1)
+    assert group.has_died
     part.close()
 
 

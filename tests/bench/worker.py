@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import numpy as np
 
@@ -26,6 +27,9 @@ class Echo:
 
     def divide(self, by):
         return 1 / by
+
+    def doze(self, duration_s):
+        time.sleep(duration_s)
 
     def die(self):
         os._exit(3)
