@@ -297,10 +297,10 @@ class Space(Scalars, Named):
         Arrays of the space travel as their addresses, and so do torch's tensors in its memory where
         umem.torch is installed; all else by value. Messages with one tag arrive in the order sent, and whole.
 
-        A small message leaves at once, a large one once `rank` receives it, or waits in a `send` itself: a rank that
-        waits there takes in what others send to it, up to 256 MiB or else one message, for its later `recv`. So ranks
-        may send to each other before they receive. Raises ConfigError, RankLost, FabricMissing, WaitTimeout: then the
-        message stays under way, its bytes are kept, and `rank` gets it whole if it receives it after all.
+        A small message leaves at once, a large one once `rank` receives it, or waits in a `send` or `recv` of another:
+        a rank that waits there takes in what others send to it, up to 256 MiB or else one message, for its later
+        `recv`. So ranks may send to each other before they receive. Raises ConfigError, RankLost, FabricMissing,
+        WaitTimeout: then the message stays under way, its bytes are kept, and `rank` gets it whole if it asks for it.
         """
         self.switch.check_open()
         self.messages.send(message, rank, tag)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Protocol
 
 from .control_page import ControlPage
@@ -19,7 +20,8 @@ from .kernels import status
 
 LEAVE_S = 1.0  # compiled waits look up every 50 ms; the rest is a long copy
 LOOK_S = 0.001
-PACKAGE = __name__.partition(".")[0] + "."
+PACKAGE = "umem."
+STARTERS = ("umem.world.", "umem.cli.")  # a rank's own program runs inside of them
 
 
 class Lock(Protocol):
@@ -76,17 +78,24 @@ def raise_if_lost(page: ControlPage, needs: Iterable[int], what: str) -> None:
 def leave_calls(timeout_s: float = LEAVE_S) -> bool:
     """Wait until no other thread of this process is in a call of umem's; whether they have all left in time.
 
-    For who has told them to end, and then takes away what they use. A thread is in a call where the innermost of its
-    Python frames is a line of this package: compiled code has none of its own.
+    For who has told them to end, and then takes away what they use.
     """
     deadline, own = time.monotonic() + timeout_s, threading.get_ident()
-    while True:
-        frames = [frame for thread, frame in sys._current_frames().items() if thread != own]
-        if not any(frame.f_globals.get("__name__", "").startswith(PACKAGE) for frame in frames):
-            return True
+    while any(is_in_call(frame) for thread, frame in sys._current_frames().items() if thread != own):
         if time.monotonic() >= deadline:
             return False
         time.sleep(LOOK_S)  # nothing tells of a thread that comes back
+    return True
+
+
+def is_in_call(frame: FrameType | None) -> bool:
+    """Whether a thread whose innermost frame this is has been called into this package, not only started by it."""
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith(PACKAGE) and not name.startswith(STARTERS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from umem.errors import (
 from umem.kernels import status
 from umem.kernels.heap_layout import BLOCK_BYTES
 
+from . import checks_threads
 from .checks_space import assert_nothing_is_made_where_zeroing_fails
 from .checks_values import each_operand_is_used_or_refused, each_value_is_stored_or_refused
 from .outcomes import named, run_checks
@@ -307,6 +308,7 @@ CHECKS = named(
     operations_beside_the_data_are_refused,
     bad_input_is_named,
     counters_tell_what_happened,
+    *checks_threads.CHECKS,
     who_took_copies_from_whom_is_told,
     poison_is_an_error_until_it_is_reset,
 )

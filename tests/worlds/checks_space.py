@@ -26,7 +26,7 @@ from umem.kernels.control import SPIN_ROUNDS
 from umem.units import MIB
 
 from .. import error_samples
-from . import checks_arguments, checks_fork, checks_values
+from . import checks_arguments, checks_fork, checks_messages, checks_values
 from .outcomes import named, run_checks
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -381,6 +381,7 @@ CHECKS = named(
     barriers_publish_plain_stores,
     only_mappable_memory_is_in_the_process,
     traffic_is_counted,
+    *checks_messages.CHECKS,
     *checks_fork.CHECKS,
     *checks_values.CHECKS,
     *checks_arguments.CHECKS,

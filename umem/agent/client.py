@@ -138,11 +138,17 @@ class Client(GateServer):
         num_of: Counter[int] = Counter()
         try:
             for request in asked:
-                while num_of[request.rank] >= self.window:
-                    ticket = in_flight.popleft()
-                    num_of[ticket.request.rank] -= 1
-                    yield ticket.request, self.finish(ticket, timeout_s)
-                in_flight.append(self.post(request, timeout_s))
+                while True:
+                    ticket = self._post_within(self.window - num_of[request.rank], request, timeout_s)
+                    if ticket is not None:
+                        break
+                    if in_flight:
+                        oldest = in_flight.popleft()
+                        num_of[oldest.request.rank] -= 1
+                        yield oldest.request, self.finish(oldest, timeout_s)
+                    else:  # siblings have all credits
+                        self._make_ready(status.BUSY, request.rank, request.operation, timeout_s)
+                in_flight.append(ticket)
                 num_of[request.rank] += 1
             while in_flight:
                 ticket = in_flight.popleft()
@@ -155,8 +161,17 @@ class Client(GateServer):
         """Send a request and return; `finish` or `give_up` its ticket.
 
         At most `window` may be in flight to a rank: one more waits, and since only `finish` makes room,
-        it waits for the deadline (WaitTimeout) unless given-up replies come in. `stream` keeps count.
+        it waits for the deadline (WaitTimeout) unless replies to given-up requests, or those of other threads, come in.
+        `stream` keeps count.
         """
+        while (ticket := self._post_within(1, asked, timeout_s)) is None:
+            self._make_ready(status.BUSY, asked.rank, asked.operation, timeout_s)
+        return ticket
+
+    def _post_within(self, num_credits: int, asked: Request, timeout_s: float | None) -> Ticket | None:
+        """`post` if the caller may use so many credits more; None where it may not, or none is free."""
+        if num_credits <= 0:
+            return None
         if len(asked.arguments) > layout.NUM_WORDS:
             raise ConfigError(f"{len(asked.arguments)} arguments: a request carries up to {layout.NUM_WORDS}")
         words = (ctypes.c_int64 * layout.NUM_WORDS)(*asked.arguments)
@@ -174,6 +189,8 @@ class Client(GateServer):
             )
             if sequence > 0:
                 return Ticket(sequence, asked)
+            if sequence == status.BUSY:
+                return None
             self._make_ready(sequence, asked.rank, asked.operation, timeout_s)
 
     def finish(self, ticket: Ticket, timeout_s: float | None = None) -> Reply:

@@ -35,7 +35,7 @@ _BLOCK_DTYPES = {
 class Near:
     """Operations at the home of the data. `plan` says where an address lives.
 
-    For the thread that runs user code. All raise AddressError for an index outside the table, for a row
+    Any thread may ask. All raise AddressError for an index outside the table, for a row
     that lies at two homes and for memory outside the segments, RankLost for a home that died, WaitTimeout,
     UnknownOperation for a type that a home does not serve (Agent.serve_other_types).
     """

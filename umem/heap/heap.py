@@ -230,7 +230,9 @@ class Heap:
 
     def close(self) -> None:
         """Refuse every call from now on; before the memory is unmapped."""
-        self._shut(partial(WorldError, "the space of this heap is closed"))
+        make_error = partial(WorldError, "the space of this heap is closed")
+        self._shut(make_error)
+        refuse(self, make_error, keep=("close",))
 
     def disown(self, make_error: MakeError) -> None:
         """In a forked child: refuse every call, for it would change the heap in the rank's name."""

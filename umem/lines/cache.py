@@ -30,6 +30,7 @@ from ..errors import (
     UmemError,
     UnknownName,
     WaitTimeout,
+    WorldError,
 )
 from ..forks import MakeError, belongs_here, refuse
 from ..kernels import coherence_layout as words
@@ -303,8 +304,10 @@ class LineCache:
         refuse(self, make_error, keep=("attribute", "holds", "refuse_raw"))
 
     def close(self) -> None:
-        """Let compiled code find no gate any more: before the agent goes."""
+        """Let compiled code find no gate any more, and refuse every call but counting: before the agent goes."""
         ctypes.c_int64.from_address(self.address + 8 * words.GATE).value = 0
+        counting = ("counters", "invalidated", "report", "clear_counters")
+        refuse(self, partial(WorldError, "the space of this cache is closed"), keep=("close", *counting))
 
     # --- helpers
 

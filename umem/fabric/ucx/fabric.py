@@ -42,7 +42,7 @@ from .channels import (
     num_channels,
     packed_addresses,
 )
-from .context import Context, call_alone
+from .context import Context
 from .parcels import Parcels
 from .peer import Peer
 from .port import RECV_BYTES, REPLY, UCX_STATUS, Port
@@ -260,8 +260,6 @@ class UcxFabric:
                 while code == status.AGAIN and not peer.failure and time.monotonic() < deadline:
                     code = operations.resume(port.address, peer.rank)
         turns.close(self.main.address)
-        for worker in self.main.workers:
-            worker.call = call_alone
         self.context.close(timeout_s)
 
     # --- one operation

@@ -5,7 +5,8 @@ goes on in a thread of its own, until its receiver has it or the space closes, a
 with by the next one.
 
 A large message waits for its receiver. So that ranks which send to each other at once do not wait for each other,
-one that waits in `send` takes in what others send to it, up to MAX_WAITING_BYTES or else one message.
+one that waits in `send` takes in what others send to it, up to MAX_WAITING_BYTES or else one message; and one that
+waits for a message takes in others, though it looks less often.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Parcels:
 
     def __init__(self, fabric: UcxFabric):
         self._fabric = fabric
-        # By UCX's tag, in the order sent: messages that came while this rank waited in `send`, or whose receive was
-        # cut short.
+        # By UCX's tag, in the order sent: messages that came while this rank waited for something else, or whose
+        # receive was cut short.
         self._waiting: dict[int, deque[Parcel]] = {}
         self._receivers: Counter[int] = Counter()  # threads that wait for a tag of UCX
         # Held for moments, to keep the order of a tag's messages; a finalizer may send in one of them.
@@ -125,7 +126,9 @@ class Parcels:
         try:
             code = claim(port.address, rank)
             if code != status.OK:
-                fabric.complete(port, code, "recv", rank, timeout_s, (rank,), step=claim)
+                fabric.complete(
+                    port, code, "recv", rank, timeout_s, (rank,), step=claim, between=self._take_in
+                )
         except BaseException:
             fabric.ports.put_back(rank, port)
             raise

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Interrupted
 from ...kernels import status
 from ...kernels.compile import cpu_kernel, device_function
 from ...kernels.ops import (
@@ -131,9 +132,12 @@ def sleep_for_news(channels, worker, num_ns):
 
 
 def in_turn(channels: Channels, function: Any, *words: int) -> int:
-    """What the C function of up to three words returns; it is called in a turn. INTERRUPTED where that is closed."""
+    """What the C function of up to three words returns; it is called in a turn. Raises Interrupted after `close`."""
     address = ctypes.cast(function, ctypes.c_void_p).value
-    return int(call_in_turn(channels.address, address, *words, *(0,) * (3 - len(words))))
+    result = int(call_in_turn(channels.address, address, *words, *(0,) * (3 - len(words))))
+    if result == status.INTERRUPTED and channels.words[IS_CLOSED]:
+        raise Interrupted("the space is closing")
+    return result
 
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64)", group=GROUP)
