@@ -32,7 +32,7 @@ def outcomes(world: str, ranks: int, protocol: str) -> list[dict[str, str]]:
         world=world,
         protocol=protocol,
         line_cache="16K",
-        segment="128M",
+        segment="256M",
         timeout_s=60,
         results="all",
     )
@@ -54,7 +54,7 @@ def test_a_cache_of_any_ways_keeps_what_it_must(ways):
         ranks=2,
         line_cache="4K",
         line_cache_ways=ways,
-        segment="128M",
+        segment="256M",
         timeout_s=60,
         results="all",
     )
