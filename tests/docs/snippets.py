@@ -39,8 +39,10 @@ class Snippet:
     def run(self, names: dict[str, Any]) -> str:
         """Run it where `names` are known and to be added to; what it prints.
 
-        It is compiled as what it is, lines of a page: errors name them, and kernels have a file, so they are cached.
+        It is compiled as what it is, lines of a page: errors name them, and kernels have a file and a module, without
+        which they would not be cached.
         """
+        names.setdefault("__name__", "__main__")
         code = compile("\n" * (self.line - 1) + self.text, self.file, "exec")
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, names)

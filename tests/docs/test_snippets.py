@@ -65,7 +65,7 @@ def test_the_first_example_is_a_program(tmp_path):
 
 
 def test_the_kernel_runs():
-    names = {"__name__": "readme"}
+    names = {}
     PYTHON[KERNEL].run(names)
     counter = np.zeros(1, np.int64)
     assert names["arrive"](counter.ctypes.data, 1) == 0
