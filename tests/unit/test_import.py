@@ -54,3 +54,10 @@ def test_user_kernels_find_the_intrinsics_by_one_import():
         "from umem.kernels import load_f32, store_f32, fence_seq_cst, pause, cpu_kernel\nprint('ok')"
     )
     assert out.strip() == "ok"
+
+
+def test_free_threaded_python_is_refused_by_name():
+    told = fresh_interpreter(
+        "import sys; sys.abiflags = 't'\ntry: import umem\nexcept ImportError as error: print(type(error), error)"
+    )
+    assert "UnsupportedPython" in told and "free-threaded" in told
