@@ -336,14 +336,15 @@ class Space(Scalars, Named):
         if not current.leave(self):
             return
         self.page.stop()
+        self._shut()
         if self._cache is not None:
             self._cache.close()
         self.heap.close()
+        leave_calls()  # before what they use goes
         self.agent.close()
         if self.fabric is not None:
             self.fabric.close()
         self.world.leave(error)
-        self._shut()
         self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
         if self._views:
             gc.collect()  # those that only cycles hold

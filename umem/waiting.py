@@ -21,7 +21,8 @@ from .kernels import status
 LEAVE_S = 1.0  # compiled waits look up every 50 ms; the rest is a long copy
 LOOK_S = 0.001
 PACKAGE = "umem."
-STARTERS = ("umem.world.", "umem.cli.")  # a rank's own program runs inside of them
+# A rank's own program runs inside of these; the agent's thread is ended by itself.
+STARTERS = ("umem.world.", "umem.cli.", "umem.agent.agent")
 
 
 class Lock(Protocol):

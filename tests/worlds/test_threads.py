@@ -22,3 +22,10 @@ def test_every_call_from_four_threads_for_long(run_world, world_kind, soak_facto
     run_world(
         checks_threads.every_call_from_four_threads, 2, world_kind, args=(60.0 * soak_factor,), segment="128M"
     )
+
+
+@pytest.mark.timeout(120)
+def test_a_space_closes_under_its_threads(run_world, world_kind):
+    """Each ends with a typed error, whatever call it is in; nothing crashes."""
+    for are_typed in run_world(checks_threads.close_under_threads, 2, world_kind, segment="64M"):
+        assert are_typed == [True] * checks_threads.NUM_THREADS
