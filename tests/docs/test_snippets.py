@@ -14,6 +14,7 @@ from typer.main import get_command
 from tests.docs.snippets import IN_A_RANK, run_in_rank, snippets
 from umem.cli import app
 from umem.coherence.load import check_protocol, load_protocol
+from umem.user_files import run_file
 from umem.world.launcher import launch
 
 PYTHON = {snippet.place: snippet for snippet in snippets("python")}
@@ -109,8 +110,7 @@ def test_the_stack_is_checked_and_explored(tmp_path, capsys):
     assert app.main(["verify", "kernel", str(file)]) == 1
     verdicts = re.findall(r"^(\w+) +(?:sequential|weak) +(\w+)", capsys.readouterr().out, re.MULTILINE)
     assert set(verdicts) == {("two_pops", "exhausted"), ("reuse", "bug")}
-    names = {}
-    PYTHON[STACK].run(names)
+    names = run_file(file)
     assert "compare_swap" in PYTHON[EXPLORE].run(names)
 
 

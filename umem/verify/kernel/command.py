@@ -50,6 +50,8 @@ def lines_of(name: str, program: Program, verdict: Verdict) -> Iterator[str]:
         f"{name:<28} {verdict.memory:<10} {verdict.result:<9} {verdict.num_states:>9} {verdict.unit}"
         f" {verdict.elapsed_s:7.2f} s"
     )
+    if verdict.growth:
+        yield f"  {verdict.growth}"
     if verdict.result is not Result.BUG:
         return
     yield f"  {verdict.bug}"

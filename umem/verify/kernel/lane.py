@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from ...errors import ModelError
@@ -23,9 +23,15 @@ from ...kernels.elements import Element, Number
 from ...kernels.intrinsics import TABLE
 from .bytecode import places
 from .operation import FAILED, FENCE, LOAD, RETURNED, RMW, STORE, WAIT, WAKE, Operation
+from .rewrite import SUSPENDED, rewritten
 
 History = tuple[Any, ...]
+Frame = tuple[CodeType, int, tuple[Any, ...]]  # its code, where in it, the locals that are read from there on
 
+_NO_MODEL = (
+    "an access inside a comprehension, a generator, a `with` block, the guard of a case, or an expression"
+    " whose source is not found, has no model; write it as a statement"
+)
 _INTRINSICS = {row.function.__code__ for row in TABLE.values()}
 
 
@@ -40,7 +46,7 @@ class LaneState:
     operation: Operation
     where: tuple[str, ...]  # innermost function first: "name, line 12 of file.py"
     history: History
-    unclean: History | None  # answers since the last place with nothing on the stack; None at such a place
+    frames: tuple[Frame, ...] = ()  # innermost first
 
 
 class _Replay(machine.Machine):
@@ -50,8 +56,7 @@ class _Replay(machine.Machine):
         self._answers = iter(history)
         self._index, self._num_lanes, self._constants = index, num_lanes, constants
         self.asked: Operation | None = None
-        self.frames: tuple[Any, ...] = ()
-        self.is_clean = True
+        self.frames: tuple[Frame, ...] = ()
         self.where: tuple[str, ...] = ()
 
     def load(self, address: int, element: Element, ordering: str) -> Number:
@@ -100,14 +105,15 @@ class _Replay(machine.Machine):
         found, where = [], []
         while frame is not None and frame.f_code is not _call.__code__:
             if frame.f_code not in _INTRINSICS:
+                line = _line(frame.f_code.co_name, frame.f_code.co_filename, frame.f_lineno)
                 place = places(frame.f_code).get(frame.f_lasti)
                 if place is None:
-                    name = _line(frame.f_code.co_name, frame.f_code.co_filename, frame.f_lineno)
-                    raise ModelError(f"an access inside an exception handler has no model: {name}")
+                    raise ModelError(f"an access inside an exception handler has no model: {line}")
+                if not place.is_clean or frame.f_code.co_flags & SUSPENDED:
+                    raise ModelError(f"{_NO_MODEL}: {line}")
                 values = tuple(frame.f_locals.get(name) for name in place.live)
                 found.append((frame.f_code, place.offset, values))
-                where.append(_line(frame.f_code.co_name, frame.f_code.co_filename, frame.f_lineno))
-                self.is_clean = self.is_clean and place.is_clean
+                where.append(line)
             frame = frame.f_back
         self.frames, self.where = tuple(found), tuple(where)
 
@@ -123,24 +129,23 @@ class Lane:
         num_lanes: int,
         constants: Mapping[int, Number] | None = None,
     ):
-        self.function, self.arguments = getattr(function, "body", function), arguments
+        self.function, self.arguments = rewritten(getattr(function, "body", function)), arguments
         self._index, self._num_lanes, self._constants = index, num_lanes, constants or {}
         self.states: list[LaneState] = []
         self._numbers: dict[Any, int] = {}
         self._next: dict[tuple[int, Any], int] = {}
-        self.start = self._replay((), None)
+        self.start = self._replay(())
 
     def next(self, number: int, answer: Any) -> int:
         """The state after `number` when its operation is answered by `answer`."""
         key = (number, answer)
         if key not in self._next:
             state = self.states[number]
-            self._next[key] = self._replay((*state.history, answer), number)
+            self._next[key] = self._replay((*state.history, answer))
         return self._next[key]
 
-    def _replay(self, history: History, before: int | None) -> int:
+    def _replay(self, history: History) -> int:
         replay = _Replay(history, self._index, self._num_lanes, self._constants)
-        unclean: History | None = None
         where: tuple[str, ...] = ()
         try:
             with machine.use(replay):
@@ -150,23 +155,14 @@ class Lane:
         except _Unanswered:
             assert replay.asked is not None
             operation, where = replay.asked, replay.where
-            if not replay.is_clean:
-                unclean = self._since_clean(history, before)
-            key = (operation, replay.frames, unclean)
+            key = (operation, replay.frames)
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a kernel raises is what the search looks for
             operation = Operation(FAILED, operands=(f"{type(error).__name__}: {error}",))
             where = _lines(error.__traceback__)
             key = (operation, where)
-        return self._number(key, LaneState(operation, where, history, unclean))
-
-    def _since_clean(self, history: History, before: int | None) -> History:
-        """The last state with nothing on the stack, and the answers since."""
-        if before is None:
-            return ("start",)
-        earlier = self.states[before].unclean
-        return (*(("clean", before) if earlier is None else earlier), history[-1])
+        return self._number(key, LaneState(operation, where, history, replay.frames))
 
     def _number(self, key: Any, state: LaneState) -> int:
         try:

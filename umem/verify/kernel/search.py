@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from ...errors import ConfigError, UnknownName
 from ...kernels.elements import I64, Number
 from .constants import WithConstants
+from .growth import growth
 from .lane import Lane, automata
 from .memory import Memory, Watch
 from .operation import FAILED, STORE, WAIT, WAKE, Operation
@@ -208,14 +209,19 @@ class _Search:
     def _run(self) -> Verdict:
         begin = time.monotonic()
         number = 0
+        noted = 1
+        sizes = before = [len(lane.states) for lane in self._lanes]
         while number < len(self._states):
             bug = self._expand(number)
             if bug:
                 return self._verdict(Result.BUG, begin, bug, number)
             number += 1
+            if number == 2 * noted:  # of the lanes, when a quarter to half of all states were followed
+                noted, before, sizes = number, sizes, [len(lane.states) for lane in self._lanes]
             too_long = number % _TURNS_PER_CLOCK == 0 and time.monotonic() - begin > self._limit_s
             if too_long or len(self._states) > self._limit_states:
-                return self._verdict(Result.LIMIT, begin)
+                verdict = self._verdict(Result.LIMIT, begin)
+                return replace(verdict, growth=growth(self._lanes, before))
         stuck = self._first_stuck()
         if stuck is not None:
             return self._verdict(Result.BUG, begin, "stuck: no continuation comes to an end", stuck)

@@ -35,7 +35,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search found. `outcomes`: (results, memory) of each way to end; of a bug what it is, and how to it."""
+    """What a search found. `outcomes`: (results, memory) of each way to end; of a bug what it is, and how to it;
+    of a limit what still grows, where lanes only count while they wait."""
 
     result: Result
     memory: str
@@ -45,6 +46,7 @@ class Verdict:
     bug: str = ""
     trace: tuple[Step, ...] = ()
     unit: str = "states"  # what `num_states` counts
+    growth: str = ""
 
     @property
     def schedule(self) -> str:
