@@ -92,10 +92,22 @@ def first_compile(path: Path) -> Iterator[None]:
     if is_ready(path):
         yield
         return
+    with turn(path):
+        yield
+        (path / READY).touch()
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Let one process of the machine into the block at a time, by a lock in the folder `path`."""
     with open(path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system if its holder dies
         yield
-        (path / READY).touch()
+
+
+def machine_folder() -> Path | None:
+    """The folder of all kernels that are lowered as here; None where none can be written."""
+    return cached_files.folder(lowering_key(), READY)
 
 
 class KernelLocator(UserProvidedCacheLocator):

@@ -18,7 +18,8 @@ from __future__ import annotations
 import functools
 import operator
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,6 +78,35 @@ def check_jit() -> None:
         )
 
 
+_tell: Callable[[bool], None] | None = None
+_num_compiling = 0
+_compiling_lock = threading.Lock()
+
+
+def observe(tell: Callable[[bool], None]) -> None:
+    """Call `tell` with True when this process begins to compile and with False when it has ended; nobody else's."""
+    global _tell
+    _tell = tell
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Tell the observer that this process compiles inside the block, or waits for another one that does."""
+    _count_compiling(1)
+    try:
+        yield
+    finally:
+        _count_compiling(-1)
+
+
+def _count_compiling(change: int) -> None:
+    global _num_compiling
+    with _compiling_lock:
+        before, _num_compiling = _num_compiling, _num_compiling + change
+    if _tell is not None and 0 in (before, before + change):
+        _tell(change > 0)
+
+
 class Lazy:
     """A function that is compiled once, when it is first needed, by one thread of one process."""
 
@@ -106,6 +136,12 @@ class Lazy:
         return cache.folder(self.body, self.signature)
 
     def _load(self) -> Any:
+        if self.folder is not None and cache.is_ready(self.folder):
+            return self._load_or_compile()
+        with compiling():
+            return self._load_or_compile()
+
+    def _load_or_compile(self) -> Any:
         check_jit()
         if faults.is_active():
             faults.install()

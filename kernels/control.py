@@ -46,7 +46,9 @@ PEER_MAPPED = PEER_STATE + MAX_RANKS  # [MAX_RANKS] 1 where that rank's segments
 SEGMENT_BYTES = PEER_MAPPED + MAX_RANKS  # [2 * MAX_RANKS] bytes in the linear window, by slot
 MEMBERS = SEGMENT_BYTES + 2 * MAX_RANKS  # [MAX_RANKS] rank of the n-th member of the striped window
 BARRIER = MEMBERS + MAX_RANKS  # [32 words a flag line] see signal.py
-assert (BARRIER + 64 * 32) * 8 <= CONTROL_BYTES
+# [MAX_RANKS] until when (CLOCK_MONOTONIC here) that rank compiles at the latest, or did last; written by it
+COMPILED_UNTIL = BARRIER + 64 * 32
+assert (COMPILED_UNTIL + MAX_RANKS) * 8 <= CONTROL_BYTES
 
 ABSENT, ALIVE, DEAD = 0, 1, 2
 NO_HOME = -1

@@ -10,12 +10,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 
 from umem import config
 
 from . import cache
-from .compile import CORE, Lazy, check_jit, registered
+from .compile import CORE, Lazy, check_jit, compiling, registered
 
 MIN_MISSING = 8  # fewer compile in the time that it takes to fork for them
 NUMBER_BYTES = 4  # of a kernel in the queue: a pipe, whose readers take whole numbers and never the same
@@ -46,6 +47,22 @@ def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,), min_missin
     for pid in children:
         os.waitpid(pid, 0)
     return len(missing)
+
+
+def compile_here(group: str, what: str, prefix: str = "umem") -> None:
+    """Put every kernel of `group` into the cache that is not there, in this process: it may have threads.
+
+    One process of the machine does it, and says that `what` needs it; others wait here for it.
+    """
+    if not any(map(_is_missing, registered(prefix, [group]))):
+        return
+    folder = cache.machine_folder()
+    with compiling(), cache.turn(folder) if folder else nullcontext():
+        missing = [lazy for lazy in registered(prefix, [group]) if _is_missing(lazy)]
+        if missing:
+            sys.stderr.write(f"umem: compiling {len(missing)} kernels for {what}, once on this machine\n")
+        for lazy in missing:
+            lazy.load()
 
 
 def _queue(numbers: range) -> int:

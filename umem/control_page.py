@@ -63,6 +63,13 @@ class ControlPage:
         """Changes whenever a rank's death is confirmed."""
         return int(self.words[layout.EPOCH])
 
+    def last_compile_ns(self) -> int:
+        """When (CLOCK_MONOTONIC) the last living rank ended compiling; later than now while one does."""
+        num_ranks = int(self.words[layout.NUM_RANKS])
+        until = self.words[layout.COMPILED_UNTIL : layout.COMPILED_UNTIL + num_ranks]
+        states = self.words[layout.PEER_STATE : layout.PEER_STATE + num_ranks]
+        return int(until[states != layout.DEAD].max(initial=0))
+
     def dead_ranks(self) -> list[int]:
         """Ranks whose death this rank's agent has confirmed."""
         states = self.words[layout.PEER_STATE : layout.PEER_STATE + int(self.words[layout.NUM_RANKS])]

@@ -15,6 +15,7 @@ from .address import BLOCK_LOG2, AddressMap
 from .agent import Agent
 from .coherence.load import check_protocol, load_protocol
 from .coherence.protocol import PROTOCOLS, Protocol
+from .compiling import notify_of_compiling
 from .control_page import ControlPage
 from .errors import FabricMissing
 from .fabric.mapped import MappedFabric
@@ -173,6 +174,7 @@ def connect(world: World) -> Parts:
     heap = Heap(segments.control, layout, segments.mapped_ranks, agent)
     agent.start()
     world.exchange("ready", b"")
+    notify_of_compiling(world.rank, page, segments, address_map, agent)
     synchronise = _barrier(world, segments, page, fabric)
     return Parts(segments, page, MappedFabric(), fabric, agent, heap, agreed.lines, service, synchronise)
 

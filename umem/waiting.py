@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Protocol
 
 from .control_page import ControlPage
+from .deadline import Deadline
 from .errors import Interrupted, RankLost, UmemError, WaitTimeout
 from .kernels import status
 
@@ -49,7 +50,7 @@ def complete(
     more look before the wait is given up. Raises RankLost for the first rank of `needs` that is lost,
     WaitTimeout after `timeout_s`, Interrupted when the space is closing, and whatever a signal handler raises.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     while True:
         code = step()
         if code == status.EPOCH_CHANGED or (code == status.AGAIN and page.departed()):
@@ -61,7 +62,7 @@ def complete(
         if code not in (status.AGAIN, status.EPOCH_CHANGED):
             raise UmemError(f"{what}: kernel returned status {code}")
         raise_if_lost(page, needs, what)
-        if time.monotonic() >= deadline:
+        if deadline.has_passed():
             raise WaitTimeout(
                 f"{what}: no end after {timeout_s:g} s; raise UMEM_TIMEOUT_S where that is expected"
             )

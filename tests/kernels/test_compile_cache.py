@@ -285,6 +285,39 @@ print(sum(sum(kernel.compiled.stats.cache_hits.values()) for kernel in kernels))
 """
 
 
+FIRST_USE = """
+from umem.kernels import cpu_kernel, compile
+from umem.kernels.precompile import compile_here
+
+@cpu_kernel("int64(int64)", group="sample")
+def advance(value):
+    return value + 1
+
+told = []
+compile.observe(told.append)
+for _ in range(2):
+    compile_here("sample", "samples", prefix="__main__")
+print(*told, sum(advance.compiled.stats.cache_misses.values()))
+"""
+
+
+def test_a_first_use_compiles_in_one_process_and_says_so(tmp_path: Path) -> None:
+    """The others wait, which is as if they compiled, and find the result."""
+    (tmp_path / "script.py").write_text(FIRST_USE)
+    environment = {**os.environ, "UMEM_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outcomes = [process.communicate(timeout=TIMEOUT_S) for process in processes]
+    assert [err for _, err in outcomes if err] == [
+        "umem: compiling 1 kernels for samples, once on this machine\n"
+    ]
+    compiler = next(out for out, err in outcomes if err)
+    assert compiler.split() == ["True", "False", "1"]
+
+
 def test_what_is_missing_is_compiled_on_all_cores_and_said(
     run_python: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..kernels import status
 from ..kernels.compile import c_callback, device_function
-from ..kernels.control import RANK, contiguous_bytes, home_rank
+from ..kernels.control import COMPILED_UNTIL, RANK, contiguous_bytes, home_rank
 from ..kernels.directory import block_value
 from ..kernels.heap_layout import BLOCK_BYTES
 from ..kernels.ops import (
@@ -32,7 +32,7 @@ from ..kernels.ops import (
     store_u16,
     store_u32,
 )
-from ..kernels.ops_system import copy_bytes
+from ..kernels.ops_system import copy_bytes, now_ns
 from . import layout
 from .layout import Operation
 
@@ -187,6 +187,14 @@ def compare_swap(request, reply, own):
     return status.OK
 
 
+@c_callback(HANDLER)
+def compiling(request, reply, own):
+    """Argument: for how many ns from now on the rank that asks compiles at the latest."""
+    word = load_i64(own, layout.OWN_CONTROL) + 8 * (COMPILED_UNTIL + load_i64(request, layout.REQUEST_SOURCE))
+    store_i64(word, 0, now_ns() + argument(request, 0))
+    return status.OK
+
+
 BUILT_IN = {
     Operation.PING: ping,
     Operation.READ: read,
@@ -194,4 +202,5 @@ BUILT_IN = {
     Operation.FETCH_ADD: fetch_add,
     Operation.EXCHANGE: exchange,
     Operation.COMPARE_SWAP: compare_swap,
+    Operation.COMPILING: compiling,
 }

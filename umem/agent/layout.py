@@ -38,6 +38,9 @@ class Operation(IntEnum):
     REDUCE = 10  # near: add a block to memory at the home
     GATHER_SUM_HALF = 11  # near, other types than float32
     REDUCE_OTHER = 12
+    COMPILING = (
+        13  # the rank that asks compiles; words: nanoseconds until when at the latest, 0 once it has ended
+    )
     ALLOC = 16  # 16 to 31: registered by the heap
     FREE = 17
     USAGE = 18

@@ -39,6 +39,7 @@ from ..kernels.coherent_any import CHANGES, GROUP, LOADS
 from ..kernels.coherent_lines import read, write
 from ..kernels.heap_layout import BLOCK_BYTES, BLOCK_LOG2
 from ..kernels.line_supply import WINDOW_LOG2
+from ..kernels.precompile import compile_here
 from ..units import align_up
 from . import report
 from .layout import LineLayout
@@ -102,6 +103,7 @@ class LineCache:
         peers: Peers | None,
         timeout_s: float,
     ):
+        compile_here(GROUP, "cached memory")
         self.layout, self.plan, self.rank, self.timeout_s = layout, plan, rank, timeout_s
         self.address = layout.header(plan, rank)
         self._gate = gate

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from ..deadline import Deadline
 from ..errors import UmemError, WaitTimeout, WorldError
 
 _HEADER = struct.Struct("<QBI")
@@ -146,9 +147,9 @@ class Channel:
 
     def receive(self, request: int, timeout_s: float) -> Frame | None:
         """The reply to `request`, or None where it has not come after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s)
         while True:
-            is_last = time.monotonic() >= deadline
+            is_last = deadline.has_passed()
             with self._lock:
                 if self._replies[request] is None:
                     self._read()
@@ -158,7 +159,7 @@ class Channel:
             if is_last:
                 return None
             # A slice at a time: another thread may read the reply.
-            self._ready(select.POLLIN, min(deadline, time.monotonic() + SLICE_S))
+            self._ready(select.POLLIN, time.monotonic() + min(timeout_s, SLICE_S))
 
     def forget(self, request: int) -> None:
         """Give up waiting for a reply: it is dropped, whether it has come or not."""

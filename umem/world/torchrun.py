@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from .. import config
+from ..deadline import Deadline
 from ..errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
 from . import launchers, liveness
 
@@ -133,9 +133,9 @@ class StoreRendezvous:
 
     def get(self, key: str, timeout_s: float, source: int | None = None) -> bytes:
         """The blob under `key`, as soon as `source`, else some rank, has set it. Raises WaitTimeout, RankLost."""
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s)
         while not self._ask(self._store.check, [key]):
-            if time.monotonic() >= deadline:
+            if deadline.has_passed():
                 raise WaitTimeout(f"nobody set {key!r} for {timeout_s:g} s")
             if self._pause(() if source is None else (source,)) and not self._ask(self._store.check, [key]):
                 raise RankLost(source or 0, f"it ended, and nobody set {key!r}")
@@ -143,7 +143,7 @@ class StoreRendezvous:
 
     def gather(self, key: str, blob: bytes, timeout_s: float) -> list[bytes]:
         """Every rank's blob, by rank. Collective. Raises RankLost or WaitTimeout."""
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s)
         self._ask(self._store.set, f"{key}/{self._rank}", blob)
         missing = set(range(self._num_ranks))
         while True:
@@ -154,7 +154,7 @@ class StoreRendezvous:
             for rank in ended:
                 if rank in missing:
                     raise RankLost(rank, f"it ended before exchange {key!r}")
-            if time.monotonic() >= deadline:
+            if deadline.has_passed():
                 ranks = ", ".join(map(str, sorted(missing)))
                 raise WaitTimeout(f"exchange {key!r} waited {timeout_s:g} s for rank {ranks}")
 

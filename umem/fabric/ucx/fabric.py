@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...control_page import ControlPage
+from ...deadline import Deadline
 from ...errors import (
     AlignmentError,
     ConfigError,
@@ -279,7 +280,7 @@ class UcxFabric:
 
         `step(port, rank)` goes on after AGAIN, and `between` is called before.
         """
-        deadline, lost_deadline = time.monotonic() + timeout_s, math.inf
+        deadline, lost_deadline = Deadline(timeout_s), math.inf
         while code != status.OK:
             if code == status.AGAIN:
                 now = time.monotonic()
@@ -289,7 +290,7 @@ class UcxFabric:
                         self._raise_if_lost(call, needs)
                 if self.peers[rank].failure:
                     raise self._broken(call, rank, self.peers[rank].failure, needs)
-                if now >= deadline:
+                if deadline.has_passed():
                     raise WaitTimeout(f"{call} with rank {rank} over ucx: no end after {timeout_s:g} s")
                 if between is not None:
                     between()
