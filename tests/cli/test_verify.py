@@ -19,7 +19,7 @@ SLOW = (
     RIGHT
     + """
 from tests.verify.test_kernels import barrier, store_release_i64, load_acquire_i64
-lanes, memory, _ = barrier(store_release_i64, load_acquire_i64)
+lanes, memory, _ = barrier(store_release_i64, load_acquire_i64, 4)
 slow = Program(lanes, memory)
 """
 )

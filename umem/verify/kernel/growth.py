@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from .bytecode import places
 from .lane import Lane, LaneState
 
-MIN_STATES = 32  # of a lane at one place, before they are called a count
+MIN_STATES = 16  # of a lane at one place, before they are called a count
 SHARE = 8  # of them that only the count tells apart
 
 
