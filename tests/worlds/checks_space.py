@@ -26,7 +26,7 @@ from umem.kernels.control import SPIN_ROUNDS
 from umem.units import MIB
 
 from .. import error_samples
-from . import checks_arguments, checks_fork, checks_messages, checks_values
+from . import checks_arguments, checks_compiling, checks_fork, checks_messages, checks_values
 from .outcomes import named, run_checks
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -383,6 +383,7 @@ CHECKS = named(
     traffic_is_counted,
     *checks_messages.CHECKS,
     *checks_fork.CHECKS,
+    checks_compiling.no_deadline_passes_while_a_rank_compiles,
     *checks_values.CHECKS,
     *checks_arguments.CHECKS,
 )
