@@ -97,6 +97,11 @@ BODIES = {
         more = {'m': 4}
         return both(load(1, 0), load(2, 0), *(3, load(3, 0)), k=load(4, 0), **more, l=load(5, 0))
     """,
+    "arguments that grow": """
+        a, more = [1], {'k': 2}
+        x = both(1, 2, *a, a.append(7) or load(1, 0), **more, l=more.update(m=5) or load(2, 0))
+        return x, {**more, 'n': more.update(o=5) or load(3, 0)}, [*a, a.append(8) or load(4, 0)]
+    """,
     "what is called": "return (both if load(1, 0) else max)(load(2, 0), load(3, 0))",
     "methods": """
         c = Cell()

@@ -1,8 +1,8 @@
 """What of a frame decides its future: the place in its code, and the locals that are read from there on.
 
 Found by dataflow over the bytecode that `dis` shows, without a list of instructions: only the families
-*_FAST*, which read and write locals, are known by name. Where a call is made in the middle of an expression,
-values wait on the interpreter's stack, which nobody can read: `is_clean` is False there.
+*_FAST*, which read and write locals, are known by name. Where a call is made in the middle of an expression
+or of a `for`, values wait on the interpreter's stack, which nobody can read: `is_clean` is False there.
 """
 
 from __future__ import annotations

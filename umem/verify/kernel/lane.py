@@ -1,12 +1,11 @@
-"""A kernel as an automaton: its states are found by running it again and again, as it is, in plain Python.
+"""A kernel as an automaton: its states are found by running it again and again in plain Python.
 
 A replay answers the kernel's first accesses from a history; the first access without an answer ends it. The
 state that is reached there is what decides the lane's future: the access, and of every frame its place in
 the code and the locals that are still read (bytecode.py). Two histories that end in one state are one from
 then on. So the search knows states, not histories, and a kernel runs only where a state is met first.
 
-Where a value waits on the interpreter's stack (`load(a) + load(b)`), the state also has the answers since the
-last place where none did: that is exact too, only less is found to be equal.
+No value waits on the interpreter's stack, which nobody can read: every call is a statement of its own (rewrite.py).
 """
 
 from __future__ import annotations

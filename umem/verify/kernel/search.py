@@ -70,7 +70,7 @@ def explore(
 ) -> Verdict:
     """Search every execution of `lanes`, each (kernel, arguments...), over the words of `memory`.
 
-    Kernels are run as they are, undecorated or cpu_kernels. `memory` gives every word that they access, by
+    Kernels are undecorated functions or cpu_kernels, and run from their source (rewrite.py). `memory` gives every word that they access, by
     address, its first value; `final(results, memory)` says what is wrong with an end, or None; the result of a
     lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to `kills` lanes, of those that are
     `mortal` (all unless given), stop for ever before one of their accesses; `deaths` gives for a lane the words by

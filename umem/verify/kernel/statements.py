@@ -40,6 +40,13 @@ class _Part(NamedTuple):
         else:
             getattr(self.holder, self.field)[self.number] = value
 
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether it is the x of `**x`."""
+        if isinstance(self.holder, ast.Dict):
+            return self.field == "values" and self.holder.keys[self.number or 0] is None
+        return isinstance(self.holder, ast.keyword) and self.holder.arg is None
+
 
 def _parts(node: ast.AST) -> Iterator[_Part]:
     """The expressions that are evaluated for `node`, in their order."""
@@ -269,6 +276,8 @@ class _Rewriting:
         last = max((index for index, part in enumerate(parts) if _calls(part.get())), default=-1)
         for index, part in enumerate(parts[: last + 1]):
             value = self._lift(part.get())
+            if part.is_unpacked:
+                value = ast.copy_location(ast.Dict([None], [value]), value)  # as it is now
             part.set(value if index == last else self._keep(value))
 
     def _keep(self, node: ast.expr) -> ast.expr:
