@@ -70,14 +70,15 @@ def explore(
 ) -> Verdict:
     """Search every execution of `lanes`, each (kernel, arguments...), over the words of `memory`.
 
-    Kernels are undecorated functions or cpu_kernels, and run from their source (rewrite.py). `memory` gives every word that they access, by
-    address, its first value; `final(results, memory)` says what is wrong with an end, or None; the result of a
-    lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to `kills` lanes, of those that are
-    `mortal` (all unless given), stop for ever before one of their accesses; `deaths` gives for a lane the words by
-    which others are then told of it, stored behind all that it did. `constants` are words that nobody writes, which
-    spares the search a choice. `reduces` False takes no local step at once: slower, and finds the same, which is how
-    the reduction is tested. Where lanes load plainly what others store to, a second search watches these loads
-    (weak.py), for stores that race with them; `watches_loads` False leaves it out.
+    Kernels are undecorated functions or cpu_kernels; they run from their source (rewrite.py). `memory` gives
+    every word that they access, by address, its first value; `final(results, memory)` says what is wrong with an
+    end, or None; the result of a lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to
+    `kills` lanes, of those that are `mortal` (all unless given), stop for ever before one of their accesses;
+    `deaths` gives for a lane the words by which others are then told of it, stored behind all that it did.
+    `constants` are words that nobody writes, which spares the search a choice. `reduces` False takes no local
+    step at once: slower, and finds the same, which is how the reduction is tested. Where lanes load plainly what
+    others store to, a second search watches these loads (weak.py), for stores that race with them;
+    `watches_loads` False leaves it out.
 
     A bug is: an exception in a kernel, a data race of plain accesses, a word that is not in `memory`, an end
     that `final` refuses, a state from which no end is reached.
