@@ -3,12 +3,14 @@
 Rank 0 listens on a UNIX socket whose name is made of the user and the launcher's job, and each rank, itself included,
 connects to it. There is no port, no file and no secret: each side checks that the other is of the same user.
 
-The hub lives in a thread of rank 0 as long as its process, which may leave the world and join again. It watches the
-processes of the others: a fork that one leaves behind holds its stream open, and is not the rank.
+The hub lives in a thread of rank 0 as long as its process, which may leave the world and join again, and which ends
+only after the others or `timeout_s` later: they may still wait for an answer. It watches the processes of the others:
+a fork that one leaves behind holds its stream open, and is not the rank.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import os
@@ -40,7 +42,7 @@ def enter(asked: Request, timeout_s: float) -> Channel:
     """
     name = abstract(hashlib.sha256(f"{os.geteuid()} {asked.job}".encode()).hexdigest()[:32].encode())
     if asked.rank == 0:
-        Meeting(name, asked.num_ranks)
+        Meeting(name, asked.num_ranks, timeout_s)
     deadline = time.monotonic() + timeout_s
     while True:
         channel, why_not = _try(name, asked, max(_ANSWER_TIMEOUT_S, deadline - time.monotonic()))
@@ -99,7 +101,7 @@ class _Guest(Connection):
 class Meeting:
     """The hub of `num_ranks` ranks behind the abstract socket `name`, served by a thread until the process ends."""
 
-    def __init__(self, name: bytes, num_ranks: int):
+    def __init__(self, name: bytes, num_ranks: int, timeout_s: float):
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listener.bind(name)
@@ -117,10 +119,13 @@ class Meeting:
         self._guests: set[_Guest] = set()
         self._ranks: dict[int, _Guest] = {}
         self._ended: set[int] = set()
+        self._no_others = threading.Event()
+        self._no_others.set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         # A fork has no thread that serves, and must not keep the name nor the streams open.
         os.register_at_fork(after_in_child=self._close)
+        atexit.register(self._no_others.wait, timeout_s)
         threading.Thread(target=self._serve, name="umem-meeting", daemon=True).start()
 
     def _serve(self) -> None:
@@ -167,6 +172,8 @@ class Meeting:
             if not why_not:
                 guest.rank = rank
                 self._ranks[rank] = guest
+                if rank != 0:
+                    self._no_others.clear()
             guest.unsent += encode(Kind.VALUE, frame.request, why_not.encode())
             self._flush(guest)
 
@@ -198,10 +205,13 @@ class Meeting:
         if guest.rank is not None:
             del self._ranks[guest.rank]
             self._ended.add(guest.rank)
+            if not self._ranks.keys() - {0}:
+                self._no_others.set()
             self._send(self._hub.rank_ended(guest.rank, "has ended"))
 
     def _close(self) -> None:
         """Let go of every descriptor, without a word to the selector, which a fork shares with its parent."""
+        self._no_others.set()
         self._listener.close()
         for guest in list(self._guests):
             with suppress(OSError):
