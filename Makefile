@@ -3,7 +3,7 @@ PYTHON_BIN = .venv/bin/python
 UMEM = .venv/bin/umem
 PYTEST = $(PYTHON_BIN) -m pytest
 # Compiles what the cache lacks, on all cores: part of setting up, so that neither a measurement nor a test waits.
-PREPARE = $(PYTHON_BIN) -c 'from umem.startup import compile_all; compile_all()'
+PREPARE = $(PYTHON_BIN) -c 'from umem.space.startup import compile_all; compile_all()'
 
 .DEFAULT_GOAL := help
 .PHONY: help bench test verify bars check-long lint types docs
@@ -39,9 +39,9 @@ lint: ## ruff: rules and format
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
-types: ## mypy over umem, umem.kernels and umem.bench
+types: ## mypy over umem, kernels and bench included
 	@scripts/setup dev
-	scripts/types
+	.venv/bin/mypy --package umem
 
 docs: ## writes the generated pages in docs/
 	@scripts/setup dev

@@ -1,7 +1,7 @@
 """Build of umem: three folders of the repository, one package.
 
-`kernels/` is imported as `umem.kernels` and `bench/` as `umem.bench`, so that the inner loops and the
-measuring stand at the top of the tree while their users see one name. Exact versions of everything that
+The inner loops and the measuring stand at the top of the tree; the links `umem/kernels` and `umem/bench` put
+them where they are imported, for interpreters, editors and builds alike. Exact versions of everything that
 these names pull in stand in scripts/constraints.txt.
 """
 
@@ -31,16 +31,6 @@ EXTRAS = {
 }
 
 
-def packages() -> tuple[list[str], dict[str, str]]:
-    """Names of all packages and the folder of each root."""
-    names = ["umem", *(f"umem.{name}" for name in find_packages("umem"))]
-    for folder in ("kernels", "bench"):
-        names += [f"umem.{folder}", *(f"umem.{folder}.{name}" for name in find_packages(folder))]
-    return names, {"umem": "umem", "umem.kernels": "kernels", "umem.bench": "bench"}
-
-
-NAMES, FOLDERS = packages()
-
 setup(
     name="umem",
     version="0.1.0",
@@ -48,9 +38,13 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11,<3.14",
-    packages=NAMES,
-    package_dir=FOLDERS,
-    package_data={"umem.bench": ["*.toml", "*.c"], "umem.verify.litmus.shipped": ["*.litmus"]},
+    packages=find_packages(include=["umem", "umem.*"]),
+    package_data={
+        "umem.bench": ["*.toml"],
+        "umem.bench.harness": ["*.c"],
+        "umem.torch": ["*.cpp"],
+        "umem.verify.litmus.shipped": ["*.litmus"],
+    },
     install_requires=[
         "numpy>=2.1,<2.5",
         "ml_dtypes==0.6.0",  # bfloat16, which NumPy does not have

@@ -18,11 +18,11 @@ import numpy as np
 
 from umem.errors import ConfigError, UmemError, UnknownName, Waived
 
-from . import registry
-from .case import Measured, Options, Point, Side
-from .driver import Bench
-from .stats import MIN_PAIRS, Interval, Limit, Outcome, Samples, judge, next_look, ratio_interval
-from .timing import Missing, close_sides, open_sides, run_rounds, warm_up
+from .cases import registry
+from .harness.driver import Bench
+from .harness.side import Measured, Options, Point, Side
+from .harness.stats import MIN_PAIRS, Interval, Limit, Outcome, Samples, judge, next_look, ratio_interval
+from .harness.timing import Missing, close_sides, open_sides, run_rounds, warm_up
 
 FILE = Path(__file__).with_name("bars.toml")
 ALL = "all"
@@ -82,7 +82,7 @@ class Bar:
     @property
     def peers(self) -> tuple[str, ...]:
         """Peers that the bar needs."""
-        from .case import PEERS
+        from .harness.side import PEERS
 
         return tuple(peer for peer in PEERS if peer == self.against)
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from rich.console import Console
 
 from umem.errors import ConfigError, Waived
-from umem.user_files import require_writable
+from umem.files.users import require_writable
 
-from . import bars, limits, plot, registry, table
-from .case import Options
-from .compare import compare, print_comparison
-from .driver import Bench
+from . import bars
+from .cases import registry
+from .harness import hardware
+from .harness.driver import Bench
+from .harness.rows import Results, Row, Status, read_json, write_csv, write_json
+from .harness.side import Options
+from .harness.stats import Outcome
+from .output import plot, table
+from .output.compare import compare, print_comparison
 from .prepare import prepare
-from .rows import Results, Row, Status, read_json, write_csv, write_json
-from .stats import Outcome
 
 PING_PONG_TRIES, PING_PONG_ROUNDS = 50, 5000  # a tenth of a second: longer than others keep a core
 
@@ -82,7 +85,7 @@ def core_ping_pong_ns() -> tuple[float, ...]:
     found = []
     for _ in range(PING_PONG_TRIES):
         with suppress(Waived):
-            found.append(limits.line_round_trip_ns(PING_PONG_ROUNDS))
+            found.append(hardware.line_round_trip_ns(PING_PONG_ROUNDS))
     return (min(found),) if found else ()
 
 
@@ -113,7 +116,7 @@ def run_bars(group: str, options: Options, json_file: Path | None) -> int:
             print(f"{result.id}: {result.reason}", file=sys.stderr, flush=True)
         results.append(result)
     if outputs.json:
-        from .host import machine
+        from .harness.host import machine
 
         document = {"machine": machine(), "bars": [result.as_dict() for result in results]}
         outputs.json.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What no measurement may wait for, made ready before any clock starts: compiled kernels, and the C of limits.c.
+"""What no measurement may wait for, made ready before any clock starts: compiled kernels, and the C of hardware.c.
 
 A process of its own does it, on all cores and with a line on stderr where there is something to do: it forks, so it
 must have one thread, and the driver need not load a compiler.
@@ -29,18 +29,18 @@ def prepare(world: str) -> None:
 
 def main() -> None:
     """The process that `prepare` starts."""
-    from umem.kernels.precompile import precompile
-    from umem.startup import kernel_groups
+    from umem.kernels.build.precompile import precompile
+    from umem.space.startup import kernel_groups
 
-    from . import limits
-    from .ranks import part_modules
+    from .harness import hardware
+    from .parts.ranks import part_modules
 
     (world,) = sys.argv[1:]
     for name in part_modules():
         importlib.import_module(name)
     precompile(groups=kernel_groups(world == MAPPED), min_missing=1)
     with suppress(Waived):
-        limits.load()
+        hardware.load()
 
 
 if __name__ == "__main__":

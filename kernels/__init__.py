@@ -13,12 +13,22 @@ compiled for CUDA (`cuda_ptx`). Importing this package loads Numba, and nothing 
 | cuda | cuda_ptx, cuda_cubin |
 """
 
-from . import faults, machine, ops, ops_system, ops_vector, status
-from .compile import CCallback, CpuKernel, c_callback, cpu_kernel, device_function, inlined_function, load_all
-from .cuda import cuda_cubin, cuda_ptx
-from .ops import *  # noqa: F403
-from .ops_system import *  # noqa: F403
-from .ops_vector import *  # noqa: F403
+from . import status
+from .build import direct_memory as direct_memory
+from .build.compile import (
+    CCallback,
+    CpuKernel,
+    c_callback,
+    cpu_kernel,
+    device_function,
+    inlined_function,
+    load_all,
+)
+from .build.cuda import cuda_cubin, cuda_ptx
+from .intrinsics import faults, machine, scalar, system, vector
+from .intrinsics.scalar import *  # noqa: F403
+from .intrinsics.system import *  # noqa: F403
+from .intrinsics.vector import *  # noqa: F403
 
 __all__ = [
     "CCallback",
@@ -34,4 +44,4 @@ __all__ = [
     "machine",
     "status",
 ]
-__all__ += ops.__all__ + ops_system.__all__ + ops_vector.__all__
+__all__ += scalar.__all__ + system.__all__ + vector.__all__

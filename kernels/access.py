@@ -23,19 +23,19 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
-from ..address import BASE
-from . import gate as way
-from . import ops, status
-from .coherence_layout import NOTES
-from .compile import CORE, cpu_kernel, device_function
-from .control import COHERENCE, NO_HOME, PEER_MAPPED, RANK, home_rank
-from .directory import block_value, cache_of
-from .elements import ELEMENTS as SCALARS
-from .elements import bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
-from .heap_layout import BLOCK_LOG2
-from .ops import fence_seq_cst, load_i64, load_relaxed_u8, store_i64
-from .variants import ON_DEMAND
-from .whole import exact, whole
+from . import status
+from .build.compile import CORE, cpu_kernel, device_function
+from .build.variants import ON_DEMAND
+from .coherent.directory import block_value, cache_of
+from .coherent.layout import NOTES
+from .heap.layout import BLOCK_LOG2
+from .intrinsics import scalar
+from .intrinsics.elements import ELEMENTS as SCALARS
+from .intrinsics.elements import bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
+from .intrinsics.scalar import fence_seq_cst, load_i64, load_relaxed_u8, store_i64
+from .intrinsics.whole import exact, whole
+from .page import gate as way
+from .page.control import BASE, COHERENCE, NO_HOME, PEER_MAPPED, RANK, home_rank
 
 NAMES = {
     "int8": "i8",
@@ -131,7 +131,7 @@ class _Element:
     zero: Any
 
     def intrinsic(self, operation: str) -> Callable[..., Any]:
-        return getattr(ops, f"{operation}_{self.name}")
+        return getattr(scalar, f"{operation}_{self.name}")
 
     def to_bits(self) -> Callable[[int, Any], int]:
         """int64(gate, value): the word of the same low bytes, by way of the gate."""

@@ -21,58 +21,62 @@ class Floor:
 FLOORS = (
     Floor(
         0,
-        "plain values: errors, sizes, settings, the arithmetic of addresses; what forked children may not touch",
-        (
-            "umem.errors",
-            "umem.arguments",
-            "umem.units",
-            "umem.cgroup",
-            "umem.config",
-            "umem.cached_files",
-            "umem.address",
-            "umem.stats",
-            "umem.user_files",
-            "umem.deadline",
-            "umem.forks",
-        ),
+        "plain values: errors, arguments, sizes, settings, what the machine leaves to us, files that outlive a run",
+        ("umem.errors", "umem.arguments", "umem.units", "umem.limits", "umem.config", "umem.files"),
     ),
     Floor(
         1,
         "every inner loop, one Python source for every target; the table of coherence, and what judges it",
-        ("umem.kernels", "umem.coherence"),
+        (
+            "umem.kernels.status",
+            "umem.kernels.intrinsics",
+            "umem.kernels.build",
+            "umem.kernels.page",
+            "umem.kernels.data",
+            "umem.kernels.heap",
+            "umem.kernels.coherent",
+            "umem.kernels.access",
+            "umem.kernels",
+            "umem.coherence",
+        ),
     ),
     Floor(
         2,
         "processes and memory: who takes part, whose memory is mapped where",
-        ("umem.device", "umem.control_page", "umem.waiting", "umem.world", "umem.segment"),
+        ("umem.world", "umem.memory"),
     ),
     Floor(
         3,
-        "reaching memory: transports, the one place that routes, the serving thread, allocation, coherent copies",
-        ("umem.fabric", "umem.switch", "umem.agent", "umem.heap", "umem.lines"),
+        "reaching memory: transports and the one place that routes, the serving thread, allocation, coherent copies",
+        ("umem.fabric", "umem.agent", "umem.heap", "umem.lines"),
     ),
-    Floor(
-        4,
-        "what a program holds: the space and its arrays",
-        (
-            "umem.current",
-            "umem.dtypes",
-            "umem.array",
-            "umem.compiling",
-            "umem.startup",
-            "umem.messages",
-            "umem.scalars",
-            "umem.named",
-            "umem.space",
-        ),
-    ),
+    Floor(4, "what a program holds: the space and its arrays", ("umem.space",)),
     Floor(7, "umem under torch: its allocator, sharing, offload", ("umem.torch",)),
     Floor(
         8,
         "what a person runs: measurements, checks, the command line",
-        ("umem", "umem.bench", "umem.verify", "umem.cli", "umem.__main__"),
+        (
+            "umem",
+            "umem.bench.harness",
+            "umem.bench.output",
+            "umem.bench.parts",
+            "umem.bench.peers",
+            "umem.bench.cases",
+            "umem.bench.prepare",
+            "umem.bench.bars",
+            "umem.bench.command",
+            "umem.bench.verdict",
+            "umem.bench",
+            "umem.verify",
+            "umem.cli",
+            "umem.__main__",
+        ),
     ),
 )
+
+# Packages whose rooms are named one by one: their own name covers nothing but their `__init__`, or else it
+# would cover every module that was forgotten.
+NAMED_BY_ROOMS = ("umem", "umem.kernels", "umem.bench")
 
 # The only module that reads or writes the process's environment.
 ENVIRONMENT_READER = "umem.config"
@@ -90,7 +94,7 @@ MAY_SLEEP = {
     "umem.bench.parts.agent": "operations come at intervals, so that each meets an agent that sleeps",
     "umem.bench.parts.perftest": "another program's start gives nothing to wait on",
     "umem.fabric.ucx.fabric": "the agent's word that a rank is dead comes through memory; looked at until a deadline",
-    "umem.waiting": "nothing tells of a thread that comes back from compiled code; looked at until a deadline",
+    "umem.memory.waiting": "nothing tells of a thread that comes back from compiled code; looked at until a deadline",
 }
 
 MAX_LINES = 400
@@ -101,8 +105,7 @@ def place(module: str) -> tuple[int, int] | None:
     best: tuple[int, int, int] | None = None
     for floor in FLOORS:
         for position, name in enumerate(floor.modules):
-            # The top name `umem` covers itself alone: else it would cover every module that was forgotten.
-            covers = module == name or (name != "umem" and module.startswith(name + "."))
+            covers = module == name or (name not in NAMED_BY_ROOMS and module.startswith(name + "."))
             if covers and (best is None or len(name) > best[0]):
                 best = (len(name), floor.number, position)
     return None if best is None else best[1:]

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 import numpy as np
 from gpu_kernels import ADD, COPY, COUNT, LOCK, NOT_GOT, PAIRS, ROLE, Kernel
 
-from umem.device.cuda import CudaDevice, num_devices
-from umem.device.cuda_run import Module, copy_in, copy_out, synchronize
+from umem.bench.parts.litmus_lanes import STRIDE_WORDS
 from umem.errors import DeviceMissing, UmemError
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
-from umem.kernels.litmus import STRIDE_WORDS
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.memory.device.cuda import CudaDevice, num_devices
+from umem.memory.device.cuda_run import Module, copy_in, copy_out, synchronize
 
 MIB = 1 << 20
 STEP_BYTES = 8 * STRIDE_WORDS

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from umem.bench.parts import litmus_lanes
 from umem.kernels import (
     compare_swap_i64,
     fetch_add_i64,
     lane_index,
-    litmus,
     load_i64,
     num_lanes,
     pause,
     store_i64,
     store_release_i64,
 )
-from umem.kernels.compile import device_function
-from umem.kernels.copy import copy_aligned
+from umem.kernels.build.compile import device_function
+from umem.kernels.data.copy import copy_aligned
 
 SPIN_ROUNDS = 1 << 24  # a broken lock ends the check, not the machine
 COUNT, NOT_GOT = 16, 32  # words of the lock's memory: what it guards, and locks that were not got
 
-corr = device_function(litmus.corr)
-mp = device_function(litmus.mp)
+corr = device_function(litmus_lanes.corr)
+mp = device_function(litmus_lanes.mp)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from umem.coherence.protocol import (
     relations,
 )
 from umem.coherence.search import search
-from umem.kernels import coherence_layout
+from umem.kernels.coherent import layout
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "protocol.md"
@@ -146,7 +146,7 @@ def accesses() -> str:
 
 def actions() -> str:
     """What the actions mean, as the layout of the words says it."""
-    source = inspect.getsource(coherence_layout)
+    source = inspect.getsource(layout)
     meanings = dict(re.findall(r"^([A-Z_]+) = 1 << \d+(?:  # (.+))?$", source, re.MULTILINE))
     meanings["SET_OWNER"] = "the directory names the requester as the owner"
     meanings["ADD_SHARER"] = "the directory names the requester as a sharer"

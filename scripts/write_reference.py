@@ -9,8 +9,8 @@ from pathlib import Path
 from floors import FLOORS, MAX_LINES
 
 from umem import config, errors
-from umem.bench.registry import all_cases
-from umem.kernels.intrinsics import TABLE, Intrinsic
+from umem.bench.cases.registry import all_cases
+from umem.kernels.intrinsics.table import TABLE, Intrinsic
 from umem.world.spec import KINDS, TRANSPORTS
 
 ROOT = Path(__file__).parents[1]

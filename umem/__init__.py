@@ -19,11 +19,11 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it
 _HOMES = {
-    "Array": "umem.array",
-    "Space": "umem.space",
+    "Array": "umem.space.array",
+    "Space": "umem.space.space",
     "WorldSpec": "umem.world",
-    "current_space": "umem.current",
-    "init": "umem.space",
+    "current_space": "umem.space.current",
+    "init": "umem.space.space",
     "launch": "umem.world",
 }
 # Packages that `import umem` is enough for: umem.torch.install(space). Not in __all__, where torch would hide torch.
@@ -41,10 +41,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import torch as torch
-    from .array import Array as Array
-    from .current import current_space as current_space
-    from .space import Space as Space
-    from .space import init as init
+    from .space.array import Array as Array
+    from .space.current import current_space as current_space
+    from .space.space import Space as Space
+    from .space.space import init as init
     from .world import WorldSpec as WorldSpec
     from .world import launch as launch
 

@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import cgroup
 from .errors import ConfigError, UnknownName
 from .units import parse_size
 
@@ -115,33 +114,3 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 def apply(variables: Mapping[str, str]) -> None:
     """Set `variables` for the rest of this process: a rank's own settings, handed down by its launcher."""
     os.environ.update(variables)
-
-
-def available_memory_bytes() -> int:
-    """Memory that this process can still get: the kernel's MemAvailable, or what its container leaves."""
-    return min([_meminfo("MemAvailable"), *(limit.free_bytes for limit in cgroup.memory_limits())])
-
-
-def total_memory_bytes() -> int:
-    """Memory of this machine, or its container's limit where that is lower."""
-    return min([_meminfo("MemTotal"), *(limit.total_bytes for limit in cgroup.memory_limits())])
-
-
-def l2_cache_bytes() -> int:
-    """Level 2 cache of one core; 1 MiB where the kernel does not say."""
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        if (index / "level").read_text().strip() == "2":
-            return parse_size((index / "size").read_text())
-    return 1 << 20
-
-
-def usable_cores() -> list[int]:
-    """Cores that this process may run on, in order."""
-    return sorted(os.sched_getaffinity(0))
-
-
-def _meminfo(field: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise ConfigError(f"/proc/meminfo has no field {field}")

@@ -13,11 +13,12 @@ import numpy as np
 
 from umem.world.spec import HOSTS, NO_PEER_ACCESS
 
-from ..case import NO_HOME, NO_SEMANTICS, Case, Measured, Options, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..stats import Samples
-from ..wire import Group, Part
+from ..harness.case import Case
+from ..harness.side import NO_HOME, NO_SEMANTICS, Measured, Options, Point, Side
+from ..harness.stats import Samples
+from ..harness.wire import Group, Part
+from ..harness.workers import Workers
+from .registry import register
 
 CLIENT, HOME = 0, 1
 HOLD_S = 5.0
@@ -119,11 +120,11 @@ class Agent(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(8, (("burners", 0),))]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        home = BusyHome(bench.ranks(num_ranks=2), int(point.setting("burners", 0)))
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        home = BusyHome(workers.ranks(num_ranks=2), int(point.setting("burners", 0)))
         sides: list[Side] = [BusySide(name, semantics, home) for name, semantics in OPERATIONS.items()]
         sides.append(BusySide("eventfd", NO_SEMANTICS, home, peer="eventfd"))
-        if bench.options.world == HOSTS:
+        if workers.options.world == HOSTS:
             sides.append(BusySide("tcp", NO_SEMANTICS, home, peer="tcp"))
         return sides
 
@@ -203,6 +204,6 @@ class Idle(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        watch = Watch(bench.ranks())
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        watch = Watch(workers.ranks())
         return [IdleSide(watch), ShareSide(watch)]

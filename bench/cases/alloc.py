@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..case import NO_SEMANTICS, Case, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from ..harness.case import Case
+from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 
 
 @register
@@ -27,10 +28,10 @@ class Alloc(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0, (("contended", contended),)) for contended in (0, 1)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         contended = int(point.setting("contended", 0))
         part = Part(
-            bench.ranks(), "umem.bench.parts.alloc:Churn", contended=contended, seed=bench.options.seed
+            workers.ranks(), "umem.bench.parts.alloc:Churn", contended=contended, seed=workers.options.seed
         )
         return [
             PartSide("umem", NO_SEMANTICS, part, transport="mapped"),

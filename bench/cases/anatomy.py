@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from umem.world.spec import MAPPED
 
-from ..case import Case, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from ..harness.case import Case
+from ..harness.side import Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 
 STEPS = ("copy_out", "pack", "transfer", "unpack", "copy_in")
 MAX_ROWS = 256
@@ -30,15 +31,15 @@ class Anatomy(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8), Point(4096), Point(1 << 20)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         row_bytes = max(8, point.num_bytes // MAX_ROWS)
         part = Part(
-            bench.ranks(),
+            workers.ranks(),
             "umem.bench.parts.anatomy:Slice",
             num_rows=point.num_bytes // row_bytes,
             row_bytes=row_bytes,
         )
-        transport = bench.options.transport
+        transport = workers.options.transport
         staged: list[Side] = [PartSide("staged", "staged", part, transport=transport)]
         staged += [
             PartSide(
@@ -46,6 +47,6 @@ class Anatomy(Case):
             )
             for step in STEPS
         ]
-        if bench.options.world != MAPPED:
+        if workers.options.world != MAPPED:
             return staged
         return [PartSide("load_store", "load_store", part, transport="mapped"), *staged]

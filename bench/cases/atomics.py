@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from umem.world.spec import MAPPED
 
-from ..case import Case, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from .. import peers
+from ..harness.case import Case
+from ..harness.side import Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 
 ATOMICS = "umem.bench.parts.atomics"
 
@@ -28,21 +30,21 @@ class Atomic(Case):
         alone = Point(8, (("contended", 0),))
         return [alone, Point(8, (("contended", 1),))] if options.world == MAPPED else [alone]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         contended = int(point.setting("contended", 0))
-        word = Part(bench.ranks(), f"{ATOMICS}:Word", operation=self.operation, contended=contended)
-        transport = bench.options.transport
+        word = Part(workers.ranks(), f"{ATOMICS}:Word", operation=self.operation, contended=contended)
+        transport = workers.options.transport
         sides: list[Side] = []
-        if bench.options.world == MAPPED:
+        if workers.options.world == MAPPED:
             sides.append(PartSide("load_store", "load_store", word, transport="mapped"))
             if self.operation != "exchange":
                 sides.append(PartSide("c", "none", word, needs_c=True, peer="c", transport="mapped"))
         if not contended:
-            remote = Part(bench.ranks(), f"{ATOMICS}:RemoteWord", operation=self.operation)
+            remote = Part(workers.ranks(), f"{ATOMICS}:RemoteWord", operation=self.operation)
             sides.append(PartSide("rma", "rma", remote, transport=transport))
             sides.append(PartSide("near", "near", word, transport=transport))
         if not contended and self.operation == "fetch_add":
-            sides += bench.peer_sides("fetch_add", point)
+            sides += peers.sides(workers, "fetch_add", point)
         return sides
 
     def bytes_moved(self, point: Point) -> int:

@@ -6,22 +6,24 @@ from collections.abc import Sequence
 
 from umem.units import KIB, MIB
 
-from ..case import STREAM_WINDOW, Case, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from .. import peers
+from ..harness.case import Case
+from ..harness.side import STREAM_WINDOW, Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 
 ROTATION_BYTES = 256 * MIB  # of source, and as much of destination: many times any cache here
 
 
-def copy_sides(bench: Bench, point: Point, rotation_bytes: int) -> list[Side]:
+def copy_sides(workers: Workers, point: Point, rotation_bytes: int) -> list[Side]:
     """umem's copy kernel and C, over the same memory in the same rank."""
     part = Part(
-        bench.ranks(),
+        workers.ranks(),
         "umem.bench.parts.bandwidth:Copy",
         num_bytes=point.num_bytes,
         rotation_bytes=rotation_bytes,
-        seed=bench.options.seed,
+        seed=workers.options.seed,
     )
     return [
         PartSide("load_store", "load_store", part, transport="mapped"),
@@ -49,8 +51,8 @@ class Copy(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(MIB), Point(64 * MIB)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        return copy_sides(bench, point, ROTATION_BYTES)
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        return copy_sides(workers, point, ROTATION_BYTES)
 
 
 @register
@@ -74,8 +76,8 @@ class CachedCopy(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(16 * KIB), Point(256 * KIB)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        return copy_sides(bench, point, point.num_bytes)
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        return copy_sides(workers, point, point.num_bytes)
 
 
 @register
@@ -97,16 +99,19 @@ class Stream(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(MIB)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         part = Part(
-            bench.ranks(),
+            workers.ranks(),
             "umem.bench.parts.message:Stream",
             num_bytes=point.num_bytes,
             window=STREAM_WINDOW,
             num_messages=max(16, min(2000, 8 * MIB // point.num_bytes)),
         )
-        transport = bench.options.transport
-        return [PartSide("message", "message", part, transport=transport), *bench.peer_sides("stream", point)]
+        transport = workers.options.transport
+        return [
+            PartSide("message", "message", part, transport=transport),
+            *peers.sides(workers, "stream", point),
+        ]
 
 
 def multiples_of_256(options: Options, most: int) -> list[int]:

@@ -8,11 +8,13 @@ from typing import ClassVar
 from umem.units import KIB
 from umem.world.spec import HOSTS, MAPPED, NO_PEER_ACCESS
 
-from ..case import NO_SEMANTICS, Case, Measured, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..stats import Samples
-from ..wire import Group, Part
+from .. import peers
+from ..harness.case import Case
+from ..harness.side import NO_SEMANTICS, Measured, Options, PartSide, Point, Side
+from ..harness.stats import Samples
+from ..harness.wire import Group, Part
+from ..harness.workers import Workers
+from .registry import register
 
 PARTS = "umem.bench.parts.coherence"
 LINE_BYTES = 128
@@ -26,9 +28,9 @@ PAIR = 2  # ranks
 ATTRIBUTES = ("back", "through", "none")
 
 
-def transport(bench: Bench) -> str:
+def transport(workers: Workers) -> str:
     """How a peer's memory is reached in the world of this run."""
-    return "mapped" if bench.options.world == MAPPED else bench.options.transport
+    return "mapped" if workers.options.world == MAPPED else workers.options.transport
 
 
 class CachedSide(PartSide):
@@ -40,12 +42,12 @@ class CachedSide(PartSide):
         part: Part,
         method: str,
         case: CoherenceCase,
-        bench: Bench,
+        workers: Workers,
         cache: str,
         detail: str = "",
     ):
         super().__init__(
-            name, "load_store", part, method, transport=transport(bench), detail=detail, cache=cache
+            name, "load_store", part, method, transport=transport(workers), detail=detail, cache=cache
         )
         self._case = case
 
@@ -74,10 +76,10 @@ class CoherenceCase(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8)]
 
-    def message(self, bench: Bench, num_bytes: int, kind: str = f"{PARTS}:Asked") -> Side:
+    def message(self, workers: Workers, num_bytes: int, kind: str = f"{PARTS}:Asked") -> Side:
         """The same by messages of `num_bytes`."""
-        part = Part(bench.ranks(), kind, num_bytes=num_bytes)
-        way = bench.options.transport
+        part = Part(workers.ranks(), kind, num_bytes=num_bytes)
+        way = workers.options.transport
         return PartSide("message", "message", part, transport=way)
 
     def unit(self, ranks: Group) -> Side:
@@ -120,8 +122,8 @@ class Hit(CoherenceCase):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8, (("threads", number),)) for number in (1, 2)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        ranks, num_threads = bench.ranks(), int(point.setting("threads", 1))
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        ranks, num_threads = workers.ranks(), int(point.setting("threads", 1))
         verbs = {"back": ("load", "store", "fetch_add"), "through": ("load",)}
         walk = {"num_lines": HIT_LINES, "num_accesses": HIT_BATCH}
         sides: list[Side] = []
@@ -130,7 +132,7 @@ class Hit(CoherenceCase):
             for verb in verbs[attribute]:
                 if num_threads == 1 or verb == "load":
                     name = f"{attribute}_{verb}"
-                    sides.append(CachedSide(name, part, verb, self, bench, attribute, verb))
+                    sides.append(CachedSide(name, part, verb, self, workers, attribute, verb))
         if num_threads == 1:
             sides += self.least(ranks, verbs["back"], **walk)
         return [*sides, self.unit(ranks)]
@@ -159,11 +161,11 @@ class Lines(CoherenceCase):
     def _point(num_bytes: int, line: int) -> Point:
         return Point(num_bytes, (("line", line),))
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         arguments = {"num_bytes": point.num_bytes, "line": int(point.setting("line", LINE_BYTES))}
-        part = Part(bench.ranks(), f"{PARTS}:Lines", attribute="back", **arguments)
+        part = Part(workers.ranks(), f"{PARTS}:Lines", attribute="back", **arguments)
         verbs = ("read", "write")
-        sides = [CachedSide(verb, part, verb, self, bench, "back", verb) for verb in verbs]
+        sides = [CachedSide(verb, part, verb, self, workers, "back", verb) for verb in verbs]
         return [*sides, PartSide("plain", NO_SEMANTICS, part, peer="plain copy")]
 
     def bytes_moved(self, point: Point) -> int:
@@ -184,20 +186,20 @@ class Miss(CoherenceCase):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(LINE_BYTES)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        ranks = bench.ranks(line_cache=SMALL_CACHE)
-        arguments = {"num_lines": MISS_LINES, "num_accesses": MISS_ACCESSES[bench.options.world]}
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        ranks = workers.ranks(line_cache=SMALL_CACHE)
+        arguments = {"num_lines": MISS_LINES, "num_accesses": MISS_ACCESSES[workers.options.world]}
         sides: list[Side] = []
         for attribute in ATTRIBUTES:
             part = Part(ranks, f"{PARTS}:Misses", attribute=attribute, **arguments)
             sides += [
-                CachedSide(f"{attribute}_{verb}", part, verb, self, bench, attribute, verb)
+                CachedSide(f"{attribute}_{verb}", part, verb, self, workers, attribute, verb)
                 for verb in ("read", "write")
             ]
-        if bench.options.world == MAPPED:
+        if workers.options.world == MAPPED:
             sides += self.least(ranks, ("read", "write"), MISS_LINES, MISS_ACCESSES[MAPPED])
-        sides += [self.message(bench, point.num_bytes), self.unit(ranks)]
-        return [*sides, *bench.peer_sides("am", point)]
+        sides += [self.message(workers, point.num_bytes), self.unit(ranks)]
+        return [*sides, *peers.sides(workers, "am", point)]
 
 
 @register
@@ -210,8 +212,8 @@ class Upgrade(CoherenceCase):
     )
     limit_side = "compare_swap"
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        ranks, num_lines = bench.ranks(), UPGRADE_LINES[bench.options.world]
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        ranks, num_lines = workers.ranks(), UPGRADE_LINES[workers.options.world]
         part = Part(ranks, f"{PARTS}:Upgrades", attribute="back", num_lines=num_lines)
-        side = CachedSide("back", part, "store", self, bench, "back")
-        return [side, self.message(bench, point.num_bytes), self.unit(ranks)]
+        side = CachedSide("back", part, "store", self, workers, "back")
+        return [side, self.message(workers, point.num_bytes), self.unit(ranks)]

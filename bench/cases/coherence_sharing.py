@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from umem import config
+from umem import limits
 from umem.units import KIB, MIB
 from umem.world.spec import HOSTS, MAPPED, NO_PEER_ACCESS
 
-from ..case import NO_SEMANTICS, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
 from .coherence import ATTRIBUTES, LINE_BYTES, CachedSide, CoherenceCase, transport
+from .registry import register
 
 TURNS = "umem.bench.parts.coherence_turns"
 ROWS = "umem.bench.parts.coherence_rows"
@@ -28,18 +28,18 @@ MANY_ROWS, FEW_ROWS, CACHED_SHARE = 1 << 20, 1 << 14, 4
 
 
 def turns(
-    case: CoherenceCase, bench: Bench, method: str, num_bytes: int, attributes: Sequence[str] = ATTRIBUTES
+    case: CoherenceCase, workers: Workers, method: str, num_bytes: int, attributes: Sequence[str] = ATTRIBUTES
 ) -> list[Side]:
     """A side an attribute, of ranks that work in turn."""
-    number = max(NUM_TURNS[bench.options.world] // max(num_bytes // (2 * KIB), 1), 4)
+    number = max(NUM_TURNS[workers.options.world] // max(num_bytes // (2 * KIB), 1), 4)
     arguments = {"num_bytes": num_bytes, "num_turns": number}
     return [
         CachedSide(
             attribute,
-            Part(bench.ranks(), f"{TURNS}:Turns", attribute=attribute, **arguments),
+            Part(workers.ranks(), f"{TURNS}:Turns", attribute=attribute, **arguments),
             method,
             case,
-            bench,
+            workers,
             attribute,
         )
         for attribute in attributes
@@ -57,14 +57,14 @@ class HandOver(CoherenceCase):
     )
     limit_side = "line"
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        sides = turns(self, bench, "update", 0)
-        if bench.options.world == MAPPED:
-            part = Part(bench.ranks(), f"{TURNS}:RawLine", num_rounds=LINE_ROUNDS)
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        sides = turns(self, workers, "update", 0)
+        if workers.options.world == MAPPED:
+            part = Part(workers.ranks(), f"{TURNS}:RawLine", num_rounds=LINE_ROUNDS)
             sides.append(
                 PartSide("line", NO_SEMANTICS, part, "load_store", peer="raw line", transport="mapped")
             )
-        return [*sides, self.message(bench, point.num_bytes, MESSAGE)]
+        return [*sides, self.message(workers, point.num_bytes, MESSAGE)]
 
 
 @register
@@ -79,8 +79,11 @@ class Migratory(CoherenceCase):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(MIGRANT_LINES * LINE_BYTES)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        return [*turns(self, bench, "update", point.num_bytes), self.message(bench, point.num_bytes, MESSAGE)]
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        return [
+            *turns(self, workers, "update", point.num_bytes),
+            self.message(workers, point.num_bytes, MESSAGE),
+        ]
 
 
 @register
@@ -98,8 +101,8 @@ class ProducerConsumer(CoherenceCase):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(2 * KIB)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        return [*turns(self, bench, "transfer", point.num_bytes), self.message(bench, point.num_bytes)]
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        return [*turns(self, workers, "transfer", point.num_bytes), self.message(workers, point.num_bytes)]
 
 
 @register
@@ -112,25 +115,25 @@ class ReadMostly(CoherenceCase):
         " message: asks for a word"
     )
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         arguments = {
             "num_lines": TABLE_LINES,
             "period": LOADS_A_STORE,
-            "num_accesses": NUM_ACCESSES[bench.options.world],
-            "seed": bench.options.seed,
+            "num_accesses": NUM_ACCESSES[workers.options.world],
+            "seed": workers.options.seed,
         }
         sides: list[Side] = [
             CachedSide(
                 attribute,
-                Part(bench.ranks(), f"{TURNS}:Mixed", attribute=attribute, **arguments),
+                Part(workers.ranks(), f"{TURNS}:Mixed", attribute=attribute, **arguments),
                 "access",
                 self,
-                bench,
+                workers,
                 attribute,
             )
             for attribute in ATTRIBUTES
         ]
-        return [*sides, self.message(bench, point.num_bytes)]
+        return [*sides, self.message(workers, point.num_bytes)]
 
 
 @register
@@ -146,23 +149,23 @@ class FalseSharing(CoherenceCase):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8, (("same", same),)) for same in (0, 1)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         arguments = {
             "same_line": int(point.setting("same", 1)),
-            "num_accesses": NUM_ACCESSES[bench.options.world],
+            "num_accesses": NUM_ACCESSES[workers.options.world],
         }
         sides: list[Side] = [
             CachedSide(
                 attribute,
-                Part(bench.ranks(), f"{TURNS}:Neighbours", attribute=attribute, **arguments),
+                Part(workers.ranks(), f"{TURNS}:Neighbours", attribute=attribute, **arguments),
                 "add",
                 self,
-                bench,
+                workers,
                 attribute,
             )
             for attribute in ATTRIBUTES
         ]
-        return [*sides, self.message(bench, point.num_bytes, "umem.bench.parts.exchange:Message")]
+        return [*sides, self.message(workers, point.num_bytes, "umem.bench.parts.exchange:Message")]
 
 
 @register
@@ -179,29 +182,29 @@ class Zipf(CoherenceCase):
     budget_s = 10.0
 
     def points(self, options: Options) -> Sequence[Point]:
-        fits = config.available_memory_bytes() > 4 * MANY_ROWS * ROW_BYTES
+        fits = limits.available_memory_bytes() > 4 * MANY_ROWS * ROW_BYTES
         return [Point(ROW_BYTES, (("rows", MANY_ROWS if fits else FEW_ROWS),))]
 
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(ROW_BYTES, (("rows", FEW_ROWS),))]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         num_rows = int(point.setting("rows", FEW_ROWS))
-        ranks = bench.ranks(
+        ranks = workers.ranks(
             num_ranks=2,
             segment_bytes=max(4 * num_rows * ROW_BYTES, 64 * MIB),
             line_cache=str(num_rows * ROW_BYTES // CACHED_SHARE),
         )
         arguments = {
             "num_rows": num_rows,
-            "num_draws": NUM_DRAWS[bench.options.world] * num_rows // MANY_ROWS,
-            "num_reads": NUM_READS[bench.options.world],
-            "seed": bench.options.seed,
+            "num_draws": NUM_DRAWS[workers.options.world] * num_rows // MANY_ROWS,
+            "num_reads": NUM_READS[workers.options.world],
+            "seed": workers.options.seed,
         }
         cached = Part(ranks, f"{ROWS}:CachedRows", attribute="back", **arguments)
         fetched = Part(ranks, f"{ROWS}:FetchedRows", **arguments)
         return [
-            CachedSide("cached", cached, "read", self, bench, "back"),
-            PartSide("uncached", "rma", fetched, "get", transport=transport(bench)),
-            self.message(bench, point.num_bytes),
+            CachedSide("cached", cached, "read", self, workers, "back"),
+            PartSide("uncached", "rma", fetched, "get", transport=transport(workers)),
+            self.message(workers, point.num_bytes),
         ]

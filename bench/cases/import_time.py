@@ -10,10 +10,11 @@ import numpy as np
 
 from umem.errors import WorldError
 
-from ..case import NO_HOME, NO_SEMANTICS, Case, Options, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..stats import Samples
+from ..harness.case import Case
+from ..harness.side import NO_HOME, NO_SEMANTICS, Options, Point, Side
+from ..harness.stats import Samples
+from ..harness.workers import Workers
+from .registry import register
 
 ALLOWANCE_S = 0.1
 FORBIDDEN = ("torch", "cupy", "numba", "ucp", "ucxx", "libucx")
@@ -67,7 +68,7 @@ class ImportTime(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         numpy = TIMED.format(module="numpy")
         return [
             PrintSide("umem", TIMED.format(module="umem")),
@@ -93,5 +94,5 @@ class ImportModules(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         return [PrintSide("loaded", COUNTED), ConstantSide("one", 1.0, peer="1")]

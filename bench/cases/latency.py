@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from umem import config
+from umem import limits
 from umem.units import GIB, MIB, format_size
 
-from ..case import Case, Options, PartSide, Point, Side
-from ..driver import SEGMENT_BYTES, Bench
-from ..registry import register
-from ..wire import Part
+from .. import peers
+from ..harness.case import Case
+from ..harness.side import Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import SEGMENT_BYTES, Workers
+from .registry import register
 
 LATENCY = "umem.bench.parts.latency"
 MEMORY_PER_CHAIN = 3  # bytes that must be free for each of a chain's: the peer's, one's own, and room
@@ -34,8 +36,8 @@ class Line(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = Part(bench.ranks(), f"{LATENCY}:Line", num_rounds=5000)
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        part = Part(workers.ranks(), f"{LATENCY}:Line", num_rounds=5000)
         return [
             PartSide("load_store", "load_store", part, transport="mapped"),
             PartSide("c", "none", part, needs_c=True, peer="c", transport="mapped"),
@@ -66,13 +68,13 @@ class Chase(Case):
     def waived(self, options: Options, brief: bool = False) -> str | None:
         (point,) = self.brief_points(options) if brief else self.points(options)
         needed = MEMORY_PER_CHAIN * point.num_bytes
-        if config.available_memory_bytes() < needed:
+        if limits.available_memory_bytes() < needed:
             chains = f"two chains of {format_size(point.num_bytes)}"
             return f"needs {format_size(needed)} of free memory for {chains}"
         return super().waived(options, brief)
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        ranks = bench.ranks(segment_bytes=max(SEGMENT_BYTES, 2 * point.num_bytes))
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        ranks = workers.ranks(segment_bytes=max(SEGMENT_BYTES, 2 * point.num_bytes))
         part = Part(ranks, f"{LATENCY}:Chase", num_bytes=point.num_bytes, num_steps=2000)
         return [
             PartSide("load_store", "load_store", part, "peer", transport="mapped"),
@@ -100,12 +102,12 @@ class Message(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(8), Point(4096)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = Part(bench.ranks(), "umem.bench.parts.message:Message", num_bytes=point.num_bytes)
-        transport = bench.options.transport
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        part = Part(workers.ranks(), "umem.bench.parts.message:Message", num_bytes=point.num_bytes)
+        transport = workers.options.transport
         return [
             PartSide("message", "message", part, transport=transport),
-            *bench.peer_sides("message", point),
+            *peers.sides(workers, "message", point),
         ]
 
 
@@ -129,12 +131,12 @@ class OneSided(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(8, (("direction", way),)) for way in OPERATIONS]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         way = str(point.setting("direction", "get"))
         kind = "PutPingPong" if way == "ping_pong" else "Access"
-        part = Part(bench.ranks(), f"umem.bench.parts.message:{kind}", num_bytes=point.num_bytes)
-        transport = bench.options.transport
+        part = Part(workers.ranks(), f"umem.bench.parts.message:{kind}", num_bytes=point.num_bytes)
+        transport = workers.options.transport
         return [
             PartSide("rma", "rma", part, way, transport=transport),
-            *bench.peer_sides(OPERATIONS[way], point),
+            *peers.sides(workers, OPERATIONS[way], point),
         ]

@@ -9,18 +9,19 @@ import numpy as np
 
 from umem.units import MIB
 
-from .. import limits
-from ..case import Case, Options, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..stats import Samples
+from ..harness import hardware
+from ..harness.case import Case
+from ..harness.side import Options, Point, Side
+from ..harness.stats import Samples
+from ..harness.workers import Workers
+from .registry import register
 
 DRAM_BYTES = 64 * MIB
 LINE_ROUNDS, EVENT_ROUNDS = 2000, 200
 
 
 class LocalSide(Side):
-    """A function of limits.c, run here; `seconds` times one operation."""
+    """A function of hardware.c, run here; `seconds` times one operation."""
 
     def __init__(self, name: str, seconds: Callable[[], float]):
         super().__init__(name, "none", peer="c")
@@ -28,7 +29,7 @@ class LocalSide(Side):
         self.detail = name
 
     def open(self) -> None:
-        limits.load()
+        hardware.load()
 
     def block(self, num_samples: int) -> Samples:
         return np.array([self._seconds() for _ in range(num_samples)])
@@ -49,13 +50,13 @@ class Bandwidth(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(DRAM_BYTES)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         memory = Buffers(4, point.num_bytes)
         return [
-            LocalSide("memcpy", lambda: memory.seconds(limits.load().copy_libc)),
-            LocalSide("nontemporal", lambda: memory.seconds(limits.load().copy_stream)),
+            LocalSide("memcpy", lambda: memory.seconds(hardware.load().copy_libc)),
+            LocalSide("nontemporal", lambda: memory.seconds(hardware.load().copy_stream)),
             LocalSide(
-                "read", lambda: memory.seconds(lambda _, src, size: limits.load().sum_words(src, size // 8))
+                "read", lambda: memory.seconds(lambda _, src, size: hardware.load().sum_words(src, size // 8))
             ),
         ]
 
@@ -75,10 +76,10 @@ class Latency(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         return [
-            LocalSide("line", lambda: limits.line_round_trip_ns(LINE_ROUNDS) * 1e-9),
-            LocalSide("eventfd", lambda: limits.event_round_trip_ns(EVENT_ROUNDS) * 1e-9),
+            LocalSide("line", lambda: hardware.line_round_trip_ns(LINE_ROUNDS) * 1e-9),
+            LocalSide("eventfd", lambda: hardware.event_round_trip_ns(EVENT_ROUNDS) * 1e-9),
         ]
 
     def bytes_moved(self, point: Point) -> int:

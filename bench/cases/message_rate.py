@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..case import Case, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from .. import peers
+from ..harness.case import Case
+from ..harness.side import Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 
 NUM_MESSAGES = 8192  # a batch; a multiple of every doorbell's
 BYTES = 8
@@ -29,16 +31,19 @@ class Window(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(BYTES, (("window", window),)) for window in (1, 64)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         part = Part(
-            bench.ranks(),
+            workers.ranks(),
             "umem.bench.parts.message:Stream",
             num_bytes=BYTES,
             window=int(point.setting("window", 1)),
-            num_messages=NUM_MESSAGES if bench.options.world != "hosts" else NUM_MESSAGES // 16,
+            num_messages=NUM_MESSAGES if workers.options.world != "hosts" else NUM_MESSAGES // 16,
         )
-        transport = bench.options.transport
-        return [PartSide("message", "message", part, transport=transport), *bench.peer_sides("stream", point)]
+        transport = workers.options.transport
+        return [
+            PartSide("message", "message", part, transport=transport),
+            *peers.sides(workers, "stream", point),
+        ]
 
 
 @register
@@ -60,9 +65,9 @@ class Doorbell(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(BYTES, (("per_doorbell", count),)) for count in (1, 64)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         part = Part(
-            bench.ranks(),
+            workers.ranks(),
             "umem.bench.parts.message_rate:Ring",
             per_doorbell=int(point.setting("per_doorbell", 1)),
             num_messages=NUM_MESSAGES,

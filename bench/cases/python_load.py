@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..case import Case, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from ..harness.case import Case
+from ..harness.side import Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 
 
 @register
@@ -27,8 +28,8 @@ class PythonLoad(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = Part(bench.ranks(), "umem.bench.parts.python_load:Load")
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        part = Part(workers.ranks(), "umem.bench.parts.python_load:Load")
         return [
             PartSide("load_store", "load_store", part, transport="mapped"),
             PartSide("empty_call", "none", part, peer="empty call"),

@@ -14,10 +14,11 @@ import numpy as np
 from umem import config
 from umem.errors import WorldError
 
-from ..case import NO_HOME, NO_SEMANTICS, Case, Options, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..stats import Samples
+from ..harness.case import Case
+from ..harness.side import NO_HOME, NO_SEMANTICS, Options, Point, Side
+from ..harness.stats import Samples
+from ..harness.workers import Workers
+from .registry import register
 
 SCRIPT = "import umem\numem.init().close()\n"
 RUN_TIMEOUT_S = 300.0  # cold, everything compiles
@@ -89,8 +90,8 @@ class Startup(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(0, (("cold", 0),))]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        cold, world = bool(point.setting("cold", 0)), bench.options.world
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        cold, world = bool(point.setting("cold", 0)), workers.options.world
         return [
             ProgramSide("ranks_8", run_command(8, world), SCRIPT, cold=cold),
             ProgramSide("ranks_1", run_command(1, world), SCRIPT, peer="1 rank", cold=cold),
@@ -112,8 +113,8 @@ class Run(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        command = run_command(2, bench.options.world)
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        command = run_command(2, workers.options.world)
         return [
             ProgramSide("umem_run", command, ""),
             ProgramSide("import_numba", [sys.executable], "import numba\n", peer="import numba"),

@@ -6,9 +6,10 @@ import sys
 from importlib.util import find_spec
 from typing import ClassVar
 
-from ..case import Case, Options
-from ..driver import Bench
-from ..wire import Group
+from ..harness.case import Case
+from ..harness.side import Options
+from ..harness.wire import Group
+from ..harness.workers import Workers
 
 PARTS = "umem.bench.parts.torch"
 PRELOAD = ("torch", "umem.torch.attach", "umem.torch.offload")
@@ -27,17 +28,17 @@ class TorchCase(Case):
         return super().waived(options, brief)
 
 
-def torch_ranks(bench: Bench) -> Group:
+def torch_ranks(workers: Workers) -> Group:
     """Two ranks with torch; the same for all cases, and no others, so that nothing else meets torch's threads."""
-    return bench.ranks(num_ranks=2, preload=PRELOAD)
+    return workers.ranks(num_ranks=2, preload=PRELOAD)
 
 
-def alone(bench: Bench, library: str | None = None) -> Group:
+def alone(workers: Workers, library: str | None = None) -> Group:
     """A process without a space, with `library` preloaded instead of glibc's malloc."""
     environment = {"LD_PRELOAD": library} if library else None
 
     def command(path: str) -> list[str]:
-        return [sys.executable, "-m", "umem.bench.alone", path]
+        return [sys.executable, "-m", "umem.bench.harness.alone", path]
 
     name = f"a process with {library or 'glibc'}"
-    return bench.group(("alone", library), name, command, 1, environment)
+    return workers.group(("alone", library), name, command, 1, environment)

@@ -7,10 +7,10 @@ from ctypes.util import find_library
 
 from umem.errors import Waived
 
-from ..case import NO_SEMANTICS, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 from .torch import MODELS, PARTS, TorchCase, alone, torch_ranks
 
 MALLOCS = ("jemalloc", "mimalloc")
@@ -19,9 +19,9 @@ MALLOCS = ("jemalloc", "mimalloc")
 class PreloadSide(PartSide):
     """torch over another malloc, in a process of its own that was started with it."""
 
-    def __init__(self, bench: Bench, name: str, **arguments: object):
+    def __init__(self, workers: Workers, name: str, **arguments: object):
         self._library = find_library(name)
-        part = Part(alone(bench, self._library), f"{PARTS}.allocator:RawAlone", library=name, **arguments)
+        part = Part(alone(workers, self._library), f"{PARTS}.allocator:RawAlone", library=name, **arguments)
         super().__init__(name, NO_SEMANTICS, part, "block", peer=name)
 
     def open(self) -> None:
@@ -43,19 +43,19 @@ class Raw(TorchCase):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0, (("model", model),)) for model in MODELS]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         arguments: dict[str, object] = {
             "model": point.setting("model", MODELS[0]),
-            "seed": bench.options.seed,
+            "seed": workers.options.seed,
         }
-        part = Part(torch_ranks(bench), f"{PARTS}.allocator:Raw", **arguments)
-        apart = Part(alone(bench), f"{PARTS}.allocator:RawAlone", library="", **arguments)
+        part = Part(torch_ranks(workers), f"{PARTS}.allocator:Raw", **arguments)
+        apart = Part(alone(workers), f"{PARTS}.allocator:RawAlone", library="", **arguments)
         return [
             PartSide("pool", NO_SEMANTICS, part, transport="mapped"),
             PartSide("inactive", NO_SEMANTICS, part, detail="inactive"),
             PartSide("default", NO_SEMANTICS, part, peer="torch"),
             PartSide("alone", NO_SEMANTICS, apart, "block", peer="torch alone"),
-            *(PreloadSide(bench, name, **arguments) for name in MALLOCS),
+            *(PreloadSide(workers, name, **arguments) for name in MALLOCS),
         ]
 
 
@@ -72,8 +72,8 @@ class Empty(TorchCase):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = Part(torch_ranks(bench), f"{PARTS}.allocator:Empty", seed=bench.options.seed)
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        part = Part(torch_ranks(workers), f"{PARTS}.allocator:Empty", seed=workers.options.seed)
         return [
             PartSide("pool", NO_SEMANTICS, part, transport="mapped"),
             PartSide("inactive", NO_SEMANTICS, part, detail="inactive"),

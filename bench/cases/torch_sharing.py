@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from umem.units import KIB, MIB
 
-from ..case import NO_SEMANTICS, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
 from .import_time import ConstantSide
+from .registry import register
 from .torch import PARTS, TorchCase, torch_ranks
 
 TORCH_WAYS = ("file_descriptor", "share_memory")
@@ -29,8 +29,8 @@ class SharingCase(TorchCase):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(4 * MIB)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = Part(torch_ranks(bench), f"{PARTS}.sharing:Sharing", num_bytes=point.num_bytes)
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        part = Part(torch_ranks(workers), f"{PARTS}.sharing:Sharing", num_bytes=point.num_bytes)
         chosen = (self.in_bytes,)
         return [
             PartSide("umem", NO_SEMANTICS, part, transport="mapped", arguments=chosen),
@@ -63,5 +63,5 @@ class Wire(SharingCase):
     most_samples = 5
     in_bytes = True
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        return [*super().sides(bench, point), ConstantSide("kib", float(KIB), peer="1 KiB")]
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        return [*super().sides(workers, point), ConstantSide("kib", float(KIB), peer="1 KiB")]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..case import NO_SEMANTICS, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 from .torch import MODELS, PARTS, TorchCase, torch_ranks
 
 OTHER_WAYS = ("recompute", "staged", "file")
@@ -22,10 +22,10 @@ class TrainingCase(TorchCase):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0, (("model", model),)) for model in MODELS]
 
-    def part(self, bench: Bench, point: Point, name: str) -> Part:
+    def part(self, workers: Workers, point: Point, name: str) -> Part:
         """The part that trains this point's model."""
         model = point.setting("model", MODELS[0])
-        return Part(torch_ranks(bench), f"{PARTS}.{name}", model=model, seed=bench.options.seed)
+        return Part(torch_ranks(workers), f"{PARTS}.{name}", model=model, seed=workers.options.seed)
 
 
 @register
@@ -38,8 +38,8 @@ class Training(TrainingCase):
     )
     limit_side = "default"
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = self.part(bench, point, "training:Training")
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        part = self.part(workers, point, "training:Training")
         return [
             PartSide("pool", NO_SEMANTICS, part, transport="mapped"),
             PartSide("default", NO_SEMANTICS, part, peer="torch"),
@@ -56,8 +56,8 @@ class Offload(TrainingCase):
     )
     limit_side = "plain"
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
-        part = self.part(bench, point, "offload:Offload")
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
+        part = self.part(workers, point, "offload:Offload")
         return [
             PartSide("offload", NO_SEMANTICS, part, transport="mapped"),
             PartSide("plain", NO_SEMANTICS, part, peer="torch"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..case import NO_HOME, Case, Options, Point, Side
-from ..driver import Bench
-from ..registry import register
+from ..harness.case import Case
+from ..harness.side import NO_HOME, Options, Point, Side
+from ..harness.workers import Workers
 from .import_time import ConstantSide
+from .registry import register
 from .startup import ProgramSide
 
 LIMIT_S = 90.0
@@ -34,5 +35,5 @@ class WholeVerdict(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         return [ProgramSide("verdict", [sys.executable], SCRIPT), ConstantSide("seconds_90", LIMIT_S, "90 s")]

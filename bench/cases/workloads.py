@@ -7,28 +7,30 @@ from collections.abc import Sequence
 from umem.units import KIB, MIB
 from umem.world.spec import MAPPED
 
-from ..case import Case, Options, PartSide, Point, Side
-from ..driver import Bench
-from ..registry import register
-from ..wire import Part
+from .. import peers
+from ..harness.case import Case
+from ..harness.side import Options, PartSide, Point, Side
+from ..harness.wire import Part
+from ..harness.workers import Workers
+from .registry import register
 
 ROW_BYTES = 256
 PAIR = 2  # ranks
 
 
 def pair_sides(
-    bench: Bench, module: str, sides: dict[str, tuple[str, str]], **arguments: object
+    workers: Workers, module: str, sides: dict[str, tuple[str, str]], **arguments: object
 ) -> list[Side]:
     """Sides {name: (class, semantics)} of a module of parts, two ranks; `Mapped` only where it can be."""
-    ranks = bench.ranks(num_ranks=PAIR)
+    ranks = workers.ranks(num_ranks=PAIR)
     parts = {
         kind: Part(ranks, f"umem.bench.parts.{module}:{kind}", **arguments) for kind, _ in sides.values()
     }
-    transport = bench.options.transport
+    transport = workers.options.transport
     made: list[Side] = []
     for name, (kind, semantics) in sides.items():
         needs_map = kind == "Mapped"
-        if needs_map and bench.options.world != MAPPED:
+        if needs_map and workers.options.world != MAPPED:
             continue
         peer = "c" if name == "c" else None
         way = "mapped" if needs_map else transport
@@ -55,7 +57,7 @@ class GatherSum(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(rows * ROW_BYTES) for rows in (1, 16, 256, 4096)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         sides = {
             "load_store": ("Mapped", "load_store"),
             "c": ("Mapped", "none"),
@@ -64,7 +66,7 @@ class GatherSum(Case):
             "near": ("Asked", "near"),
         }
         num_rows = point.num_bytes // ROW_BYTES
-        return pair_sides(bench, "gather_sum", sides, num_rows=num_rows, seed=bench.options.seed)
+        return pair_sides(workers, "gather_sum", sides, num_rows=num_rows, seed=workers.options.seed)
 
 
 @register
@@ -85,14 +87,14 @@ class Reduce(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(8), Point(16 * KIB), Point(256 * KIB), Point(4 * MIB)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         sides = {
             "load_store": ("Mapped", "load_store"),
             "message": ("Message", "message"),
             "near": ("Near", "near"),
         }
-        found = pair_sides(bench, "reduce", sides, num_bytes=point.num_bytes)
-        return [*found, *bench.peer_sides("reduce", point)]
+        found = pair_sides(workers, "reduce", sides, num_bytes=point.num_bytes)
+        return [*found, *peers.sides(workers, "reduce", point)]
 
 
 @register
@@ -111,7 +113,7 @@ class Exchange(Case):
     def brief_points(self, options: Options) -> Sequence[Point]:
         return [Point(8), Point(4 * KIB), Point(64 * KIB), Point(MIB)]
 
-    def sides(self, bench: Bench, point: Point) -> Sequence[Side]:
+    def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         sides = {"load_store": ("Mapped", "load_store"), "message": ("Message", "message")}
-        found = pair_sides(bench, "exchange", sides, num_bytes=point.num_bytes)
-        return [*found, *bench.peer_sides("exchange", point)]
+        found = pair_sides(workers, "exchange", sides, num_bytes=point.num_bytes)
+        return [*found, *peers.sides(workers, "exchange", point)]

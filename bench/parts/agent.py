@@ -18,12 +18,12 @@ from collections.abc import Callable
 import numpy as np
 
 from umem.errors import WaitTimeout
-from umem.kernels.compile import c_callback
-from umem.kernels.ops_system import now_ns
-from umem.space import Space
+from umem.kernels.build.compile import c_callback
+from umem.kernels.intrinsics.system import now_ns
+from umem.space.space import Space
 
-from .. import limits
-from ..stats import Samples
+from ..harness import hardware
+from ..harness.stats import Samples
 from .base import SpacePart
 
 CLIENT, HOME = 0, 1
@@ -49,7 +49,7 @@ class Home(SpacePart):
 
     def __init__(self, space: Space, folder: str):
         super().__init__(space)
-        limits.load()
+        hardware.load()
         self.word = self.shared(64, home=HOME).address
         self.num_added = 0
         self.words = self.shared(8 * MAX_SAMPLES, home=HOME).address
@@ -98,7 +98,7 @@ class Home(SpacePart):
 
     def _echo(self, ask: int, answer: int) -> None:
         """Answer what comes by `ask` from a thread of its own."""
-        echo = limits.load().event_ping_pong
+        echo = hardware.load().event_ping_pong
         self.threads.append(threading.Thread(target=echo, args=(ask, answer, 1, ENDLESS), daemon=True))
         self.threads[-1].start()
 
@@ -160,13 +160,13 @@ class Home(SpacePart):
     def eventfd(self, num_samples: int) -> Samples:
         """An eventfd round trip with the home's process."""
         ask, answer = self.fds
-        ping = limits.load().event_ping_pong
+        ping = hardware.load().event_ping_pong
         return self._each(num_samples, lambda _: ping(answer, ask, 0, 1))
 
     def tcp(self, num_samples: int) -> Samples:
         """A round trip over a TCP connection with the home's host."""
         assert self.connection is not None
-        fd, ping = self.connection.fileno(), limits.load().event_ping_pong
+        fd, ping = self.connection.fileno(), hardware.load().event_ping_pong
         return self._each(num_samples, lambda _: ping(fd, fd, 0, 1))
 
     def _new_words(self, num_samples: int) -> np.ndarray:

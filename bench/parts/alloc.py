@@ -8,14 +8,14 @@ from collections.abc import Callable
 import numpy as np
 
 from umem.errors import UmemError
-from umem.kernels import heap
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.ops import load_i64, store_i64
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.heap import entries
+from umem.kernels.intrinsics.scalar import load_i64, store_i64
 from umem.kernels.status import AGAIN, OK
-from umem.space import Space
+from umem.space.space import Space
 
-from .. import limits
-from ..stats import Samples
+from ..harness import hardware
+from ..harness.stats import Samples
 from .base import SpacePart
 
 HOME = 0  # whose memory both ranks allocate from
@@ -28,12 +28,12 @@ SEED_WORD = 88172645463325252  # of xorshift64, as in malloc_churn
 
 
 # Compiled calls, not inlined ones: inlined they are 3 ns faster and take 25 s to compile.
-heap_alloc, heap_free = heap.alloc, heap.free
+heap_alloc, heap_free = entries.alloc, entries.free
 
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
 def heap_churn(control, arena, magazine, live, num_live, sizes, num_sizes, num_pairs):
-    """malloc_churn of bench/limits.c over umem's heap: free a random live block, allocate another.
+    """malloc_churn of bench/harness/hardware.c over umem's heap: free a random live block, allocate another.
 
     Returns the first status that is an error, else OK.
     """
@@ -93,7 +93,7 @@ class Churn(SpacePart):
 
     def _churn_libc(self) -> int:
         words = (self.live_of_libc.ctypes.data, NUM_LIVE, self.sizes.ctypes.data, NUM_SIZES, NUM_PAIRS)
-        if limits.load().malloc_churn(*words):
+        if hardware.load().malloc_churn(*words):
             raise UmemError("malloc failed")
         return OK
 
@@ -101,5 +101,5 @@ class Churn(SpacePart):
         for address in self.live[self.live != 0]:
             self.space.heap.free(int(address))
         if self.live_of_libc.any():
-            limits.load().malloc_clear(self.live_of_libc.ctypes.data, NUM_LIVE)
+            hardware.load().malloc_clear(self.live_of_libc.ctypes.data, NUM_LIVE)
         super().close()

@@ -9,11 +9,11 @@ import numpy as np
 from umem.errors import FabricMissing, Waived
 from umem.fabric.staged import STEPS, Staged
 from umem.fabric.ucx.library import FIX
-from umem.kernels.copy import cpu_copy_2d, default_stream_bytes
+from umem.kernels.data.copy import cpu_copy_2d, default_stream_bytes
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from .base import SpacePart
 
 OWNER, READER = 1, 0

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from umem.bench.parts import probe_loops
+from umem.bench.parts.random_access import cpu_count_by_compare_swap, cpu_count_by_fetch_add
 from umem.fabric.ucx import abi
-from umem.kernels import probe
-from umem.kernels.random_access import cpu_count_by_compare_swap, cpu_count_by_fetch_add
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from .. import limits
-from ..stats import Samples
+from ..harness import hardware
+from ..harness.stats import Samples
 from . import message_loops as loops
 from .base import SpacePart
 from .message import UcxPart
@@ -54,7 +54,7 @@ class Word(SpacePart):
 
     def c(self, num_samples: int) -> Samples | None:
         """The same in C."""
-        function = getattr(limits.load(), self.operation)
+        function = getattr(hardware.load(), self.operation)
         return self._run(num_samples, function)
 
     def near(self, num_samples: int) -> Samples | None:
@@ -74,7 +74,7 @@ class Word(SpacePart):
         return samples
 
     def _exchange(self, word: int, num_operations: int) -> int:
-        total: int = probe.exchange_many(word, self.expected + 1, num_operations)
+        total: int = probe_loops.exchange_many(word, self.expected + 1, num_operations)
         first = self.expected
         self.expect(total == num_operations * (2 * first + num_operations - 1) // 2)
         return total

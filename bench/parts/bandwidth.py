@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from umem.kernels import probe
-from umem.kernels.copy import default_stream_bytes
+from umem.bench.parts import probe_loops
+from umem.kernels.data.copy import default_stream_bytes
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from .. import limits
-from ..stats import Samples
+from ..harness import hardware
+from ..harness.stats import Samples
 from .base import SpacePart
 
 HOME = 1  # rank whose memory is read
@@ -42,15 +42,15 @@ class Copy(SpacePart):
 
     def load_store(self, num_samples: int) -> Samples | None:
         """umem's copy kernel."""
-        return self._run(num_samples, probe.copy_each.compiled, default_stream_bytes())
+        return self._run(num_samples, probe_loops.copy_each.compiled, default_stream_bytes())
 
     def libc(self, num_samples: int) -> Samples | None:
         """memcpy over the same memory."""
-        return self._run(num_samples, probe.copy_each_by.compiled, address_of("copy_libc"))
+        return self._run(num_samples, probe_loops.copy_each_by.compiled, address_of("copy_libc"))
 
     def c_stream(self, num_samples: int) -> Samples | None:
         """A C loop with nontemporal stores over the same memory; `num_bytes` is a multiple of 256."""
-        return self._run(num_samples, probe.copy_each_by.compiled, address_of("copy_stream"))
+        return self._run(num_samples, probe_loops.copy_each_by.compiled, address_of("copy_stream"))
 
     def _run(self, num_samples: int, copies: Callable[..., None], how: int) -> Samples | None:
         if not self.is_timed:
@@ -77,5 +77,5 @@ class Copy(SpacePart):
 
 
 def address_of(name: str) -> int:
-    """Machine address of a function of limits.c."""
-    return int(ctypes.cast(getattr(limits.load(), name), ctypes.c_void_p).value or 0)
+    """Machine address of a function of hardware.c."""
+    return int(ctypes.cast(getattr(hardware.load(), name), ctypes.c_void_p).value or 0)

@@ -8,12 +8,12 @@ from itertools import count
 
 import numpy as np
 
-from umem.array import Array
 from umem.errors import UmemError, WaitTimeout
 from umem.kernels import status
-from umem.space import Space
+from umem.space.array import Array
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 
 BLOCK_TIMEOUT_S = 20.0  # a block takes milliseconds: past this the peer has gone
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from umem.bench.parts.random_access import cpu_count_by_compare_swap
 from umem.errors import Waived
-from umem.kernels.random_access import cpu_count_by_compare_swap
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from . import coherence_loops as loops
 from .base import BLOCK_TIMEOUT_S, SpacePart
 from .message import Message

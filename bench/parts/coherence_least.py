@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from umem.kernels.coherence_layout import (
+from umem.kernels.build.compile import cpu_kernel, device_function
+from umem.kernels.coherent.cache import in_state
+from umem.kernels.coherent.layout import (
     FILLING,
     INVALID,
     MODIFIED,
@@ -17,14 +19,12 @@ from umem.kernels.coherence_layout import (
     STATE_BITS,
     STATE_MASK,
 )
-from umem.kernels.compile import cpu_kernel, device_function
-from umem.kernels.line_cache import in_state
-from umem.kernels.line_ranges import copy_line
-from umem.kernels.ops import compare_swap_i64, load_acquire_i64, load_i64, store_release_i64
+from umem.kernels.data.shared_copy import copy_line
+from umem.kernels.intrinsics.scalar import compare_swap_i64, load_acquire_i64, load_i64, store_release_i64
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from .base import SpacePart
 from .coherence_loops import GROUP
 

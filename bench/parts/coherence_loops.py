@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from umem.fabric.ucx import calls
 from umem.fabric.ucx.port import PLAIN
-from umem.kernels.coherent import (
-    coherent_fetch_add_i64,
-    coherent_load_i64,
-    coherent_store_i64,
-)
-from umem.kernels.coherent_lines import coherent_read, coherent_write
-from umem.kernels.compile import cpu_kernel, device_function
-from umem.kernels.copy import copy
-from umem.kernels.ops import load_i64
-from umem.kernels.ops_system import pause, yield_cpu
+from umem.kernels.build.compile import cpu_kernel, device_function
+from umem.kernels.coherent.span import coherent_read, coherent_write
+from umem.kernels.coherent.typed import coherent_fetch_add_i64, coherent_load_i64, coherent_store_i64
+from umem.kernels.data.copy import copy
+from umem.kernels.intrinsics.scalar import load_i64
+from umem.kernels.intrinsics.system import pause, yield_cpu
 from umem.kernels.status import AGAIN, OK
 
 from .message_loops import finish

@@ -11,10 +11,10 @@ import numpy as np
 from umem.errors import WaitTimeout
 from umem.kernels import status
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 from umem.world.spec import MAPPED
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from . import coherence_loops as loops
 from .base import BLOCK_TIMEOUT_S
 from .coherence import LINE, CachedPart

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from umem.kernels import probe
+from umem.bench.parts import probe_loops
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 from umem.units import align_up
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from . import message_loops as loops
 from .base import SpacePart
 from .message import UcxPart
@@ -49,7 +49,7 @@ class Mapped(SpacePart):
         self.lap += self.batch
         if not self.takes_part:
             return OK
-        code = probe.swap(
+        code = probe_loops.swap(
             self.space.control,
             self.outbox.address,
             self.mine.ctypes.data,

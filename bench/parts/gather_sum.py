@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from .. import limits
-from ..stats import Samples
+from ..harness import hardware
+from ..harness.stats import Samples
 from . import workload_loops as loops
 from .base import SpacePart
 from .message import TAG, UcxPart
@@ -68,7 +68,7 @@ class Mapped(SpacePart):
 
     def c(self, num_samples: int) -> Samples | None:
         """C over the same table, all requests of a batch in one call."""
-        function = limits.load().gather_sum_f32
+        function = hardware.load().gather_sum_f32
 
         def all_at_once(out: int, table: int, indices: int, distance: int, num_rows: int, batch: int) -> None:
             function(out, table, indices, batch, num_rows, ROW_BYTES, distance)

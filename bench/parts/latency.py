@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from umem.kernels import probe
-from umem.kernels.random_access import cpu_chase
-from umem.kernels.signal import cpu_ping_pong
+from umem.bench.parts import probe_loops
+from umem.bench.parts.random_access import cpu_chase
+from umem.kernels.page.signal import cpu_ping_pong
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from .. import limits
-from ..stats import Samples
+from ..harness import hardware
+from ..harness.stats import Samples
 from .base import SpacePart
 
 ASKER, ANSWERER = 0, 1  # ranks
@@ -42,11 +42,11 @@ class Line(SpacePart):
         return self._both_sides(cpu_ping_pong.compiled)
 
     def _by_c(self) -> int:
-        return self._both_sides(limits.load().line_ping_pong)
+        return self._both_sides(hardware.load().line_ping_pong)
 
     def _both_sides(self, ping_pong: Callable[[int, int, int, int], int]) -> int:
         if self.rank <= ANSWERER:
-            done = ping_pong(self.line, self.rank, self.num_rounds, limits.MAX_POLLS)
+            done = ping_pong(self.line, self.rank, self.num_rounds, hardware.MAX_POLLS)
             self.expect(done == self.num_rounds)
         return OK
 
@@ -70,7 +70,7 @@ class Chase(SpacePart):
         self.num_done["c"] = (
             self.num_lines // 2
         )  # far from the lines that `own` has just brought into the cache
-        self.at["c"] = jump(self.num_done["c"], self.num_lines) * probe.LINE_WORDS
+        self.at["c"] = jump(self.num_done["c"], self.num_lines) * probe_loops.LINE_WORDS
         if self.is_timed:
             self.private = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if not is_huge(self.remote):
@@ -78,7 +78,7 @@ class Chase(SpacePart):
             self.words = np.frombuffer(self.private, np.int64)
             self.local = self.words.ctypes.data
             for base in (self.remote, self.local):
-                probe.fill_chase(base, self.num_lines, CHASE_MULTIPLIER, CHASE_INCREMENT)
+                probe_loops.fill_chase(base, self.num_lines, CHASE_MULTIPLIER, CHASE_INCREMENT)
 
     def peer(self, num_samples: int) -> Samples | None:
         """Dependent loads from the peer's segment."""
@@ -90,7 +90,7 @@ class Chase(SpacePart):
 
     def c(self, num_samples: int) -> Samples | None:
         """C over the private memory."""
-        return self._run(num_samples, "c", limits.load().chase)
+        return self._run(num_samples, "c", hardware.load().chase)
 
     def _run(self, num_samples: int, name: str, chase: Callable[[int, int, int], int]) -> Samples | None:
         if not self.is_timed:
@@ -107,7 +107,7 @@ class Chase(SpacePart):
         """A chain must be where the generator is after as many steps."""
         for name, word in self.at.items():
             line = jump(self.num_done[name], self.num_lines)
-            self.expect(word == line * probe.LINE_WORDS)
+            self.expect(word == line * probe_loops.LINE_WORDS)
         return super().num_errors()
 
     def close(self) -> None:

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from umem.kernels.litmus import MAX_DELAY, STRIDE_WORDS, lane_corr, lane_mp, lane_sb, warm_lines
-from umem.space import Space
+from umem.bench.parts.litmus_lanes import MAX_DELAY, STRIDE_WORDS, lane_corr, lane_mp, lane_sb, warm_lines
+from umem.space.space import Space
 
 from .base import SpacePart, check
 

@@ -12,10 +12,10 @@ from umem.fabric.ucx.library import FIX
 from umem.fabric.ucx.peer import Reach
 from umem.fabric.ucx.port import Port
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 from umem.world.spec import HOSTS
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from . import message_loops as loops
 from .base import SpacePart, check
 

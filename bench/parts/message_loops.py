@@ -11,10 +11,10 @@ from numba.core import types
 from umem.fabric.ucx import calls
 from umem.fabric.ucx.port import ATOMIC_U64, CONTROL, PLAIN, POLLING, REPLY, VALUE, WORKER
 from umem.fabric.ucx.waiting import GROUP, wait_request
-from umem.kernels.compile import cpu_kernel, device_function
-from umem.kernels.control import SPIN_ROUNDS
-from umem.kernels.ops import load_acquire_i64, load_i64, store_i64
-from umem.kernels.ops_system import cycles, now_ns, yield_cpu
+from umem.kernels.build.compile import cpu_kernel, device_function
+from umem.kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64
+from umem.kernels.intrinsics.system import cycles, now_ns, yield_cpu
+from umem.kernels.page.control import SPIN_ROUNDS
 from umem.kernels.status import AGAIN, OK
 
 EVERY_BIT = -1  # tag mask

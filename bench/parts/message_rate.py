@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from umem.kernels import probe
+from umem.bench.parts import probe_loops
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from .base import SpacePart
 
 SENDER, RECEIVER = 0, 1
@@ -34,9 +34,11 @@ class Ring(SpacePart):
         span = (self.first, self.num_messages)
         self.first += self.num_messages
         if self.rank == SENDER:
-            return int(probe.post_messages(control, *words, *span, self.per_doorbell, self.deadline_ns()))
+            return int(
+                probe_loops.post_messages(control, *words, *span, self.per_doorbell, self.deadline_ns())
+            )
         if self.rank == RECEIVER:
-            wrong = int(probe.take_messages(control, *words, *span, self.deadline_ns()))
+            wrong = int(probe_loops.take_messages(control, *words, *span, self.deadline_ns()))
             if wrong < 0:
                 return wrong
             self._errors += wrong

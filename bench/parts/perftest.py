@@ -16,9 +16,9 @@ import numpy as np
 from umem import config
 from umem.errors import FabricError, Waived
 from umem.fabric.ucx import tools
-from umem.space import Space
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 
 TESTS = {
     "message": "tag_lat",

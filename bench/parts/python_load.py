@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from umem.kernels import probe
+from umem.bench.parts import probe_loops
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from .base import SpacePart
 
 BATCH = 2000
@@ -36,7 +36,7 @@ class Load(SpacePart):
 
     def empty_call(self, num_samples: int) -> Samples | None:
         """An empty compiled function with the arguments of the compiled load."""
-        call, control, word = probe.nothing.compiled, self.space.control, self.word
+        call, control, word = probe_loops.nothing.compiled, self.space.control, self.word
 
         def batch() -> int:
             for _ in range(BATCH):

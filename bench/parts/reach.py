@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.control import is_mapped
-from umem.space import Space
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.page.control import is_mapped
+from umem.space.space import Space
 
 from .base import SpacePart
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.space.space import Space
 
-from ..stats import Samples
+from ..harness.stats import Samples
 from . import workload_loops as loops
 from .base import SpacePart
 from .message import UcxPart

@@ -8,8 +8,8 @@ c10::Allocator::raw_allocate and raw_deallocate do, which are inline functions o
 from __future__ import annotations
 
 from umem.kernels import cpu_kernel, device_function
-from umem.kernels.ops import load_i64, load_u8, store_i64, store_u8
-from umem.kernels.ops_system import call_handler
+from umem.kernels.intrinsics.scalar import load_i64, load_u8, store_i64, store_u8
+from umem.kernels.intrinsics.system import call_handler
 
 DATA_WORDS = 8  # more than a DataPtr has
 ALLOCATE, RAW_DELETER = 2, 4  # slots of an allocator's table of functions; see umem/torch/c10.py

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from umem.fabric.ucx.port import PLAIN, WORKER
 from umem.fabric.ucx.waiting import GROUP
-from umem.kernels.barrier import world_barrier
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.copy import copy
-from umem.kernels.gather import gather_rows
-from umem.kernels.gather_sum import GATHER_SUM
-from umem.kernels.ops import load_i64, store_i64
-from umem.kernels.ops_system import cycles, now_ns
-from umem.kernels.reduce import REDUCE
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.data.copy import copy
+from umem.kernels.data.gather import gather_rows
+from umem.kernels.data.gather_sum import GATHER_SUM
+from umem.kernels.data.reduce import REDUCE
+from umem.kernels.intrinsics.scalar import load_i64, store_i64
+from umem.kernels.intrinsics.system import cycles, now_ns
+from umem.kernels.page.barrier import world_barrier
 from umem.kernels.status import AGAIN, OK, SLICE_NS
 
 from .message_loops import EVERY_BIT, finish, receive, send, tag_recv

@@ -1,4 +1,5 @@
-"""What umem is measured against. A peer is a module here with `sides(bench, operation, point)`.
+"""What umem is measured against. A peer is a module here with `OPERATIONS` and
+`side(workers, operation, point)`.
 
 | operation | one operation of it |
 |---|---|
@@ -16,7 +17,6 @@ Modules load when they are chosen, since what they wrap may not be installed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,23 +24,23 @@ from umem.errors import Waived
 from umem.world.spec import HOSTS
 
 if TYPE_CHECKING:
-    from ..case import Point, Side
-    from ..driver import Bench
+    from ..harness.side import Point, Side
+    from ..harness.workers import Workers
 
 MODULES = {"ucx_perftest": "perftest", "gloo": "gloo", "mpi": "mpi", "ucxx": "ucxx"}
 
 
-def sides(bench: Bench, names: Iterable[str], operation: str, point: Point) -> list[Side]:
-    """A side for every peer of `names` that knows `operation`."""
+def sides(workers: Workers, operation: str, point: Point) -> list[Side]:
+    """A side for every peer that the user chose and that knows `operation`."""
     found: list[Side] = []
-    for name in names:
+    for name in workers.options.peers:
         module = import_module(f"{__name__}.{MODULES[name]}")
         if operation in module.OPERATIONS:
-            found.append(module.side(bench, operation, point))
+            found.append(module.side(workers, operation, point))
     return found
 
 
-def check_world(bench: Bench, name: str) -> None:
+def check_world(workers: Workers, name: str) -> None:
     """Raise Waived where a peer with processes of its own would not run in the world that its rows name."""
-    if bench.options.world == HOSTS:
+    if workers.options.world == HOSTS:
         raise Waived(f"{name} would run outside the network namespaces of world {HOSTS}; use --world mapped")

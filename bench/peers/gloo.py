@@ -15,34 +15,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from umem import config
+from umem import config, limits
 from umem.errors import Waived
 
-from ..case import PartSide
-from ..wire import Part, serve
+from ..harness.side import PartSide
+from ..harness.wire import Part, serve
 from . import check_world
 
 if TYPE_CHECKING:
-    from ..case import Point, Side
-    from ..driver import Bench
-    from ..stats import Samples
+    from ..harness.case import Point, Side
+    from ..harness.stats import Samples
+    from ..harness.workers import Workers
 
 OPERATIONS = ("message", "reduce", "exchange")
 FIX = "pip install 'umem[torch]'"
 TRIAL_ROUNDS = 20
 
 
-def side(bench: Bench, operation: str, point: Point) -> Side:
+def side(workers: Workers, operation: str, point: Point) -> Side:
     """gloo at `point`."""
-    num_ranks = bench.options.ranks
+    num_ranks = workers.options.ranks
 
     def command(path: str) -> list[str]:
-        check_world(bench, "gloo")
+        check_world(workers, "gloo")
         if find_spec("torch") is None:
             raise Waived(f"no torch here. Fix: {FIX}")
         return [sys.executable, "-m", "umem.bench.peers.gloo", path, str(num_ranks)]
 
-    group = bench.group(("gloo", num_ranks), f"gloo group of {num_ranks} ranks", command, num_ranks)
+    group = workers.group(("gloo", num_ranks), f"gloo group of {num_ranks} ranks", command, num_ranks)
     part = Part(group, "umem.bench.peers.gloo:Gloo", operation=operation, num_bytes=point.num_bytes)
     return PartSide("gloo", "message", part, "block", peer="gloo", transport="tcp")
 
@@ -104,7 +104,7 @@ class Gloo:
         self.errors += not right
 
     def _pin_if_faster(self) -> None:
-        cores = config.usable_cores()
+        cores = limits.usable_cores()
         if self.num_ranks > len(cores):
             return
         free_s = self._trial_s(cores)

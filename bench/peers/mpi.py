@@ -17,14 +17,14 @@ import numpy as np
 from umem.errors import FabricError, Waived
 from umem.units import MIB
 
-from ..case import PartSide
-from ..wire import Part, serve
+from ..harness.side import PartSide
+from ..harness.wire import Part, serve
 from . import check_world
 
 if TYPE_CHECKING:
-    from ..case import Point, Side
-    from ..driver import Bench
-    from ..stats import Samples
+    from ..harness.case import Point, Side
+    from ..harness.stats import Samples
+    from ..harness.workers import Workers
 
 OPERATIONS = ("message", "get", "put", "fetch_add", "reduce", "exchange")
 SEMANTICS = {"message": "message", "reduce": "message", "exchange": "message"}
@@ -36,15 +36,15 @@ WORD_BYTES = 8
 MAX_BYTE = 255
 
 
-def side(bench: Bench, operation: str, point: Point) -> Side:
+def side(workers: Workers, operation: str, point: Point) -> Side:
     """The MPI job at `point`."""
-    num_ranks = bench.options.ranks
+    num_ranks = workers.options.ranks
 
     def start(path: str) -> list[str]:
-        check_world(bench, "MPI")
+        check_world(workers, "MPI")
         return command(path, num_ranks)
 
-    group = bench.group(("mpi", num_ranks), f"MPI job of {num_ranks} ranks", start, num_ranks)
+    group = workers.group(("mpi", num_ranks), f"MPI job of {num_ranks} ranks", start, num_ranks)
     part = Part(group, "umem.bench.peers.mpi:Mpi", operation=operation, num_bytes=point.num_bytes)
     semantics = SEMANTICS.get(operation, "rma")
     return PartSide("mpi", semantics, part, "block", peer="mpi", transport="shared memory")
@@ -221,9 +221,9 @@ def main() -> None:
     """One rank of the job: `python -m umem.bench.peers.mpi SOCKET`."""
     from mpi4py import MPI
 
-    from umem import config
+    from umem import limits
 
-    cores = config.usable_cores()
+    cores = limits.usable_cores()
     rank = MPI.COMM_WORLD.Get_rank()
     if MPI.COMM_WORLD.Get_size() <= len(cores):
         os.sched_setaffinity(0, {cores[rank]})

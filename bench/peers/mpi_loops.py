@@ -9,9 +9,9 @@ from typing import Any
 
 from numba.core import types
 
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.ops import store_f64
-from umem.kernels.ops_system import now_ns
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.intrinsics.scalar import store_f64
+from umem.kernels.intrinsics.system import now_ns
 
 I32, I64 = types.int32, types.int64
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from umem.units import KIB, MIB
 
-from ..case import STREAM_WINDOW, Side
-from ..wire import Part
+from ..harness.side import STREAM_WINDOW, Side
+from ..harness.wire import Part
 
 if TYPE_CHECKING:
-    from ..case import Point
-    from ..driver import Bench
-    from ..stats import Samples
+    from ..harness.case import Point
+    from ..harness.stats import Samples
+    from ..harness.workers import Workers
 
 SEMANTICS = {
     "message": "message",
@@ -51,17 +51,17 @@ class PerftestSide(Side):
         self._part.close()
 
 
-def side(bench: Bench, operation: str, point: Point) -> Side:
+def side(workers: Workers, operation: str, point: Point) -> Side:
     """ucx_perftest at `point`, in the world of this run."""
     part = Part(
-        bench.ranks(),
+        workers.ranks(),
         "umem.bench.parts.perftest:Perftest",
         operation=operation,
         num_bytes=point.num_bytes,
-        num_operations=num_operations(point.num_bytes, bench.options.world),
+        num_operations=num_operations(point.num_bytes, workers.options.world),
         window=int(point.setting("window", STREAM_WINDOW)) if operation == "stream" else 1,
     )
-    transport = bench.options.transport
+    transport = workers.options.transport
     return PerftestSide(part, SEMANTICS[operation], transport)
 
 

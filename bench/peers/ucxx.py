@@ -13,14 +13,14 @@ import numpy as np
 
 from umem.errors import Waived
 
-from ..case import PartSide
-from ..wire import Part, serve
+from ..harness.side import PartSide
+from ..harness.wire import Part, serve
 from . import check_world
 
 if TYPE_CHECKING:
-    from ..case import Point, Side
-    from ..driver import Bench
-    from ..stats import Samples
+    from ..harness.case import Point, Side
+    from ..harness.stats import Samples
+    from ..harness.workers import Workers
 
 OPERATIONS = ("message",)
 MODULES = ("ucxx", "ucp")
@@ -28,16 +28,16 @@ FIX = "pip install ucxx-cu12"
 NUM_WORKERS = 2
 
 
-def side(bench: Bench, operation: str, point: Point) -> Side:
+def side(workers: Workers, operation: str, point: Point) -> Side:
     """ucxx at `point`."""
 
     def command(path: str) -> list[str]:
-        check_world(bench, "ucxx")
+        check_world(workers, "ucxx")
         if module_name() is None:
             raise Waived(f"neither ucxx nor ucp here. Fix: {FIX}")
         return [sys.executable, "-m", "umem.bench.peers.ucxx", path]
 
-    group = bench.group(("ucxx",), "two processes with ucxx", command, NUM_WORKERS)
+    group = workers.group(("ucxx",), "two processes with ucxx", command, NUM_WORKERS)
     part = Part(group, "umem.bench.peers.ucxx:Message", num_bytes=point.num_bytes)
     binding = module_name() or "ucxx"
     return PartSide("ucxx", "message", part, "block", peer=binding, transport="UCX's choice")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from umem.agent import Operation, layout
-from umem.agent.handlers import HANDLER, argument
+from umem.agent.serving.handlers import HANDLER, argument
 from umem.kernels import status
-from umem.kernels.compile import c_callback
-from umem.kernels.ops import load_acquire_i64, load_i64, store_i64, store_release_i64
-from umem.kernels.ops_system import copy_bytes, now_ns
+from umem.kernels.build.compile import c_callback
+from umem.kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64, store_release_i64
+from umem.kernels.intrinsics.system import copy_bytes, now_ns
 
 DOUBLE = Operation.USER
 WAIT_FOR_WORD = Operation.USER + 1

@@ -20,16 +20,16 @@ import numpy as np
 import pytest
 
 from umem import config
-from umem.address import AddressMap, Kind
 from umem.agent import Agent, bind_ucx
-from umem.agent.near_handlers import ON_DEMAND
-from umem.control_page import ControlPage
+from umem.agent.serving.near_handlers import ON_DEMAND
 from umem.errors import FabricMissing, RankLost
 from umem.fabric.ucx import library
 from umem.fabric.ucx.fabric import UcxFabric
-from umem.kernels.compile import load_all
-from umem.kernels.control import CONTROL_BYTES
-from umem.segment import Segments
+from umem.kernels.build.compile import load_all
+from umem.kernels.page.control import CONTROL_BYTES
+from umem.memory.address import AddressMap, Kind
+from umem.memory.control_page import ControlPage
+from umem.memory.segment import Segments
 
 from .handlers import HANDLERS
 

@@ -15,7 +15,7 @@ import pytest
 from umem.agent import Agent, Operation, Request, layout
 from umem.errors import FabricMissing, RankLost, WaitTimeout
 from umem.kernels import status
-from umem.kernels.control import HEARTBEAT
+from umem.kernels.page.control import HEARTBEAT
 
 from . import handlers
 from .ranks import TIMEOUT_S, Rank, needs_ucx, run_ranks, sleep_with_gil, start

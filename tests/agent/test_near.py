@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from umem.agent import Near, Operation, Request
-from umem.agent.near import MAX_INDICES
-from umem.agent.near_handlers import REDUCE_TYPES, ROW_TYPES
+from umem.agent.asking.near import MAX_INDICES
+from umem.agent.serving.near_handlers import REDUCE_TYPES, ROW_TYPES
 from umem.errors import AddressError, AlignmentError, ArgumentTypeError, ConfigError, UnknownName
-from umem.kernels import reference, status
+from umem.kernels import status
+from umem.kernels.data import reference
 
 from .ranks import Rank, needs_ucx, run_ranks, start
 

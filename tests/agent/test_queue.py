@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from umem.agent import layout
-from umem.agent.arena import Arena, Words
-from umem.agent.queue import pop_first, pop_last, push, ring_length, ring_words
-from umem.agent.service import HAS_KEPT_DATA, HAS_REPLY_ENDPOINT, receive_request
+from umem.agent.private_memory import Arena, Words
+from umem.agent.serving.queue import pop_first, pop_last, push, ring_length, ring_words
+from umem.agent.serving.service import HAS_KEPT_DATA, HAS_REPLY_ENDPOINT, receive_request
 from umem.fabric.ucx.abi import UCS_INPROGRESS, UCS_OK
 
 RINGS = {"free": layout.FREE, "ready": layout.READY, "pending": layout.PENDING, "sending": layout.SENDING}

@@ -8,8 +8,8 @@ import pytest
 from umem.agent import Operation, Request, layout
 from umem.errors import ConfigError, HandlerError, UnknownOperation
 from umem.kernels import status
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.ops import fetch_add_u32, fetch_add_u64
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.intrinsics.scalar import fetch_add_u32, fetch_add_u64
 
 from . import handlers
 from .ranks import Rank, needs_ucx, run_ranks, start

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from umem.bench.case import Side
-from umem.bench.rows import Row
+from umem.bench.harness.rows import Row
+from umem.bench.harness.side import Side
 
 ROW = Row(
     case="latency.line",

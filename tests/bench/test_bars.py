@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from umem.bench import bars, registry
+from umem.bench import bars
 from umem.bench.bars import Alternative, Bar
-from umem.bench.case import Measured, Options, Point
-from umem.bench.driver import Bench
-from umem.bench.stats import Limit, Outcome
+from umem.bench.cases import registry
+from umem.bench.harness.driver import Bench
+from umem.bench.harness.side import Measured, Options, Point
+from umem.bench.harness.stats import Limit, Outcome
 from umem.errors import ConfigError, RankLost, UnknownName, Waived
 
 from .examples import FakeSide

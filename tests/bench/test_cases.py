@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from umem import config
-from umem.bench import registry
-from umem.bench.case import NO_SEMANTICS, Case, Measured, Options, Point
-from umem.bench.driver import Bench
-from umem.bench.rows import Status
-from umem.bench.timing import Depth
+from umem.bench.cases import registry
+from umem.bench.harness.case import Case
+from umem.bench.harness.driver import Bench
+from umem.bench.harness.rows import Status
+from umem.bench.harness.side import NO_SEMANTICS, Measured, Options, Point
+from umem.bench.harness.timing import Depth
 from umem.cli import app
 from umem.errors import UmemError
 from umem.units import GIB

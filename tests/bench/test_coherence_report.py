@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import umem
-from umem.kernels import coherence_layout as words
-from umem.kernels import machine
-from umem.kernels.line_notes import note_loss, note_range, parts_of
+from umem.kernels.coherent import layout as words
+from umem.kernels.coherent.misses import note_loss, note_range, parts_of
+from umem.kernels.intrinsics import machine
 from umem.lines import report
 from umem.lines.report import FALSE_SHARING, ONE_RANK, SHARING, LineUse
 

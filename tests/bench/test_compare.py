@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from umem.bench.compare import compare, print_comparison
-from umem.bench.rows import Results
+from umem.bench.harness.rows import Results
+from umem.bench.output.compare import compare, print_comparison
 from umem.errors import ConfigError
 
 from .examples import row

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ends_soon, in_use, shared_memory_files
-from umem.bench import registry, verdict
-from umem.bench.case import Options, PartSide
+from umem.bench.cases import registry
 from umem.bench.cases.latency import Line
-from umem.bench.driver import Bench
-from umem.bench.evidence import gather
-from umem.bench.rows import Status, read_json
+from umem.bench.harness.driver import Bench
+from umem.bench.harness.rows import Status, read_json
+from umem.bench.harness.side import Options, PartSide
+from umem.bench.verdict import verdict
+from umem.bench.verdict.evidence import gather
 from umem.cli import app
 
 VICTIM = 1  # rank

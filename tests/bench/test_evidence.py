@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from umem.bench.evidence import LOAD_STORE, Evidence, LitmusResult, Speed, conclude
+from umem.bench.verdict.evidence import LOAD_STORE, Evidence, LitmusResult, Speed, conclude
 
 OK = LitmusResult("MP", {(0, 0): 60, (1, 1): 40})
 OTHERS = tuple(LitmusResult(test, {(0, 1): 60, (1, 1): 40}) for test in ("CoRR", "SB"))

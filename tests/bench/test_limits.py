@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from umem.bench import limits
+from umem.bench.harness import hardware
 from umem.errors import Waived
 
 
 @pytest.fixture(scope="module")
 def lib():
-    return limits.load()
+    return hardware.load()
 
 
 def aligned(num_bytes: int, alignment: int = 64) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_ping_pong_gives_up_when_nobody_answers(lib):
 
 
 def test_round_trips_complete_or_say_why_not():
-    for measure in (limits.line_round_trip_ns, limits.event_round_trip_ns):
+    for measure in (hardware.line_round_trip_ns, hardware.event_round_trip_ns):
         try:
             assert 1 < measure(50) < 1e9
         except Waived as reason:
@@ -100,21 +100,21 @@ def test_malloc_churn_leaves_its_blocks_live_until_cleared(lib):
 
 
 def test_no_compiler_is_waived_with_the_reason(monkeypatch):
-    monkeypatch.setattr(limits.shutil, "which", lambda name: None)
-    limits.load.cache_clear()
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
+    hardware.load.cache_clear()
     with pytest.raises(Waived, match="no C compiler"):
-        limits.load()
+        hardware.load()
 
 
 def test_a_failing_compiler_is_waived_with_its_words(monkeypatch, tmp_path):
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho unsupported machine >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(limits.shutil, "which", lambda name: str(broken))
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: str(broken))
     monkeypatch.setenv("UMEM_CACHE", str(tmp_path))
-    limits.load.cache_clear()
+    hardware.load.cache_clear()
     with pytest.raises(Waived, match="unsupported machine"):
-        limits.load()
+        hardware.load()
 
 
 def test_unknown_limit_is_an_attribute_error(lib):

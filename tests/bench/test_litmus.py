@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from umem.bench.parts import litmus_lanes
 from umem.bench.parts.litmus import LANES, Litmus
-from umem.kernels import litmus
 
-WORDS = litmus.STRIDE_WORDS
+WORDS = litmus_lanes.STRIDE_WORDS
 
 
 def memory():
@@ -27,19 +27,19 @@ def run(test, order):
 
 
 def test_corr_and_mp_see_all_or_nothing_when_lanes_do_not_overlap():
-    for test in (litmus.corr, litmus.mp):
+    for test in (litmus_lanes.corr, litmus_lanes.mp):
         assert run(test, (0, 1))[1] == 0b11
         assert run(test, (1, 0))[1] == 0b00
 
 
 def test_sb_sees_one_store_when_lanes_do_not_overlap():
-    assert run(litmus.sb, (0, 1)) == {0: 0, 1: 1}
-    assert run(litmus.sb, (1, 0)) == {1: 0, 0: 1}
+    assert run(litmus_lanes.sb, (0, 1)) == {0: 0, 1: 1}
+    assert run(litmus_lanes.sb, (1, 0)) == {1: 0, 0: 1}
 
 
 def test_instances_do_not_share_a_line():
     (x, y), out = memory()
-    litmus.corr(x.ctypes.data, y.ctypes.data, out.ctypes.data, 0, 1, 3)
+    litmus_lanes.corr(x.ctypes.data, y.ctypes.data, out.ctypes.data, 0, 1, 3)
     assert np.nonzero(x)[0].tolist() == [WORDS, 2 * WORDS]
 
 

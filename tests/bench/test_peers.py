@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from umem.bench import registry
-from umem.bench.case import PEERS, Options, Point
-from umem.bench.driver import Bench
+from umem.bench import peers
+from umem.bench.cases import registry
+from umem.bench.harness.driver import Bench
+from umem.bench.harness.rows import Status
+from umem.bench.harness.side import PEERS, Options, Point
+from umem.bench.harness.timing import Depth, open_sides
 from umem.bench.peers import mpi, ucxx
-from umem.bench.rows import Status
-from umem.bench.timing import Depth, open_sides
 from umem.errors import Waived
 
 TINY = Depth(num_rounds=2, samples_per_block=2, warmup_samples=1)
@@ -38,7 +39,7 @@ def test_a_peer_runs_and_its_data_is_right(peer):
 @pytest.mark.parametrize("peer", OWN_PROCESSES)
 def test_a_peer_that_runs_outside_the_namespaces_is_waived_there(peer):
     with Bench(Options(world="hosts", peers=(peer,))) as bench:
-        opened, (lack,) = open_sides(bench.peer_sides("message", Point(8)))
+        opened, (lack,) = open_sides(peers.sides(bench, "message", Point(8)))
     assert not opened
     assert isinstance(lack.error, Waived)
     assert "outside the network namespaces" in str(lack.error)
@@ -46,7 +47,7 @@ def test_a_peer_that_runs_outside_the_namespaces_is_waived_there(peer):
 
 def test_ucxx_is_called_by_the_name_of_what_runs(monkeypatch):
     monkeypatch.setattr(ucxx, "find_spec", lambda name: name == "ucp" or None)
-    (side,) = Bench(Options(peers=("ucxx",))).peer_sides("message", Point(8))
+    (side,) = peers.sides(Bench(Options(peers=("ucxx",))), "message", Point(8))
     assert (side.name, side.peer) == ("ucxx", "ucp")
 
 

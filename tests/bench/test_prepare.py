@@ -11,13 +11,13 @@ from umem.bench import prepare
 
 LEFT = """
 import importlib, sys
-from umem.bench.ranks import part_modules
-from umem.kernels import cache
-from umem.kernels.compile import registered
-from umem.startup import kernel_groups
+from umem.bench.parts.ranks import part_modules
+from umem.kernels.build import code_cache
+from umem.kernels.build.compile import registered
+from umem.space.startup import kernel_groups
 for name in part_modules():
     importlib.import_module(name)
-left = [lazy for lazy in registered(groups=kernel_groups(sys.argv[1] == "mapped")) if not cache.is_ready(lazy.folder)]
+left = [lazy for lazy in registered(groups=kernel_groups(sys.argv[1] == "mapped")) if not code_cache.is_ready(lazy.folder)]
 sys.exit(str(left) if left else 0)
 """
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from umem.bench.rows import COLUMNS, Results, read_json, write_csv, write_json
+from umem.bench.harness.rows import COLUMNS, Results, read_json, write_csv, write_json
 from umem.errors import ConfigError
 
 from .examples import ROW, row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from umem.bench.stats import (
+from umem.bench.harness.stats import (
     Interval,
     Limit,
     Outcome,

@@ -7,8 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-from umem.bench import command, limits, plot, registry, table
-from umem.bench.rows import Results
+from umem.bench import command
+from umem.bench.cases import registry
+from umem.bench.harness import hardware
+from umem.bench.harness.rows import Results
+from umem.bench.output import plot, table
 from umem.errors import Waived
 
 from .examples import row
@@ -50,7 +53,7 @@ def tries(monkeypatch, *round_trips_ns):
             raise Waived("it was not running")
         return one
 
-    monkeypatch.setattr(limits, "line_round_trip_ns", line_round_trip_ns)
+    monkeypatch.setattr(hardware, "line_round_trip_ns", line_round_trip_ns)
     monkeypatch.setattr(command, "PING_PONG_TRIES", len(round_trips_ns))
 
 

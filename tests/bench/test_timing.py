@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from umem.bench.case import Point
-from umem.bench.timing import Depth, close_sides, measure, open_sides
+from umem.bench.harness.side import Point
+from umem.bench.harness.timing import Depth, close_sides, measure, open_sides
 from umem.errors import FabricMissing, Waived
 
 from .examples import FakeSide

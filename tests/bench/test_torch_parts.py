@@ -8,15 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from umem.bench import registry
-from umem.bench.case import Options
+from umem.bench.cases import registry, torch_allocator
 from umem.bench.cases import torch as cases
-from umem.bench.cases import torch_allocator
-from umem.bench.driver import Bench
+from umem.bench.harness.driver import Bench
+from umem.bench.harness.side import Options
 from umem.bench.parts.replay_loops import ALLOCATE, DATA_WORDS, RAW_DELETER, checked_replay, replay
 from umem.errors import UnknownName, Waived
 from umem.kernels import c_callback
-from umem.kernels.ops import fetch_add_i64, load_i64, store_i64
+from umem.kernels.intrinsics.scalar import fetch_add_i64, load_i64, store_i64
 
 TRACE = np.array([(0, 4), (1, 100), (0, 0), (2, 4096), (2, 0), (1, 0)], np.int64)
 NUM_SLOTS = 3
@@ -87,7 +86,7 @@ def test_blocks_outside_and_misaligned_ones_are_errors():
 
 
 def test_the_driver_needs_no_torch_and_says_what_is_missing(monkeypatch):
-    code = "import sys; from umem.bench import registry; registry.all_cases(); print('torch' in sys.modules)"
+    code = "import sys; from umem.bench.cases import registry; registry.all_cases(); print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )

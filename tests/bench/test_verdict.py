@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from umem import config
-from umem.bench import limits, registry, report, sections, verdict
-from umem.bench.case import Options, Point
-from umem.bench.driver import Bench
-from umem.bench.evidence import FORBIDDEN, LOAD_STORE, Conclusion, Evidence, LitmusResult, gather
-from umem.bench.rows import Results, Status, read_json
-from umem.bench.timing import Depth
+from umem.bench.cases import registry
+from umem.bench.harness import hardware
+from umem.bench.harness.driver import Bench
+from umem.bench.harness.rows import Results, Status, read_json
+from umem.bench.harness.side import Options, Point
+from umem.bench.harness.timing import Depth
+from umem.bench.verdict import report, sections, verdict
+from umem.bench.verdict.evidence import FORBIDDEN, LOAD_STORE, Conclusion, Evidence, LitmusResult, gather
 from umem.errors import UmemError
 from umem.world.launcher import launch
 
@@ -176,7 +178,7 @@ def test_without_ucx_and_compiler_it_says_what_is_missing(tmp_path, few_cases, m
     monkeypatch.setattr(verdict, "ROUNDS", 1)
     monkeypatch.setenv("UMEM_UCX", "/nonsense/libucp.so.0")
     monkeypatch.setenv("PATH", str(tmp_path))
-    limits.load.cache_clear()
+    hardware.load.cache_clear()
     code, lines, page = run(tmp_path, "mapped")
     assert code == verdict.INCOMPLETE_CODE
     assert lines[-1].startswith("a supernode of 2 ranks; 2 of 2 pairs")

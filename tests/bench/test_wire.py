@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from umem.bench.wire import Group, Part, WorkerError
+from umem.bench.harness.wire import Group, Part, WorkerError
 from umem.errors import AlignmentError, RankLost, WaitTimeout
 
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -9,10 +9,10 @@ import pytest
 import write_verdict
 from rich.console import Console
 
-from umem.bench import report, sections
-from umem.bench.case import Options
-from umem.bench.evidence import FORBIDDEN, LOAD_STORE, Evidence, LitmusResult, conclude
-from umem.bench.rows import Results
+from umem.bench.harness.rows import Results
+from umem.bench.harness.side import Options
+from umem.bench.verdict import report, sections
+from umem.bench.verdict.evidence import FORBIDDEN, LOAD_STORE, Evidence, LitmusResult, conclude
 from umem.units import parse_size
 
 from .examples import row

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from umem.bench.wire import serve
+from umem.bench.harness.wire import serve
 from umem.errors import AlignmentError
 
 

@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from umem.device import Device
-from umem.device.cuda import CudaDevice
-from umem.device.cuda_run import Module, copy_in, copy_out, synchronize
 from umem.errors import (
     AddressError,
     AlignmentError,
@@ -28,6 +25,9 @@ from umem.errors import (
     WaitTimeout,
     WorldError,
 )
+from umem.memory.device import Device
+from umem.memory.device.cuda import CudaDevice
+from umem.memory.device.cuda_run import Module, copy_in, copy_out, synchronize
 
 if TYPE_CHECKING:
     from gpu_kernels import Kernel
@@ -208,7 +208,7 @@ def compiled_copy(gpu: CudaDevice) -> Iterator[tuple[Module, str]]:
     """The copy kernel that umem ships: PTX and cubin by the real tools, its CPU twin for the fake driver."""
     from gpu_kernels import COPY
 
-    from umem.kernels.cuda import cuda_cubin, cuda_ptx
+    from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
 
     capability = gpu.properties.compute_capability
     ptx, entry = cuda_ptx(COPY.entry, "void(int64, int64, int64, int64)", capability)

@@ -78,7 +78,7 @@ def test_a_gpu_that_cannot_be_used_is_named_with_the_way_out(run_steps, options,
 def test_machine_without_a_driver_says_what_to_install():
     pytest.importorskip("cuda.bindings", reason="cuda.bindings is not installed: scripts/setup dev")
     code = (
-        "import sys\nfrom umem.device.cuda import CudaDevice\nfrom umem.errors import DeviceMissing\n"
+        "import sys\nfrom umem.memory.device.cuda import CudaDevice\nfrom umem.errors import DeviceMissing\n"
         "try:\n    CudaDevice(10**6)\nexcept DeviceMissing as error:\n    print(error)\n"
     )
     said = subprocess.run(
@@ -90,7 +90,7 @@ def test_machine_without_a_driver_says_what_to_install():
 def test_machine_without_the_extra_says_how_to_install_it():
     code = (
         "import sys\nsys.modules['cuda.bindings'] = None\n"
-        "from umem.device.cuda import CudaDevice\nfrom umem.errors import DeviceMissing\n"
+        "from umem.memory.device.cuda import CudaDevice\nfrom umem.errors import DeviceMissing\n"
         "try:\n    CudaDevice()\nexcept DeviceMissing as error:\n    print(error)\n"
     )
     said = subprocess.run(

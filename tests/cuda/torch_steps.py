@@ -22,7 +22,7 @@ from steps import KINDS, fake, num_open
 
 import umem
 from umem.errors import ConfigError, DeviceMissing, SegmentTooLarge, WorldError
-from umem.kernels.compile import load_all
+from umem.kernels.build.compile import load_all
 from umem.torch import cuda as subject
 from umem.torch import install, use_gpu_pool
 from umem.torch.cuda_callbacks import MAX_WAITING

@@ -14,7 +14,7 @@ from typer.main import get_command
 from tests.docs.snippets import IN_A_RANK, run_in_rank, snippets
 from umem.cli import app
 from umem.coherence.load import check_protocol, load_protocol
-from umem.user_files import run_file
+from umem.files.users import run_file
 from umem.world.launcher import launch
 
 PYTHON = {snippet.place: snippet for snippet in snippets("python")}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from umem.errors import WaitTimeout
-from umem.kernels.compile import cpu_kernel
+from umem.kernels.build.compile import cpu_kernel
 
 from .ucx_ranks import GROUP, POSIX, TCP, Rank, run_ranks
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from umem.errors import AddressError, AlignmentError, ConfigError, FabricError
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.ops import fetch_add_u64
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.intrinsics.scalar import fetch_add_u64
 
 from .ucx_ranks import Rank, run_ranks
 

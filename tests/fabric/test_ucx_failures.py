@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from umem.errors import FabricError, Interrupted, RankLost, WaitTimeout
-from umem.kernels.control import STOP
+from umem.kernels.page.control import STOP
 
 from .ucx_ranks import Rank, run_ranks
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from umem.kernels import status
-from umem.kernels.compile import cpu_kernel
+from umem.kernels.build.compile import cpu_kernel
 
 from .ucx_ranks import END_S, GROUP, Rank, run_ranks
 

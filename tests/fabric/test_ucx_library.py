@@ -108,7 +108,7 @@ def test_a_library_older_than_its_interface_is_refused_with_both_versions():
 def test_without_ucx_the_compiled_loops_load_over_stubs_that_refuse(tmp_path):
     code = (
         "from umem.fabric.ucx import calls, operations, waiting\n"
-        "from umem.kernels.compile import c_callback, cpu_kernel, load_all\n"
+        "from umem.kernels.build.compile import c_callback, cpu_kernel, load_all\n"
         "@c_callback('int64()', group='ucx')\ndef refuse():\n    return calls.STUB_RESULT\n"
         "assert calls.bind(refuse.address) is False\n"
         "load_all(groups=('ucx',))\n"

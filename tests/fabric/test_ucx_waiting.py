@@ -10,9 +10,9 @@ import pytest
 
 from umem.errors import WaitTimeout
 from umem.kernels import status
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.control import SPIN_ROUNDS
-from umem.kernels.ops import load_i64
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.intrinsics.scalar import load_i64
+from umem.kernels.page.control import SPIN_ROUNDS
 
 from .ucx_ranks import GROUP, Rank, run_ranks
 

@@ -23,10 +23,10 @@ import pytest
 from umem.errors import FabricMissing
 from umem.fabric.ucx import library
 from umem.kernels import load_all
-from umem.kernels.compile import cpu_kernel
-from umem.kernels.control import ALIVE, CONTROL_BYTES, DEAD, EPOCH, NUM_RANKS, PEER_STATE, SPIN_ROUNDS
-from umem.kernels.ops import load_acquire_i64, load_i64
-from umem.kernels.ops_system import now_ns
+from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.intrinsics.scalar import load_acquire_i64, load_i64
+from umem.kernels.intrinsics.system import now_ns
+from umem.kernels.page.control import ALIVE, CONTROL_BYTES, DEAD, EPOCH, NUM_RANKS, PEER_STATE, SPIN_ROUNDS
 
 try:
     library.load()

@@ -21,8 +21,9 @@ from tests.kernels.coherent_memory import CoherentMemory
 from tests.kernels.forked import SharedWords, end_of, start_rank
 from umem.coherence.protocol import MESI, MSI, SNOOP
 from umem.errors import LinePoisoned
-from umem.kernels import coherence_layout as words
-from umem.kernels import coherent_any, coherent_lines, faults
+from umem.kernels.coherent import entries, span
+from umem.kernels.coherent import layout as words
+from umem.kernels.intrinsics import faults
 from umem.lines.cache import LineCache
 
 LINE_BYTES = 64
@@ -188,9 +189,9 @@ def kill_alone(num_kills: int) -> None:
     victim, partner, clerk = 0, 1, 2
     for protocol in range(len(PROTOCOLS)):
         world = World(clerk + 1, 2, protocol)
-        for kernel in (*coherent_any.LOADS.values(), *coherent_any.CHANGES.values()):
+        for kernel in (*entries.LOADS.values(), *entries.CHANGES.values()):
             kernel.load()  # here, and not once in every process
-        coherent_lines.read.load(), coherent_lines.write.load()
+        span.read.load(), span.write.load()
         saved = world.memory.save()
         count = SharedWords(1)
 
@@ -249,9 +250,9 @@ class Crowd:
 
     def __init__(self, protocol: int):
         self.world = World(self.NUM_RANKS, self.NUM_PLACES, protocol)
-        for kernel in (*coherent_any.LOADS.values(), *coherent_any.CHANGES.values()):
+        for kernel in (*entries.LOADS.values(), *entries.CHANGES.values()):
             kernel.load()
-        coherent_lines.read.load(), coherent_lines.write.load()
+        span.read.load(), span.write.load()
         self.next_rank = 0
         self.ranks, self.pids = [-1] * self.NUM_PLACES, [-1] * self.NUM_PLACES
         for place in range(self.NUM_PLACES):

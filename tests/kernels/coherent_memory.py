@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from umem.address import BASE, BLOCK_LOG2, AddressMap, Kind
 from umem.coherence.protocol import MSI, Protocol
-from umem.control_page import ControlPage
-from umem.device import HOST, host
-from umem.kernels import coherence_layout as words
-from umem.kernels import control
-from umem.kernels.directory import directory_word, line_state, owner_of
-from umem.kernels.line_cache import line_of
+from umem.kernels.coherent import layout as words
+from umem.kernels.coherent.cache import line_of
+from umem.kernels.coherent.directory import directory_word, line_state, owner_of
+from umem.kernels.page import control
 from umem.lines.cache import LineCache
 from umem.lines.layout import CacheSize, LineLayout
+from umem.memory.address import BASE, BLOCK_LOG2, AddressMap, Kind
+from umem.memory.control_page import ControlPage
+from umem.memory.device import HOST, host
 
 BLOCK_BYTES = 1 << BLOCK_LOG2
 SMALL = CacheSize(num_bytes=512, num_ways=2)  # eight lines of 64 bytes

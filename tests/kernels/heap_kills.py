@@ -12,8 +12,9 @@ import sys
 
 from tests.kernels.forked import SharedWords, end_of, start_rank
 from tests.kernels.heap_memory import BASE, HeapMemory
-from umem.kernels import faults, status
-from umem.kernels.heap_layout import BLOCK_BYTES
+from umem.kernels import status
+from umem.kernels.heap.layout import BLOCK_BYTES
+from umem.kernels.intrinsics import faults
 
 VICTIM, PARTNER, CLERK = 0, 1, 2  # the victim also acts for its partner
 NUM_RANKS = 3

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from umem.kernels import control, heap, status
-from umem.kernels.heap_layout import (
+from umem.kernels import status
+from umem.kernels.heap import entries
+from umem.kernels.heap.layout import (
     BLOCK_BYTES,
     ENTRY_NUMBER_SHIFT,
     MAGAZINE_BYTES,
@@ -18,8 +19,9 @@ from umem.kernels.heap_layout import (
     NUM_CLASSES,
     ROW_LOG2,
 )
-from umem.kernels.heap_setup import arena_bytes
-from umem.kernels.heap_usage import END, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
+from umem.kernels.heap.setup import arena_bytes
+from umem.kernels.heap.usage import END, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
+from umem.kernels.page import control
 
 BASE = 1 << 45  # mapped in no process: a heap that touched its memory would crash
 
@@ -55,7 +57,7 @@ class HeapMemory:
         self.size = len(self._map)
         self._magazines = self.first + sizes[0]
         self.arena = self._magazines + sizes[1]
-        heap.init(self.arena, BASE, self.num_bytes, num_ranks)
+        entries.init(self.arena, BASE, self.num_bytes, num_ranks)
         for rank in range(num_ranks):
             words = self.control_words(rank)
             words[control.RANK], words[control.NUM_RANKS], words[control.SPIN_ROUNDS] = rank, num_ranks, 20
@@ -78,7 +80,7 @@ class HeapMemory:
 
     def open(self, rank: int) -> None:
         """Give `rank` an empty magazine, which belongs to the calling thread."""
-        heap.open_for_thread(self.magazine(rank), self.arena, self.holder(rank), rank, 0)
+        entries.open_for_thread(self.magazine(rank), self.arena, self.holder(rank), rank, 0)
 
     def announce_death(self, rank: int) -> None:
         """Let every rank see that `rank` is dead."""
@@ -90,21 +92,23 @@ class HeapMemory:
     # --- operations of a rank
 
     def alloc(self, rank: int, num_bytes: int, align: int = 64) -> int:
-        return heap.alloc(self.control(rank), self.arena, self.magazine(rank), num_bytes, align)
+        return entries.alloc(self.control(rank), self.arena, self.magazine(rank), num_bytes, align)
 
     def free(self, rank: int, address: int) -> int:
-        return heap.free(self.control(rank), self.arena, self.magazine(rank), address)
+        return entries.free(self.control(rank), self.arena, self.magazine(rank), address)
 
     def retain(self, rank: int, address: int, holder: int, generation: int = -1) -> int:
-        return heap.retain(self.control(rank), self.arena, self.holder(rank), address, holder, generation)
+        return entries.retain(self.control(rank), self.arena, self.holder(rank), address, holder, generation)
 
     def flush(self, rank: int) -> int:
-        return heap.flush(self.control(rank), self.magazine(rank))
+        return entries.flush(self.control(rank), self.magazine(rank))
 
     def reclaim(self, rank: int) -> list[int]:
         """`rank` takes back what the dead had: allocations, bytes, slots of magazines."""
         freed = (ctypes.c_int64 * 3)()
-        code = heap.reclaim_dead(self.control(rank), self.arena, self.holder(rank), ctypes.addressof(freed))
+        code = entries.reclaim_dead(
+            self.control(rank), self.arena, self.holder(rank), ctypes.addressof(freed)
+        )
         assert code == status.OK, code
         return list(freed)
 
@@ -115,7 +119,7 @@ class HeapMemory:
         rows, number = [], 0
         while number != END:
             words = (ctypes.c_int64 * (256 * LIST_WORDS))()
-            number = heap.list_live(self.arena, number, ctypes.addressof(words), 256)
+            number = entries.list_live(self.arena, number, ctypes.addressof(words), 256)
             table = np.frombuffer(words, np.int64).reshape(256, LIST_WORDS)
             rows += [Row(*map(int, row)) for row in table if row[0]]
         return rows
@@ -123,13 +127,13 @@ class HeapMemory:
     def find(self, address: int) -> Row | int:
         """The allocation that covers `address`, or a status."""
         row = (ctypes.c_int64 * LIST_WORDS)()
-        code = heap.find(self.arena, address, ctypes.addressof(row))
+        code = entries.find(self.arena, address, ctypes.addressof(row))
         return Row(*row) if code == status.OK else code
 
     def usage(self) -> tuple[list[int], list[list[int]]]:
         """Words of the arena, and a row of words an owner; the last is the world's."""
         words = (ctypes.c_int64 * (USAGE_OWNERS + (self.num_ranks + 1) * OWNER_WORDS))()
-        heap.usage(self.arena, self.num_ranks, ctypes.addressof(words))
+        entries.usage(self.arena, self.num_ranks, ctypes.addressof(words))
         owners = [
             list(words[start : start + OWNER_WORDS]) for start in range(USAGE_OWNERS, len(words), OWNER_WORDS)
         ]
@@ -147,7 +151,7 @@ class HeapMemory:
 
     def check(self) -> None:
         """Every invariant of the arena holds."""
-        found = heap.audit(self.arena)
+        found = entries.audit(self.arena)
         assert found == 0, f"problem {found >> 32} at block {found & 0xFFFF_FFFF}"
 
     # --- the same moment again

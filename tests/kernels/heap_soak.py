@@ -22,9 +22,12 @@ import numpy as np
 
 from tests.kernels.forked import SharedWords, end_of, start_rank
 from tests.kernels.heap_memory import BASE, HeapMemory
-from umem.device import HOST, host
-from umem.kernels import control, faults, heap, status
-from umem.kernels.heap_layout import BLOCK_BYTES
+from umem.kernels import status
+from umem.kernels.heap import entries
+from umem.kernels.heap.layout import BLOCK_BYTES
+from umem.kernels.intrinsics import faults
+from umem.kernels.page import control
+from umem.memory.device import HOST, host
 
 NUM_WORKERS = 4
 NUM_BLOCKS = 64
@@ -69,7 +72,7 @@ class Soak:
         HOST.reserve(BASE, self.memory.num_bytes)
         self._fd = HOST.create(self.memory.num_bytes, "umem-soak")
         HOST.map(self._fd, BASE, self.memory.num_bytes)
-        for kernel in (heap.alloc, heap.free, heap.retain, heap.flush, heap.find):
+        for kernel in (entries.alloc, entries.free, entries.retain, entries.flush, entries.find):
             kernel.load()  # here, and not once in every process
         self.steps = SharedWords(NUM_WORKERS)
         self.stop, self.num_started = SharedWords(1), SharedWords(1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 
-from umem.kernels import machine
-from umem.kernels.elements import Element, Number
-from umem.kernels.intrinsics import Ordering
+from umem.kernels.build.direct_memory import DirectMemory
+from umem.kernels.intrinsics import machine
+from umem.kernels.intrinsics.elements import Element, Number
+from umem.kernels.intrinsics.table import Ordering
 
 
-class InterpretedMemory(machine.DirectMemory):
+class InterpretedMemory(DirectMemory):
     """Real memory whose atomic steps are computed in Python: an oracle that shares nothing with the compiler.
 
     Not atomic: for one thread.

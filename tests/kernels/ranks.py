@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from umem.kernels import control as layout
+from umem.kernels.page import control as layout
 
 PAGE_LOG2 = 16
 PAGE_WORDS = (1 << PAGE_LOG2) // 8

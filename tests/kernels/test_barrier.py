@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ranks import SLEEP_AT_ONCE, SPIN, Pages, run_threads
 
-from umem.kernels import barrier as kernels
-from umem.kernels import control as layout
 from umem.kernels import cpu_kernel, load_i64, store_i64
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.page import barrier as kernels
+from umem.kernels.page import control as layout
 from umem.kernels.status import AGAIN, EPOCH_CHANGED, INTERRUPTED, OK
 
 LONG_NS = 30_000_000_000

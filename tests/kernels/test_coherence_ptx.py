@@ -8,14 +8,10 @@ import re
 import pytest
 from test_ptx import NO_ASSEMBLER
 
-from umem.kernels.coherent import (
-    coherent_compare_swap_i32,
-    coherent_fetch_add_i64,
-    coherent_load_i64,
-)
-from umem.kernels.coherent_lines import coherent_read, coherent_write
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
-from umem.kernels.ops import store_i64
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.coherent.span import coherent_read, coherent_write
+from umem.kernels.coherent.typed import coherent_compare_swap_i32, coherent_fetch_add_i64, coherent_load_i64
+from umem.kernels.intrinsics.scalar import store_i64
 
 pytestmark = [
     pytest.mark.soak,  # a kernel takes seconds: all ways of a transaction are in it

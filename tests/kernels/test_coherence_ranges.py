@@ -8,7 +8,7 @@ import pytest
 
 from tests.kernels.coherent_memory import CoherentMemory
 from umem.errors import WaitTimeout
-from umem.kernels import coherence_layout as words
+from umem.kernels.coherent import layout as words
 
 WRITER, OTHER = 1, 2
 LINE_BYTES = 64

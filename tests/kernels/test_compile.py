@@ -16,8 +16,6 @@ from numba.core.errors import TypingError
 from umem.errors import ConfigError
 from umem.kernels import (
     c_callback,
-    cache,
-    compile,
     cpu_kernel,
     device_function,
     inlined_function,
@@ -25,6 +23,7 @@ from umem.kernels import (
     load_i64,
     store_i64,
 )
+from umem.kernels.build import code_cache, compile
 
 NUM_THREADS = 8
 
@@ -218,7 +217,7 @@ def test_functions_without_a_file_compile_uncached() -> None:
     exec("def kernel(base):\n    return doubled(load_i64(base, 1))\n", scope)
     buffer = Buffer(64)
     store_i64(buffer.address, 1, 21)
-    assert cache.folder(scope["kernel"], "int64(int64)") is None
+    assert code_cache.folder(scope["kernel"], "int64(int64)") is None
     assert cpu_kernel("int64(int64)")(scope["kernel"])(buffer.address) == 42
 
 
@@ -234,7 +233,7 @@ def test_functions_of_a_module_that_cannot_be_imported_compile_uncached() -> Non
     def body(value):
         return helper(value)
 
-    assert cache.folder(body, "int64(int64)") is None
+    assert code_cache.folder(body, "int64(int64)") is None
     assert cpu_kernel("int64(int64)")(body)(1) == 2
 
 

@@ -18,8 +18,9 @@ import pytest
 from numba.core.caching import IndexDataCacheFile
 
 import umem.kernels
-from umem import cached_files, config
-from umem.kernels import cache, compile
+from umem import config
+from umem.files import cached
+from umem.kernels.build import code_cache, compile
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 90
@@ -139,7 +140,7 @@ def forget_samples() -> None:
 def folder_of_sample_kernel() -> Path | None:
     forget_samples()
     kernel = importlib.import_module("sample_kernel").kernel
-    return cache.folder(kernel.body, kernel.signature)
+    return code_cache.folder(kernel.body, kernel.signature)
 
 
 def test_processes_share_what_one_compiled_until_an_edit(project: Project) -> None:
@@ -178,11 +179,10 @@ def test_another_build_and_another_cpu_have_code_of_their_own(project: Project) 
 def test_an_edit_of_the_intrinsics_recompiles(project: Project) -> None:
     package = project.folder / "package" / "umem"
     shutil.copytree(ROOT / "umem", package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     path = str(package.parent)
     assert project.run(PYTHONPATH=path)[1:] == (0, 1)
     assert project.run(PYTHONPATH=path)[1:] == (1, 0)
-    with open(package / "kernels" / "ops.py", "a") as file:
+    with open(package / "kernels" / "intrinsics" / "scalar.py", "a") as file:
         file.write("\n# an edit\n")
     assert project.run(PYTHONPATH=path)[1:] == (0, 1)
 
@@ -190,18 +190,20 @@ def test_an_edit_of_the_intrinsics_recompiles(project: Project) -> None:
 def test_the_lowering_key_covers_every_module_that_lowers() -> None:
     """All that compile.py and register_cpu.py import of this package, directly or not."""
     found: set[str] = set()
-    queue = ["compile"]
+    queue = [("build", "compile")]
     while queue:
-        name = queue.pop()
-        if name in found:
+        room, name = queue.pop()
+        if f"{room}/{name}" in found:
             continue
-        found.add(name)
-        tree = ast.parse((ROOT / "kernels" / f"{name}.py").read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                queue += [node.module] if node.module else [alias.name for alias in node.names]
-    plain_python_only = {"machine", "host_intrinsics"}
-    assert found - plain_python_only == set(cache.LOWERING_SOURCES)
+        found.add(f"{room}/{name}")
+        for node in ast.walk(ast.parse((ROOT / "kernels" / room / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                room_of_target, _, module = f"{room if node.level == 1 else ''}.{node.module or ''}".strip(
+                    "."
+                ).partition(".")
+                queue += [(room_of_target, module or alias.name) for alias in node.names]
+    plain_python_only = {"intrinsics/machine"}
+    assert found - plain_python_only == set(code_cache.LOWERING_SOURCES)
 
 
 def test_processes_that_start_together_compile_once(project: Project) -> None:
@@ -214,15 +216,15 @@ def test_processes_that_start_together_compile_once(project: Project) -> None:
 def test_a_compiler_that_died_blocks_nobody(tmp_path: Path) -> None:
     """Its lock file and half a result remain; the lock itself went with the process."""
     (tmp_path / "lock").touch()
-    with cache.first_compile(tmp_path):
-        assert not cache.is_ready(tmp_path)
-    assert cache.is_ready(tmp_path)
+    with code_cache.first_compile(tmp_path):
+        assert not code_cache.is_ready(tmp_path)
+    assert code_cache.is_ready(tmp_path)
 
 
 def test_a_failed_compile_is_not_ready(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), cache.first_compile(tmp_path):
+    with pytest.raises(ZeroDivisionError), code_cache.first_compile(tmp_path):
         raise ZeroDivisionError
-    assert not cache.is_ready(tmp_path)
+    assert not code_cache.is_ready(tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,15 +265,15 @@ def test_a_disk_that_is_full_costs_the_file_alone(tmp_path: Path, monkeypatch: p
     try:
         assert kernel(1) == 2
         assert kernel.folder is not None and kernel.folder.is_relative_to(roots[1])
-        assert cache.is_ready(kernel.folder)
+        assert code_cache.is_ready(kernel.folder)
     finally:
-        cached_files.why_unusable.cache_clear()
+        cached.why_unusable.cache_clear()
 
 
 MANY = """
 import sys
 from umem.kernels import cpu_kernel
-from umem.kernels.precompile import precompile
+from umem.kernels.build.precompile import precompile
 
 def make(step):
     @cpu_kernel("int64(int64)")
@@ -286,8 +288,9 @@ print(sum(sum(kernel.compiled.stats.cache_hits.values()) for kernel in kernels))
 
 
 FIRST_USE = """
-from umem.kernels import cpu_kernel, compile
-from umem.kernels.precompile import compile_here
+from umem.kernels import cpu_kernel
+from umem.kernels.build import compile
+from umem.kernels.build.precompile import compile_here
 
 @cpu_kernel("int64(int64)", group="sample")
 def advance(value):
@@ -332,7 +335,7 @@ def test_constants_of_many_kinds_are_told_apart_by_value() -> None:
         def body():
             return value
 
-        return cache.fingerprint(body)
+        return code_cache.fingerprint(body)
 
     values = [1, 2, 1.0, True, None, "a", b"a", (1, 2), (1, (2,)), [1, 2], frozenset({1}), range(3), range(4)]
     assert len({fingerprint(value) for value in values}) == len(values)
@@ -345,9 +348,9 @@ def test_what_has_no_stable_value_is_not_cached() -> None:
     def body():
         return handle
 
-    with pytest.raises(cache.NotCacheable):
-        cache.fingerprint(body)
-    assert cache.folder(body, "int64()") is None
+    with pytest.raises(code_cache.NotCacheable):
+        code_cache.fingerprint(body)
+    assert code_cache.folder(body, "int64()") is None
 
 
 def test_all_kernels_of_the_package_are_cached() -> None:
@@ -356,4 +359,4 @@ def test_all_kernels_of_the_package_are_cached() -> None:
             importlib.import_module(f"umem.kernels.{module.name}")
     ours = [lazy for lazy in compile.REGISTRY if str(lazy.__module__).startswith("umem.")]
     assert ours
-    assert [lazy for lazy in ours if cache.folder(lazy.body, lazy.signature) is None] == []
+    assert [lazy for lazy in ours if code_cache.folder(lazy.body, lazy.signature) is None] == []

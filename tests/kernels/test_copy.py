@@ -8,9 +8,10 @@ from guarded import Guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umem.kernels import copy as kernels
-from umem.kernels import cpu_kernel, reference
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
+from umem.kernels import cpu_kernel
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.data import copy as kernels
+from umem.kernels.data import reference
 
 STREAM_ALWAYS, STREAM_NEVER = 0, 1 << 60
 offsets = st.integers(0, 130)

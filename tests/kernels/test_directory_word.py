@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umem.kernels import coherence_layout as words
-from umem.kernels import directory, line_cache
-from umem.kernels.control import MAX_RANKS
+from umem.kernels.coherent import cache, directory
+from umem.kernels.coherent import layout as words
+from umem.kernels.page.control import MAX_RANKS
 
 WORD = (1 << 64) - 1
 
@@ -91,18 +91,18 @@ def test_a_claim_is_a_new_version_of_the_new_line(version_bits, line, before, st
     version_mask = (1 << version_bits) - 1
     version &= version_mask
     tag = as_int64(version << words.VERSION_SHIFT | before << words.STATE_BITS | state)
-    assert line_cache.state_of_line(tag, before) == state
-    claimed = as_int64(line_cache.claimed(tag, line, version_mask))
-    assert line_cache.state_of_line(claimed, line) == words.FILLING
-    assert line_cache.line_of(claimed) == line
+    assert cache.state_of_line(tag, before) == state
+    claimed = as_int64(cache.claimed(tag, line, version_mask))
+    assert cache.state_of_line(claimed, line) == words.FILLING
+    assert cache.line_of(claimed) == line
     assert (claimed >> words.VERSION_SHIFT) & version_mask == (version + 1) & version_mask
-    assert line_cache.is_of_line(claimed, before) == (before == line)
-    assert line_cache.is_of_line(tag, line) == (before == line)
-    assert line_cache.in_state(claimed, words.INVALID) >> words.STATE_BITS == claimed >> words.STATE_BITS
+    assert cache.is_of_line(claimed, before) == (before == line)
+    assert cache.is_of_line(tag, line) == (before == line)
+    assert cache.in_state(claimed, words.INVALID) >> words.STATE_BITS == claimed >> words.STATE_BITS
 
 
 def test_versions_come_again_after_all_of_them():
     tags = [0]
     for _ in range(9):
-        tags.append(line_cache.claimed(tags[-1], 5, 7))
+        tags.append(cache.claimed(tags[-1], 5, 7))
     assert len(set(tags[1:9])) == 8 and tags[9] == tags[1]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from umem.kernels import cpu_kernel, device_function, faults, load_i64, store_i64, store_release_i64
+from umem.kernels import cpu_kernel, device_function, load_i64, store_i64, store_release_i64
+from umem.kernels.intrinsics import faults
 
 # What the scripts share: a kernel whose writes count up in shared memory, and what children of fork leave.
 PREAMBLE = """
@@ -90,7 +91,7 @@ import mmap
 import numpy as np
 from umem.kernels import *
 from umem.kernels import faults
-from umem.kernels.intrinsics import TABLE
+from umem.kernels.intrinsics.table import TABLE
 
 memory = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)
 base = memory.ctypes.data

@@ -8,8 +8,9 @@ from guarded import Guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umem.kernels import cpu_kernel, gather, gather_sum, reference
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
+from umem.kernels import cpu_kernel
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.data import gather, gather_sum, reference
 from umem.kernels.status import OK, OUT_OF_RANGE
 
 STREAM_ALWAYS, STREAM_NEVER = 0, 1 << 60

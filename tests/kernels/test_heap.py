@@ -7,9 +7,9 @@ import random
 import pytest
 
 from tests.kernels.heap_memory import BASE, HeapMemory, words_at
-from umem.kernels import heap, heap_classes, status
-from umem.kernels.control import STOP
-from umem.kernels.heap_layout import (
+from umem.kernels import status
+from umem.kernels.heap import classes, entries
+from umem.kernels.heap.layout import (
     ARENA_LOCK,
     BLOCK_BYTES,
     GRANULE_BYTES,
@@ -21,8 +21,8 @@ from umem.kernels.heap_layout import (
     SPAN_BYTES,
     SPANS_PER_BLOCK,
 )
-from umem.kernels.heap_record import WORLD_RANK
-from umem.kernels.heap_usage import (
+from umem.kernels.heap.record import WORLD_RANK
+from umem.kernels.heap.usage import (
     OWNER_ASKED_BYTES,
     OWNER_CACHED_BYTES,
     OWNER_COUNT,
@@ -32,17 +32,18 @@ from umem.kernels.heap_usage import (
     USAGE_LONGEST_RUN,
     USAGE_SLAB_FREE_BYTES,
 )
+from umem.kernels.page.control import STOP
 
-GRANULES = [heap_classes.class_granules(size_class) for size_class in range(NUM_CLASSES)]
+GRANULES = [classes.class_granules(size_class) for size_class in range(NUM_CLASSES)]
 
 
 def slots_per_block(num_bytes: int) -> int:
     """How many allocations of this size a block holds; 1 for whole blocks."""
     if num_bytes > MAX_SLOT_BYTES:
         return 1
-    size_class = heap_classes.class_of(num_bytes)
-    slabs = SPANS_PER_BLOCK >> heap_classes.class_order(size_class)
-    return slabs * heap_classes.class_slots(size_class)
+    size_class = classes.class_of(num_bytes)
+    slabs = SPANS_PER_BLOCK >> classes.class_order(size_class)
+    return slabs * classes.class_slots(size_class)
 
 
 @pytest.fixture
@@ -55,23 +56,23 @@ def test_class_of_is_the_smallest_class_that_holds_the_size():
     for size_class, granules in enumerate(GRANULES):
         largest = granules * GRANULE_BYTES
         smallest = GRANULES[size_class - 1] * GRANULE_BYTES + 1 if size_class else 1
-        assert heap_classes.class_of(smallest) == heap_classes.class_of(largest) == size_class
+        assert classes.class_of(smallest) == classes.class_of(largest) == size_class
         assert (largest - smallest) / largest <= 0.2 or granules <= 4, "a request wastes at most a fifth"
 
 
 def test_reciprocal_divides_every_granule_of_a_block_exactly():
     for size_class, granules in enumerate(GRANULES):
-        factor = heap_classes.reciprocal(size_class)
+        factor = classes.reciprocal(size_class)
         for granule in range(BLOCK_BYTES // GRANULE_BYTES):
             product = granule * factor
-            assert product >> heap_classes.RECIPROCAL_BITS == granule // granules
-            assert (product & heap_classes.REMAINDER_MASK < factor) == (granule % granules == 0)
+            assert product >> classes.RECIPROCAL_BITS == granule // granules
+            assert (product & classes.REMAINDER_MASK < factor) == (granule % granules == 0)
 
 
 def test_slabs_waste_little_at_their_end_and_hold_several_slots():
     for size_class, granules in enumerate(GRANULES):
-        num_slots = heap_classes.class_slots(size_class)
-        slab_bytes = SPAN_BYTES << heap_classes.class_order(size_class)
+        num_slots = classes.class_slots(size_class)
+        slab_bytes = SPAN_BYTES << classes.class_order(size_class)
         assert num_slots == slab_bytes // (granules * GRANULE_BYTES)
         assert num_slots >= 2 and num_slots <= 1024
         tail = slab_bytes - num_slots * granules * GRANULE_BYTES
@@ -262,7 +263,7 @@ def test_another_thread_goes_through_the_core(memory):
     for address in taken:
         assert memory.free(1, address) == status.OK
     assert memory.stock(1) == [] and memory.live() == []
-    assert heap.flush(memory.control(1), memory.magazine(1)) == status.BUSY
+    assert entries.flush(memory.control(1), memory.magazine(1)) == status.BUSY
     memory.check()
 
 
@@ -291,10 +292,10 @@ def test_an_owner_gives_what_it_owns(memory):
     address = memory.alloc(0, 100)
     common = memory.control(0), memory.arena, memory.holder(0), address
     assert memory.retain(0, address, 1) == status.OK
-    assert heap.give(*common, 0, 1) == status.OK
+    assert entries.give(*common, 0, 1) == status.OK
     assert (memory.find(address).owner, memory.find(address).references) == (1, 1)
-    assert heap.give(*common, 0, 2) == status.NOT_HELD
-    assert heap.give(*common, 1, WORLD_RANK) == status.OK
+    assert entries.give(*common, 0, 2) == status.NOT_HELD
+    assert entries.give(*common, 1, WORLD_RANK) == status.OK
     for rank in (0, 1):
         memory.announce_death(rank)
     memory.reclaim(2)
@@ -320,12 +321,12 @@ def test_batches_go_on_where_they_stopped(memory):
     addresses = words_at(memory.control(3) + 8192, 10)
     sizes[:] = [64, 5000, 64, memory.num_bytes, 64, 100, 64, 64, 64, 64]
     common = memory.control(0), memory.arena, memory.magazine(0)
-    assert heap.alloc_batch(*common, sizes.ctypes.data, 64, addresses.ctypes.data, 0, 10) == 3
+    assert entries.alloc_batch(*common, sizes.ctypes.data, 64, addresses.ctypes.data, 0, 10) == 3
     assert addresses[3] == status.NO_MEMORY
-    assert heap.alloc_batch(*common, sizes.ctypes.data, 64, addresses.ctypes.data, 4, 10) == 10
+    assert entries.alloc_batch(*common, sizes.ctypes.data, 64, addresses.ctypes.data, 4, 10) == 10
     assert len(memory.live()) == 9
-    assert heap.free_batch(*common, addresses.ctypes.data, 0, 10) == 3
-    assert heap.free_batch(*common, addresses.ctypes.data, 4, 10) == 10
+    assert entries.free_batch(*common, addresses.ctypes.data, 0, 10) == 3
+    assert entries.free_batch(*common, addresses.ctypes.data, 4, 10) == 10
     assert memory.live() == []
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.kernels.heap_memory import HeapMemory
 from umem.kernels import status
-from umem.kernels.heap_layout import BLOCK_BYTES
-from umem.kernels.heap_usage import USAGE_FREE_BLOCKS, USAGE_LONGEST_RUN
+from umem.kernels.heap.layout import BLOCK_BYTES
+from umem.kernels.heap.usage import USAGE_FREE_BLOCKS, USAGE_LONGEST_RUN
 
 NUM_BLOCKS = 256
 NUM_SAMPLES = 100

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.kernels.heap_memory import BASE, HeapMemory, words_at
-from umem.kernels import machine, status
-from umem.kernels.elements import Element, Number
-from umem.kernels.heap_alloc import heap_alloc, heap_free, heap_give, heap_retain
-from umem.kernels.heap_layout import ARENA_LOCK, BLOCK_BYTES, MAGAZINE_THREAD
-from umem.kernels.heap_lock import heap_reclaim_dead
-from umem.kernels.heap_magazine import flush_all
+from umem.kernels import status
+from umem.kernels.build.direct_memory import DirectMemory
+from umem.kernels.heap.alloc import heap_alloc, heap_free, heap_give, heap_retain
+from umem.kernels.heap.layout import ARENA_LOCK, BLOCK_BYTES, MAGAZINE_THREAD
+from umem.kernels.heap.lock import heap_reclaim_dead
+from umem.kernels.heap.magazine import flush_all
+from umem.kernels.intrinsics import machine
+from umem.kernels.intrinsics.elements import Element, Number
 
 NUM_BLOCKS = 4
 VICTIM, SURVIVOR, BYSTANDER, DEAD_BEFORE = 0, 1, 2, 3
@@ -27,7 +29,7 @@ class Killed(BaseException):
     """The machine has stopped."""
 
 
-class MortalMemory(machine.DirectMemory):
+class MortalMemory(DirectMemory):
     """Real memory whose kernel dies instead of making its n-th write; single-threaded."""
 
     def __init__(self, writes_left: int):

@@ -13,7 +13,6 @@ from umem.kernels import (
     compare_swap_i64,
     cpu_kernel,
     device_function,
-    heap,
     load_acquire_i64,
     load_i64,
     status,
@@ -21,8 +20,9 @@ from umem.kernels import (
     store_release_i64,
     yield_cpu,
 )
-from umem.kernels.heap_layout import BLOCK_BYTES, GRANULE_LOG2
-from umem.kernels.heap_usage import USAGE_LONGEST_RUN
+from umem.kernels.heap import entries
+from umem.kernels.heap.layout import BLOCK_BYTES, GRANULE_LOG2
+from umem.kernels.heap.usage import USAGE_LONGEST_RUN
 
 OVERLAP = 1
 FAILED_ALLOC = 2
@@ -57,12 +57,12 @@ def churn(control, arena, magazine, marks, live, num_live, max_log2, rounds, see
         if address != 0:
             if mark(marks, address, load_i64(live, 2 * place + 1), seed, 0) != status.OK:
                 return OVERLAP
-            if heap.free(control, arena, magazine, address) != status.OK:
+            if entries.free(control, arena, magazine, address) != status.OK:
                 return FAILED_FREE
         if step < rounds:
             bits = 6 + (state >> 20) % (max_log2 - 6)
             num_bytes = (1 << bits) + (state >> 40) % (1 << bits)
-            address = heap.alloc(control, arena, magazine, num_bytes, 64)
+            address = entries.alloc(control, arena, magazine, num_bytes, 64)
             if address <= status.AGAIN:
                 return FAILED_ALLOC
             store_i64(live, 2 * place, address)
@@ -84,12 +84,12 @@ def pass_on(control, arena, magazine, mailbox, first, end, is_producer):
         if (address == 0) == (is_producer != 0):
             polls = 0
             if is_producer:
-                address = heap.alloc(control, arena, magazine, 64 + (step & 1023), 64)
+                address = entries.alloc(control, arena, magazine, 64 + (step & 1023), 64)
                 if address <= status.AGAIN:
                     return -FAILED_ALLOC
                 store_release_i64(mailbox, 0, address)
             else:
-                if heap.free(control, arena, magazine, address) != status.OK:
+                if entries.free(control, arena, magazine, address) != status.OK:
                     return -FAILED_FREE
                 store_release_i64(mailbox, 0, 0)
             step += 1
@@ -157,7 +157,7 @@ def test_a_double_free_by_two_ranks_at_once_is_refused_to_one_of_them():
         meet(ready, rank, 2)
         item = 0
         while item < len(mine):
-            item = heap.free_batch(*common, ctypes.addressof(mine), item, len(mine))
+            item = entries.free_batch(*common, ctypes.addressof(mine), item, len(mine))
             if item < len(mine):
                 refused.words[rank] += 1
                 item += 1

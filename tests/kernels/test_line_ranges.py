@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from kernel_memory import Buffer, InterpretedMemory
 
-from umem.kernels import cpu_kernel, machine
-from umem.kernels.line_ranges import copy_in, copy_out
+from umem.kernels import cpu_kernel
+from umem.kernels.data.shared_copy import copy_in, copy_out
+from umem.kernels.intrinsics import machine
 
 ROOM = 256
 

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umem.kernels import coherence_layout as words
-from umem.kernels import cpu_kernel, line_cache, line_eviction, status
-from umem.kernels.ops import load_acquire_i64
+from umem.kernels import cpu_kernel, status
+from umem.kernels.coherent import cache as line_cache
+from umem.kernels.coherent import eviction
+from umem.kernels.coherent import layout as words
+from umem.kernels.intrinsics.scalar import load_acquire_i64
 
 VERSIONS = 1 << words.VERSION_BITS
 WAYS = (1, 2, 4, 8, 16)
@@ -25,7 +27,7 @@ def found_by(geometry, line, states, but):
 
 def room_by(cache, geometry, line):
     """`find_room`."""
-    slot = line_eviction.find_room(cache, geometry, line, line_cache.set_of(geometry, line))
+    slot = eviction.find_room(cache, geometry, line, line_cache.set_of(geometry, line))
     return slot, load_acquire_i64(line_cache.tag_address(geometry, slot), 0)
 
 

@@ -11,8 +11,9 @@ import pytest
 from kernel_memory import Buffer, InterpretedMemory
 from numba.core.errors import TypingError
 
-from umem.kernels import cpu_kernel, machine
-from umem.kernels.intrinsics import TABLE, Intrinsic
+from umem.kernels import cpu_kernel
+from umem.kernels.intrinsics import machine
+from umem.kernels.intrinsics.table import TABLE, Intrinsic
 
 OPERATIONS = ("load", "store", "fetch_add", "fetch_or", "fetch_and", "exchange", "compare_swap")
 ROWS = [row for row in TABLE.values() if row.operation in OPERATIONS]

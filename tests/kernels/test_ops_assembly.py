@@ -24,7 +24,6 @@ from umem.kernels import (
     fetch_or_i64,
     load_acquire_i64,
     load_relaxed_i64,
-    ops,
     pause,
     stream_fence,
     vec_add_f32,
@@ -34,7 +33,8 @@ from umem.kernels import (
     vec_store_f32,
     vec_stream_f32,
 )
-from umem.kernels.lower_vector import cpu_features, cpu_register_bytes
+from umem.kernels.intrinsics import scalar
+from umem.kernels.intrinsics.lower_vector import cpu_features, cpu_register_bytes
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or "fma" not in cpu_features(),
@@ -52,7 +52,7 @@ def assembly(kernel: CpuKernel) -> str:
 
 
 def plain_loop(element: str) -> Callable[..., None]:
-    load, store = getattr(ops, f"load_{element}"), getattr(ops, f"store_{element}")
+    load, store = getattr(scalar, f"load_{element}"), getattr(scalar, f"store_{element}")
 
     def body(dst, a, b, num_elements):
         i = 0
@@ -76,7 +76,7 @@ def test_a_plain_loop_vectorises(element: str) -> None:
 
 @pytest.mark.parametrize("element", ["i8", "u8", "i16", "u16"])
 def test_a_plain_loop_of_small_integers_vectorises(element: str) -> None:
-    load, store = getattr(ops, f"load_{element}"), getattr(ops, f"store_{element}")
+    load, store = getattr(scalar, f"load_{element}"), getattr(scalar, f"store_{element}")
 
     def body(dst, src, num_elements):
         i = 0
@@ -147,9 +147,9 @@ def test_only_the_strong_fence_costs_an_instruction() -> None:
     def around(fence: Callable[[], None]) -> str:
         @cpu_kernel("void(int64)")
         def kernel(base):
-            ops.store_i64(base, 0, 1)
+            scalar.store_i64(base, 0, 1)
             fence()
-            ops.store_i64(base, 0, 2)
+            scalar.store_i64(base, 0, 2)
 
         return assembly(kernel)
 

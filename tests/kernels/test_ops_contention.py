@@ -21,13 +21,13 @@ from umem.kernels import (
     load_i64,
     load_relaxed_u32,
     now_ns,
-    ops,
     pause,
     store_i64,
     store_release_i64,
     store_release_u32,
     yield_cpu,
 )
+from umem.kernels.intrinsics import scalar
 
 NUM_ROUNDS = 1_000
 BURST = 20  # updates between two meetings
@@ -97,7 +97,7 @@ def adder(add: Callable[..., Any], first: int, then: Callable[..., Any], second:
 @pytest.mark.parametrize("element", ["i32", "u32", "i64", "u64"])
 @pytest.mark.parametrize("variant", ["fetch_add", "fetch_add_relaxed"])
 def test_sums_of_fetch_add_are_exact(variant: str, element: str, shared: np.ndarray) -> None:
-    add = getattr(ops, f"{variant}_{element}")
+    add = getattr(scalar, f"{variant}_{element}")
     kernel = adder(add, 3, add, -1)
     kernel.load()
     in_two_processes(lambda lane: kernel(shared.ctypes.data, lane, NUM_ROUNDS, BURST))
@@ -107,7 +107,7 @@ def test_sums_of_fetch_add_are_exact(variant: str, element: str, shared: np.ndar
 
 @pytest.mark.parametrize("element", ["f32", "f64"])
 def test_sums_of_float_fetch_add_are_exact(element: str, shared: np.ndarray) -> None:
-    add = getattr(ops, f"fetch_add_{element}")
+    add = getattr(scalar, f"fetch_add_{element}")
     kernel = adder(add, 1, add, 2)
     kernel.load()
     in_two_processes(lambda lane: kernel(shared.ctypes.data, lane, NUM_ROUNDS, BURST))
@@ -117,7 +117,7 @@ def test_sums_of_float_fetch_add_are_exact(element: str, shared: np.ndarray) -> 
 @pytest.mark.parametrize("element", ["i32", "u32", "i64", "u64"])
 def test_or_and_and_touch_only_their_bits(element: str, shared: np.ndarray) -> None:
     """Each lane sets and clears bits of its own; nobody ever loses one."""
-    set_bits, clear_bits = getattr(ops, f"fetch_or_{element}"), getattr(ops, f"fetch_and_{element}")
+    set_bits, clear_bits = getattr(scalar, f"fetch_or_{element}"), getattr(scalar, f"fetch_and_{element}")
 
     def body(words, lane, num_rounds, burst):
         mine = 0xFF << (8 * lane)

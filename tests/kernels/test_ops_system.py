@@ -35,7 +35,7 @@ from umem.kernels import (
     thread_stripe,
     yield_cpu,
 )
-from umem.kernels.host_intrinsics import compiled
+from umem.kernels.build.direct_memory import compiled
 
 MASK = (1 << 64) - 1
 WORDS = [0, 1, 2, 3, 1 << 31, 1 << 32, 1 << 63, MASK, MASK - 1, 0x0123456789ABCDEF, 0x8000000080000000]

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from kernel_memory import Buffer
 
-from umem.kernels import cpu_kernel, ops, ops_vector
-from umem.kernels.intrinsics import TABLE, Intrinsic
-from umem.kernels.lower_vector import cpu_register_bytes
-from umem.kernels.ops import load_i64, store_i64
+from umem.kernels import cpu_kernel
+from umem.kernels.intrinsics import scalar
+from umem.kernels.intrinsics import vector as ops_vector
+from umem.kernels.intrinsics.lower_vector import cpu_register_bytes
+from umem.kernels.intrinsics.scalar import load_i64, store_i64
+from umem.kernels.intrinsics.table import TABLE, Intrinsic
 
 NUMPY = {"f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64"}
 NUM_ELEMENTS = 64
@@ -171,7 +173,7 @@ def test_equal_lanes_are_bits() -> None:
 def test_splat_zero_and_sum(element: str) -> None:
     lanes, load, store = vector("lanes", element), vector("load", element), vector("store", element)
     splat, zero, add, total = (vector(name, element) for name in ("splat", "zero", "add", "sum"))
-    store_scalar = getattr(ops, f"store_{element}")
+    store_scalar = getattr(scalar, f"store_{element}")
 
     def body(dst, a, value, num_elements):
         sums = zero()
@@ -253,7 +255,7 @@ def narrow_reference(name: str, raw: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", NARROW_LOADS)
 def test_every_narrow_bit_pattern_widens_exactly(name: str, prefix: str) -> None:
     load = getattr(ops_vector, f"{prefix}load_{name}_f32")
-    store = getattr(ops if prefix == "" else ops_vector, f"{prefix}store_f32")
+    store = getattr(scalar if prefix == "" else ops_vector, f"{prefix}store_f32")
     lanes = ops_vector.vec_lanes_f32
     is_vector = prefix != ""
 
@@ -284,7 +286,7 @@ def round_to_bf16(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", NARROW_STORES)
 def test_narrow_stores_round_to_nearest_even(name: str, prefix: str) -> None:
     store = getattr(ops_vector, f"{prefix}store_f32_{name}")
-    load = getattr(ops if prefix == "" else ops_vector, f"{prefix}load_f32")
+    load = getattr(scalar if prefix == "" else ops_vector, f"{prefix}load_f32")
     is_vector = prefix != ""
     lanes = ops_vector.vec_lanes_f32
 

@@ -9,16 +9,17 @@ import sys
 SCRIPT = """
 import os
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-from umem.kernels import cache, cpu_kernel
-from umem.kernels.precompile import precompile
+from umem.kernels import cpu_kernel
+from umem.kernels.build import code_cache
+from umem.kernels.build.precompile import precompile
 
 @cpu_kernel("int64(int64)")
 def twice(number):
     return 2 * number
 
-assert not cache.is_ready(twice.folder)
+assert not code_cache.is_ready(twice.folder)
 assert precompile("__main__", min_missing=1) == 1
-assert cache.is_ready(twice.folder)
+assert code_cache.is_ready(twice.folder)
 """
 
 

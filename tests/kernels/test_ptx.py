@@ -32,8 +32,8 @@ from umem.kernels import (
     vec_load_f32,
     vec_store_f32,
 )
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
-from umem.kernels.intrinsics import TABLE, Intrinsic
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.intrinsics.table import TABLE, Intrinsic
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is not installed: no PTX"

@@ -7,7 +7,9 @@ import pytest
 from guarded import Guarded
 from ranks import run_threads
 
-from umem.kernels import cpu_kernel, random_access, reference
+from umem.bench.parts import random_access
+from umem.kernels import cpu_kernel
+from umem.kernels.data import reference
 
 cpu_sum_words_by_lane = cpu_kernel("int64(int64, int64, int64, int64)")(random_access.sum_words)
 

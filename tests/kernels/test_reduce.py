@@ -8,9 +8,10 @@ from guarded import Guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umem.kernels import cpu_kernel, reference
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
-from umem.kernels.reduce import CPU_REDUCE, CUDA_REDUCE, REDUCE, reduce
+from umem.kernels import cpu_kernel
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.data import reference
+from umem.kernels.data.reduce import CPU_REDUCE, CUDA_REDUCE, REDUCE, reduce
 
 STREAM_ALWAYS, STREAM_NEVER = 0, 1 << 60
 DTYPES = {"f32": np.float32, "f64": np.float64, "i32": np.int32, "i64": np.int64}

@@ -8,11 +8,12 @@ import time
 import pytest
 from ranks import SLEEP_AT_ONCE, SPIN, Pages, run_threads
 
-from umem.kernels import control as layout
-from umem.kernels import cpu_kernel, load_i64, machine, store_i64
-from umem.kernels import signal as kernels
-from umem.kernels.cuda import cuda_cubin, cuda_ptx
-from umem.kernels.elements import Element
+from umem.kernels import cpu_kernel, load_i64, store_i64
+from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.intrinsics import machine
+from umem.kernels.intrinsics.elements import Element
+from umem.kernels.page import control as layout
+from umem.kernels.page import signal as kernels
 from umem.kernels.status import AGAIN, EPOCH_CHANGED, INTERRUPTED, OK
 
 AT_LEAST, EXACTLY = 0, 1

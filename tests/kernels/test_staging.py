@@ -7,7 +7,8 @@ from guarded import Guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umem.kernels import staging, status
+from umem.kernels import status
+from umem.kernels.data import staging
 
 MAX_ROWS, MAX_ROW_BYTES = 12, 300
 

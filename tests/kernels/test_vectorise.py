@@ -10,12 +10,12 @@ import numba
 import pytest
 from llvmlite import binding as llvm
 
+from umem.bench.parts.random_access import cpu_chase, cpu_sum_words
 from umem.kernels import CpuKernel
-from umem.kernels.compile import OPTIONS
-from umem.kernels.copy import cpu_copy
-from umem.kernels.gather_sum import CPU_GATHER_SUM
-from umem.kernels.random_access import cpu_chase, cpu_sum_words
-from umem.kernels.reduce import CPU_REDUCE
+from umem.kernels.build.compile import OPTIONS
+from umem.kernels.data.copy import cpu_copy
+from umem.kernels.data.gather_sum import CPU_GATHER_SUM
+from umem.kernels.data.reduce import CPU_REDUCE
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")
 

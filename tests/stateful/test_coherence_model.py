@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from tests.kernels.coherent_memory import CoherentMemory
 from umem.coherence.protocol import MSI, PROTOCOLS, Action, Protocol
-from umem.kernels import coherence_layout as words
+from umem.kernels.coherent import layout as words
 from umem.lines.layout import CacheSize
 
 NUM_RANKS, NUM_HOMES = 3, 2

@@ -10,8 +10,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from tests.kernels.heap_memory import BASE, HeapMemory
 from umem.kernels import status
-from umem.kernels.heap_layout import BLOCK_BYTES, GRANULE_BYTES
-from umem.kernels.heap_usage import OWNER_ASKED_BYTES, OWNER_COUNT
+from umem.kernels.heap.layout import BLOCK_BYTES, GRANULE_BYTES
+from umem.kernels.heap.usage import OWNER_ASKED_BYTES, OWNER_COUNT
 
 NUM_RANKS = 3
 NUM_BLOCKS = 8

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from umem.device import host
 from umem.errors import ConfigError
+from umem.memory.device import host
 
 PAGE = host.granularity
 BASE = 0x1E00_0000_0000  # clear of umem's range and of the other tests'

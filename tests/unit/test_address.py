@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umem.address import BASE, SPACE_BYTES, AddressMap, Kind, Place
-from umem.control_page import ControlPage
 from umem.errors import AddressError, AddressSpaceFull, ConfigError
-from umem.kernels import control as layout
-from umem.kernels.control import contiguous_bytes, home_rank
+from umem.kernels.page import control as layout
+from umem.kernels.page.control import contiguous_bytes, home_rank
+from umem.memory.address import BASE, SPACE_BYTES, AddressMap, Kind, Place
+from umem.memory.control_page import ControlPage
 from umem.units import GIB, MIB, TIB
 
 worlds = st.builds(

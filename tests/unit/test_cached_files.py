@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from umem import cached_files, config
+from umem import config
+from umem.files import cached
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path
 
 
 def forget() -> None:
-    cached_files.why_unusable.cache_clear()
-    cached_files._say_once.cache_clear()
-    cached_files._refused.clear()
+    cached.why_unusable.cache_clear()
+    cached._say_once.cache_clear()
+    cached._refused.clear()
 
 
 def make_unusable(root: Path) -> None:
@@ -33,7 +34,7 @@ def make_unusable(root: Path) -> None:
 
 
 def test_the_users_own_folder_comes_first(roots: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cached_files.folder("key/kernel", "ready") == roots[0] / "key/kernel"
+    assert cached.folder("key/kernel", "ready") == roots[0] / "key/kernel"
     assert (roots[0] / "key/kernel").is_dir()
     assert not roots[1].exists()
     assert capsys.readouterr().err == ""
@@ -41,11 +42,11 @@ def test_the_users_own_folder_comes_first(roots: list[Path], capsys: pytest.Capt
 
 def test_without_it_another_is_named_once(roots: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     make_unusable(roots[0])
-    assert cached_files.folder("kernel", "ready") == roots[1] / "kernel"
+    assert cached.folder("kernel", "ready") == roots[1] / "kernel"
     told = capsys.readouterr().err
-    assert str(roots[0]) in told and str(roots[1]) in told and cached_files.WAY_OUT in told
+    assert str(roots[0]) in told and str(roots[1]) in told and cached.WAY_OUT in told
     assert told.count("\n") == 1
-    assert cached_files.folder("other kernel", "ready") == roots[1] / "other kernel"
+    assert cached.folder("other kernel", "ready") == roots[1] / "other kernel"
     assert capsys.readouterr().err == ""
     assert roots[1].stat().st_mode & 0o077 == 0
 
@@ -56,7 +57,7 @@ def test_what_stands_ready_there_is_used_in_silence(
     make_unusable(roots[0])
     (roots[1] / "kernel").mkdir(parents=True)
     (roots[1] / "kernel/ready").touch()
-    assert cached_files.folder("kernel", "ready") == roots[1] / "kernel"
+    assert cached.folder("kernel", "ready") == roots[1] / "kernel"
     assert capsys.readouterr().err == ""
 
 
@@ -65,9 +66,9 @@ def test_a_folder_that_is_ready_need_not_be_writable(
 ) -> None:
     (roots[0] / "kernel").mkdir(parents=True)
     (roots[0] / "kernel/ready").touch()
-    monkeypatch.setattr(cached_files.os, "access", lambda *_: False)
-    assert cached_files.folder("kernel", "ready") == roots[0] / "kernel"
-    assert cached_files.folder("other kernel", "ready") is None
+    monkeypatch.setattr(cached.os, "access", lambda *_: False)
+    assert cached.folder("kernel", "ready") == roots[0] / "kernel"
+    assert cached.folder("other kernel", "ready") is None
 
 
 def test_a_folder_that_others_can_write_is_not_trusted(
@@ -78,17 +79,17 @@ def test_a_folder_that_others_can_write_is_not_trusted(
     roots[1].chmod(0o777)
     (roots[1].parent / "elsewhere").mkdir()
     roots[2].symlink_to(roots[1].parent / "elsewhere")
-    assert cached_files.folder("kernel", "ready") is None
+    assert cached.folder("kernel", "ready") is None
     assert "not kept" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_known_before_or_when_it_takes_no_file(
     roots: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = cached_files.folder("kernel", "ready")
+    path = cached.folder("kernel", "ready")
     assert path == roots[0] / "kernel"
-    cached_files.give_up(path, OSError(errno.ENOSPC, "No space left on device"))
-    assert cached_files.folder("kernel", "ready") == roots[1] / "kernel"
+    cached.give_up(path, OSError(errno.ENOSPC, "No space left on device"))
+    assert cached.folder("kernel", "ready") == roots[1] / "kernel"
     forget()
-    monkeypatch.setattr(cached_files, "MIN_FREE_BYTES", 1 << 62)
-    assert cached_files.folder("kernel", "ready") is None
+    monkeypatch.setattr(cached, "MIN_FREE_BYTES", 1 << 62)
+    assert cached.folder("kernel", "ready") is None

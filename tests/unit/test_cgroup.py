@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from umem import cgroup, config
+from umem import limits
 
 MIB = 1 << 20
 
@@ -29,7 +29,7 @@ def test_version_2_container_that_is_its_own_root(tmp_path):
             "sys/fs/cgroup/memory.stat": f"anon 5\ninactive_file {10 * MIB}\nactive_file {20 * MIB}\n",
         },
     )
-    assert cgroup.memory_limits(root) == [cgroup.MemoryLimit(100 * MIB, 60 * MIB)]
+    assert limits.memory_limits(root) == [limits.MemoryLimit(100 * MIB, 60 * MIB)]
 
 
 def test_limit_of_a_group_above_holds_too(tmp_path):
@@ -42,12 +42,12 @@ def test_limit_of_a_group_above_holds_too(tmp_path):
             "sys/fs/cgroup/user.slice/job/memory.max": "max\n",
         },
     )
-    assert cgroup.memory_limits(root) == [cgroup.MemoryLimit(50 * MIB, 30 * MIB)]
+    assert limits.memory_limits(root) == [limits.MemoryLimit(50 * MIB, 30 * MIB)]
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [(f"{40 * MIB}", [cgroup.MemoryLimit(40 * MIB, 35 * MIB)]), ("9223372036854771712", [])],
+    [(f"{40 * MIB}", [limits.MemoryLimit(40 * MIB, 35 * MIB)]), ("9223372036854771712", [])],
 )
 def test_version_1_where_a_huge_number_means_no_limit(tmp_path, limit, expected):
     root = tree(
@@ -59,7 +59,7 @@ def test_version_1_where_a_huge_number_means_no_limit(tmp_path, limit, expected)
             "sys/fs/cgroup/memory/memory.stat": f"total_inactive_file {4 * MIB}\n",
         },
     )
-    assert cgroup.memory_limits(root) == expected
+    assert limits.memory_limits(root) == expected
 
 
 def test_full_group_leaves_nothing_and_never_less(tmp_path):
@@ -71,19 +71,19 @@ def test_full_group_leaves_nothing_and_never_less(tmp_path):
             "sys/fs/cgroup/memory.current": "1500\n",
         },
     )
-    assert cgroup.memory_limits(root) == [cgroup.MemoryLimit(1000, 0)]
+    assert limits.memory_limits(root) == [limits.MemoryLimit(1000, 0)]
 
 
 def test_machine_without_control_groups_has_no_limit(tmp_path):
-    assert cgroup.memory_limits(tmp_path) == []
+    assert limits.memory_limits(tmp_path) == []
 
 
 def test_the_tightest_limit_decides_what_is_available(monkeypatch):
-    limits = [cgroup.MemoryLimit(90 * MIB, 8 * MIB), cgroup.MemoryLimit(50 * MIB, 20 * MIB)]
-    monkeypatch.setattr(cgroup, "memory_limits", lambda: limits)
-    assert config.available_memory_bytes() == 8 * MIB
-    assert config.total_memory_bytes() == 50 * MIB
+    found = [limits.MemoryLimit(90 * MIB, 8 * MIB), limits.MemoryLimit(50 * MIB, 20 * MIB)]
+    monkeypatch.setattr(limits, "memory_limits", lambda: found)
+    assert limits.available_memory_bytes() == 8 * MIB
+    assert limits.total_memory_bytes() == 50 * MIB
 
 
 def test_this_machine_has_memory():
-    assert 0 < config.available_memory_bytes() <= config.total_memory_bytes()
+    assert 0 < limits.available_memory_bytes() <= limits.total_memory_bytes()

@@ -12,8 +12,8 @@ import textwrap
 
 import pytest
 
-from umem.device import HOST, host
 from umem.errors import AddressSpaceFull, AlignmentError, ConfigError, SegmentTooLarge, WorldError
+from umem.memory.device import HOST, host
 
 PAGE = host.granularity
 BASE = 0x1F00_0000_0000  # below umem's own range, so that these tests can run beside a space
@@ -42,7 +42,7 @@ def word(address: int) -> ctypes.c_int64:
 
 def in_child(body: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """Run `body` in a fresh interpreter: for limits and signals that would harm this one."""
-    code = "from umem.device import host\nfrom umem import errors\nimport ctypes, os, resource\n"
+    code = "from umem.memory.device import host\nfrom umem import errors\nimport ctypes, os, resource\n"
     code += textwrap.dedent(body)
     command = [sys.executable, "-c", code]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s)

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from umem.address import BASE
 from umem.coherence.protocol import MSI, Protocol
-from umem.kernels import coherence_layout as words
-from umem.kernels import control
-from umem.kernels.coherence_layout import BACK, IS_HOME, NOT_HOME
-from umem.kernels.coherent import (
+from umem.kernels.coherent import layout as words
+from umem.kernels.coherent.cache import is_readable, state_of_line
+from umem.kernels.coherent.directory import line_state, owned_by, owner_of
+from umem.kernels.coherent.layout import BACK, IS_HOME, NOT_HOME
+from umem.kernels.coherent.span import coherent_read, coherent_write
+from umem.kernels.coherent.typed import (
     coherent_compare_swap_i64,
     coherent_fetch_add_i64,
     coherent_load_i64,
     coherent_store_i64,
 )
-from umem.kernels.coherent_lines import coherent_read, coherent_write
-from umem.kernels.control import ALIVE, DEAD, PEER_MAPPED, PEER_STATE
-from umem.kernels.directory import line_state, owned_by, owner_of
-from umem.kernels.heap_layout import BLOCK_LOG2
-from umem.kernels.line_cache import is_readable, state_of_line
-from umem.kernels.ops import load_i64
+from umem.kernels.heap.layout import BLOCK_LOG2
+from umem.kernels.intrinsics.scalar import load_i64
+from umem.kernels.page import control
+from umem.kernels.page.control import ALIVE, DEAD, PEER_MAPPED, PEER_STATE
 from umem.kernels.status import OK
+from umem.memory.address import BASE
 from umem.verify import Verdict, explore
 
 from .histories import UNTOLD, explains

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from umem.kernels.ops import (
+from umem.kernels.intrinsics.scalar import (
     compare_swap_i64,
     exchange_i64,
     fetch_add_i64,
@@ -13,7 +13,7 @@ from umem.kernels.ops import (
     store_relaxed_i64,
     store_release_i64,
 )
-from umem.kernels.ops_system import futex_wait, futex_wake, pause
+from umem.kernels.intrinsics.system import futex_wait, futex_wake, pause
 
 LOCK, COUNTER = 64, 128
 SEQUENCE, LEFT, RIGHT = 64, 128, 192

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from umem.kernels import coherence_layout as words
-from umem.kernels import coherent_access as access
-from umem.kernels import coherent_lines, directory, line_cache, line_eviction
-from umem.kernels.ops import (
+from umem.kernels.build.variants import variant
+from umem.kernels.coherent import cache as line_cache
+from umem.kernels.coherent import directory, eviction, span
+from umem.kernels.coherent import element as access
+from umem.kernels.coherent import layout as words
+from umem.kernels.intrinsics.scalar import (
     load_acquire_i64,
     load_i64,
     load_relaxed_i64,
@@ -14,7 +16,6 @@ from umem.kernels.ops import (
     store_release_i64,
 )
 from umem.kernels.status import NOT_FOUND, OK
-from umem.kernels.variants import variant
 
 # --- hits, in caches of one way
 
@@ -68,7 +69,7 @@ def read_without_second_look(cache, note, dst, address, num_bytes):
     slot, tag = line_cache.search(geometry, line)
     if slot == line_cache.NO_SLOT or not line_cache.is_readable(tag & words.STATE_MASK):
         return 0
-    coherent_lines.copy_out(dst, line_cache.copy_address(geometry, slot, line_log2), 1 << line_log2)
+    span.copy_out(dst, line_cache.copy_address(geometry, slot, line_log2), 1 << line_log2)
     return 1 << line_log2
 
 
@@ -131,10 +132,10 @@ def publish_tag_first(geometry, slot, state, word, next_value, is_new_owner):
 
 
 take_at_once = variant(line_cache.take, "take_at_once", TAKEN=words.INVALID)
-give_back_first = variant(line_eviction.give_back, "give_back_first", store_release_i64=nothing)
+give_back_first = variant(eviction.give_back, "give_back_first", store_release_i64=nothing)
 
 
-hold = line_eviction.hold
+hold = eviction.hold
 
 
 def hold_what_is_taken(control, geometry, slot, line):

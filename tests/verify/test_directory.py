@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from umem.coherence.protocol import MESI, SNOOP
-from umem.kernels.coherence_layout import PRIVATE, THROUGH
+from umem.kernels.coherent.layout import PRIVATE, THROUGH
 from umem.verify import Result
 
 from .coherence import Small, search

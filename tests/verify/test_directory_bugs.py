@@ -14,18 +14,11 @@ from typing import Any
 import pytest
 
 from umem.coherence.protocol import INVALIDATE, MSI, SHARER, STRANGER, Protocol, Request, Row, S
-from umem.kernels import coherence_layout as words
-from umem.kernels import (
-    coherent,
-    coherent_lines,
-    directory,
-    line_cache,
-    line_eviction,
-    line_supply,
-    transaction,
-)
-from umem.kernels import coherent_access as access
-from umem.kernels.ops import (
+from umem.kernels.coherent import cache as line_cache
+from umem.kernels.coherent import directory, eviction, span, supply, transaction, typed
+from umem.kernels.coherent import element as access
+from umem.kernels.coherent import layout as words
+from umem.kernels.intrinsics.scalar import (
     load_acquire_i64,
     load_relaxed_i64,
     store_relaxed_i64,
@@ -89,9 +82,9 @@ def remade(**templates: Any) -> Plant:
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         replaced(access, **templates)(monkeypatch)
-        monkeypatch.setattr(world, "coherent_load_i64", coherent._load("i64"))
-        monkeypatch.setattr(world, "coherent_store_i64", coherent._change("i64", "store"))
-        monkeypatch.setattr(world, "coherent_fetch_add_i64", coherent._change("i64", "fetch_add"))
+        monkeypatch.setattr(world, "coherent_load_i64", typed._load("i64"))
+        monkeypatch.setattr(world, "coherent_store_i64", typed._change("i64", "store"))
+        monkeypatch.setattr(world, "coherent_fetch_add_i64", typed._change("i64", "fetch_add"))
 
     return plant
 
@@ -144,31 +137,31 @@ BUGS = {
         "1:l 2:a", "stale copy", replaced(transaction, publish=publish_unlocked)
     ),
     "a range that later looks overtake": Bug(
-        "1:r 1:al", "no order", replaced(coherent_lines, copy_out=copy_out_relaxed), BESIDE
+        "1:r 1:al", "no order", replaced(span, copy_out=copy_out_relaxed), BESIDE
     ),
     "a range without a second look": Bug(
         "1:r 1:al",
         "no order",
-        replaced(coherent_lines, read_run=nothing, read_line=read_without_second_look),
+        replaced(span, read_run=nothing, read_line=read_without_second_look),
         BESIDE,
     ),
     "a range that is not awaited": Bug(
         "1:x 2:a", "no order", replaced(line_cache, await_group=nothing), OWNED
     ),
     "a range that looks at tags before its pin is seen": Bug(
-        "1:x 2:a", "no order", replaced(coherent_lines, fence_after_atomic=nothing), OWNED
+        "1:x 2:a", "no order", replaced(span, fence_after_atomic=nothing), OWNED
     ),
     "a pin that is looked at before the tag is seen": Bug(
         "1:x 2:a", "no order", replaced(line_cache, fence_after_atomic=nothing), OWNED
     ),
     "a range that ends relaxed": Bug(
-        "1:x 2:a", "no order", replaced(coherent_lines, store_release_i64=store_relaxed_i64), OWNED
+        "1:x 2:a", "no order", replaced(span, store_release_i64=store_relaxed_i64), OWNED
     ),
     "a range that a sibling's add does not await": Bug(
         "1:x 1:a", "data race", remade(held_pin=nothing), OWNED
     ),
     "a range that a sibling evicts": Bug(
-        "1:x 1:L", "no order", replaced(line_eviction, await_group=nothing), {**TWO_LINES, **OWNED}
+        "1:x 1:L", "no order", replaced(eviction, await_group=nothing), {**TWO_LINES, **OWNED}
     ),
     "a dead rank's range is awaited for ever": Bug(
         "1:x 2:l", "stuck", replaced(line_cache, peer_is_dead=nothing), OWNED, kills=1
@@ -176,17 +169,17 @@ BUGS = {
     "a range that a sibling evicts behind a death": Bug(
         "1:xl 1:a 2:l",
         "no order",
-        replaced(line_eviction, hold=hold_what_is_taken),
+        replaced(eviction, hold=hold_what_is_taken),
         {"version_bits": 0, **OWNED},
         kills=1,
         model="sequential",
         mortal=(2,),
     ),
     "an upgrade without a claim": Bug(
-        "1:la 1:L", "data race", replaced(line_eviction, claimed=claimed_but_for_upgrades), TWO_LINES
+        "1:la 1:L", "data race", replaced(eviction, claimed=claimed_but_for_upgrades), TWO_LINES
     ),
     "a claim without a new version": Bug(
-        "1:l 1:Ll", "no order", replaced(line_eviction, claimed=claimed_without_version), TWO_LINES
+        "1:l 1:Ll", "no order", replaced(eviction, claimed=claimed_without_version), TWO_LINES
     ),
     "a version of three bits that wraps": Bug(
         "1:l 1:lLlLlLlLl",
@@ -215,7 +208,7 @@ BUGS = {
         model="sequential",
     ),
     "a copy given back ends before the directory's word": Bug(
-        "1:aA 2:a", "", replaced(line_eviction, give_back=give_back_first), TWO_LINES, kills=1
+        "1:aA 2:a", "", replaced(eviction, give_back=give_back_first), TWO_LINES, kills=1
     ),
 }
 SLOW = ("1:aA 2:a",)
@@ -248,19 +241,19 @@ FLAG = 1 << 40  # a word that orders a sibling's addition before the home's load
 
 def add_one(cache, address):
     """An addition that gets the line."""
-    coherent.coherent_fetch_add_i64(cache, address, 1)
+    typed.coherent_fetch_add_i64(cache, address, 1)
 
 
 def add_and_tell(cache, address):
     """A sibling's addition, and then the flag."""
-    coherent.coherent_fetch_add_i64(cache, address, 1)
+    typed.coherent_fetch_add_i64(cache, address, 1)
     store_release_i64(FLAG, 0, 1)
 
 
 def load_when_told(cache, address):
     """What the home loads once the flag is up; -1 before."""
     if load_acquire_i64(FLAG, 0) == 1:
-        _, value = coherent.coherent_load_i64(cache, address)
+        _, value = typed.coherent_load_i64(cache, address)
         return value
     return -1
 
@@ -296,7 +289,7 @@ def store_both(cache, first, second):
 def store_and_write(cache, first, second):
     """The same, the second one as a range."""
     world.coherent_store_i64(cache, first, 1)
-    coherent_lines.coherent_write(cache, second, SRC, 8)
+    span.coherent_write(cache, second, SRC, 8)
 
 
 def load_both(cache, first, second):
@@ -310,7 +303,7 @@ def load_both(cache, first, second):
     ("stores", "plant"),
     [
         (store_both, remade(put=put_relaxed)),
-        (store_and_write, replaced(coherent_lines, copy_in=copy_in_relaxed, write_run=nothing)),
+        (store_and_write, replaced(span, copy_in=copy_in_relaxed, write_run=nothing)),
     ],
     ids=["a store", "a range"],
 )
@@ -333,7 +326,7 @@ def test_what_is_put_in_place_and_publishes_nothing_is_found(stores, plant, monk
     assert "seen alone" in verdict().bug
 
 
-find_room = line_eviction.find_room
+find_room = eviction.find_room
 
 
 def find_any_room(cache, geometry, line, its_set):
@@ -348,9 +341,9 @@ def find_any_room(cache, geometry, line, its_set):
 
 
 def test_siblings_that_claim_two_slots_for_a_line_are_found(monkeypatch):
-    for module in (line_eviction, line_supply):
+    for module in (eviction, supply):
         monkeypatch.setattr(module, "find_room", find_any_room)
     control = search(Small(num_ways=2), "1:a 1:a")
     assert (control.result, control.bug) == (Result.EXHAUSTED, "")
-    monkeypatch.setattr(line_eviction, "has_other_slot", nothing)
+    monkeypatch.setattr(eviction, "has_other_slot", nothing)
     assert search(Small(num_ways=2), "1:a 1:a").result is Result.BUG

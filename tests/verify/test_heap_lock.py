@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from umem.agent.liveness import publish_death
-from umem.kernels import control, heap_lock
-from umem.kernels.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, SPIN_ROUNDS, STOP
-from umem.kernels.heap_layout import ARENA_LOCK, ARENA_NUM_BREAKS, ARENA_RECLAIMED
-from umem.kernels.ops import (
+from umem.agent.serving.liveness import publish_death
+from umem.kernels.build.variants import variant
+from umem.kernels.heap import lock
+from umem.kernels.heap.layout import ARENA_LOCK, ARENA_NUM_BREAKS, ARENA_RECLAIMED
+from umem.kernels.intrinsics.scalar import (
     load_acquire_i64,
     load_i64,
     load_relaxed_i64,
@@ -19,14 +19,15 @@ from umem.kernels.ops import (
     store_relaxed_i64,
     store_release_i64,
 )
+from umem.kernels.page import control
+from umem.kernels.page.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, SPIN_ROUNDS, STOP
 from umem.kernels.status import OK
-from umem.kernels.variants import variant
 from umem.verify import Result, explore
 
 ARENA, PAGE, DATA, ENDED, REBUILT, RECLAIMED = 1 << 16, 1 << 20, 64, 128, 192, 256
 LOCK = ARENA + 8 * ARENA_LOCK
 VICTIM = 1  # the rank that dies
-HOLDERS = [rank + 1 | 7 << heap_lock.HOLDER_INCARNATION_SHIFT for rank in range(3)]
+HOLDERS = [rank + 1 | 7 << lock.HOLDER_INCARNATION_SHIFT for rank in range(3)]
 WORDS = {LOCK: 0, DATA: 0, ENDED: 0, REBUILT: 0, RECLAIMED: 0, ARENA + 8 * ARENA_NUM_BREAKS: 0}
 BITS = {ARENA + 8 * ARENA_RECLAIMED: 0}
 STATES = {PAGE + 8 * (PEER_STATE + rank): control.ALIVE for rank in range(3)}
@@ -44,9 +45,9 @@ def note_reclaimed(arena, rank, freed):
     store_i64(RECLAIMED, 0, load_i64(RECLAIMED, 0) + 1)
 
 
-acquire = variant(heap_lock.acquire_arena, "acquire_arena_noted", rebuild=note_rebuilt)
+acquire = variant(lock.acquire_arena, "acquire_arena_noted", rebuild=note_rebuilt)
 reclaim_dead = variant(
-    heap_lock.heap_reclaim_dead, "reclaim_dead_noted", acquire_arena=acquire, reclaim=note_reclaimed
+    lock.heap_reclaim_dead, "reclaim_dead_noted", acquire_arena=acquire, reclaim=note_reclaimed
 )
 
 
@@ -57,7 +58,7 @@ def add_under_lock(rank, num_rounds, take=acquire):
         code = take(PAGE, ARENA, HOLDERS[rank])
         assert code == OK, code
         store_i64(DATA, 0, load_i64(DATA, 0) + 1)
-        heap_lock.release_arena(ARENA)
+        lock.release_arena(ARENA)
         done += 1
 
 
@@ -135,7 +136,7 @@ def test_a_look_at_the_dead_that_does_not_acquire_is_found():
 
 
 def test_a_release_that_does_not_release_is_found(monkeypatch):
-    monkeypatch.setattr(heap_lock, "release_arena", release_relaxed)
+    monkeypatch.setattr(lock, "release_arena", release_relaxed)
     lanes = [(add_under_lock, rank, 1) for rank in range(2)]
     verdict = explore(lanes, WORDS, constants={**CONSTANTS, **STATES})
     assert verdict.result is Result.BUG and "data race" in verdict.bug

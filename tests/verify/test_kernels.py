@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from umem.errors import ConfigError, ModelError
-from umem.kernels.ops import (
+from umem.kernels.intrinsics.scalar import (
     exchange_i64,
     fence_acquire,
     fence_release,
@@ -18,7 +18,7 @@ from umem.kernels.ops import (
     store_relaxed_i64,
     store_release_i64,
 )
-from umem.kernels.ops_system import futex_wait, futex_wake
+from umem.kernels.intrinsics.system import futex_wait, futex_wake
 from umem.verify import KILLED, Result, explore, replay, walk
 
 from . import kernels as k

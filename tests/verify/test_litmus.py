@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from umem.kernels.ops import (
+from umem.kernels.intrinsics.scalar import (
     exchange_i64,
     fence_acquire,
     fence_release,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from umem.errors import ConfigError, UnknownName
-from umem.kernels import litmus_lanes as words
 from umem.verify.litmus import parse
+from umem.verify.litmus import run_lane as words
 from umem.verify.litmus.command import Options, exit_code
 from umem.verify.litmus.judge import Evidence, Result
 from umem.verify.litmus.lanes import encode

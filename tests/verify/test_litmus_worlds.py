@@ -8,9 +8,9 @@ import re
 import pytest
 
 import umem
-from umem import config
+from umem import limits
 from umem.cli import app
-from umem.kernels import coherence_layout as words
+from umem.kernels.coherent import layout as words
 from umem.verify.litmus import parse
 from umem.verify.litmus.command import FULL, Options, play
 from umem.verify.litmus.judge import Evidence, Result
@@ -21,7 +21,7 @@ from umem.world.spec import MAPPED
 
 TESTS = shipped()
 needs_two_cores = pytest.mark.skipif(
-    len(config.usable_cores()) < 2, reason="lanes on one core do not overlap within an instance"
+    len(limits.usable_cores()) < 2, reason="lanes on one core do not overlap within an instance"
 )
 
 # What every operation does, told by the registers: no chance is left.

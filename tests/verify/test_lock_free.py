@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import pytest
 
-from umem.kernels import heap_alloc, heap_recover
-from umem.kernels import heap_layout as layout
-from umem.kernels.heap_classes import reciprocal
-from umem.kernels.heap_record import owner_bits
-from umem.kernels.ops import (
+from umem.kernels.build.variants import variant
+from umem.kernels.heap import alloc, recover
+from umem.kernels.heap import layout as layout
+from umem.kernels.heap.classes import reciprocal
+from umem.kernels.heap.record import owner_bits
+from umem.kernels.intrinsics.scalar import (
     compare_swap_i64,
     load_acquire_i64,
     load_relaxed_i64,
@@ -18,7 +19,6 @@ from umem.kernels.ops import (
     store_relaxed_i64,
     store_release_i64,
 )
-from umem.kernels.variants import variant
 from umem.verify import Result, explore
 
 # --- a stack: what is on top, and how often that has changed
@@ -121,7 +121,7 @@ def take_filled():
 
 def load_plain(node):
     """What `give` has put into a node."""
-    return heap_alloc.load_i64(node + 8, 0)
+    return alloc.load_i64(node + 8, 0)
 
 
 @pytest.mark.parametrize(("swap", "is_right"), [(compare_swap_i64, True), (swap_relaxed, False)])
@@ -182,14 +182,14 @@ def free_and_allocate(rank, push_slot):
     """As `free`; who has the slot then allocates it again."""
     freed = push_slot(magazine(rank), HEAP)
     if freed:
-        address = heap_alloc.pop_slot(magazine(rank), SLOT_BYTES, SLOT_BYTES)
+        address = alloc.pop_slot(magazine(rank), SLOT_BYTES, SLOT_BYTES)
         assert address == HEAP, address
     return freed
 
 
 def take_back():
     """What `reclaim` does with the slot, once OWNER is dead."""
-    heap_recover.reclaim_slot(ARENA, 0, OWNER, SLOT_BYTES, FREED)
+    recover.reclaim_slot(ARENA, 0, OWNER, SLOT_BYTES, FREED)
 
 
 def in_one_place(*ranks):
@@ -213,7 +213,7 @@ def swap_in_two_steps(address, index, expected, desired):
     return seen
 
 
-push_in_two_steps = variant(heap_alloc.push_slot, "push_in_two_steps", compare_swap_i64=swap_in_two_steps)
+push_in_two_steps = variant(alloc.push_slot, "push_in_two_steps", compare_swap_i64=swap_in_two_steps)
 
 
 def two_frees(push_slot):
@@ -223,7 +223,7 @@ def two_frees(push_slot):
 
 
 def test_of_two_ranks_that_free_one_slot_one_has_it():
-    verdict = two_frees(heap_alloc.push_slot)
+    verdict = two_frees(alloc.push_slot)
     assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
     assert {sum(results) for results, _ in verdict.outcomes} == {1}
     assert two_frees(push_in_two_steps).result is Result.BUG, "and where the swap is none, both have it"
@@ -232,9 +232,9 @@ def test_of_two_ranks_that_free_one_slot_one_has_it():
 def test_three_ranks_that_free_and_allocate_again_keep_one_slot():
     words, constants = heap_words(OWNER, 2, 3)
     lanes = [
-        (free_and_allocate, OWNER, heap_alloc.push_slot),
-        (free, 2, heap_alloc.push_slot),
-        (free_and_allocate, 3, heap_alloc.push_slot),
+        (free_and_allocate, OWNER, alloc.push_slot),
+        (free, 2, alloc.push_slot),
+        (free_and_allocate, 3, alloc.push_slot),
     ]
     verdict = explore(lanes, words, in_one_place(OWNER, 2, 3), constants=constants)
     assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
@@ -254,7 +254,7 @@ def freed_once(results, memory):
 
 
 def test_what_is_taken_back_from_the_dead_is_not_freed_too():
-    verdict = reclaim_beside_free(heap_alloc.push_slot)
+    verdict = reclaim_beside_free(alloc.push_slot)
     assert (verdict.result, verdict.bug) == (Result.EXHAUSTED, "")
     assert {(results[0], memory[FREED]) for results, memory in verdict.outcomes} == {(1, 0), (0, 1)}
     assert reclaim_beside_free(push_in_two_steps).result is Result.BUG

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from umem.kernels import barrier, signal
-from umem.kernels.barrier import GROUP_LINES, LINE_WORDS, world_barrier
-from umem.kernels.control import (
+from umem.kernels.intrinsics.scalar import (
+    load_acquire_i64,
+    load_i64,
+    load_relaxed_i64,
+    store_i64,
+    store_relaxed_i64,
+    store_release_i64,
+)
+from umem.kernels.intrinsics.system import futex_wake
+from umem.kernels.page import barrier, signal
+from umem.kernels.page.barrier import GROUP_LINES, LINE_WORDS, world_barrier
+from umem.kernels.page.control import (
     BARRIER,
     EPOCH,
     META_BASE,
@@ -16,15 +25,6 @@ from umem.kernels.control import (
     SPIN_ROUNDS,
     STOP,
 )
-from umem.kernels.ops import (
-    load_acquire_i64,
-    load_i64,
-    load_relaxed_i64,
-    store_i64,
-    store_relaxed_i64,
-    store_release_i64,
-)
-from umem.kernels.ops_system import futex_wake
 from umem.kernels.status import OK
 from umem.verify import Result, explore
 

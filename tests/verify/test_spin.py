@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from umem.errors import ModelError
-from umem.kernels.ops import (
+from umem.kernels.intrinsics.scalar import (
     load_acquire_i64,
     load_i64,
     load_relaxed_i64,
@@ -16,7 +16,7 @@ from umem.kernels.ops import (
     store_relaxed_i64,
     store_release_i64,
 )
-from umem.kernels.ops_system import pause
+from umem.kernels.intrinsics.system import pause
 from umem.verify import Program, Result, explore
 from umem.verify.kernel.command import lines_of
 

@@ -9,12 +9,8 @@ import textwrap
 
 import pytest
 
-from umem.kernels import machine
-from umem.kernels.ops import (
-    compare_swap_i64,
-    load_i64,
-    store_i64,
-)
+from umem.kernels.intrinsics import machine
+from umem.kernels.intrinsics.scalar import compare_swap_i64, load_i64, store_i64
 from umem.verify.kernel.rewrite import rewritten
 
 NUMBERS = itertools.count()

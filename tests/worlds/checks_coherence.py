@@ -19,7 +19,7 @@ from umem.errors import (
     UnknownName,
 )
 from umem.kernels import status
-from umem.kernels.heap_layout import BLOCK_BYTES
+from umem.kernels.heap.layout import BLOCK_BYTES
 
 from . import checks_threads
 from .checks_space import assert_nothing_is_made_where_zeroing_fails
@@ -287,8 +287,8 @@ def poison(space, address):
     """Mark the line of `address`, whose home this rank is, as lost."""
     import ctypes
 
-    from umem.kernels import coherence_layout as words
-    from umem.kernels.directory import directory_word
+    from umem.kernels.coherent import layout as words
+    from umem.kernels.coherent.directory import directory_word
 
     word = directory_word(space.control, space.cache.address, address, 6)
     ctypes.c_int64.from_address(word).value = words.POISONED << words.DIRECTORY_STATE_SHIFT

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 import umem
-from umem.array import Array
-from umem.kernels.coherent import OPERATIONS
+from umem.kernels.coherent.typed import OPERATIONS
+from umem.space.array import Array
 
 CACHES = ("back", "through", "private")
 NUM_BYTES = 640  # of an array: ten lines of 64 bytes, so that neighbours meet in one

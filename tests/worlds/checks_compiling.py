@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from umem.errors import WaitTimeout
-from umem.kernels.compile import compiling
+from umem.kernels.build.compile import compiling
 
 SHORT_S = 0.05
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import umem
-from umem.control_page import SPIN_ROUNDS_OWN_CORE
 from umem.errors import (
     AddressError,
     AlignmentError,
@@ -22,7 +21,8 @@ from umem.errors import (
     WorldError,
 )
 from umem.heap import WORLD
-from umem.kernels.control import SPIN_ROUNDS
+from umem.kernels.page.control import SPIN_ROUNDS
+from umem.memory.control_page import SPIN_ROUNDS_OWN_CORE
 from umem.units import MIB
 
 from .. import error_samples

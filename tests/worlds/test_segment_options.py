@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import umem
-from umem import config
-from umem.device import host
+from umem import limits
 from umem.errors import SegmentTooLarge
+from umem.memory.device import host
 from umem.units import MIB, format_size
 
 SEGMENT = 32 * MIB
@@ -72,7 +72,7 @@ def test_huge_pages_are_asked_for_behind_all_of_a_ranks_own_memory():
 
 
 def test_segments_larger_than_memory_are_refused_with_a_size_that_fits(run_script):
-    total = config.total_memory_bytes()
+    total = limits.total_memory_bytes()
     with pytest.raises(SegmentTooLarge, match="this machine has") as refusal:
         umem.launch(backed, ranks=2, segment=total)
     assert format_size(total) in str(refusal.value) and "use --segment" in str(refusal.value)

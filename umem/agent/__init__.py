@@ -5,11 +5,11 @@ side), requests and client (the asking side), handlers and near_handlers (what e
 (asking for it), remote (a fabric of both), agent (the thread and its table). Floor 3.
 """
 
-from .agent import Agent, bind_ucx
-from .client import Client
+from .asking.client import Client
+from .asking.messages import Reply, Request
+from .asking.near import Near
+from .asking.remote import RemoteFabric
 from .layout import Operation
-from .messages import Reply, Request
-from .near import Near
-from .remote import RemoteFabric
+from .serving.agent import Agent, bind_ucx
 
 __all__ = ["Agent", "Client", "Near", "Operation", "RemoteFabric", "Reply", "Request", "bind_ucx"]

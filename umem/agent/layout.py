@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from ..kernels import gate
+from ..kernels.page import gate
 
 WORD = 8
 
@@ -32,7 +32,7 @@ class Operation(IntEnum):
     FETCH_ADD = gate.FETCH_ADD  # words: address, value, num_bytes; value of the reply: what stood there
     EXCHANGE = gate.EXCHANGE  # words: address, value, num_bytes
     COMPARE_SWAP = gate.COMPARE_SWAP  # words: address, expected, desired, num_bytes
-    FLIT = gate.FLIT  # coherence, from a rank to a home: umem/lines/flits.py
+    FLIT = gate.FLIT  # coherence, from a rank to a home: umem/lines/home/flits.py
     GATHER = 8  # near: rows by index
     GATHER_SUM = 9  # near: rows by index, summed a bag
     REDUCE = 10  # near: add a block to memory at the home

@@ -21,7 +21,7 @@ from ..units import parse_size
 from ..world.spec import KINDS, MAPPED
 
 if TYPE_CHECKING:
-    from ..bench.case import Options
+    from ..bench.harness.side import Options
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk: nobody's bug
 USAGE_CODE, FAILURE_CODE, INTERRUPTED_CODE = 2, 1, 130
@@ -78,7 +78,7 @@ def verdict(
     What must be compiled is compiled first. Exit code 0: all that has a meaning here was measured, and all data was
     right; 1: wrong data, or a case failed; 3: something could not be measured, and the last line names it.
     """
-    from ..bench import verdict as judge
+    from ..bench.verdict import verdict as judge
 
     code = judge.run(_console(), ranks, world, report, json_file, seed)
     raise typer.Exit(code)
@@ -253,7 +253,7 @@ def _options(
     world: str,
     seed: int,
 ) -> Options:
-    from ..bench.case import SEMANTICS, Options
+    from ..bench.harness.side import SEMANTICS, Options
 
     return Options(
         ranks=ranks,

@@ -23,11 +23,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .. import __version__, config
+from .. import __version__, limits
 from ..errors import UmemError
-from ..segment import default_device_bytes
+from ..files.users import require_writable
+from ..memory.segment import default_device_bytes
 from ..units import format_size
-from ..user_files import require_writable
 from ..world import launchers
 from ..world.spec import KINDS, WorldSpec
 
@@ -71,7 +71,7 @@ def show(console: Console, ranks: int, world: str, json_file: Path | None) -> No
     """Print every group, and write them where `json_file` names a file."""
     spec = WorldSpec.of(ranks, world, segment=PROBE_SEGMENT)
     require_writable(json_file)
-    groups = [devices(), segments(ranks), fabrics(), limits(), versions(), reach(spec)]
+    groups = [devices(), segments(ranks), fabrics(), bounds(), versions(), reach(spec)]
     for group in groups:
         console.print(f"# {group.title}", highlight=False, markup=False)
         console.print(table(group.facts))
@@ -102,8 +102,8 @@ def devices() -> Group:
         "devices",
         (
             Fact("processor", _processor()),
-            Fact("cores", f"{len(config.usable_cores())} usable of {os.cpu_count()}"),
-            Fact("memory", f"{format_size(config.total_memory_bytes())}, {_available()} available"),
+            Fact("cores", f"{len(limits.usable_cores())} usable of {os.cpu_count()}"),
+            Fact("memory", f"{format_size(limits.total_memory_bytes())}, {_available()} available"),
             _gpus(),
         ),
     )
@@ -111,7 +111,7 @@ def devices() -> Group:
 
 def segments(num_ranks: int) -> Group:
     """What a rank contributes unless told otherwise."""
-    from ..startup import HOST_SHARE
+    from ..space.startup import HOST_SHARE
 
     device = default_device_bytes(num_ranks)
     return Group(
@@ -149,7 +149,7 @@ def fabrics() -> Group:
     return Group("fabrics", tuple(facts))
 
 
-def limits() -> Group:
+def bounds() -> Group:
     """What the container or the kernel allows."""
     return Group("limits", (_shared_memory(), _mappings(), *_ulimits(), _userfaultfd(), _huge_pages()))
 
@@ -216,11 +216,11 @@ def _processor() -> str:
 
 
 def _available() -> str:
-    return format_size(config.available_memory_bytes())
+    return format_size(limits.available_memory_bytes())
 
 
 def _gpus() -> Fact:
-    from ..device import cuda
+    from ..memory.device import cuda
 
     try:
         count = cuda.num_devices()

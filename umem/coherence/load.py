@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import ProtocolError
-from ..user_files import run_file
+from ..files.users import run_file
 from .atomic import Atomic
 from .machine import is_owned, key_text
 from .protocol import PROTOCOLS, Action, Copy, Directory, Key, Protocol, Relation, Request, Row, required_keys

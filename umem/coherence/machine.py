@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from ..kernels import coherence_layout as words
+from ..kernels.coherent import layout as words
 from .protocol import Action, Copy, Directory, Key, Protocol, Relation, Request, Row
 
 HOME_RANK = -1  # the home of the line, which has no copy beside the memory itself

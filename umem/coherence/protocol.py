@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-from ..kernels import coherence_layout as words
+from ..kernels.coherent import layout as words
 
 
 class Directory(IntEnum):
@@ -54,7 +54,7 @@ class Relation(IntEnum):
 
 
 class Action(IntFlag):
-    """What is done for a request, in this order. Meanings: kernels/coherence_layout.py."""
+    """What is done for a request, in this order. Meanings: kernels/coherent/layout.py."""
 
     FORWARD_SHARED = words.FORWARD_SHARED
     FORWARD_INVALID = words.FORWARD_INVALID

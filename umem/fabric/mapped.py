@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import AlignmentError
-from ..kernels.compile import cpu_kernel
-from ..kernels.copy import cpu_copy, default_stream_bytes
-from ..kernels.ops import (
+from ..kernels.build.compile import cpu_kernel
+from ..kernels.data.copy import cpu_copy, default_stream_bytes
+from ..kernels.intrinsics.scalar import (
     compare_swap_u32,
     compare_swap_u64,
     exchange_u32,

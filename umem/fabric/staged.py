@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import FabricError
 from ..kernels import status
-from ..kernels.copy import default_stream_bytes
-from ..kernels.staging import HEADER_BYTES, SENT_NS, cpu_copy_out_and_pack, cpu_unpack_and_copy_in
+from ..kernels.data.copy import default_stream_bytes
+from ..kernels.data.staging import HEADER_BYTES, SENT_NS, cpu_copy_out_and_pack, cpu_unpack_and_copy_in
 from .ucx.fabric import UcxFabric
 
 STEPS = ("copy_out", "pack", "transfer", "unpack", "copy_in")

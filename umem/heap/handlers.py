@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from ..agent.handlers import HANDLER, argument
 from ..agent.layout import (
     REPLY_CAPACITY,
     REPLY_PAYLOAD,
@@ -18,12 +17,13 @@ from ..agent.layout import (
     REQUEST_SOURCE,
     Operation,
 )
+from ..agent.serving.handlers import HANDLER, argument
 from ..kernels import c_callback, device_function, status
-from ..kernels.control import NUM_RANKS, peer_is_dead
-from ..kernels.heap import heap_find
-from ..kernels.heap_alloc import heap_alloc_for, heap_free_for, heap_give, heap_retain
-from ..kernels.heap_usage import LIST_WORDS, OWNER_WORDS, USAGE_OWNERS, heap_list, heap_usage
-from ..kernels.ops import load_i64, store_i64
+from ..kernels.heap.alloc import heap_alloc_for, heap_free_for, heap_give, heap_retain
+from ..kernels.heap.entries import heap_find
+from ..kernels.heap.usage import LIST_WORDS, OWNER_WORDS, USAGE_OWNERS, heap_list, heap_usage
+from ..kernels.intrinsics.scalar import load_i64, store_i64
+from ..kernels.page.control import NUM_RANKS, peer_is_dead
 from .layout import ArenaKind
 
 CONTROL = 0  # words of the context

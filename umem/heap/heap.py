@@ -15,17 +15,17 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from ..agent.client import Reply
+from ..agent.asking.client import Reply
 from ..arguments import home_of, whole
 from ..errors import ConfigError, DoubleFree, NotAllocated, OutOfMemory, WorldError
-from ..forks import MakeError, belongs_here, refuse
-from ..kernels import heap as kernel
 from ..kernels import status
-from ..kernels.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, RANK
-from ..kernels.heap_layout import MAX_ALIGNMENT
-from ..kernels.heap_lock import HOLDER_INCARNATION_SHIFT
-from ..kernels.heap_record import ANY_GENERATION, WORLD_RANK
-from ..kernels.heap_usage import END, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
+from ..kernels.heap import entries as kernel
+from ..kernels.heap.layout import MAX_ALIGNMENT
+from ..kernels.heap.lock import HOLDER_INCARNATION_SHIFT
+from ..kernels.heap.record import ANY_GENERATION, WORLD_RANK
+from ..kernels.heap.usage import END, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
+from ..kernels.page.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, RANK
+from ..world.forks import MakeError, belongs_here, refuse
 from .handlers import ARENAS, CONTEXT_WORDS, CONTROL, HANDLERS, HOLDER, MAGAZINES, HeapOperation
 from .layout import HeapLayout
 from .report import WORLD, Allocation, ArenaUsage, out_of_memory_text

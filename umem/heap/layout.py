@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ..address import AddressMap, Kind
-from ..kernels import heap as kernel
-from ..kernels.control import CONTROL_BYTES
-from ..kernels.heap_layout import BLOCK_BYTES, MAGAZINE_BYTES
-from ..kernels.heap_setup import arena_bytes
+from ..kernels.heap import entries as kernel
+from ..kernels.heap.layout import BLOCK_BYTES, MAGAZINE_BYTES
+from ..kernels.heap.setup import arena_bytes
+from ..kernels.page.control import CONTROL_BYTES
+from ..memory.address import AddressMap, Kind
 from ..units import align_up
 
 NUM_MAGAZINES = 128  # threads times arenas of a rank that go without the lock; more go through the core

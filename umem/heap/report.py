@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..kernels.heap_layout import BLOCK_BYTES, SPAN_BYTES
-from ..kernels.heap_record import WORLD_RANK
-from ..kernels.heap_usage import (
+from ..kernels.heap.layout import BLOCK_BYTES, SPAN_BYTES
+from ..kernels.heap.record import WORLD_RANK
+from ..kernels.heap.usage import (
     LIST_ADDRESS,
     LIST_BYTES,
     LIST_GENERATION,

@@ -10,10 +10,10 @@ from functools import partial
 
 from ..arguments import home_of
 from ..errors import AddressError, Interrupted, OutOfMemory, RankLost, UmemError, UnknownName, WaitTimeout
-from ..kernels import heap as kernel
 from ..kernels import status
-from ..kernels.heap_layout import ARENA_LOCK, MAGAZINE_BYTES, MAGAZINE_ROWS
-from ..kernels.heap_lock import HOLDER_RANK_MASK
+from ..kernels.heap import entries as kernel
+from ..kernels.heap.layout import ARENA_LOCK, MAGAZINE_BYTES, MAGAZINE_ROWS
+from ..kernels.heap.lock import HOLDER_RANK_MASK
 from .layout import NUM_MAGAZINES, Arena, ArenaKind, HeapLayout
 
 NO_ATTRIBUTE = 0  # magazines draw from blocks that no cache protocol has

@@ -1,6 +1,6 @@
 """A rank's coherent cache, for Python: allocate cached memory, access it, wait for what is under way, count.
 
-Compiled code does the accesses (kernels/coherent.py); what it cannot end within a slice comes back here, is
+Compiled code does the accesses (kernels/coherent/typed.py); what it cannot end within a slice comes back here, is
 waited for with a deadline, and is asked for again.
 """
 
@@ -16,10 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..address import AddressMap
-from ..agent.arena import Arena
+from ..agent.private_memory import Arena
 from ..arguments import whole
-from ..control_page import ControlPage
 from ..errors import (
     AddressError,
     AlignmentError,
@@ -32,15 +30,18 @@ from ..errors import (
     WaitTimeout,
     WorldError,
 )
-from ..forks import MakeError, belongs_here, refuse
-from ..kernels import coherence_layout as words
-from ..kernels import line_blocks, status
-from ..kernels.coherent_any import CHANGES, GROUP, LOADS
-from ..kernels.coherent_lines import read, write
-from ..kernels.heap_layout import BLOCK_BYTES, BLOCK_LOG2
-from ..kernels.line_supply import WINDOW_LOG2
-from ..kernels.precompile import compile_here
+from ..kernels import status
+from ..kernels.build.precompile import compile_here
+from ..kernels.coherent import blocks
+from ..kernels.coherent import layout as words
+from ..kernels.coherent.entries import CHANGES, GROUP, LOADS
+from ..kernels.coherent.span import read, write
+from ..kernels.coherent.supply import WINDOW_LOG2
+from ..kernels.heap.layout import BLOCK_BYTES, BLOCK_LOG2
+from ..memory.address import AddressMap
+from ..memory.control_page import ControlPage
 from ..units import align_up
+from ..world.forks import MakeError, belongs_here, refuse
 from . import report
 from .layout import LineLayout
 
@@ -173,7 +174,7 @@ class LineCache:
         for block in range(address, address + num_bytes, BLOCK_BYTES):
             home = self.plan.home(block)
             if home in self._mapped:
-                self._until_ok(partial(line_blocks.call_block_home, self.address, home, block))
+                self._until_ok(partial(blocks.call_block_home, self.address, home, block))
             else:
                 self._remote.call_home(home, block)
             self._mark(block, 0)
@@ -184,7 +185,7 @@ class LineCache:
         address = whole(address, "address")
         home = self.plan.home(address)
         if home in self._mapped:
-            value = line_blocks.look(self.address, home, address)
+            value = blocks.look(self.address, home, address)
         else:
             value = self._remote.look(home, address)
         if value == 0:
@@ -219,7 +220,7 @@ class LineCache:
             raise AddressError(f"no memory at {address:#x} is cached, so no line of it can be poisoned")
         start, line_log2 = address & -line, line.bit_length() - 1
         if home in self._mapped:
-            self._repeat(lambda: (line_blocks.lift(self.address, home, start, line_log2), 0), start)
+            self._repeat(lambda: (blocks.lift(self.address, home, start, line_log2), 0), start)
         else:
             self._remote.lift(home, start, line_log2)
 
@@ -231,7 +232,7 @@ class LineCache:
         return self._repeat(lambda: kernel(self.address, address), address, num_bytes)
 
     def change(self, address: int, operation: int, first: int, second: int, num_bytes: int) -> int:
-        """Do an operation of kernels/coherence_layout.py (STORE, FETCH_ADD, ...); what stood there, signed bits."""
+        """Do an operation of kernels/coherent/layout.py (STORE, FETCH_ADD, ...); what stood there, signed bits."""
         kernel = _of_size(CHANGES, num_bytes)
         return self._repeat(
             lambda: kernel(self.address, address, operation, first, second), address, num_bytes
@@ -354,7 +355,7 @@ class LineCache:
     def _mark(self, block: int, value: int) -> None:
         home = self.plan.home(block)
         if home in self._mapped:
-            line_blocks.mark_block(self.address, home, block, value)
+            blocks.mark_block(self.address, home, block, value)
         else:
             self._remote.mark(home, block, value)
 

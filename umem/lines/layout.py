@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..address import AddressMap
 from ..errors import ConfigError
-from ..kernels import coherence_layout as words
-from ..kernels.control import CONTROL_BYTES
-from ..kernels.heap_layout import BLOCK_BYTES, BLOCK_LOG2
+from ..kernels.coherent import layout as words
+from ..kernels.heap.layout import BLOCK_BYTES, BLOCK_LOG2
+from ..kernels.page.control import CONTROL_BYTES
+from ..memory.address import AddressMap
 from ..units import align_up, format_size
 
 DEFAULT_CACHE_BYTES = 16 << 20  # of copies, for each line size that is used

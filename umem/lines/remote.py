@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 
-from ..address import AddressMap
-from ..agent.client import Client
+from ..agent.asking.client import Client
 from ..agent.layout import Operation
 from ..errors import RankLost
-from ..kernels import coherence_layout as words
 from ..kernels import status
-from ..kernels.coherent_lines import finish
-from ..kernels.heap_layout import BLOCK_BYTES
-from .blocks import LIFT, LOOK, MARK, NEXT_HELD
+from ..kernels.coherent import layout as words
+from ..kernels.coherent.span import finish
+from ..kernels.heap.layout import BLOCK_BYTES
+from ..memory.address import AddressMap
+from .home.blocks import LIFT, LOOK, MARK, NEXT_HELD
 
 BLOCK, FLIT = int(Operation.BLOCK), int(Operation.FLIT)
 

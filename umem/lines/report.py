@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..kernels import coherence_layout as words
-from ..kernels.line_notes import PARTS_LOG2
+from ..kernels.coherent import layout as words
+from ..kernels.coherent.misses import PARTS_LOG2
 
 if TYPE_CHECKING:
-    from ..space import Space
+    from ..space.space import Space
 
 FALSE_SHARING, SHARING, ONE_RANK = "false sharing", "sharing", "one rank"
 NUM_PARTS = 1 << PARTS_LOG2

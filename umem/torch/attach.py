@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from ..errors import ConfigError
-from ..space import Space
+from ..space.space import Space
 from ..units import parse_size
 from . import sharing
 from .closing import AtClose

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..device import host as device
 from ..errors import NotMappable
-from ..segment import segment_name
+from ..memory.device import host as device
+from ..memory.segment import segment_name
 from ..units import align_up
 from .flight import hold, let_go
 
 if TYPE_CHECKING:
-    from ..space import Space
+    from ..space.space import Space
 
 
 class Piece(NamedTuple):

@@ -6,14 +6,21 @@
 from __future__ import annotations
 
 from ..kernels import c_callback, device_function, status
-from ..kernels.compile import inlined_function
-from ..kernels.control import EPOCH, MEMBERS, NUM_MEMBERS, peer_is_dead
-from ..kernels.heap_alloc import alloc_slow, free_slow, pop_slot, push_slot
-from ..kernels.heap_layout import MAGAZINE_LIVE
-from ..kernels.heap_magazine import flush_all
-from ..kernels.heap_record import owner_rank
-from ..kernels.ops import fetch_add_i64, load_i64, load_relaxed_i64, store_i64, store_release_i64, store_u8
-from ..kernels.ops_system import call_handler, copy_bytes, now_ns, thread_pointer
+from ..kernels.build.compile import inlined_function
+from ..kernels.heap.alloc import alloc_slow, free_slow, pop_slot, push_slot
+from ..kernels.heap.layout import MAGAZINE_LIVE
+from ..kernels.heap.magazine import flush_all
+from ..kernels.heap.record import owner_rank
+from ..kernels.intrinsics.scalar import (
+    fetch_add_i64,
+    load_i64,
+    load_relaxed_i64,
+    store_i64,
+    store_release_i64,
+    store_u8,
+)
+from ..kernels.intrinsics.system import call_handler, copy_bytes, now_ns, thread_pointer
+from ..kernels.page.control import EPOCH, MEMBERS, NUM_MEMBERS, peer_is_dead
 from .layout import (
     OPEN,
     PAGE_ADDRESS,

@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from ..device.cuda import CudaDevice
 from ..errors import ConfigError, DeviceError, DeviceMissing, WorldError
 from ..heap.sites import NO_ATTRIBUTE
-from ..kernels import heap as kernel
-from ..kernels.control import CONTROL_BYTES, NUM_RANKS
-from ..kernels.heap_layout import BLOCK_BYTES, MAGAZINE_ROWS
-from ..kernels.heap_lock import HOLDER_INCARNATION_SHIFT
-from ..kernels.heap_setup import arena_bytes
-from ..space import Space
+from ..kernels.heap import entries as kernel
+from ..kernels.heap.layout import BLOCK_BYTES, MAGAZINE_ROWS
+from ..kernels.heap.lock import HOLDER_INCARNATION_SHIFT
+from ..kernels.heap.setup import arena_bytes
+from ..kernels.page.control import CONTROL_BYTES, NUM_RANKS
+from ..memory.device.cuda import CudaDevice
+from ..space.space import Space
 from ..units import align_up, format_size
 from . import cuda_callbacks as callbacks
 from .closing import AtClose, let_stay

@@ -9,11 +9,11 @@ at that moment: until it has passed nobody gets the memory, on whatever stream.
 from __future__ import annotations
 
 from ..kernels import c_callback, cpu_kernel, device_function, status
-from ..kernels.heap_alloc import alloc_slow, free_slow
-from ..kernels.heap_layout import MAGAZINE_LIVE
-from ..kernels.heap_record import owner_rank
-from ..kernels.ops import compare_swap_i64, load_i64, store_i64, store_release_i64
-from ..kernels.ops_system import call_handler, now_ns, yield_cpu
+from ..kernels.heap.alloc import alloc_slow, free_slow
+from ..kernels.heap.layout import MAGAZINE_LIVE
+from ..kernels.heap.record import owner_rank
+from ..kernels.intrinsics.scalar import compare_swap_i64, load_i64, store_i64, store_release_i64
+from ..kernels.intrinsics.system import call_handler, now_ns, yield_cpu
 from .layout import PAGE_ADDRESS, PAGE_GPUS
 
 MAX_GPUS = 64

@@ -31,7 +31,7 @@ import torch
 from ..errors import NotAllocated
 from ..heap import Heap
 from ..kernels import cpu_kernel
-from ..kernels.ops import compare_swap_i64, load_acquire_i64, store_release_i64
+from ..kernels.intrinsics.scalar import compare_swap_i64, load_acquire_i64, store_release_i64
 from ..world.liveness import has_ended
 
 BOARD_WORDS = 512

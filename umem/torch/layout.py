@@ -12,7 +12,7 @@ words unless they say bytes.
 
 from __future__ import annotations
 
-from ..address import BASE
+from ..memory.address import BASE
 
 PAGE_BYTES = 1 << 16
 PAGE_ADDRESS = BASE - PAGE_BYTES

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-from ..device import HOST
 from ..errors import AllocatorRefused, WorldError
+from ..memory.device import HOST
 from .layout import PAGE_ADDRESS, PAGE_BYTES
 
 _PROT_READ_WRITE = 3

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..heap.report import Allocation
 from ..kernels import status
-from ..kernels.heap_record import ANY_GENERATION
+from ..kernels.heap.record import ANY_GENERATION
 from .layout import PAGE_ADDRESS, PAGE_CONTROL, PAGE_SITES, SITE_ARENA, SITE_WORDS, THREAD_PLACE
 from .parts import pointers_of
 from .pool import Home, Homes, Pool, installed, use_pool

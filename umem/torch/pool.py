@@ -20,7 +20,7 @@ from types import TracebackType
 from ..errors import AllocatorRefused, ConfigError, NotMappable, WorldError
 from ..heap.layout import ArenaKind
 from ..heap.sites import Site
-from ..space import Space
+from ..space.space import Space
 from ..world.spec import NO_PEER_ACCESS
 from . import callbacks, shim
 from .c10 import C10, make_object

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from .. import cached_files
 from ..errors import AllocatorRefused
+from ..files import cached
 from . import callbacks
 from .c10 import C10
 from .layout import PAGE_DEFAULT, PAGE_DEFAULT_DELETE, PAGE_THROW
@@ -56,9 +56,9 @@ def compiled() -> Path:
     abi = int(torch.compiled_with_cxx11_abi())
     key = f"{source}|{torch.__version__}|{abi}|{platform.machine()}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    folder = cached_files.folder("torch-shim", ready=name)
+    folder = cached.folder("torch-shim", ready=name)
     if folder is None:
-        raise AllocatorRefused(f"there is no folder for the compiled {SOURCE.name}: {cached_files.WAY_OUT}")
+        raise AllocatorRefused(f"there is no folder for the compiled {SOURCE.name}: {cached.WAY_OUT}")
     path = folder / name
     if not path.exists():
         _compile(path, abi)

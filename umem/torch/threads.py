@@ -15,11 +15,11 @@ from ..errors import AllocatorRefused
 from ..heap import Heap
 from ..heap.sites import NO_ATTRIBUTE, Site
 from ..kernels import cpu_kernel
-from ..kernels import heap as kernel
-from ..kernels.control import MAX_RANKS
-from ..kernels.heap_layout import MAGAZINE_BYTES, MAGAZINE_ROWS
-from ..kernels.ops import load_i64
-from ..kernels.ops_system import thread_pointer
+from ..kernels.heap import entries as kernel
+from ..kernels.heap.layout import MAGAZINE_BYTES, MAGAZINE_ROWS
+from ..kernels.intrinsics.scalar import load_i64
+from ..kernels.intrinsics.system import thread_pointer
+from ..kernels.page.control import MAX_RANKS
 from . import callbacks
 from .layout import (
     PAGE_GET_SPECIFIC,

@@ -9,9 +9,9 @@ rank's reference, so that a new arrival comes either before, and keeps it, or af
 from __future__ import annotations
 
 from ..kernels import cpu_kernel, device_function, status
-from ..kernels.heap_alloc import heap_retain
-from ..kernels.ops import compare_swap_i64, load_i64, store_i64, store_release_i64
-from ..kernels.ops_system import pause
+from ..kernels.heap.alloc import heap_retain
+from ..kernels.intrinsics.scalar import compare_swap_i64, load_i64, store_i64, store_release_i64
+from ..kernels.intrinsics.system import pause
 from .layout import PAGE_NUM_SHARED, PAGE_USES, PAGE_USES_LOCK, PAGE_USES_LOG2
 
 NOT_SHARED = -1  # of `drop_use`: the address is not in the table

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..deadline import Deadline
 from ..errors import UmemError, WaitTimeout, WorldError
+from .deadline import Deadline
 
 _HEADER = struct.Struct("<QBI")
 _LENGTH = struct.Struct("<Q")

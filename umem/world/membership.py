@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 
-from .. import config
+from .. import config, limits
 from ..errors import ForkedRank, WaitTimeout, WorldError
 from . import interfaces, launchers, liveness, meeting, torchrun
 from .frames import Channel
@@ -118,7 +118,7 @@ def _join_alone(spec: WorldSpec | None) -> World:
     asked = asked.placed(1, asked.kind, 1)
     interface, ip_address = interfaces.choose(None)
     place = _place(ip_address, None)
-    return World(0, asked, Alone(), [place], interface, tuple(config.usable_cores()), _process.generation)
+    return World(0, asked, Alone(), [place], interface, tuple(limits.usable_cores()), _process.generation)
 
 
 def _join_torchrun(spec: WorldSpec | None, request: torchrun.Request) -> World:
@@ -153,7 +153,7 @@ def _join_met(asked: WorldSpec, rendezvous: Rendezvous, rank: int, num_ranks: in
     """The world of ranks that another launcher placed; what kind it is follows from who is where."""
     network = asked.network or config.text("UMEM_NETWORK")
     interface, ip_address = interfaces.choose(network)
-    usable_cores = tuple(config.usable_cores())
+    usable_cores = tuple(limits.usable_cores())
     places = _meet(rendezvous, _place(ip_address, None), asked.timeout_s)
     num_machines = len({other.machine for other in places})
     if num_machines > 1 and network is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import config
+from .. import limits
 from ..errors import ConfigError
 from . import interfaces
 from .namespaces import INTERFACE, HostNamespace, Network
@@ -28,7 +28,7 @@ def place_ranks(spec: WorldSpec, network: Network | None) -> list[Placement]:
 
     Raises ConfigError for what this machine cannot give: cores, the network interface.
     """
-    usable_cores = tuple(config.usable_cores())
+    usable_cores = tuple(limits.usable_cores())
     cores = choose_cores(spec, usable_cores)
     if network is None:
         interface, ip_address = interfaces.choose(spec.network)

@@ -35,7 +35,7 @@ _REPORT_TIMEOUT_S = 10.0  # the parent's loop never waits, so this bounds only a
 
 # What a launched function gets, from a floor that this one does not know: named as data. The parent has
 # loaded it.
-SPACE = "umem.space"
+SPACE = "umem.space.space"
 
 Work = Callable[[int, Channel], int]
 

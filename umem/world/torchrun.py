@@ -15,9 +15,9 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from .. import config
-from ..deadline import Deadline
 from ..errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
 from . import launchers, liveness
+from .deadline import Deadline
 
 Answer = TypeVar("Answer")
 

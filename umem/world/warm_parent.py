@@ -28,7 +28,7 @@ from .supervisor import Supervisor
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 # What ranks use but this floor does not know: named as data, so that the world stands without it.
-STARTUP = "umem.startup"
+STARTUP = "umem.space.startup"
 
 _READ_BYTES = 1 << 18
 

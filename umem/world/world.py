@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ..errors import RankLost, WorldError
-from ..forks import MakeError, belongs_here, refuse
 from . import descriptors, liveness
+from .forks import MakeError, belongs_here, refuse
 from .rendezvous import Rendezvous
 from .spec import NO_PEER_ACCESS, WorldSpec, ucx_environment
 

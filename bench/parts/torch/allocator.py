@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from umem.address import Kind
 from umem.errors import Waived
 from umem.kernels.status import OK
-from umem.space import Space
+from umem.memory.address import Kind
+from umem.space.space import Space
 from umem.torch import home
 from umem.torch.c10 import C10
 
-from ...stats import Samples
+from ...harness.stats import Samples
 from ..base import sampled
 from ..replay_loops import DATA_WORDS, checked_replay, replay
 from .base import TorchPart, uninstalled

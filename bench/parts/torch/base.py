@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from umem.space import Space
+from umem.space.space import Space
 from umem.torch import install, use_pool
 from umem.torch.c10 import C10
 from umem.torch.layout import PAGE_DEFAULT

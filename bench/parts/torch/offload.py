@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from umem.space import Space
+from umem.space.space import Space
 from umem.torch import home, offload_activations, offload_optimizer
 
-from ...stats import Samples
+from ...harness.stats import Samples
 from .swap import File, PutOut, SwappedOptimizer, into_buffer, is_worth_it, swapped_activations
 from .trainer import Trainer
 from .training import TrainingPart

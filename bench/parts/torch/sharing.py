@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from umem.errors import WaitTimeout
-from umem.space import Space
+from umem.space.space import Space
 from umem.torch import home
 
-from ...stats import Samples
+from ...harness.stats import Samples
 from ..base import BLOCK_TIMEOUT_S
 from .base import TorchPart
 

@@ -7,10 +7,10 @@ from abc import abstractmethod
 
 import numpy as np
 
-from umem.space import Space
+from umem.space.space import Space
 from umem.torch import home
 
-from ...stats import Samples
+from ...harness.stats import Samples
 from .base import TorchPart, uninstalled
 from .trainer import Trainer
 

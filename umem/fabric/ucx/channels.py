@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ...kernels.compile import device_function
-from ...kernels.control import peer_is_dead
-from ...kernels.ops import load_i64, load_u16, store_i32, store_i64
+from ...kernels.build.compile import device_function
+from ...kernels.intrinsics.scalar import load_i64, load_u16, store_i32, store_i64
+from ...kernels.page.control import peer_is_dead
 from .abi import UCS_OK
 from .calls import worker_arm, worker_progress
 from .context import Context, Worker

@@ -22,27 +22,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...control_page import ControlPage
-from ...deadline import Deadline
-from ...errors import (
-    AlignmentError,
-    ConfigError,
-    FabricError,
-    Interrupted,
-    RankLost,
-    WaitTimeout,
-)
-from ...forks import MakeError, belongs_here, refuse
+from ...errors import AlignmentError, ConfigError, FabricError, Interrupted, RankLost, WaitTimeout
 from ...kernels import status
-from ...kernels.control import CONTROL_BYTES
+from ...kernels.page.control import CONTROL_BYTES
+from ...memory.control_page import ControlPage
+from ...world.deadline import Deadline
+from ...world.forks import MakeError, belongs_here, refuse
 from . import abi, operations, queues, turns
-from .channels import (
-    Channels,
-    address_for,
-    has_shared_memory,
-    num_channels,
-    packed_addresses,
-)
+from .channels import Channels, address_for, has_shared_memory, num_channels, packed_addresses
 from .context import Context
 from .parcels import Parcels
 from .peer import Peer

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...kernels.compile import cpu_kernel, device_function
-from ...kernels.ops import load_i64, store_i64
+from ...kernels.build.compile import cpu_kernel, device_function
+from ...kernels.intrinsics.scalar import load_i64, store_i64
 from ...kernels.status import AGAIN, BUSY, INTERRUPTED, NOT_FOUND, OK, RANK_LOST
 from . import calls
 from .abi import UCS_INPROGRESS

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import AddressError, FabricError
-from ...kernels.compile import c_callback
-from ...kernels.ops import store_i64
+from ...kernels.build.compile import c_callback
+from ...kernels.intrinsics.scalar import store_i64
 from .channels import Channels, address_for
 from .context import Endpoint
 from .waiting import GROUP

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from ... import config
+from ... import config, limits
 from ...errors import FabricError
 from ...units import format_size
 from .library import unset
@@ -101,7 +101,7 @@ def choose(num_ranks: int, num_channels: int) -> str:
     needed = needed_bytes(num_ranks, num_channels)
     folder = config.text("UCX_POSIX_DIR") or "/dev/shm"
     free, problem = room(folder)
-    if free >= max(ROOM * needed, config.total_memory_bytes() // MEMORY_SHARE):
+    if free >= max(ROOM * needed, limits.total_memory_bytes() // MEMORY_SHARE):
         return POSIX
     refusal = _refusal_of_sysv(num_ranks * THREADS * num_channels * SEGMENTS_PER_WORKER, needed)
     if not refusal:

@@ -18,8 +18,8 @@ import numpy as np
 
 from ...errors import Interrupted
 from ...kernels import status
-from ...kernels.compile import cpu_kernel, device_function
-from ...kernels.ops import (
+from ...kernels.build.compile import cpu_kernel, device_function
+from ...kernels.intrinsics.scalar import (
     fetch_add_i64,
     load_acquire_i64,
     load_i64,
@@ -28,7 +28,7 @@ from ...kernels.ops import (
     store_release_i64,
     store_u32,
 )
-from ...kernels.ops_system import call_handler, futex_wait, futex_wake, pause, yield_cpu
+from ...kernels.intrinsics.system import call_handler, futex_wait, futex_wake, pause, yield_cpu
 from .abi import UCS_ERR_BUSY
 from .calls import poll, worker_signal
 from .channels import (

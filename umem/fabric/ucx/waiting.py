@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...kernels.compile import cpu_kernel, device_function
-from ...kernels.control import DEAD, PEER_STATE, SPIN_ROUNDS, STOP
-from ...kernels.ops import load_i64, load_relaxed_i64, store_i64
-from ...kernels.ops_system import now_ns, yield_cpu
+from ...kernels.build.compile import cpu_kernel, device_function
+from ...kernels.intrinsics.scalar import load_i64, load_relaxed_i64, store_i64
+from ...kernels.intrinsics.system import now_ns, yield_cpu
+from ...kernels.page.control import DEAD, PEER_STATE, SPIN_ROUNDS, STOP
 from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST
 from . import calls
 from .abi import UCS_INPROGRESS

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from ...errors import RankLost, WaitTimeout
-from ...space import Space
+from ...space.space import Space
 from .journal import Journal
 from .play import victims
 

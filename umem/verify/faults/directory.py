@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from ...errors import LinePoisoned, RankLost, WaitTimeout
-from ...space import Space
+from ...space.space import Space
 from .journal import INTENT, LOST, NUM_COUNTERS, REPORTED, Journal
 from .play import victims
 

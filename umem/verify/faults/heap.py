@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from ...errors import OutOfMemory, RankLost, WaitTimeout
-from ...space import Space
+from ...space.space import Space
 from .journal import Journal
 
 MAX_HELD = 12

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from ...errors import RankLost, WaitTimeout
-from ...space import Space
+from ...space.space import Space
 from .journal import PID, STEPS, Journal
 
 STEPS_BETWEEN = 20  # of each living rank before the next kill

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ...errors import ConfigError
-from ...user_files import run_file
+from ...files.users import run_file
 from .program import Program
 from .verdict import Result, Verdict
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...kernels.elements import Number
+from ...kernels.intrinsics.elements import Number
 from .memory import Memory, Outcome
 from .operation import LOAD, Operation
 from .places import Violation

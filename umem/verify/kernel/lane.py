@@ -17,9 +17,9 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from ...errors import ModelError
-from ...kernels import machine
-from ...kernels.elements import Element, Number
-from ...kernels.intrinsics import TABLE
+from ...kernels.intrinsics import machine
+from ...kernels.intrinsics.elements import Element, Number
+from ...kernels.intrinsics.table import TABLE
 from .bytecode import places
 from .operation import FAILED, FENCE, LOAD, RETURNED, RMW, STORE, WAIT, WAKE, Operation
 from .rewrite import SUSPENDED, rewritten

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from ...kernels.elements import Number
+from ...kernels.intrinsics.elements import Number
 from .operation import Operation
 
 Outcome = tuple[Any, Any, str]  # of a step: the answer, the state after it, a remark for the trace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...kernels.elements import Element, Number
+from ...kernels.intrinsics.elements import Element, Number
 from .operation import Operation
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
-from ...kernels.elements import Number
+from ...kernels.intrinsics.elements import Number
 from .search import DEFAULT_LIMIT_S, Deaths, Final, explore
 from .verdict import Result, Verdict
 from .walk import walk

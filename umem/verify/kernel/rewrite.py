@@ -19,7 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ...errors import ModelError
-from ...kernels.intrinsics import TABLE
+from ...kernels.intrinsics.table import TABLE
 from .statements import CALLED, WALKED, in_statements
 
 SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR

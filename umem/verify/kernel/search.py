@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ...errors import ConfigError, UnknownName
-from ...kernels.elements import I64, Number
+from ...kernels.intrinsics.elements import I64, Number
 from .constants import WithConstants
 from .growth import growth
 from .lane import Lane, automata

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...kernels.elements import Number
-from ...kernels.machine import new_value
+from ...kernels.intrinsics.elements import Number
+from ...kernels.intrinsics.machine import new_value
 from .memory import Outcome, Watch
 from .operation import FENCE, LOAD, STORE, Operation
 from .places import Places

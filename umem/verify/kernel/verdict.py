@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ...kernels.elements import Number
+from ...kernels.intrinsics.elements import Number
 from .operation import Operation
 
 Outcome = tuple[tuple[Any, ...], dict[int, Number]]

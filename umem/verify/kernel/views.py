@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ...kernels.elements import Number
+from ...kernels.intrinsics.elements import Number
 
 View = tuple[int, ...]  # by word: index of a message
 ZERO = 0  # number of the view that says nothing

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
-from ...kernels.elements import Number
+from ...kernels.intrinsics.elements import Number
 from .lane import Lane, automata
 from .memory import Memory, Outcome
 from .operation import FAILED, WAIT, WAKE, Operation

@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ... import config
+from ... import limits
 from ...errors import ConfigError, UnknownName
-from ...space import Space
+from ...space.space import Space
 from ...world import launch
 from ...world.spec import HOSTS, MAPPED, NO_PEER_ACCESS, WorldSpec
 from .judge import SHOWN, End, Evidence, Result
@@ -69,7 +69,7 @@ def run(console: Console, tests: Sequence[Litmus], options: Options, ends: int =
     0, FAIL_CODE, or INCONCLUSIVE_CODE where none failed.
     """
     found = play(tests, options)
-    cores = len(config.usable_cores())
+    cores = len(limits.usable_cores())
     settings = (f"world {options.world}", f"cache {options.cache}", f"seed {options.seed}", f"{cores} cores")
     asked = (("line cache", options.line_cache), ("protocol", options.protocol))
     chosen = tuple(f"{name} {value}" for name, value in asked if value is not None)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...kernels import litmus_lanes as words
 from ...kernels import status
-from ...space import Space
+from ...space.space import Space
+from . import run_lane as words
 from .litmus import Litmus, Step
 
 INSTANCES = 256  # a round

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...kernels import ops
-from ...kernels.elements import Number
+from ...kernels.intrinsics import scalar
+from ...kernels.intrinsics.elements import Number
 from ..kernel import Program, Result, Verdict
 from .litmus import Condition, Litmus, Place
 
@@ -15,14 +15,14 @@ LINE_BYTES, WORD_BYTES = 128, 8
 MODELS = ("sequential", "weak")
 
 INTRINSICS: dict[str, Callable[..., Any]] = {
-    "load": ops.load_relaxed_i64,
-    "load_acquire": ops.load_acquire_i64,
-    "store": ops.store_relaxed_i64,
-    "store_release": ops.store_release_i64,
-    "fetch_add": ops.fetch_add_i64,
-    "exchange": ops.exchange_i64,
-    "compare_swap": ops.compare_swap_i64,
-    "fence": ops.fence_seq_cst,
+    "load": scalar.load_relaxed_i64,
+    "load_acquire": scalar.load_acquire_i64,
+    "store": scalar.store_relaxed_i64,
+    "store_release": scalar.store_release_i64,
+    "fetch_add": scalar.fetch_add_i64,
+    "exchange": scalar.exchange_i64,
+    "compare_swap": scalar.compare_swap_i64,
+    "fence": scalar.fence_seq_cst,
 }
 
 

@@ -22,7 +22,7 @@ from itertools import count
 
 import numpy as np
 
-from ...space import Space
+from ...space.space import Space
 from .judge import End
 from .lanes import ALL, INSTANCES, LINE_BYTES, Lane, encode
 from .litmus import Litmus, Step

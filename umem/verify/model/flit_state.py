@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from ...coherence.protocol import Copy, Directory, Relation, Request
-from ...kernels import coherence_layout as words
+from ...kernels.coherent import layout as words
 
 
 class Tag(IntEnum):

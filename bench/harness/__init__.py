@@ -1,0 +1,1 @@
+"""How a case is measured: sides, workers, timing, statistics, rows, this machine's limits."""

@@ -1,0 +1,1 @@
+"""`umem verdict`: what this machine is, with the evidence."""

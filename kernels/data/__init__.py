@@ -1,0 +1,1 @@
+"""Loops that move and combine bytes, with their NumPy twins."""

@@ -1,0 +1,1 @@
+"""The heap's records in shared memory: allocation, freeing, recovery from deaths, audit."""

@@ -1,0 +1,122 @@
+"""Layout of a rank's control page, and the address arithmetic that reads it.
+
+Every rank has one control page at the start of its metadata segment. It carries every value that
+depends on the world (bases, strides, members, who is alive), because a Python global in a compiled
+kernel would be frozen into the cache. `control` is always the address of the running rank's own page.
+
+All fields are int64 words; constants are word indices. The page is written before any kernel runs,
+except the fields under "live", which their one writer (the rank's own agent) changes at run time.
+"""
+
+from __future__ import annotations
+
+from ..build.compile import device_function, inlined_function
+from ..intrinsics.scalar import load_acquire_i64, load_i64
+
+BASE = 0x2000_0000_0000  # of all windows (umem/memory/address.py); clear of ASLR, PIE and sanitizers on x86-64 Linux
+CONTROL_BYTES = 1 << 16
+MAX_RANKS = 512
+MAGIC_VALUE = 0x756D_656D_0001
+
+# --- fixed when the world is made
+MAGIC = 0
+RANK = 1
+NUM_RANKS = 2
+META_BASE = 3
+META_STRIDE_LOG2 = 4
+LINEAR_BASE = 5
+STRIDE_LOG2 = 6
+LINEAR_END = 7
+STRIPED_BASE = 8
+STRIPED_END = 9
+BLOCK_LOG2 = 10
+NUM_MEMBERS = 11
+STRIPED_OFFSET = 12  # byte offset inside a device segment where its striped part begins
+SPIN_ROUNDS = 13  # polls before a waiter yields its core: large when every rank has a core, else small
+COHERENCE = 14  # byte offset inside a metadata segment of the coherence header (coherence_layout.py)
+
+# --- live
+STOP = 16  # 1: the space is closing, compiled waits return INTERRUPTED
+EPOCH = 17  # bumped after PEER_STATE changes
+HEARTBEAT = 18  # the agent's turns; stands still when the agent hangs
+BARRIER_ROUND = 24  # scratch of the barrier kernel; own line
+
+# --- tables
+PEER_STATE = 64  # [MAX_RANKS] ABSENT, ALIVE, DEAD
+PEER_MAPPED = PEER_STATE + MAX_RANKS  # [MAX_RANKS] 1 where that rank's segments are mapped here
+SEGMENT_BYTES = PEER_MAPPED + MAX_RANKS  # [2 * MAX_RANKS] bytes in the linear window, by slot
+MEMBERS = SEGMENT_BYTES + 2 * MAX_RANKS  # [MAX_RANKS] rank of the n-th member of the striped window
+BARRIER = MEMBERS + MAX_RANKS  # [32 words a flag line] see signal.py
+# [MAX_RANKS] until when (CLOCK_MONOTONIC here) that rank compiles at the latest, or did last; written by it
+COMPILED_UNTIL = BARRIER + 64 * 32
+assert (COMPILED_UNTIL + MAX_RANKS) * 8 <= CONTROL_BYTES
+
+ABSENT, ALIVE, DEAD = 0, 1, 2
+NO_HOME = -1
+
+
+@inlined_function
+def place_of(control, address):
+    """(home, kind, offset): the rank whose segment holds `address`, which of its segments, and the byte in it;
+    NO_HOME where no segment does."""
+    if load_i64(control, LINEAR_BASE) <= address < load_i64(control, LINEAR_END):
+        relative = address - load_i64(control, LINEAR_BASE)
+        stride_log2 = load_i64(control, STRIDE_LOG2)
+        slot = relative >> stride_log2
+        offset = relative - (slot << stride_log2)
+        if offset < load_i64(control, SEGMENT_BYTES + slot):
+            return slot >> 1, slot & 1, offset
+    elif load_i64(control, STRIPED_BASE) <= address < load_i64(control, STRIPED_END):
+        return place_in_stripes(control, address - load_i64(control, STRIPED_BASE))
+    return NO_HOME, 0, 0
+
+
+@device_function
+def place_in_stripes(control, relative):
+    """`place_of` a byte of the striped window; its blocks lie in the members' segments in turn."""
+    block_log2, num_members = load_i64(control, BLOCK_LOG2), load_i64(control, NUM_MEMBERS)
+    block = relative >> block_log2
+    row = block // num_members
+    offset = load_i64(control, STRIPED_OFFSET) + (row << block_log2) + relative - (block << block_log2)
+    return load_i64(control, MEMBERS + block - row * num_members), 0, offset
+
+
+@device_function
+def home_rank(control, address):
+    """Rank whose segment holds `address`, or NO_HOME where no segment does."""
+    home, _, _ = place_of(control, address)
+    return home
+
+
+@device_function
+def contiguous_bytes(control, address):
+    """Bytes from `address` to the end of what one home holds in one piece; 0 outside all segments."""
+    if load_i64(control, LINEAR_BASE) <= address < load_i64(control, LINEAR_END):
+        relative = address - load_i64(control, LINEAR_BASE)
+        stride_log2 = load_i64(control, STRIDE_LOG2)
+        slot = relative >> stride_log2
+        left = load_i64(control, SEGMENT_BYTES + slot) - (relative - (slot << stride_log2))
+        return left if left > 0 else 0
+    if load_i64(control, STRIPED_BASE) <= address < load_i64(control, STRIPED_END):
+        block_bytes = 1 << load_i64(control, BLOCK_LOG2)
+        return block_bytes - ((address - load_i64(control, STRIPED_BASE)) & (block_bytes - 1))
+    return 0
+
+
+@device_function
+def is_mapped(control, address, num_bytes):
+    """1 where all of [address, address + num_bytes) can be dereferenced by this rank, else 0."""
+    while num_bytes > 0:
+        home = home_rank(control, address)
+        if home == NO_HOME or load_i64(control, PEER_MAPPED + home) == 0:
+            return 0
+        piece = contiguous_bytes(control, address)
+        address += piece
+        num_bytes -= piece
+    return 1
+
+
+@device_function
+def peer_is_dead(control, rank):
+    """1 where this rank's agent has confirmed the death of `rank`; then all that it wrote is seen (acquire)."""
+    return 1 if load_acquire_i64(control, PEER_STATE + rank) == DEAD else 0

@@ -1,0 +1,164 @@
+"""The gate of a rank: what compiled accesses by address need, homes that are not mapped included.
+
+A gate is GATE_WORDS words of the rank's private memory: the address of its control page, and a C function
+that asks a home on the caller's behalf. So one call of compiled code does an access wherever the home is;
+going back to Python in between takes 10 us where nothing is in the caches, a fifth of the home's answer.
+In a forked child the words are a copy, and the function is taken out of it.
+
+A request stands in the gate only while compiled code makes it, and one thread at a time does: `enter`, and `leave` once
+the answer is read. Who finds another there, or has not got its answer within a slice, returns PENDING with what is
+left to do, and the caller goes on outside of compiled code, without the gate.
+"""
+
+from __future__ import annotations
+
+from .. import status
+from ..build.compile import cpu_kernel, device_function
+from ..intrinsics.scalar import compare_swap_i64, load_i64, store_i64, store_release_i64
+from ..intrinsics.system import call_handler
+from .control import NO_HOME, PEER_MAPPED, contiguous_bytes, home_rank
+
+WORD = 8
+
+CONTROL = 0  # address of the control page
+ASK = 1  # address of int64(gate, 0, context), which returns OK or PENDING; 0 where nobody can be asked
+CONTEXT = 2
+# the request, with the meaning that the agent's operations give to its fields
+OPERATION = 3
+ADDRESS = 4
+WORD1, WORD2, WORD3 = 5, 6, 7
+DATA_AT, DATA_BYTES = 8, 9  # pointer and length of what is stored
+REPLY_AT, REPLY_BYTES = 10, 11  # of the room for what is loaded; at TO_VALUE, 8 bytes or less come as REPLY
+DATA = 12  # the value that is stored, where it is a scalar
+REPLY = 13  # the scalar that is loaded, or stood there; the word beside the bytes of a reply
+IS_TAKEN = 14  # 1 while a thread is in the gate
+GATE_WORDS = 16
+TO_VALUE = 0
+PENDING_SHIFT = 8
+PENDING_MASK = (1 << PENDING_SHIFT) - 1
+MAX_BYTES = 64 << 10  # of one request; above it the transport's own put and get are faster
+
+# operations that homes know
+READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP = 1, 2, 3, 4, 5
+FLIT = 6  # of coherence: see line_flits.py
+
+
+@device_function
+def pending(left):
+    """PENDING, and what is left of a request: above 0 the number that it was sent under, 0 where it was not sent,
+    below 0 the status with which the home has refused it."""
+    return left << PENDING_SHIFT | status.PENDING
+
+
+@device_function
+def is_pending(code):
+    """Whether a code came from `pending`."""
+    return code & PENDING_MASK == status.PENDING
+
+
+@device_function
+def left_of(code):
+    """What is left, of a code of `pending`."""
+    return code >> PENDING_SHIFT
+
+
+@device_function
+def enter(gate):
+    """True, and the gate is the caller's until `leave`; False where another thread has it: return `pending(0)`."""
+    return compare_swap_i64(gate, IS_TAKEN, 0, 1) == 0
+
+
+@device_function
+def leave(gate):
+    """Let others enter."""
+    store_release_i64(gate, IS_TAKEN, 0)
+
+
+@device_function
+def ask(gate, operation, address, word1, word2, word3):
+    """Have the home of `address` do `operation`: OK, with what stood there in REPLY; `pending`, to be finished
+    outside of compiled code; NOT_MAPPED where nobody can be asked. The caller has entered the gate.
+    """
+    function = load_i64(gate, ASK)
+    if function == 0:
+        return status.NOT_MAPPED
+    store_i64(gate, OPERATION, operation)
+    store_i64(gate, ADDRESS, address)
+    store_i64(gate, WORD1, word1)
+    store_i64(gate, WORD2, word2)
+    store_i64(gate, WORD3, word3)
+    return call_handler(function, gate, 0, load_i64(gate, CONTEXT))
+
+
+@device_function
+def set_data(gate, pointer, num_bytes):
+    """What the next request carries."""
+    store_i64(gate, DATA_AT, pointer)
+    store_i64(gate, DATA_BYTES, num_bytes)
+
+
+@device_function
+def set_reply(gate, pointer, num_bytes):
+    """Where the answer to the next request goes."""
+    store_i64(gate, REPLY_AT, pointer)
+    store_i64(gate, REPLY_BYTES, num_bytes)
+
+
+@device_function
+def ask_read(gate, address, dst, num_bytes):
+    """`ask` for the bytes at `address`, into the memory at the pointer `dst`."""
+    set_data(gate, 0, 0)
+    set_reply(gate, dst, num_bytes)
+    return ask(gate, READ, address, num_bytes, 0, 0)
+
+
+@device_function
+def ask_write(gate, address, src, num_bytes):
+    """`ask` to put the bytes at the pointer `src` to `address`."""
+    set_data(gate, src, num_bytes)
+    set_reply(gate, 0, 0)
+    return ask(gate, WRITE, address, 0, 0, 0)
+
+
+@device_function
+def ask_update(gate, operation, address, word1, word2, word3):
+    """`ask` for an atomic step: what stood there goes to REPLY."""
+    set_data(gate, 0, 0)
+    set_reply(gate, 0, 0)
+    return ask(gate, operation, address, word1, word2, word3)
+
+
+@device_function
+def is_elsewhere(gate, address, num_bytes):
+    """Whether [address, address + num_bytes) can be asked for: it is short, at one home, and that is not mapped."""
+    if num_bytes <= 0 or num_bytes > MAX_BYTES:
+        return False
+    control = load_i64(gate, CONTROL)
+    home = home_rank(control, address)
+    if home == NO_HOME or num_bytes > contiguous_bytes(control, address):
+        return False
+    return load_i64(control, PEER_MAPPED + home) == 0
+
+
+@cpu_kernel("int64(int64, int64, int64, int64)")
+def get(gate, address, dst, num_bytes):
+    """As `ask_read`; NOT_FOUND, and nothing is done, unless `is_elsewhere`."""
+    if not is_elsewhere(gate, address, num_bytes):
+        return status.NOT_FOUND
+    if not enter(gate):
+        return pending(0)
+    code = ask_read(gate, address, dst, num_bytes)
+    leave(gate)
+    return code
+
+
+@cpu_kernel("int64(int64, int64, int64, int64)")
+def put(gate, address, src, num_bytes):
+    """As `ask_write`; NOT_FOUND, and nothing is done, unless `is_elsewhere`."""
+    if not is_elsewhere(gate, address, num_bytes):
+        return status.NOT_FOUND
+    if not enter(gate):
+        return pending(0)
+    code = ask_write(gate, address, src, num_bytes)
+    leave(gate)
+    return code

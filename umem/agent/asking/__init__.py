@@ -1,0 +1,1 @@
+"""Asking the agents of other ranks."""

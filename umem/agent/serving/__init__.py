@@ -1,0 +1,1 @@
+"""The agent: the thread that answers other ranks and watches their lives."""

@@ -1,0 +1,72 @@
+"""The switch: the one place that turns an address into a fabric, a home and what that fabric calls the address."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+from ..errors import AddressError, NotMappable, WorldError
+from ..memory.segment import Segments
+from ..world.forks import MakeError
+from .base import Fabric
+from .traffic import Traffic
+
+
+class Route(NamedTuple):
+    """Where an operation goes: `address` is what `fabric` knows the bytes by at `rank`."""
+
+    fabric: Fabric
+    rank: int
+    address: int
+    num_bytes: int
+
+
+class Switch:
+    """Routes by home: loads and stores where this rank maps the home's memory, else `remote`.
+
+    `traffic` counts operations and bytes per port.
+    """
+
+    def __init__(self, segments: Segments, mapped: Fabric, remote: Fabric | None):
+        self.segments, self.mapped, self.remote = segments, mapped, remote
+        self.traffic = Traffic()
+        self.is_closed = False
+        self.make_refusal: MakeError = partial(WorldError, "this space is closed")
+
+    def close(self) -> None:
+        """Refuse every route from now on: the memory behind it is going."""
+        self.is_closed = True
+
+    def check_open(self) -> None:
+        """Raise WorldError after `close`."""
+        if self.is_closed:
+            raise self.make_refusal()
+
+    def fabric_to(self, rank: int) -> Fabric:
+        """The fabric by which this rank reaches `rank`. Raises NotMappable where there is none."""
+        if rank in self.segments.mapped_ranks:
+            return self.mapped
+        if self.remote is None:
+            raise NotMappable(
+                f"rank {rank} is on another host and no transport is installed; scripts/setup ucx installs one"
+            )
+        return self.remote
+
+    def route(self, address: int, operation: str, num_bytes: int) -> Route:
+        """Where `operation` on [address, address + num_bytes) goes; the range must have one home.
+
+        Raises AddressError outside all segments or across a boundary between homes.
+        """
+        self.check_open()
+        rank = self.segments.map.home(address)
+        if num_bytes > self.segments.map.contiguous_bytes(address):
+            raise AddressError(f"{num_bytes} bytes at {address:#x} leave the segment of rank {rank}")
+        fabric = self.fabric_to(rank)
+        self.traffic.count(fabric.name, rank, operation, num_bytes)
+        known_as = address if fabric is self.mapped else self.segments.remote_address(address)
+        return Route(fabric, rank, known_as, num_bytes)
+
+    def routes(self, address: int, operation: str, num_bytes: int) -> list[tuple[int, Route]]:
+        """Split a range into (offset, route) pieces that each have one home."""
+        pieces = self.segments.map.pieces(address, num_bytes)
+        return [(start - address, self.route(start, operation, size)) for start, size in pieces]

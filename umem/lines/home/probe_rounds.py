@@ -1,0 +1,126 @@
+"""A round of probes: one to each rank that must let go of a line, sent at once and asked for until all are answered.
+
+Sequence numbers of the probes of a request stand in its row of tickets: a word a rank, 0 where nothing is due.
+"""
+
+from __future__ import annotations
+
+from ...agent import layout
+from ...agent.asking.requests import client_slot, give_credit_back, post, settle
+from ...kernels import device_function, status
+from ...kernels.coherent import layout as words
+from ...kernels.coherent.cache import count
+from ...kernels.coherent.directory import NO_RANK, owner_of
+from ...kernels.coherent.transaction import first_target
+from ...kernels.intrinsics.scalar import load_i64, store_i64
+from ...kernels.page.control import NUM_RANKS, PEER_MAPPED, peer_is_dead
+from .prober import CACHE, PROBER, STATE, TICKETS
+from .probes import INVALIDATE
+
+PROBE = int(layout.Operation.PROBE)
+SENT_NOTHING, TO_SEND = 0, -1
+LOST = 3  # scratch word of a request: 1 where the only copy of its line is lost
+DONE_OR_LATE = layout.DONE | layout.LATE
+
+
+@device_function
+def tickets_of(request, context):
+    """Address of the request's row of tickets."""
+    state = load_i64(context, STATE)
+    slot = (request - load_i64(state, layout.SLOTS)) // (layout.SLOT_WORDS * layout.WORD)
+    return load_i64(context, TICKETS) + slot * load_i64(state, layout.NUM_RANKS) * layout.WORD
+
+
+@device_function
+def send_probes(request, context, row, value, rank):
+    """Note who is to be asked because of the row: the owner, or every sharer that is not mapped."""
+    control = load_i64(load_i64(context, CACHE), words.CONTROL)
+    num_ranks = load_i64(control, NUM_RANKS)
+    tickets = tickets_of(request, context)
+    target = 0
+    while target < num_ranks:
+        store_i64(tickets, target, SENT_NOTHING)
+        target += 1
+    if row & (words.FORWARD_SHARED | words.FORWARD_INVALID):
+        store_i64(tickets, owner_of(value), TO_SEND)
+        return
+    source = load_i64(request, layout.REQUEST_SOURCE)
+    target = first_target(value, row, 0, num_ranks)
+    while target != NO_RANK:
+        is_kept = target == source and row & words.ACCESS_HOME == 0
+        if load_i64(control, PEER_MAPPED + target) == 0 and not is_kept:
+            store_i64(tickets, target, TO_SEND)
+        target = first_target(value, row, target + 1, num_ranks)
+
+
+@device_function
+def are_answered(request, context, start, line_log2, kind):
+    """True once every probe of the request is answered, or its rank dead; sends those that had to wait.
+
+    The owner's line lands in the home's memory. LOST in the request's scratch words is set where it will not come.
+    """
+    cache, client = load_i64(context, CACHE), load_i64(context, PROBER)
+    control = load_i64(cache, words.CONTROL)
+    num_ranks = load_i64(control, NUM_RANKS)
+    tickets = tickets_of(request, context)
+    num_open = 0
+    target = 0
+    while target < num_ranks:
+        ticket = load_i64(tickets, target)
+        if ticket == TO_SEND:
+            ticket = send_probe(client, cache, target, start, line_log2, kind)
+            store_i64(tickets, target, ticket)
+        if ticket != SENT_NOTHING:
+            code = status.PENDING
+            if ticket > 0:
+                code = answer_of(client, ticket)
+            if code == status.PENDING and peer_is_dead(control, target):
+                code = status.RANK_LOST
+                if ticket > 0:
+                    forget(client, ticket)
+            if code == status.PENDING:
+                num_open += 1
+            else:
+                store_i64(tickets, target, SENT_NOTHING)
+                if kind == INVALIDATE:
+                    count(cache, words.INVALIDATED + target, 1)
+                    count(cache, words.NUM_INVALIDATIONS, 1)
+                elif code == status.OK:
+                    count(cache, words.NUM_FORWARDS, 1)
+                    count(cache, words.INVALIDATED + target, 1)
+                else:
+                    store_i64(request + layout.REQUEST_SCRATCH * layout.WORD, LOST, 1)
+        target += 1
+    return num_open == 0
+
+
+@device_function
+def send_probe(client, cache, target, start, line_log2, kind):
+    """Send one: its ticket, or TO_SEND where as many as may be are under way."""
+    arguments = client + layout.CLIENT_ARGUMENTS * layout.WORD
+    store_i64(arguments, 0, start)
+    store_i64(arguments, 1, kind)
+    store_i64(arguments, 2, line_log2)
+    room = 0 if kind == INVALIDATE else 1 << line_log2
+    ticket = post(client, target, PROBE, arguments, 3, 0, 0, start, room)
+    return ticket if ticket > 0 else TO_SEND
+
+
+@device_function
+def answer_of(client, ticket):
+    """The status of a probe's answer, or PENDING. Once it is no more PENDING the ticket is used up."""
+    slot = ticket & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
+    address = client_slot(client, slot)
+    if load_i64(address, layout.CLIENT_SLOT_STATE) & DONE_OR_LATE == 0 or not settle(client, slot):
+        return status.PENDING
+    code = load_i64(address, layout.CLIENT_SLOT_STATUS)
+    give_credit_back(client, slot)
+    return code
+
+
+@device_function
+def forget(client, ticket):
+    """Give a probe to a dead rank up: nothing will come, and nothing may land."""
+    address = client_slot(client, ticket & ((1 << layout.SEQUENCE_SLOT_BITS) - 1))
+    store_i64(address, layout.CLIENT_SLOT_CAPACITY, 0)
+    store_i64(address, layout.CLIENT_SLOT_STATE, layout.GIVEN_UP)

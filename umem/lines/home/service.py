@@ -1,0 +1,44 @@
+"""What a rank's agent does for coherence, where some ranks are not mapped: handlers, and the way to other agents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...agent import Agent, layout
+from ...agent.asking.client_state import build_client
+from ...agent.asking.requests import receive_reply
+from ...agent.layout import Operation
+from ...agent.private_memory import Arena
+from ...agent.spins import Spins
+from .blocks import serve_block
+from .flits import GROUP, serve_flit
+from .prober import CACHE, CONTEXT_WORDS, PROBE_CREDITS, PROBER, STATE, TICKETS
+from .probes import serve_probe
+
+if TYPE_CHECKING:
+    from ...fabric.ucx.fabric import UcxFabric
+
+WORD = 8
+__all__ = ["GROUP", "LineService"]
+HANDLERS = {Operation.FLIT: serve_flit, Operation.PROBE: serve_probe, Operation.BLOCK: serve_block}
+
+
+class LineService:
+    """Serves flits, probes and blocks in the agent of a rank; before the agent's start. Lives as long as it."""
+
+    def __init__(self, agent: Agent, fabric: UcxFabric, header: int, mapped_ranks: frozenset[int]):
+        num_ranks = fabric.num_ranks
+        prober = build_client(fabric.agent, agent.page, fabric.rank, num_ranks, PROBE_CREDITS, Spins())
+        for rank in range(num_ranks):
+            if rank not in mapped_ranks:
+                prober.endpoints[rank] = agent.endpoint_to(rank)
+        num_slots = agent.state[layout.NUM_SLOTS]
+        arena = Arena((CONTEXT_WORDS + num_slots * num_ranks) * WORD + 4096)
+        context = arena.words(CONTEXT_WORDS)
+        context[CACHE], context[STATE] = header, agent.state.address
+        context[PROBER] = prober.words.address
+        context[TICKETS] = arena.take(num_slots * num_ranks * WORD)
+        fabric.agent.set_handler(layout.AM_REPLY, receive_reply.address, prober.words.address)
+        for operation, handler in HANDLERS.items():
+            agent.register(operation, handler, context=context.address)
+        self._prober, self._context = prober, context

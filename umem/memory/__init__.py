@@ -1,0 +1,1 @@
+"""A rank's memory: addresses, segments, control page, devices."""

@@ -1,0 +1,14 @@
+"""Where memory comes from and how it gets an address: one small interface, a device is one file.
+
+`host` and `cuda` fulfil `Device`. Nothing here knows of ranks or worlds: umem/memory/segment.py decides what is
+mapped where, this package does it.
+"""
+
+from __future__ import annotations
+
+from . import host
+from .base import Device
+
+HOST: Device = host
+
+__all__ = ["HOST", "Device", "host"]

@@ -1,0 +1,1 @@
+"""The global address space as a program holds it: space, arrays, scalars, messages, start-up."""

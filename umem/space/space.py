@@ -1,0 +1,334 @@
+"""The global address space of one rank: open it, allocate, load and store, synchronise."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..agent.asking.near import Near
+from ..arguments import whole
+from ..errors import NotMappable, RankLost
+from ..fabric.switch import Switch
+from ..kernels import access
+from ..kernels.coherent.layout import IN_USE
+from ..kernels.page import gate
+from ..kernels.page.control import CONTROL_BYTES
+from ..memory.waiting import leave_calls, one_at_a_time
+from ..world import World, WorldSpec, join
+from ..world.forks import MakeError, belongs_here, refuse
+from . import current, startup
+from .array import Array
+from .bulk import Bulk
+from .dtypes import elements
+from .messages import Messages
+from .named import DEFAULT_LINE_BYTES, Named
+
+if TYPE_CHECKING:
+    from ..lines.cache import LineCache
+
+# What `control` names after close: a page of zeros, by which no address has a home.
+_CLOSED_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)
+
+
+def init(spec: WorldSpec | None = None) -> Space:
+    """Join the world that this process was started in (`umem run`, `umem.launch`, torchrun, else alone).
+
+    Collective: every rank of the world. Returns an open space; use it as a context manager.
+    """
+    current.check_free()  # before a peer waits for this rank
+    world = join(spec)
+    try:
+        return open_space(world)
+    except BaseException:
+        world.leave()  # else this process could never join again
+        raise
+
+
+def open_space(world: World) -> Space:
+    """Make this rank's part of the global address space of `world`. Collective."""
+    space = Space(world)
+    current.enter(space)
+    return space
+
+
+class Space(Bulk, Named):
+    """One rank's view of the world's memory.
+
+    Scalar accesses name a dtype (`"float32"`, `numpy.float32`, ...), are naturally aligned, and are
+    ordered: a load acquires, a store releases, read-modify-writes do both. Bulk accesses (`get`, `put`,
+    `copy`, views) are plain: order them by `barrier`, a signal or a scalar access.
+
+    Any thread of a rank may make any call at any time. What orders the accesses of one thread does not order those of
+    another: that takes what orders two ranks (a scalar access, a message, a barrier), or Python's own locks. Calls in
+    other threads end with Interrupted or WorldError when the space closes.
+
+    Raises AddressError outside all segments, AlignmentError, RankLost for a home that died,
+    WaitTimeout past `timeout_s`.
+    """
+
+    def __init__(self, world: World):
+        self.world = world
+        self.rank, self.num_ranks = world.rank, world.num_ranks
+        self.timeout_s = world.spec.timeout_s
+        parts = startup.connect(world)
+        self.segments, self.page, self.fabric = parts.segments, parts.page, parts.fabric
+        self.mapped, self.agent, self.heap = parts.mapped, parts.agent, parts.heap
+        # Homes that are not mapped are asked in one compiled call: the switch's own way through Python takes
+        # 35 us where nothing is in the caches, as long as the home takes to answer.
+        self._remote = self.agent.remote
+        self._is_partly_unmapped = len(self.segments.mapped_ranks) < self.num_ranks
+        self.switch = Switch(self.segments, self.mapped, self._remote)
+        if self._remote is not None:
+            self.switch.traffic.sources.append(self._remote.traffic)
+        self.messages = Messages(self.fabric)
+        self.control = self.segments.control
+        self._gate = (ctypes.c_int64 * gate.GATE_WORDS)()
+        self._gate[gate.CONTROL], self._gate_pointer = self.control, ctypes.addressof(self._gate)
+        self._get, self._put = gate.get.compiled, gate.put.compiled
+        if self._remote is not None:
+            self._remote.serve_gate(self._gate)
+        self._synchronise = parts.synchronise
+        self._lines, self._line_service = parts.lines, parts.line_service
+        header = parts.lines.header(self.segments.map, self.rank)
+        self._has_cached = ctypes.c_int64.from_address(header + 8 * IN_USE)
+        self._cache: LineCache | None = None
+        self._making = threading.RLock()  # a finalizer may use the cache while it is made
+        self._collective = threading.RLock()
+        self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
+        self._close_checks: list[Callable[[bool], None]] = []
+        self._is_forked = False
+        belongs_here(self)
+        self.barrier()
+
+    @property
+    def cache(self) -> LineCache:
+        """This rank's coherent copies of cached memory: their counters, and what kernels need to use them."""
+        if self._cache is None:
+            self.switch.check_open()
+            with self._making:
+                if self._cache is None:
+                    self._cache = self._make_cache()
+        return self._cache
+
+    def _make_cache(self) -> LineCache:
+        # Here, for they load kernels that spaces without cached memory never need.
+        from ..lines.cache import LineCache
+        from ..lines.remote import RemoteLines
+
+        own_gate = (ctypes.c_int64 * gate.GATE_WORDS)()
+        own_gate[gate.CONTROL] = self.control
+        if self._remote is not None:
+            self._remote.serve_gate(own_gate)
+        peers = None if self._remote is None else RemoteLines(self.agent.client, own_gate, self.segments.map)
+        mapped_ranks, plan = self.segments.mapped_ranks, self.segments.map
+        places = (self._lines, plan, self.page, self.rank)
+        return LineCache(*places, own_gate, mapped_ranks, self.heap, peers, self.timeout_s)
+
+    @cached_property
+    def near(self) -> Near:
+        """Operations that are shipped to the home and run beside the data. Needs UCX, in every world."""
+        self.switch.check_open()
+        return Near(self.agent.client, self.segments.map)
+
+    # --- memory
+
+    def alloc(
+        self,
+        num_bytes: int,
+        home: int | str = "local",
+        align: int = 64,
+        cache: str = "none",
+        line: int = DEFAULT_LINE_BYTES,
+    ) -> int:
+        """Address of `num_bytes` of new memory at `home`, uninitialised.
+
+        `home` is a rank, "local", "striped" (over all ranks, in blocks) or "host" (this rank's host
+        memory). `cache` says whether ranks keep coherent copies, in lines of `line` bytes: see LineCache.alloc.
+        Raises OutOfMemory, which says what is free where.
+        """
+        self.switch.check_open()
+        if cache != "none":
+            return self.cache.alloc(num_bytes, home, cache, line)
+        return self.heap.alloc(num_bytes, home, align)
+
+    def free(self, address: int) -> None:
+        """Give back what `alloc` returned; any rank may. Raises DoubleFree, NotAllocated, and changes nothing then."""
+        self.switch.check_open()
+        if self._has_cached.value and self.cache.attribute(address)[1]:
+            self.cache.free(address, self.heap.find(address).num_bytes)
+        else:
+            self.heap.free(address)
+
+    def empty(
+        self,
+        shape: int | Sequence[int],
+        dtype: Any,
+        home: int | str = "local",
+        cache: str = "none",
+        line: int = DEFAULT_LINE_BYTES,
+    ) -> Array:
+        """A new array of this rank's own, uninitialised; cached memory (see `alloc`) belongs to all ranks."""
+        dims, kind = elements(shape, dtype)
+        num_bytes = max(math.prod(dims) * kind.itemsize, 1)
+        return Array(self, self.alloc(num_bytes, home, cache=cache, line=line), dims, kind)
+
+    def view(self, address: int, num_bytes: int) -> np.ndarray:
+        """The bytes at `address` as a writable uint8 array, no copy. Raises NotMappable where a home is not mapped.
+
+        Works in a forked child too: what it writes there, the rank sees.
+        """
+        if not self._is_forked:
+            self.switch.check_open()
+        address, num_bytes = whole(address, "address"), whole(num_bytes, "num_bytes", 0)
+        for start, _ in self.segments.map.pieces(address, num_bytes):
+            home = self.segments.map.home(start)
+            if home not in self.segments.mapped_ranks:
+                raise NotMappable(
+                    f"address {start:#x} lives at rank {home}, whose memory this rank cannot map;"
+                    " use read/write, get/put or the scalar accesses"
+                )
+        if self._has_cached.value:
+            self.cache.refuse_raw(address, num_bytes)
+        memory = (ctypes.c_uint8 * num_bytes).from_address(address)
+        self._views.add(id(memory))
+        weakref.finalize(memory, self._views.discard, id(memory)).atexit = False
+        return np.ctypeslib.as_array(memory)
+
+    def pointer(self, address: int) -> int:
+        """What this process dereferences for `address`: on the host the same number."""
+        self.segments.map.place(whole(address, "address"))
+        return int(address)
+
+    def address(self, pointer: int) -> int:
+        """The address of what `pointer` points to. Raises AddressError for memory outside the space."""
+        self.segments.map.place(whole(pointer, "pointer"))
+        return int(pointer)
+
+    # --- ranks
+
+    def fence(self) -> None:
+        """Order this rank's accesses before it against those after it: a store, too, is seen before a later load.
+
+        Needed between a scalar store and a load of another address; everything else is ordered already. An
+        access to a home that is not mapped is complete when it returns, so the fence covers it too.
+        """
+        self.switch.check_open()
+        access.fence()
+
+    def barrier(self, timeout_s: float | None = None) -> None:
+        """Wait for every rank; what each stored before is visible to all after. Collective.
+
+        Where several threads of a rank call it, or `shared`, one waits for the other: the ranks' calls pair in order.
+        """
+        self.switch.check_open()
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        with one_at_a_time(self._collective, timeout_s, "barrier"):
+            self._synchronise(timeout_s)
+
+    def send(self, message: Any, rank: int, tag: int = 0) -> None:
+        """Send any object that can be pickled to `rank`; returns when it has been handed over.
+
+        Arrays of the space travel as their addresses, and so do torch's tensors in its memory where
+        umem.torch is installed; all else by value. Messages with one tag arrive in the order sent, and whole.
+
+        A small message leaves at once, a large one once `rank` receives it, or waits in a `send` or `recv` of another:
+        a rank that waits there takes in what others send to it, up to 256 MiB or else one message, for its later
+        `recv`. So ranks may send to each other before they receive. Raises ConfigError, RankLost, FabricMissing,
+        WaitTimeout: then the message stays under way, its bytes are kept, and `rank` gets it whole if it asks for it.
+        """
+        self.switch.check_open()
+        self.messages.send(message, rank, tag)
+
+    def recv(self, rank: int, tag: int = 0) -> Any:
+        """What `rank` has sent with `tag`, in the order sent.
+
+        A receive that fails or is interrupted takes nothing, one that cannot unpickle what came takes just that: the
+        messages behind it stay as they are. Raises ConfigError, RankLost, WaitTimeout, FabricMissing.
+        """
+        self.switch.check_open()
+        return self.messages.recv(rank, tag)
+
+    def before_close(self, check: Callable[[bool], None]) -> None:
+        """Call `check(is_forced)` when the space is about to close, the latest first; it may raise to keep it open,
+        unless `is_forced`, as after an exception that has left the context."""
+        self._close_checks.append(check)
+
+    def keep_mapped(self) -> None:
+        """Let the memory stay mapped when the space closes, until the process ends; others may point into it."""
+        self._views.add(id(self))
+
+    def close(self, *, is_forced: bool = False, error: BaseException | None = None) -> None:
+        """Leave the world, by an `error` if one is why. Collective where all ranks live; the last one frees the memory.
+
+        Where numpy or torch views are still alive, or another thread does not come back from a call, the pages stay
+        mapped until the process ends, so that using one is never a crash; this process can then not open another space.
+        """
+        if not self.is_open:
+            return
+        for check in reversed(self._close_checks):
+            check(is_forced)
+        if not current.leave(self):
+            return
+        self.page.stop()
+        self._shut()
+        if self._cache is not None:
+            self._cache.close()
+        self.heap.close()
+        leave_calls()  # before what they use goes
+        self.agent.close()
+        if self.fabric is not None:
+            self.fabric.close()
+        self.world.leave(error)
+        self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
+        if self._views:
+            gc.collect()  # those that only cycles hold
+        if not self._views and leave_calls():
+            self.segments.close()
+        else:
+            current.leave_mapped()
+
+    def disown(self, make_error: MakeError) -> None:
+        """In a forked child: refuse every call but views, whose memory the rank shares; closing does nothing."""
+        if not self.is_open:
+            return
+        self._is_forked = True
+        self.switch.make_refusal = make_error
+        self._shut()
+        refuse(self, make_error, keep=("view", "pointer", "address", "close"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this space can be used."""
+        return not self.switch.is_closed
+
+    def __enter__(self) -> Space:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self.is_open:
+            try:
+                self.barrier()
+            except RankLost:  # what this rank did stands; others that live may still use its memory
+                self.world.await_living("close")
+        self.close(is_forced=kind is not None, error=error)
+
+    def __repr__(self) -> str:
+        return f"umem.Space(rank={self.rank}, num_ranks={self.num_ranks}, world={self.world.spec.kind!r})"
+
+    # --- helpers
+
+    def _shut(self) -> None:
+        """Let neither Python nor compiled code find the way to a home."""
+        self.switch.close()
+        self.control = self._gate[gate.CONTROL] = _CLOSED_PAGE.ctypes.data

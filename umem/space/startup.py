@@ -1,0 +1,228 @@
+"""How a rank's part of the address space comes up: memory, control page, transport, agent, heap.
+
+The order matters. A rank's own metadata is complete before a peer can map it; the agent answers before
+any peer can ask; every rank is connected before the first collective call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..agent import Agent
+from ..coherence.load import check_protocol, load_protocol
+from ..coherence.protocol import PROTOCOLS, Protocol
+from ..errors import FabricMissing
+from ..fabric.mapped import MappedFabric
+from ..fabric.ucx import library
+from ..fabric.ucx.channels import num_channels
+from ..fabric.ucx.fabric import UcxFabric
+from ..heap import Heap, HeapLayout
+from ..kernels import status
+from ..kernels.build.compile import CORE, load_all
+from ..kernels.build.precompile import precompile
+from ..kernels.coherent.layout import HEADER_BYTES
+from ..kernels.page.barrier import cpu_world_barrier
+from ..kernels.page.control import COHERENCE, CONTROL_BYTES
+from ..lines.home.prober import PROBE_CREDITS
+from ..lines.layout import DEFAULT_CACHE_BYTES, DEFAULT_WAYS, CacheSize, LineLayout
+from ..memory.address import BLOCK_LOG2, AddressMap
+from ..memory.control_page import ControlPage
+from ..memory.segment import Segments, check_fits, default_device_bytes
+from ..memory.waiting import complete
+from ..units import align_up
+from ..world import World, open_files
+from .compiling import notify_of_compiling
+
+if TYPE_CHECKING:
+    from ..lines.home.service import LineService
+
+BLOCK_BYTES = 1 << BLOCK_LOG2
+HOST_SHARE = 4  # by default a rank contributes a quarter as much host memory as device memory
+FILES_OF_RANK, FILES_OF_CHANNEL, FILES_BETWEEN = (
+    8,
+    11,
+    2,
+)  # open in a rank: as such, a channel, a rank beyond those
+
+
+@dataclass
+class Parts:
+    """What a space is made of."""
+
+    segments: Segments
+    page: ControlPage
+    mapped: MappedFabric
+    fabric: UcxFabric | None
+    agent: Agent
+    heap: Heap
+    lines: LineLayout
+    line_service: LineService | None  # where some ranks are not mapped
+    synchronise: Callable[[float], None]
+
+
+def compile_all() -> None:
+    """Put also what worlds load by demand into the cache, so that nobody waits for it: part of setting up."""
+    from ..lines import cache
+
+    precompile(groups=[*kernel_groups(is_mapped=False), cache.GROUP], min_missing=1)
+
+
+def kernel_groups(is_mapped: bool = True) -> list[str]:
+    """Groups of kernels that every rank needs from its start. Loads libucp, whose functions some of them call.
+
+    Where not every rank `is_mapped`, agents also serve coherence.
+    """
+    groups = [CORE]
+    if library.is_available():
+        library.load()
+        groups.append("ucx")
+        if not is_mapped:
+            from ..lines.home.service import GROUP
+
+            groups.append(GROUP)
+    return groups
+
+
+def prepare(is_mapped: bool = True) -> None:
+    """Load what every rank needs, in the process that forks the ranks: compiled kernels and libucp.
+
+    No context, no thread: a fork after this is safe.
+    """
+    groups = kernel_groups(is_mapped)
+    precompile(groups=groups)
+    load_all(groups=groups)
+
+
+@dataclass
+class Plan:
+    """What all ranks agree on before they have memory."""
+
+    addresses: AddressMap
+    lines: LineLayout
+    protocol: list[int]  # the table's words
+
+
+def plan(world: World) -> Plan:
+    """The address map of `world`, its caches and its protocol: rank 0's wishes, for all ranks. Collective.
+
+    Raises SegmentTooLarge where this host cannot back the segments of its ranks, ConfigError, ProtocolError.
+    """
+    spec = world.spec
+    num_local = sum(host == world.host for host in world.hosts)
+    device = default_device_bytes(num_local) if spec.segment_bytes is None else spec.segment_bytes
+    device = align_up(max(device, BLOCK_BYTES), BLOCK_BYTES)
+    host = device // HOST_SHARE if spec.host_segment_bytes is None else spec.host_segment_bytes
+    host = align_up(host, BLOCK_BYTES)
+    size = CacheSize(
+        DEFAULT_CACHE_BYTES if spec.line_cache_bytes is None else spec.line_cache_bytes,
+        DEFAULT_WAYS if spec.line_cache_ways is None else spec.line_cache_ways,
+    )
+    wishes = {
+        "device": device,
+        "host": host,
+        "fraction": spec.striped_fraction,
+        "cache": [size.num_bytes, size.num_ways],
+        "protocol": _protocol(spec.protocol).words() if world.rank == 0 else [],
+    }
+    agreed = json.loads(world.exchange("sizes", json.dumps(wishes).encode())[0])
+    device, host = agreed["device"], agreed["host"]
+    check_fits(num_local, device, host)
+    records = CONTROL_BYTES + align_up(HeapLayout.meta_bytes(world.num_ranks, device, host), BLOCK_BYTES)
+    lines = LineLayout(records, device, host, CacheSize(*agreed["cache"]))
+    plan = AddressMap.plan(world.num_ranks, device, host, lines.end, agreed["fraction"])
+    return Plan(plan, lines, agreed["protocol"])
+
+
+def _protocol(name_or_file: str) -> Protocol:
+    """The coherence protocol; one from a file only once all that it allows was searched. Raises ProtocolError."""
+    if name_or_file in PROTOCOLS:
+        return PROTOCOLS[name_or_file]
+    protocol = load_protocol(name_or_file)
+    check_protocol(protocol)
+    return protocol
+
+
+def connect(world: World) -> Parts:
+    """Bring up this rank's part and join it with all others'. Collective."""
+    open_files.require(_num_files(world), f"a rank of {world.num_ranks}")
+    agreed = plan(world)
+    address_map = agreed.addresses
+    spec = world.spec
+    segments = Segments(world, address_map, prefault=spec.prefault, huge_pages=spec.huge_pages)
+    num_local = sum(host == world.host for host in world.hosts)
+    words = segments.view(segments.control, CONTROL_BYTES).view("int64")
+    page = ControlPage(words)
+    # Of the world's cores: the rank itself may be pinned to one of them by now.
+    page.initialise(world.rank, address_map, has_own_core=num_local <= len(world.usable_cores))
+    layout = HeapLayout(address_map)
+    layout.initialise(world.rank)
+    words[COHERENCE] = agreed.lines.start
+    header = segments.view(agreed.lines.header(address_map, world.rank), HEADER_BYTES).view("int64")
+    agreed.lines.initialise(header, address_map, world.rank, agreed.protocol)
+    segments.connect()
+    page.admit(world.num_ranks, segments.mapped_ranks)
+    fabric = _transport(world, segments)
+    is_mapped = len(segments.mapped_ranks) == world.num_ranks
+    agent = Agent(world, segments.control, fabric, agent_credits=0 if is_mapped else PROBE_CREDITS)
+    for one in (page, agent.page, *([] if fabric is None else [fabric.page])):
+        one.departed = world.departed
+    header_at = agreed.lines.header(address_map, world.rank)
+    service = None if is_mapped else _line_service(agent, fabric, header_at, segments)
+    heap = Heap(segments.control, layout, segments.mapped_ranks, agent)
+    agent.start()
+    world.exchange("ready", b"")
+    notify_of_compiling(world.rank, page, segments, address_map, agent)
+    synchronise = _barrier(world, segments, page, fabric)
+    return Parts(segments, page, MappedFabric(), fabric, agent, heap, agreed.lines, service, synchronise)
+
+
+def _num_files(world: World) -> int:
+    """Files that a rank opens; measured with UCX 1.22 in worlds of 1 to 17 ranks."""
+    if not library.is_available():
+        return FILES_OF_RANK + FILES_BETWEEN * world.num_ranks
+    channels = num_channels(world.ucx_environment, world.num_ranks)
+    return FILES_OF_RANK + FILES_OF_CHANNEL * channels + FILES_BETWEEN * (world.num_ranks - channels)
+
+
+def _line_service(agent: Agent, fabric: UcxFabric | None, header: int, segments: Segments) -> LineService:
+    """What agents do for each other's caches; loaded only where a world has ranks that are not mapped."""
+    from ..lines.home.service import LineService
+
+    assert fabric is not None
+    return LineService(agent, fabric, header, segments.mapped_ranks)
+
+
+def _transport(world: World, segments: Segments) -> UcxFabric | None:
+    """UCX where it is installed; None where it is not and every rank is mapped, so that none is needed."""
+    try:
+        library.load()
+    except FabricMissing:
+        if len(segments.mapped_ranks) < world.num_ranks:
+            raise
+        return None
+    return UcxFabric(world, segments.control, segments.regions, world.spec.timeout_s)
+
+
+def _barrier(
+    world: World, segments: Segments, page: ControlPage, fabric: UcxFabric | None
+) -> Callable[[float], None]:
+    """The barrier of this world: by loads and stores where every rank is mapped, else by messages."""
+    others = [rank for rank in range(world.num_ranks) if rank != world.rank]
+    if len(segments.mapped_ranks) == world.num_ranks:
+
+        def by_memory(timeout_s: float) -> None:
+            def step() -> int:
+                return cpu_world_barrier(segments.control, page.epoch, status.SLICE_NS)
+
+            complete(step, page, timeout_s, "barrier", needs=others)
+
+        return by_memory
+    assert fabric is not None
+
+    def by_messages(timeout_s: float) -> None:
+        fabric.barrier(timeout_s)
+
+    return by_messages
