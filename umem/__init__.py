@@ -22,7 +22,7 @@ _HOMES = {
     "Array": "umem.space.array",
     "Space": "umem.space.space",
     "WorldSpec": "umem.world",
-    "current_space": "umem.space.current",
+    "current_space": "umem.space.space",
     "init": "umem.space.space",
     "launch": "umem.world",
 }
@@ -42,8 +42,8 @@ __all__ = [
 if TYPE_CHECKING:
     from . import torch as torch
     from .space.array import Array as Array
-    from .space.current import current_space as current_space
     from .space.space import Space as Space
+    from .space.space import current_space as current_space
     from .space.space import init as init
     from .world import WorldSpec as WorldSpec
     from .world import launch as launch

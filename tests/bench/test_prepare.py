@@ -17,7 +17,8 @@ from umem.kernels.build.compile import registered
 from umem.space.startup import kernel_groups
 for name in part_modules():
     importlib.import_module(name)
-left = [lazy for lazy in registered(groups=kernel_groups(sys.argv[1] == "mapped")) if not code_cache.is_ready(lazy.folder)]
+groups = kernel_groups(sys.argv[1] == "mapped")
+left = [lazy for lazy in registered(groups=groups) if not code_cache.is_ready(lazy.folder)]
 sys.exit(str(left) if left else 0)
 """
 

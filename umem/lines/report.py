@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from ..kernels.coherent import layout as words
 from ..kernels.coherent.misses import PARTS_LOG2
-
-if TYPE_CHECKING:
-    from ..space.space import Space
+from ..world import World
 
 FALSE_SHARING, SHARING, ONE_RANK = "false sharing", "sharing", "one rank"
 NUM_PARTS = 1 << PARTS_LOG2
@@ -67,6 +65,25 @@ class SharedLine:
         return SHARING if meets else FALSE_SHARING
 
 
+class Cache(Protocol):
+    """A rank's copies, as far as they report."""
+
+    def report(self) -> list[LineUse]:
+        """The lines that the rank keeps losing."""
+
+
+class Rank(Protocol):
+    """A space, as far as `gather` needs one."""
+
+    @property
+    def world(self) -> World:
+        """The ranks that report."""
+
+    @property
+    def cache(self) -> Cache:
+        """This rank's copies."""
+
+
 def uses(counters: np.ndarray, rank: int) -> list[LineUse]:
     """The lines noted in the COUNTER words of `rank`, those with most misses first."""
     size = words.NOTED_WORDS << words.NOTED_LOG2
@@ -86,7 +103,7 @@ def uses(counters: np.ndarray, rank: int) -> list[LineUse]:
     return sorted(found, key=lambda use: -use.misses)
 
 
-def gather(space: Space) -> list[SharedLine]:
+def gather(space: Rank) -> list[SharedLine]:
     """The lines that ranks take from each other, of all ranks. Collective."""
     mine = json.dumps([astuple(use) for use in space.cache.report()]).encode()
     return merge([LineUse(*use) for use in json.loads(one)] for one in space.world.exchange("lines", mine))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..arguments import whole
 from ..errors import AddressError, ArgumentTypeError
-from .current import current_space
+from .current import Holder, opened
 from .dtypes import element_type, values_as
-
-if TYPE_CHECKING:
-    from .space import Space
 
 
 class Array:
@@ -24,7 +21,7 @@ class Array:
     same memory. The memory lives until `free`, called once, by any rank.
     """
 
-    def __init__(self, space: Space, address: int, shape: tuple[int, ...], dtype: np.dtype):
+    def __init__(self, space: Holder, address: int, shape: tuple[int, ...], dtype: np.dtype):
         self.space, self.address, self.shape, self.dtype = space, address, shape, element_type(dtype)
 
     @property
@@ -99,4 +96,4 @@ class Array:
 
 
 def _attach(address: int, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    return Array(current_space(), address, shape, dtype)
+    return Array(opened(), address, shape, dtype)

@@ -1,33 +1,53 @@
-"""The one open space of this process, for those who find it by no other way: unpickled arrays, torch hooks."""
+"""The one open space of this process, for those who find it by no other way: arrays that are unpickled."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+import numpy as np
 
 from ..errors import WorldError
 
-if TYPE_CHECKING:
-    from .space import Space
 
-_space: Space | None = None
+class Holder(Protocol):
+    """A space, as far as its arrays need one."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used by this process."""
+
+    def get(self, dst: np.ndarray, address: int) -> None:
+        """Fill `dst` from `address`."""
+
+    def put(self, address: int, src: np.ndarray) -> None:
+        """Copy `src` to `address`."""
+
+    def view(self, address: int, num_bytes: int) -> np.ndarray:
+        """The bytes at `address`, no copy."""
+
+    def free(self, address: int) -> None:
+        """Give memory back."""
+
+
+_space: Holder | None = None
 _is_taken = False  # a space has closed and left its memory mapped, at the addresses of any other
 
 
-def current_space() -> Space:
+def opened() -> Holder:
     """The open space of this process. Raises WorldError where there is none."""
     if _space is None:
         raise WorldError("no space is open in this process; use umem.init() or umem.launch")
     return _space
 
 
-def enter(space: Space) -> None:
+def enter(space: Holder) -> None:
     """Make `space` the current one."""
     global _space
     assert _space is None, "a process has one space"
     _space = space
 
 
-def leave(space: Space) -> bool:
+def leave(space: Holder) -> bool:
     """Forget `space`; whether it was the current one."""
     global _space
     if _space is not space:

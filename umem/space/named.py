@@ -17,12 +17,12 @@ from ..memory.waiting import Lock, one_at_a_time
 from ..world import World
 from ..world.agreement import agree
 from .array import Array
+from .current import Holder
 from .dtypes import elements
 
 if TYPE_CHECKING:
     from ..heap import Heap
     from ..lines.cache import LineCache
-    from .space import Space
 
 DEFAULT_LINE_BYTES = 128  # of cached memory: the directory takes a sixteenth of it
 ZERO_STEP_BYTES = 1 << 20
@@ -100,7 +100,7 @@ class Named:
         return self._array(*pickle.loads(found))
 
     def _array(self, address: int, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        return Array(cast("Space", self), address, shape, dtype)
+        return Array(cast(Holder, self), address, shape, dtype)
 
     def _announce(self, name: str, array: Array) -> None:
         # Pickled, since no text of NumPy's has all of a dtype: fields, titles, offsets, units, bfloat16.

@@ -60,6 +60,13 @@ def open_space(world: World) -> Space:
     return space
 
 
+def current_space() -> Space:
+    """The open space of this process. Raises WorldError where there is none."""
+    space = current.opened()
+    assert isinstance(space, Space)
+    return space
+
+
 class Space(Bulk, Named):
     """One rank's view of the world's memory.
 

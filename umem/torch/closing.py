@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -13,13 +13,20 @@ from ..errors import WorldError
 from ..units import format_size
 from .parts import pointer_of
 
-if TYPE_CHECKING:
-    from .pool import Pool
-
 AtClose = Literal["warn", "refuse", "detach"]
 
 HOLDERS_SHOWN = 10
 FRAMES_TO_USER = 5  # let_stay, before_close, Space.close, Space.__exit__, the line that leaves the context
+
+
+class Holder(Protocol):
+    """What a pool knows of the memory that it has given out."""
+
+    def holds(self, pointer: int) -> bool:
+        """Whether the memory at `pointer` is the pool's."""
+
+    def rank_of(self, pointer: int) -> int:
+        """The rank whose memory it is."""
 
 
 def let_stay(
@@ -44,7 +51,7 @@ def let_stay(
     )
 
 
-def describe_live(pool: Pool) -> Iterator[str]:
+def describe_live(pool: Holder) -> Iterator[str]:
     """A line a living tensor of the pool that Python knows, largest first."""
     found = sorted(live_tensors(pool), key=lambda tensor: -tensor.untyped_storage().nbytes())
     for tensor in found[:HOLDERS_SHOWN]:
@@ -58,7 +65,7 @@ def describe_live(pool: Pool) -> Iterator[str]:
         yield "none that Python knows: saved by an autograd graph, or held by a library or a worker"
 
 
-def live_tensors(pool: Pool) -> list[torch.Tensor]:
+def live_tensors(pool: Holder) -> list[torch.Tensor]:
     """Tensors whose memory is the pool's, one a storage, as far as Python's collector knows them."""
     found: dict[int, torch.Tensor] = {}
     for item in gc.get_objects():

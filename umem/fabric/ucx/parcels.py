@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 
@@ -21,15 +22,37 @@ from ...errors import FabricError, Interrupted, RankLost, WaitTimeout
 from ...kernels import status
 from ...units import format_size
 from . import operations
+from .channels import Channels
+from .peer import Peer
 from .port import RECV_BYTES, RECV_TAG, SLICE, Port
+from .ports import Ports
 from .tags import PARCEL, sender, wire
-
-if TYPE_CHECKING:
-    from .fabric import UcxFabric
 
 MAX_WAITING_BYTES = 256 << 20  # of messages that were taken in before they were asked for
 TAKE_IN_NS = 1_000_000  # how often a waiting send looks whether others wait for it
 LARGE_BYTES = 4096  # smaller messages leave at once
+
+
+class Carrier(Protocol):
+    """The fabric, as far as messages need one: UcxFabric."""
+
+    rank: int
+    main: Channels
+    ports: Ports
+    peers: list[Peer]
+
+    def complete(
+        self,
+        port: Port,
+        code: int,
+        call: str,
+        rank: int,
+        timeout_s: float,
+        needs: Iterable[int],
+        step: Callable[[int, int], int] = operations.resume,
+        between: Callable[[], None] | None = None,
+    ) -> None:
+        """See the operation in `port` through."""
 
 
 class Parcel:
@@ -44,7 +67,7 @@ class Parcel:
 class Parcels:
     """Sends and receives bytes over `fabric`; any thread may. Tags are a user's."""
 
-    def __init__(self, fabric: UcxFabric):
+    def __init__(self, fabric: Carrier):
         self._fabric = fabric
         # By UCX's tag, in the order sent: messages that came while this rank waited for something else, or whose
         # receive was cut short.
