@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
-from umem import config
+from umem import limits
 from umem.bench.cases import registry
 from umem.bench.harness.case import Case
 from umem.bench.harness.driver import Bench
@@ -86,7 +86,7 @@ def test_only_what_uses_the_peers_memory_names_it_as_home(case):
 
 
 def test_a_chase_needs_memory_for_the_chains_that_it_makes(monkeypatch):
-    monkeypatch.setattr(config, "available_memory_bytes", lambda: GIB)
+    monkeypatch.setattr(limits, "available_memory_bytes", lambda: GIB)
     chase = registry.find("latency.chase")
     monkeypatch.setattr(chase, "sides", lambda *_: [FakeSide("a", [1.0])])
     bench = Bench(Options())
@@ -149,5 +149,5 @@ def test_remarks_stand_among_the_notes():
 )
 def test_what_was_waived_whole_is_no_success(monkeypatch, command, code):
     monkeypatch.setattr("umem.bench.command.prepare", lambda world: None)
-    monkeypatch.setattr(config, "available_memory_bytes", lambda: GIB)
+    monkeypatch.setattr(limits, "available_memory_bytes", lambda: GIB)
     assert app.main(["bench", *command]) == code

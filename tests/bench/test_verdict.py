@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from umem import config
+from umem import limits
 from umem.bench.cases import registry
 from umem.bench.harness import hardware
 from umem.bench.harness.driver import Bench
@@ -248,13 +248,13 @@ def test_the_exit_code_is_1_for_wrong_data_and_3_for_what_is_missing(evidence, c
 
 
 def test_one_core_is_told_of_beside_the_litmus_tests(monkeypatch):
-    monkeypatch.setattr(config, "usable_cores", lambda: [0])
+    monkeypatch.setattr(limits, "usable_cores", lambda: [0])
     found = sections.Findings(EVIDENCE, {}, ())
     assert "instances forbidden; on one core, where ranks take turns" in verdict.judge(found).last_line
 
 
 def test_what_needs_two_cores_has_no_meaning_on_one(monkeypatch):
-    monkeypatch.setattr(config, "usable_cores", lambda: [0])
+    monkeypatch.setattr(limits, "usable_cores", lambda: [0])
     with Bench(Options(peers=("ucx_perftest",))) as bench:
         results = bench.run(registry.find("latency.line")(), brief=True)
         assert results.notes == ("no meaning: latency.line: needs 2 cores and has 1",)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from umem import config
+from umem import limits
 from umem.errors import FabricError
 from umem.fabric.ucx import library, queues
 from umem.units import MIB
@@ -108,7 +108,7 @@ def test_no_room_anywhere_is_named_with_what_is_needed(run_confined):
 )
 def test_where_queues_lie(monkeypatch, free_mib, refusal, chosen):
     assert queues.needed_bytes(2, 2) == 17 * MIB
-    monkeypatch.setattr(config, "total_memory_bytes", lambda: 1024 * MIB)
+    monkeypatch.setattr(limits, "total_memory_bytes", lambda: 1024 * MIB)
     monkeypatch.setattr(queues, "room", lambda folder: (free_mib * MIB, f"has {free_mib}M free"))
     monkeypatch.setattr(queues, "_refusal_of_sysv", lambda num_segments, num_bytes: refusal)
     if chosen is not None:
