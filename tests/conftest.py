@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.launching"]
+
 SHARED_MEMORY = Path("/dev/shm")
 SESSION_VARIABLE = "UMEM_TEST_SESSION"  # inherited by every process that a test starts
 ORPHAN_GRACE_MS = 10_000

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernel_memory import InterpretedMemory
+
+from tests.kernels.kernel_memory import InterpretedMemory
 
 SCRIPT_TIMEOUT_S = 60
 

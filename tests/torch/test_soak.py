@@ -1,6 +1,6 @@
 """Four ranks allocate, fill, check, send and drop tensors at random homes; some die at random moments.
 
-No leak, no corruption, no hang. The heap below alone, killed at every access: tests/kernels/heap_soak.py.
+No leak, no corruption, no hang. The heap below alone, killed at every access: tests/kernels/heap/heap_soak.py.
 """
 
 from __future__ import annotations
