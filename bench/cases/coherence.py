@@ -133,8 +133,7 @@ class Hit(CoherenceCase):
                 if num_threads == 1 or verb == "load":
                     name = f"{attribute}_{verb}"
                     sides.append(CachedSide(name, part, verb, self, workers, attribute, verb))
-        if num_threads == 1:
-            sides += self.least(ranks, verbs["back"], **walk)
+        sides += self.least(ranks, verbs["back"] if num_threads == 1 else ("load",), **walk)
         return [*sides, self.unit(ranks)]
 
 

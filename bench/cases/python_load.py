@@ -17,7 +17,8 @@ class PythonLoad(Case):
 
     key = "python_load"
     description = (
-        "space.load(address, 'int64') of the peer's word, and an empty compiled call with its arguments"
+        "space.load(address, 'int64') of the peer's word, uncached and from a copy (back),"
+        " and an empty compiled call with its arguments"
     )
     semantics = ("load_store",)
     worlds = ("mapped",)
@@ -32,6 +33,7 @@ class PythonLoad(Case):
         part = Part(workers.ranks(), "umem.bench.parts.python_load:Load")
         return [
             PartSide("load_store", "load_store", part, transport="mapped"),
+            PartSide("cached_load", "load_store", part, transport="mapped", detail="hit", cache="back"),
             PartSide("empty_call", "none", part, peer="empty call"),
         ]
 

@@ -1,4 +1,4 @@
-"""What a scalar load from Python costs beyond the entry into compiled code."""
+"""What a scalar load from Python costs, of uncached memory and of a copy, beyond the entry into compiled code."""
 
 from __future__ import annotations
 
@@ -13,18 +13,28 @@ BATCH = 2000
 
 
 class Load(SpacePart):
-    """Rank 0 loads a word of the peer's from Python; beside it a compiled function that does nothing."""
+    """Rank 0 loads words of the peer's from Python; beside it a compiled function that does nothing."""
 
     def __init__(self, space: Space):
         super().__init__(space)
         home = min(1, space.num_ranks - 1)
         self.word = self.shared(8, home=home).address
+        cached = space.shared(self.next_name(), (1,), "int64", home=home, cache="back")
+        self.cached_word = self.keep(cached).address
         if self.is_timed:
             space.store(self.word, 42, "int64")
+            space.store(self.cached_word, 42, "int64")
 
     def load_store(self, num_samples: int) -> Samples | None:
-        """space.load."""
-        load, word = self.space.load, self.word
+        """space.load of the uncached word."""
+        return self._loads(num_samples, self.word)
+
+    def cached_load(self, num_samples: int) -> Samples | None:
+        """space.load of the cached word, of which rank 0 has a copy."""
+        return self._loads(num_samples, self.cached_word)
+
+    def _loads(self, num_samples: int, word: int) -> Samples | None:
+        load = self.space.load
 
         def batch() -> int:
             for _ in range(BATCH):

@@ -37,10 +37,10 @@ TORCH = """
 torch_raw_mlp torch_raw_transformer torch_empty_pool torch_empty_inactive torch_training_mlp
 torch_training_transformer torch_offload_mlp torch_offload_transformer torch_wire
 """
-# Issue 4's table.
+# Issue 4's table, and a hit from Python.
 COHERENCE = """
-hit_load hit_load_siblings hit_store hit_fetch_add line_read_128 line_read_4096 line_write_128 line_write_4096
-miss_read miss_write hand_over hand_over_third miss_by_flits zipf_no_peer_access zipf_hosts
+hit_load hit_load_siblings hit_from_python hit_store hit_fetch_add line_read_128 line_read_4096 line_write_128
+line_write_4096 miss_read miss_write hand_over hand_over_third miss_by_flits zipf_no_peer_access zipf_hosts
 """
 
 
