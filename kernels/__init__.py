@@ -6,11 +6,11 @@ compiled for CUDA (`cuda_ptx`). Importing this package loads Numba, and nothing 
 
 | from | names |
 |---|---|
-| ops | typed loads and stores, atomics, fences |
-| ops_vector | vectors as wide as the target, half-precision loads and stores |
-| ops_system | waiting, time, bits, bulk copy, calls of C functions |
-| compile | device_function, inlined_function, cpu_kernel, c_callback, load_all |
-| cuda | cuda_ptx, cuda_cubin |
+| intrinsics/scalar.py | typed loads and stores, atomics, fences |
+| intrinsics/vector.py | vectors as wide as the target, half-precision loads and stores |
+| intrinsics/system.py | waiting, time, bits, bulk copy, calls of C functions |
+| build/compile.py | device_function, inlined_function, cpu_kernel, c_callback, load_all |
+| build/cuda.py | cuda_ptx, cuda_cubin |
 """
 
 from . import status

@@ -7,7 +7,7 @@ For each element there is one compiled kernel an operation. It answers (status, 
 | OK | done |
 | MISALIGNED | the address is not a multiple of the element's size |
 | OUT_OF_RANGE | no segment holds the address |
-| CACHED | ranks keep coherent copies of the memory: see coherent.py |
+| CACHED | ranks keep coherent copies of the memory: see coherent/typed.py |
 | gate.pending | the home was asked, or is to be asked by another way: the caller has to finish it |
 | NOT_MAPPED | the home's memory is not mapped here, and nobody can ask it |
 

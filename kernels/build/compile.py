@@ -62,7 +62,7 @@ def device_function(function: Function) -> Function:
 def inlined_function(function: Function) -> Function:
     """`device_function` whose CPU calls are always inlined: for small fast paths, where a call costs a third.
 
-    What it calls is not inlined for that: keep the slow ways in device functions.
+    Functions that it calls are not inlined: keep the slow paths in device functions.
     """
     DEVICE_FUNCTIONS.append(function)
     register_jitable(forceinline=True, **TO_LINK, **NO_C_ENTRY)(function)
@@ -85,7 +85,10 @@ _compiling_lock = threading.Lock()
 
 
 def observe(tell: Callable[[bool], None]) -> None:
-    """Call `tell` with True when this process begins to compile and with False when it has ended; nobody else's."""
+    """Have `tell` called with True when this process begins to compile, and with False when it has ended.
+
+    There is one observer a process: a later one replaces it.
+    """
     global _tell
     _tell = tell
 

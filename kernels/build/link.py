@@ -1,8 +1,8 @@
 """How device functions are compiled: to LLVM's form alone, for kernels to link.
 
-Numba makes machine code of every function that it compiles. Nobody calls that of a device function: each kernel
-has its own copy, optimised together with the rest of it. So half of all compile time would go into code that
-never runs.
+Numba makes machine code of every function that it compiles. The machine code of a device function is never called,
+because each kernel has its own copy, optimised together with the rest of it. So half of all compile time would go
+into code that never runs.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ _PR_SET_PDEATHSIG = 1
 def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,), min_missing: int = MIN_MISSING) -> int:
     """Put every kernel of `groups` into the cache that is not there; how many those were.
 
-    Fewer than `min_missing` are left to whoever loads them.
+    Fewer than `min_missing` are not compiled here: each compiles when it is first loaded.
 
     Forks a process a core, so this one must have a single thread; nothing is loaded here. A kernel that
-    cannot be cached, or whose compilation fails, is left to whoever loads it and sees why.
+    cannot be cached, or whose compilation fails, is left out: the process that loads it gets the error.
     """
     check_jit()
     missing = [lazy for lazy in registered(prefix, groups) if _is_missing(lazy)]

@@ -5,18 +5,18 @@ Tags change by compare-and-swap, by the rank itself and by others:
     INVALID -> FILLING -> SHARED_COPY, EXCLUSIVE, MODIFIED      its own rank, in a transaction
     FILLING -> DROPPED                                          its agent, for another rank; what arrives is not kept
     SHARED_COPY -> INVALID                                     another rank, under the line's lock
-    EXCLUSIVE, MODIFIED -> TAKEN -> SHARED_COPY, INVALID       who has the line's lock, and copies the line
+    EXCLUSIVE, MODIFIED -> TAKEN -> SHARED_COPY, INVALID       the holder of the line's lock, which copies the line
     TAKEN -> MODIFIED                                          the same, where a range was under way for too long
     EXCLUSIVE, MODIFIED -> PINNED -> MODIFIED                  its own rank, for one access
     PINNED -> TAKEN -> INVALID                                 its own rank, which gives it back by a flit
 
-A range pins a group of slots at once, by a word behind the tags: of who pins a group and then looks at its tags, and
-who makes a tag TAKEN and then looks at the group's pin, at least one sees the other. What is written so is MODIFIED
-all the while, and whoever takes it waits for the group (`await_group`).
+A range pins a group of slots at once, by a word behind the tags. The writer pins the group and then reads the tags in
+it; a taker marks a tag TAKEN and then reads the group's pin. So at least one of the two sees the other: the writer
+leaves a TAKEN slot alone, and the taker waits until the group is free (`await_group`). Written slots stay MODIFIED.
 
-A claim (FILLING) gives the slot a new version. So a reader that finds the same line and version behind its
-load as before it has read that line, and no other that moved in meanwhile. A copy that is INVALID keeps its
-number, by which a later miss is known to be the work of others.
+A claim (FILLING) gives the slot a new version. So a reader that finds the same line and version after its load as
+before it has read that line, and no other that moved in meanwhile. An INVALID tag keeps its line number: a later miss
+on that line is known to be caused by another rank.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def is_readable(state):
 
 @inlined_function
 def is_free_to_store(state):
-    """True where a copy in `state` is owned, and in nobody's use."""
+    """True where a copy in `state` is owned, and neither pinned nor taken."""
     return EXCLUSIVE <= state <= MODIFIED
 
 

@@ -1,6 +1,6 @@
 """Coherent access as Python makes it: one compiled call for each width, integers of the same bits as the element.
 
-Loaded when a space first touches cached memory: those who have none pay nothing for it.
+Loaded when a space first touches cached memory: a program without cached memory pays nothing for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load_8(cache, address):
 
 @cpu_kernel(_CHANGE, group=GROUP)
 def change_1(cache, address, operation, first, second):
-    """(code, what stood there) of one byte, changed by an operation of coherence_layout.py."""
+    """(code, what stood there) of one byte, changed by an operation of coherent/layout.py."""
     return _change_i8(cache, address, operation, first, second)
 
 

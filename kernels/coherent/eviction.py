@@ -149,8 +149,8 @@ def find_room(cache, geometry, line, its_set):
 def give_back(cache, line_log2, slot, line):
     """Give the owned copy of `line` in `slot` home: the slot is INVALID then, unless others were faster.
 
-    A copy that is TAKEN while the line's lock is ours was left so by one who died: it is still the owner's,
-    where the directory says so, and worth nothing otherwise.
+    A copy that is TAKEN while this rank has the line's lock was left so by a rank that died: it is still the
+    owner's copy where the directory names the owner, and worthless otherwise.
     """
     control = load_i64(cache, words.CONTROL)
     address = BASE + (line << line_log2)

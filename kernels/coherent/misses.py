@@ -1,4 +1,4 @@
-"""Which lines a rank loses to others again and again, and what of them it uses: the ground of the report.
+"""Which lines a rank loses to others again and again, and which parts of them it uses: the data of the report.
 
 A table of NUM_NOTED rows in the rank's own counters, written at misses only. Two lines of one row fight for it:
 each miss of the other takes 1 from the count of the one that has it, and the row changes hands at 0 (the majority

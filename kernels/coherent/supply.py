@@ -1,4 +1,4 @@
-"""Where a line comes from: what memory an address is, and the way to its home, mapped or not."""
+"""Where a line comes from: how the memory at an address is cached, and the way to its home, mapped or not."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ An upgrade by the only sharer has nothing to do between lock and unlock: it is o
 
 So there is a whole copy where the directory says, or in the memory of the home, at any moment. A rank that is the
 owner is named as such before its tag says so: the home goes by the directory alone. Actions stand in the table in
-this order (coherence_layout.py).
+this order (layout.py).
 
 A line of the processor that others look at again and again costs a trip each time it is stored to: so the directory
 word is stored to as seldom as that allows, and what a transaction will touch is asked for at once (`foresee`).

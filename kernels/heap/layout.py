@@ -13,7 +13,7 @@ be memory that no CPU can reach. All that it knows stands in shared metadata at 
 
 **Truth** changes by single stores, ordered so that a rank may die between any two of them; everything
 **derived**, magazines included, is computed again from truth when a dead rank held the lock or blocks
-(heap_recover.py). Records, holders and slot bits are sparse: only pages of slots in use are backed.
+(recover.py). Records, holders and slot bits are sparse: only pages of slots in use are backed.
 
 A block is free, part of a large allocation, or cut into 32 spans. A *slab* is 1 to 32 spans in a row, a
 power of two and aligned to it, cut into equal *slots* of a size class; a slot is what one allocation
@@ -40,7 +40,7 @@ GRANULE_BYTES = 1 << GRANULE_LOG2
 SLOT_LOG2 = SPAN_LOG2 - GRANULE_LOG2  # bits that number the slots of a slab
 SLOTS_PER_SPAN = 1 << SLOT_LOG2
 SLOT_MASK = SLOTS_PER_SPAN - 1
-NUM_CLASSES = 52  # 64, 128, 192, 256, then 4 a power of two up to MAX_SLOT_BYTES; see heap_classes.py
+NUM_CLASSES = 52  # 64, 128, 192, 256, then 4 a power of two up to MAX_SLOT_BYTES; see classes.py
 MAX_SLOT_BYTES = 1 << 20
 MAX_ALIGNMENT = BLOCK_BYTES
 NUM_ATTRIBUTES = 4  # cache attributes: 0 = none, the others belong to coherence
@@ -76,7 +76,7 @@ SLAB_TOUCHED = 1  # slots from here on have been free since the slab was made
 SLAB_HINT = 2  # no word of slot bits below this one has a bit
 SLAB_SLOTS = 3  # slots in all
 SLAB_WORDS = 4
-SLOT_BIT_WORDS = SLOTS_PER_SPAN // 32  # u32 words a span: see heap_bitmap.py
+SLOT_BIT_WORDS = SLOTS_PER_SPAN // 32  # u32 words a span: see bitmap.py
 
 # --- arena header
 ARENA_MAGIC_VALUE = 0x756D_656D_0A01
@@ -94,12 +94,12 @@ ARENA_RECORDS = 10
 ARENA_HOLDERS = 11
 ARENA_BITMAPS = 12
 ARENA_BITMAP_WORDS = 13  # u32 words of one bitmap over the blocks
-ARENA_LOCK = 16  # 0, or its holder (see heap_lock.py); a line of its own
+ARENA_LOCK = 16  # 0, or its holder (see lock.py); a line of its own
 ARENA_NUM_BREAKS = 24  # locks taken from dead ranks
 ARENA_NUM_FREE = 25  # free blocks
 ARENA_SCRATCH = 26  # four words for the holder of the lock
 ARENA_HINTS = 32  # a word a bitmap: no word below this one has a bit
-FREE_BLOCKS = 0  # the bitmap of free blocks; the others: see heap_bitmap.py
+FREE_BLOCKS = 0  # the bitmap of free blocks; the others: see bitmap.py
 NUM_OPEN = NUM_ATTRIBUTES * SPANS_LOG2  # cut blocks with room for a slab, by attribute and size
 NUM_BITMAPS = 1 + NUM_OPEN + NUM_ATTRIBUTES * NUM_CLASSES
 ARENA_RECLAIMED = ARENA_HINTS + NUM_BITMAPS  # MAX_RANKS bits: dead ranks whose slots have been taken back

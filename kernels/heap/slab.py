@@ -1,6 +1,6 @@
 """Slabs: slots of one size class, moved between the core and magazines under the arena's lock.
 
-Between any two stores, beside the invariants of heap_blocks.py:
+Between any two stores, beside the invariants of blocks.py:
 
     slot_has_one_place     a slot is free in the core, in one magazine, or allocated, as its record says
     untouched_is_free      records of a slab from SLAB_TOUCHED on are SLOT_FREE

@@ -2,7 +2,7 @@
 
 An intrinsic is one Python function. Run as plain Python its body asks `machine.current`; compiled, its
 row in TABLE is lowered by `lower_cpu` or `lower_cuda`, which know the operations by name. The rows are
-filled by the modules that define the functions (ops, ops_vector, ops_system).
+filled by the modules that define the functions (scalar, vector, system).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ MAX_BYTES = 64 << 10  # of one request; above it the transport's own put and get
 
 # operations that homes know
 READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP = 1, 2, 3, 4, 5
-FLIT = 6  # of coherence: see line_flits.py
+FLIT = 6  # of coherence: see kernels/coherent/flits.py
 
 
 @device_function

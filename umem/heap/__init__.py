@@ -2,7 +2,7 @@
 
 layout (arenas and where their metadata is), handlers (what an agent does for ranks that cannot map it),
 report (usage, allocations, the text of out of memory), heap (the rank's own door). The allocator itself is
-in kernels/heap*.py. Floor 3.
+in kernels/heap/. Floor 3.
 """
 
 from .heap import Heap

@@ -280,7 +280,7 @@ class LineCache:
     # --- counting
 
     def counters(self) -> dict[str, int]:
-        """What this rank's accesses came to since the last `clear_counters`: names of coherence_layout.py."""
+        """What this rank's accesses came to since the last `clear_counters`: names of kernels/coherent/layout.py."""
         found = {name: int(self._counters[index]) for index, name in enumerate(words.COUNTER_NAMES)}
         found["hits"] = int(self._counters[words.HIT_STRIPES :].sum())
         return found

@@ -1,7 +1,7 @@
 """Deadlines, signals and liveness for waits that run in compiled code.
 
 A compiled wait returns to Python every 50 ms (`AGAIN`), so that Ctrl-C is seen, deadlines hold, and a
-dead peer becomes an error. Here is the one loop that calls it again.
+dead peer becomes an error. `complete` calls it again until it ends, for barriers and for requests to agents.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def raise_if_lost(page: ControlPage, needs: Iterable[int], what: str) -> None:
 def leave_calls(timeout_s: float = LEAVE_S) -> bool:
     """Wait until no other thread of this process is in a call of umem's; whether they have all left in time.
 
-    For who has told them to end, and then takes away what they use.
+    The caller has told those threads to end, and takes away the memory that they use after this.
     """
     deadline, own = time.monotonic() + timeout_s, threading.get_ident()
     while any(is_in_call(frame) for thread, frame in sys._current_frames().items() if thread != own):
@@ -91,7 +91,7 @@ def leave_calls(timeout_s: float = LEAVE_S) -> bool:
 
 
 def is_in_call(frame: FrameType | None) -> bool:
-    """Whether a thread whose innermost frame this is has been called into this package, not only started by it."""
+    """Whether the thread with this innermost frame is in a call of this package; False where umem only started it."""
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name.startswith(PACKAGE) and not name.startswith(STARTERS):

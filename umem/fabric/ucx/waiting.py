@@ -1,10 +1,11 @@
 """The one compiled wait for a request: polling or asleep, never beyond a slice, watching the peer.
 
 `polite` waits poll for the port's SPIN_NS and then sleep on the worker's event fd; polling waits only
-yield their core, after control[SPIN_ROUNDS] rounds, so that more ranks than cores progress. A wait progresses the
-channel of its own rank; the others too before it gives its core away, and now and then where it never does, lest who
-sends there waits. Source of
-the 10-20 us: a longer spin burns the time slice that the peer needs on a shared core.
+yield their core, after control[SPIN_ROUNDS] rounds, so that more ranks than cores progress. The default of SPIN_NS is
+15 us: a longer spin burns the time slice that the peer needs on a shared core.
+
+A wait for one rank progresses the channel of that rank in each round. It progresses the channels of the other ranks
+before it sleeps or yields, and now and then while it spins, so that a send from another rank does not stall.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def sleep_until_event(port, deadline_ns):
 
 @device_function
 def has_ended(port, request):
-    """Whether `request` has ended; 0 stands for a message to be claimed, and that one is here: it is in MESSAGE."""
+    """Whether `request` has ended; 0 stands for a message to be claimed, which has then been put into MESSAGE."""
     if request != TO_CLAIM:
         return request_status(request) != UCS_INPROGRESS
     message = tag_probe(

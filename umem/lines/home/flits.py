@@ -206,7 +206,7 @@ def let_mapped_owner_go(control, owner, row, start, line_log2):
 
 @c_callback(HANDLER, group=GROUP)
 def serve_flit(request, reply, context):
-    """Arguments: address, the flit's word (coherence_layout.py), operands. Payload of PUT_OWNED: the line.
+    """Arguments: address, the flit's word (kernels/coherent/layout.py), operands. Payload of PUT_OWNED: the line.
 
     The reply's value: for a line the state granted, and whether the line comes along; for WRITE_HOME what stood
     there. NOT_CACHED where the memory is not what the requester takes it for, POISONED, RANK_LOST for the dead.

@@ -1,7 +1,7 @@
-"""Where memory comes from and how it gets an address: one small interface, a device is one file.
+"""Where memory comes from and how it gets an address: one small interface, and the devices that fulfil it.
 
 `host` and `cuda` fulfil `Device`. Nothing here knows of ranks or worlds: umem/memory/segment.py decides what is
-mapped where, this package does it.
+mapped where, this package does it. Segments stand in `host` memory so far; `cuda` is used by kernels on GPUs alone.
 """
 
 from __future__ import annotations

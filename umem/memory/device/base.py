@@ -2,13 +2,13 @@
 
 Memory travels between processes as a file descriptor on every device: a memfd on the host, an exported
 handle of CUDA's virtual memory management on a GPU. The descriptor alone keeps the memory alive; each
-mapping keeps it alive too. Who closes it: the caller.
+mapping keeps it alive too. The caller of `create` closes the descriptor.
 
 A range goes through these states, and every call names the state it needs:
 
     (free) --reserve--> reserved --map--> mapped --unmap_to_reserved--> reserved --release_range--> (free)
 
-An address is umem's number, the same in every rank; a pointer is what this process dereferences. They
+An address is umem's number, the same in every rank; a pointer is the number that this process dereferences. They
 are equal on the host. On CUDA the range may have to stand elsewhere, so callers always translate.
 """
 

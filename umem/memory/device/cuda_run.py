@@ -1,6 +1,6 @@
 """Kernels on a GPU: a cubin loaded, its entry launched, bytes copied in and out.
 
-The kernels are Numba's, compiled to PTX and on to a cubin by umem.kernels.build.compile; the driver needs no
+The kernels are Numba's, compiled to PTX and on to a cubin by umem.kernels.build.cuda; the driver needs no
 compiler of its own, so a driver older than the toolkit still runs them.
 """
 

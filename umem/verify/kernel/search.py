@@ -1,10 +1,10 @@
 """All executions of a bounded program: breadth first over the states of its lanes and of memory.
 
-States that were met before are not followed again, so a wait that spins is a loop of states and costs nothing,
-and the first trace that is found to a bug has as few steps as any in which lanes take at once what nobody else can
-tell (`reduces`). A lane that sleeps on a futex wakes only by a
-futex_wake, never by its timeout: else no lost wake-up could be seen. A program is stuck where a state is reached from
-which no continuation leads to the end of all lanes: a deadlock, or a livelock under any fairness.
+A state that was met before is not followed again, so a wait that spins is a loop of states and costs nothing. With
+`reduces` a lane whose next step is local, which no other lane can observe, takes it before any other lane moves. The
+first trace to a bug is a shortest one among the executions of that form. A lane that sleeps on a futex wakes only by
+a futex_wake, never by its timeout: otherwise no lost wake-up could be found. A program is stuck where a state is
+reached from which no continuation leads to the end of all lanes: a deadlock, or a livelock under any fairness.
 """
 
 from __future__ import annotations
