@@ -5,6 +5,9 @@ PYTEST = $(PYTHON_BIN) -m pytest
 # Compiles what the cache lacks, on all cores: part of setting up, so that neither a measurement nor a test waits.
 PREPARE = $(PYTHON_BIN) -c 'from umem.space.startup import compile_all; compile_all()'
 
+# Rooms whose tests start no worlds and count nothing of the machine's: they run two at a time.
+SIDE_BY_SIDE = tests/coherence tests/kernels tests/memory tests/unit tests/verify
+
 .DEFAULT_GOAL := help
 .PHONY: help bench test verify bars check-long lint types docs
 
@@ -18,7 +21,8 @@ bench: ## says what this machine's memory is, and writes report.html (under 90 s
 test: ## all tests but the soaks (under 10 minutes; judges no speed)
 	@scripts/setup dev
 	@$(PREPARE)
-	$(PYTEST)
+	$(PYTEST) -n 2 --dist loadfile $(SIDE_BY_SIDE)
+	$(PYTEST) $(SIDE_BY_SIDE:%=--ignore=%)
 
 verify: ## correctness: bounded soaks and kills (under 20 minutes)
 	@scripts/setup dev

@@ -22,6 +22,7 @@ EXTRAS = {
         "pytest==9.2.0",
         "hypothesis==6.170.15",
         "pytest-timeout==2.4.0",
+        "pytest-xdist==3.8.0",
         "ruff==0.17.6",
         "mypy==2.4.1",
         "numba-cuda[cu13]==0.30.4",

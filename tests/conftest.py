@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-import select
+import signal
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.launching"]
+from tests.leftovers import (
+    SESSION_VARIABLE,
+    command_line,
+    ends_soon,
+    files_left,
+    processes_of,
+    shared_memory_files,
+)
 
-SHARED_MEMORY = Path("/dev/shm")
-SESSION_VARIABLE = "UMEM_TEST_SESSION"  # inherited by every process that a test starts
-ORPHAN_GRACE_MS = 10_000
+pytest_plugins = ["tests.launching"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,52 +40,15 @@ def session_leaves_nothing_behind() -> Iterator[None]:
     yield
     orphans = {pid: command_line(pid) for pid in processes_of(session) if not ends_soon(pid)}
     assert not orphans, f"processes that tests left running: {orphans}"
-    left = {path for path in shared_memory_files() - files_before if not in_use(path)}
+    left = files_left(files_before)
     assert not left, f"files that tests left: {sorted(map(str, left))}"
 
 
-def shared_memory_files() -> set[Path]:
-    return {path for path in SHARED_MEMORY.iterdir() if "umem" in path.name or "ucx_shm" in path.name}
-
-
-def processes_of(session: str) -> list[int]:
-    """Processes other than this one that inherited the session's variable."""
-    marker = f"{SESSION_VARIABLE}={session}".encode()
-    return [pid for pid in all_processes() if pid != os.getpid() and marker in read(pid, "environ")]
-
-
-def ends_soon(pid: int) -> bool:
-    """Whether `pid` ends within the grace time: the last test's processes may be on their way out."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(ORPHAN_GRACE_MS))
-    finally:
-        os.close(fd)
-
-
-def in_use(path: Path) -> bool:
-    """Whether a living process maps `path`: then it belongs to another session on this machine."""
-    return any(str(path).encode() in read(pid, "maps") for pid in all_processes())
-
-
-def command_line(pid: int) -> str:
-    return read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
-
-
-def all_processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def read(pid: int, name: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b""  # it ended, or it is not ours
+@pytest.fixture(scope="session", autouse=True)
+def a_hangup_ends_what_tests_start() -> None:
+    """Under nohup too, where a hangup is ignored: what is ignored is inherited, what is handled is not."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

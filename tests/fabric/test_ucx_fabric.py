@@ -11,6 +11,7 @@ from umem.errors import AddressError, AlignmentError, ConfigError, FabricError
 from umem.kernels.build.compile import cpu_kernel
 from umem.kernels.intrinsics.scalar import fetch_add_u64
 
+from ..leftovers import files_left, shared_memory_files
 from .ucx_ranks import Rank, run_ranks
 
 SIZES = (1, 7, 8, 4095, (64 << 10) + 1, (8 << 20) + 3)
@@ -201,7 +202,7 @@ def test_settings_of_ucx_do_not_leak_into_the_environment(transport):
 
 
 def test_nothing_is_left_in_shared_memory_folders(transport):
-    before = set(os.listdir("/dev/shm"))
+    before = shared_memory_files()
 
     def killed(me: Rank) -> None:
         fabric = me.open(4096)
@@ -209,4 +210,4 @@ def test_nothing_is_left_in_shared_memory_folders(transport):
         os.kill(os.getpid(), 9)
 
     run_ranks([killed, killed], transport)
-    assert set(os.listdir("/dev/shm")) <= before
+    assert not files_left(before)

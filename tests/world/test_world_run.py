@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.launching import has_ended, umem_command
+from tests.leftovers import files_left, shared_memory_files
 
 # What a script says before it waits, so that a test knows whom to look for.
 SAY_PID = """
@@ -192,10 +192,11 @@ def test_what_a_rank_started_ends_with_it(run_script):
         os.write(2, b"unfinished")
     """
     done = run_script(source, "-n", 2)
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     assert sorted(done.stderr.splitlines()) == ["[0] unfinished", "[1] unfinished"]
-    children = re.findall(r"pid (\d+)", done.stdout)
-    assert len(children) == 4 and all(has_ended(int(pid), 5) for pid in children)
+    children = [int(pid) for pid in re.findall(r"pid (\d+)", done.stdout)]
+    assert len(children) == 4, f"{len(done.stdout)} characters, the last: {done.stdout[-200:]}"
+    assert [pid for pid in children if not has_ended(pid, 30)] == []
 
 
 # --- signals
@@ -216,16 +217,17 @@ def test_a_signal_reaches_every_rank_and_ends_the_world(start_script, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_space_leaves_nothing_behind_whatever_ends_the_command(start_script, world_kind, number):
     """Rank 0 is in a compiled wait; UCX has its shared memory in /dev/shm meanwhile."""
-    before = set(Path("/dev/shm").iterdir())
+    before = shared_memory_files()
     options = ("-n", 2, "--world", world_kind, "--segment", "64M")
     process = start_script(SAY_PID_IN_A_SPACE, *options, for_space=True)
     pids = pids_said(process, 2)
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
-    assert number == signal.SIGKILL or "space.barrier(1000)" in output
+    # Whether it has come to its barrier or is on its way there.
+    assert number == signal.SIGKILL or "[0] KeyboardInterrupt" in output
     assert all(has_ended(pid, 10) for pid in pids)
-    assert set(Path("/dev/shm").iterdir()) == before
+    assert not files_left(before)
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(script, tmp_path):
@@ -261,12 +263,12 @@ def test_a_second_ctrl_c_does_not_wait(start_script):
 
 
 def test_no_rank_outlives_a_killed_parent(start_script, world_kind):
-    before = set(Path("/dev/shm").iterdir())
+    before = shared_memory_files()
     process = start_script(SAY_PID + "time.sleep(1000)", "-n", 3, "--world", world_kind)
     pids = pids_said(process, 3)
     process.kill()
     assert all(has_ended(pid, 10) for pid in pids)
-    assert set(Path("/dev/shm").iterdir()) == before
+    assert not files_left(before)
 
 
 def test_a_reader_that_goes_away_ends_the_world(start_script):

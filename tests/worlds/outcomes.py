@@ -26,7 +26,7 @@ def run_checks(space: umem.Space, checks: Mapping[str, Check]) -> dict[str, str]
             outcomes[name] = "ok"
         except pytest.skip.Exception as reason:
             outcomes[name] = f"skipped: {reason}"
-        except Exception:  # noqa: BLE001 - every rank reports, whatever went wrong
+        except (Exception, pytest.fail.Exception):  # noqa: BLE001 - every rank reports, whatever went wrong
             outcomes[name] = traceback.format_exc()
         told = space.world.exchange("check", outcomes[name][:2].encode())
         failed = [rank for rank, start in enumerate(told) if start not in (b"ok", b"sk")]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ends_soon, in_use, shared_memory_files
+from tests.leftovers import ends_soon, files_left, shared_memory_files
 from umem.bench.cases import registry
 from umem.bench.cases.latency import Line
 from umem.bench.harness.driver import Bench
@@ -60,7 +60,7 @@ def nothing_is_left(monkeypatch):
         files_before = shared_memory_files()
         yield
         assert all(ends_soon(pid) for pid in KilledSide.pids)
-        assert not [path for path in shared_memory_files() - files_before if not in_use(path)]
+        assert not files_left(files_before)
         assert not list(Path(folder).glob("umem-bench-*"))
 
 
