@@ -38,9 +38,12 @@ setup(
     description="One memory across devices in software, messages beside it, and measurements of both",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["umem", "umem.*"]),
     package_data={
+        "umem": ["py.typed"],
         "umem.bench": ["*.toml"],
         "umem.bench.harness": ["*.c"],
         "umem.torch": ["*.cpp"],
