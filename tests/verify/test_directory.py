@@ -34,7 +34,6 @@ SMALL = {
     "a wait that spins": ("1:la 2:a", {"spin_rounds": 1}, 0),
     "ranges, stores at home": ("1:r 2:w", {"attribute": THROUGH, **TWO_LINES}, 0),
     "a range written at home": ("0:w 1:rr", TWO_LINES, 0),
-    "a range beside a sibling": ("1:r 1:al", {"version_bits": 2, **TWO_LINES}, 0),
     "a range of one's own beside an add": ("1:w 2:a", {"num_ways": 2, **TWO_LINES, **OWNED}, 0),
     "a range of one's own beside a load": ("1:x 2:l", OWNED, 0),
     "a range beside a sibling's range": ("1:x 1:x", OWNED, 0),
@@ -49,6 +48,7 @@ SMALL = {
 # A wide version only multiplies the states: where nothing depends on it, the search may have a narrow one.
 NARROW, NONE = {"version_bits": 1}, {"version_bits": 0}
 LARGE = {
+    "a range beside a sibling": ("1:r 1:al", {"version_bits": 2, **TWO_LINES}, 0),
     "upgrades": ("1:la 2:la", {}, 0),
     "all operations": ("1:sl 2:cs", {}, 0),
     "loads and stores": ("1:ls 2:sl", {}, 0),

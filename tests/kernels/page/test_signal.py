@@ -51,8 +51,8 @@ def test_wait_ends_at_the_value_or_beyond_it(spin_rounds):
 def test_the_sleeper_mark_is_not_part_of_the_value():
     pages = Pages(1, SLEEP_AT_ONCE)
     kernels.cpu_post(pages.scratch, 7)
-    assert wait(pages, 8) == AGAIN
-    assert mark_of(pages) == 1
+    while not mark_of(pages):  # a slice may be over before its rank has come to sleep
+        assert wait(pages, 8) == AGAIN
     assert kernels.cpu_signal_value(pages.scratch) == 7
     assert kernels.cpu_post_add(pages.scratch, 2) == 7
     assert mark_of(pages) == 0
