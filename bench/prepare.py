@@ -20,7 +20,7 @@ TIMEOUT_S = 1800.0  # everything, cold, on one slow core
 def prepare(world: str) -> None:
     """Put into the cache what ranks of `world` load for any case: `startup.kernel_groups`, kernels of the parts.
 
-    What does not compile is left to whoever loads it and sees why.
+    A kernel that does not compile is left out: the process that loads it gets the error.
     """
     command = [sys.executable, "-m", "umem.bench.prepare", world]
     with suppress(subprocess.TimeoutExpired):

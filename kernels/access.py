@@ -9,7 +9,7 @@ For each element there is one compiled kernel an operation. It answers (status, 
 | OUT_OF_RANGE | no segment holds the address |
 | CACHED | ranks keep coherent copies of the memory: see coherent/typed.py |
 | gate.pending | the home was asked, or is to be asked by another way: the caller has to finish it |
-| NOT_MAPPED | the home's memory is not mapped here, and nobody can ask it |
+| NOT_MAPPED | the home's memory is not mapped here, and no agent can be asked |
 
 A load acquires, a store releases, read-modify-writes do both.
 """

@@ -79,7 +79,7 @@ def run_block(side: Side, measured: Measured, num_samples: int) -> None:
 
 
 def warm_up(sides: Sequence[Side], num_samples: int) -> list[Missing]:
-    """One block a side that nobody looks at: page faults, connections, branch predictors.
+    """One block a side whose times are dropped: page faults, connections, branch predictors.
 
     Returns the sides that only now find out what they lack.
     """

@@ -1,5 +1,5 @@
 """The least that an access to a copy comes to: the same loads, stores and atomic steps on as many lines, in the same
-order, with nothing to look up and nobody to wait for. What a rank needs beyond that is the price of the protocol.
+order, with nothing to look up and no other rank to wait for. The time beyond that is the price of the protocol.
 """
 
 from __future__ import annotations

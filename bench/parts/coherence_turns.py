@@ -31,7 +31,7 @@ def third_rank(num_ranks: int) -> int:
 
 
 class OwnCores:
-    """Ranks 0 and 1 on a core each, also where there are more ranks than cores and nobody pins them."""
+    """Ranks 0 and 1 on a core each, also where there are more ranks than cores and ranks are not pinned."""
 
     def __init__(self, rank: int):
         self._before = os.sched_getaffinity(0)
@@ -57,7 +57,7 @@ class RawLine(Line):
 
 
 class Turns(CachedPart):
-    """Ranks 0 and 1 work on a block in turn; who has it stands in a word of the same memory. A sample is a turn."""
+    """Ranks 0 and 1 work on a block in turn; a word of the same memory says which one has it. A sample is a turn."""
 
     def __init__(self, space: Space, attribute: str, num_bytes: int, num_turns: int):
         super().__init__(space, attribute)

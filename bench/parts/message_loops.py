@@ -171,8 +171,8 @@ def put_ping_pong(
 ):
     """One side of `num_rounds` round trips of puts into each other's inbox; `times` takes the cycles of each.
 
-    The last word of `src` counts the rounds, from `first` on; who waits polls the last word of its `inbox`. No put is
-    flushed: that it has come is seen at its end, as in ucx_perftest's put_lat.
+    The last word of `src` counts the rounds, from `first` on; the waiting side polls the last word of its `inbox`. No
+    put is flushed: that it has come is seen at its end, as in ucx_perftest's put_lat.
     """
     last = num_bytes - 8
     lap = 0

@@ -1,4 +1,4 @@
-"""What the verdict rests on, as plain data: who reaches whom and how, and what litmus tests showed."""
+"""What the verdict rests on, as plain data: which ranks reach which and how, and what litmus tests showed."""
 
 from __future__ import annotations
 

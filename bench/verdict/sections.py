@@ -161,7 +161,7 @@ def time_of(rows: Iterable[Row], size: int) -> str:
 
 
 def crossover_section(findings: Findings) -> Section | None:
-    """Who is ahead where."""
+    """Whether memory or messages are ahead, by workload and size."""
     lines = []
     for key in WORKLOADS:
         rows = measured_rows(findings, key)
@@ -180,7 +180,7 @@ def crossover_section(findings: Findings) -> Section | None:
 
 
 def lead(memory_us: float, message_us: float, size: int) -> str:
-    """Who is ahead at this size, and by how much."""
+    """The side that is ahead at this size, and by how much."""
     who, ratio = (
         ("memory", message_us / memory_us)
         if memory_us <= message_us

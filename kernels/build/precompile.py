@@ -66,7 +66,7 @@ def compile_here(group: str, what: str, prefix: str = "umem") -> None:
 
 
 def _queue(numbers: range) -> int:
-    """A pipe that holds `numbers`: who reads takes the next one, and none is left at its end."""
+    """A pipe that holds `numbers`: each read takes the next one, and an empty read means that none is left."""
     assert len(numbers) * NUMBER_BYTES <= select.PIPE_BUF, "or the write would block"
     queue, filled = os.pipe()
     os.write(filled, b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in numbers))

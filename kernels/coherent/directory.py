@@ -1,4 +1,4 @@
-"""The directory: for each line of cached memory one word at its home, which says who holds copies.
+"""The directory: for each line of cached memory one word at its home, which says which ranks hold copies.
 
 The lowest bit of the word is the line's lock. All that a transaction does for a line happens under it, by
 whichever rank, but that a new owner's own tag may follow; so a transition is one step to all others. A lock whose
@@ -183,7 +183,7 @@ def owned_by(rank):
 
 @inlined_function
 def shared_by_nobody(num_ranks):
-    """The word of a line that is shared, by nobody yet."""
+    """The word of a line that is shared and has no sharer yet."""
     form = BIT_A_RANK if num_ranks <= MAX_RANKS_WITH_BITS else POINTERS
     return SHARED << DIRECTORY_STATE_SHIFT | form << FORMAT_SHIFT
 
@@ -267,5 +267,5 @@ def next_sharer(value, rank, num_ranks):
 
 @device_function
 def is_uncached(value):
-    """1 where the line is unlocked and nobody has a copy: the word of memory that was never cached."""
+    """1 where the line is unlocked and no rank has a copy: the word of memory that was never cached."""
     return 1 if value & (DIRECTORY_LOCK | DIRECTORY_STATE_MASK << DIRECTORY_STATE_SHIFT) == UNCACHED else 0

@@ -72,7 +72,7 @@ def put(address, operation, first, second):
 
 @device_function
 def modify(address, operation, first, second):
-    """What is done with the element at `address`, to which nobody else stores meanwhile; what stood there."""
+    """Change the element at `address`, to which no other thread stores meanwhile; returns what stood there."""
     old = load_value(address, 0)
     store_release_value(address, 0, first)
     return old
@@ -136,7 +136,7 @@ def load_hit(cache, note, address, slot):
 
 @device_function
 def load_uncached(cache, address):
-    """(code, value) of the element at `address`, of which nobody keeps copies."""
+    """(code, value) of the element at `address`, in memory that is not cached."""
     control = load_i64(cache, words.CONTROL)
     if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
         return status.OK, load_acquire_value(address, 0)

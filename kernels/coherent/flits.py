@@ -121,7 +121,7 @@ def leave_undone(cache, code, phase, address):
 
 @device_function
 def read_at_home(cache, address, num_bytes):
-    """(code, word) of the bytes at `address`, 8 at most, of which nobody keeps copies; codes as of `send_flit`.
+    """(code, word) of the bytes at `address`, 8 at most, in memory that is not cached; codes as of `send_flit`.
 
     After PENDING the bytes are dropped, and to be asked for again.
     """

@@ -7,7 +7,7 @@ The home and all holders of copies are mapped. The order of its stores lets the 
         directory word: as after the transaction, still locked   from here on the next holders are the holders
         owner's tag: SHARED_COPY or INVALID                      until here its copy is whole
     own tag: as the row says, where a copy was taken, or is not owned; unlock
-    own tag, where it becomes the owner and took no copy         whoever takes it waits until it is FILLING no more
+    own tag, where it becomes the owner and took no copy         the next taker waits until it is FILLING no more
 
 An upgrade by the only sharer has nothing to do between lock and unlock: it is one step from word to word.
 
@@ -288,9 +288,9 @@ def publish(geometry, slot, state, word, next_value, is_new_owner):
     """End the requester's claim and unlock the line.
 
     A new owner that the locked word does not name yet is named first: the home reads its memory by the directory
-    alone, and must see that the line is owned before a sibling of the owner can store into the copy. Whoever wants
-    the line meanwhile waits until the slot is FILLING no more. A sharer's tag comes first: only with the line locked
-    nobody overlooks it.
+    alone, and must see that the line is owned before a sibling of the owner can store into the copy. A rank that
+    wants the line meanwhile waits until the slot is FILLING no more. A sharer's tag is set before the unlock: the next
+    transaction then finds it.
     """
     if is_new_owner:
         unlock_line(word, next_value)

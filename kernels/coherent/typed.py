@@ -91,7 +91,7 @@ def _public(function: Function) -> Function:
 
 
 def _raw(element: str, verb: str, names: dict[str, Any]) -> Function:
-    """The same for memory of which nobody keeps copies."""
+    """The same for memory that is not cached."""
     row, suffix = ELEMENTS[element], f"{verb}_{element}"
     if verb == "store":
         return _bind(access.store_raw, suffix, names)

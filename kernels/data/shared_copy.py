@@ -118,7 +118,7 @@ def copy_in(dst, src, num_bytes):
 
 @inlined_function
 def copy_line(dst, src, num_bytes):
-    """Copy a line that others may load meanwhile. Who meets a new word of it under an old tag sees the new tag too."""
+    """Copy a line that others may load meanwhile. A reader that loads a new word of it then finds the new tag."""
     fence_release()
     copy_aligned(dst, src, num_bytes)
     fence_acquire()

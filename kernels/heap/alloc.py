@@ -157,7 +157,7 @@ def alloc_once(control, magazine, size_class, num_bytes, live):
 def heap_free(control, arena, magazine, address):
     """Drop this rank's reference to the allocation at `address`; the last one frees it.
 
-    An allocation that nobody but its owner holds may be freed by any rank. OUT_OF_RANGE, NOT_ALLOCATED,
+    An allocation that only its owner holds may be freed by any rank. OUT_OF_RANGE, NOT_ALLOCATED,
     INTERIOR, DOUBLE_FREE and NOT_HELD say what is wrong with the address; then nothing has changed.
     """
     if push_slot(magazine, address):

@@ -70,7 +70,7 @@ def bit_of(words, index):
 def heap_audit(arena):
     """0 where derived tables agree with truth and every invariant holds, else problem << 32 | block.
 
-    For an arena that nobody changes meanwhile.
+    For an arena that no rank changes meanwhile.
     """
     blocks = load_i64(arena, ARENA_BLOCKS)
     num_blocks = load_i64(arena, ARENA_NUM_BLOCKS)

@@ -1,4 +1,4 @@
-"""Records: from any address to the allocation that covers it, and who holds a reference to it.
+"""Records: from any address to the allocation that covers it, and the ranks that hold a reference to it.
 
 An allocation has one owner, the rank that asked for it. Other ranks may hold it too: each has one bit, so
 taking a reference twice is taking it once, and a rank that dies between any two stores leaves a state that

@@ -66,7 +66,7 @@ END = -1
 
 @device_function
 def add_word(base, index, value):
-    """Add to a word that nobody else writes."""
+    """Add to a word that no other thread writes."""
     store_i64(base, index, load_i64(base, index) + value)
 
 

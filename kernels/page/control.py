@@ -1,7 +1,7 @@
 """Layout of a rank's control page, and the address arithmetic that reads it.
 
 Every rank has one control page at the start of its metadata segment. It carries every value that
-depends on the world (bases, strides, members, who is alive), because a Python global in a compiled
+depends on the world (bases, strides, members, which ranks are alive), because a Python global in a compiled
 kernel would be frozen into the cache. `control` is always the address of the running rank's own page.
 
 All fields are int64 words; constants are word indices. The page is written before any kernel runs,

@@ -6,7 +6,7 @@ going back to Python in between takes 10 us where nothing is in the caches, a fi
 In a forked child the words are a copy, and the function is taken out of it.
 
 A request stands in the gate only while compiled code makes it, and one thread at a time does: `enter`, and `leave` once
-the answer is read. Who finds another there, or has not got its answer within a slice, returns PENDING with what is
+the answer is read. A thread that finds another one there, or has no answer within a slice, returns PENDING with what is
 left to do, and the caller goes on outside of compiled code, without the gate.
 """
 

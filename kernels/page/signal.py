@@ -43,14 +43,14 @@ def signal_value(signal):
 
 @device_function
 def post(signal, value):
-    """Set the value and wake who sleeps; release ordering: what was stored before is seen by the waiter."""
+    """Set the value and wake its sleepers; release ordering: what was stored before is seen by the waiter."""
     if exchange_i64(signal, 0, value << 1) & 1:
         futex_wake(signal, ALL_SLEEPERS)
 
 
 @device_function
 def post_add(signal, delta):
-    """Add to the value, wake who sleeps, return the value before; release and acquire ordering.
+    """Add to the value, wake its sleepers, return the value before; release and acquire ordering.
 
     For signals with several posters.
     """

@@ -46,7 +46,7 @@ class Atomic:
         return [key for key in self._rows if key not in self._rows.used]
 
     def start(self) -> Line:
-        """Nobody has touched the line."""
+        """A line that no rank has touched."""
         return unused_line(self._num_ranks)
 
     def canonical(self, state: Line) -> Line:

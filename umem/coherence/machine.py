@@ -103,7 +103,7 @@ def is_owned(copy: Copy) -> bool:
 
 
 def hits(line: Line, rank: int, attribute: Attribute, access: Access) -> bool:
-    """Whether the rank may do the access without a word to anybody."""
+    """Whether the rank may do the access without a message to another."""
     if rank == HOME_RANK:
         return False  # the home has rows of its own, that say when it needs nobody
     copy = line.ranks[rank].copy
@@ -191,7 +191,7 @@ def access(protocol: Protocol, line: Line, rank: int, attribute: Attribute, kind
 
 
 def owner_of(line: Line) -> int | None:
-    """Who owns the line, by the directory."""
+    """The rank that owns the line, by the directory."""
     if line.directory is not Directory.M:
         return None
     return next((number for number, holder in enumerate(line.ranks) if holder.is_named), None)
@@ -217,7 +217,7 @@ def violation(
 ) -> str | None:
     """Which invariant does not hold: of ranks that may store or read, and whom the directory calls the owner.
 
-    SWMR: who may store is alone, and the home may read where the directory names no owner. Data-value: whatever
+    SWMR: a rank that may store is alone, and the home may read where the directory names no owner. Data-value: whatever
     may be read is the newest. (Sorin, Hill, Wood, "A Primer", 2nd edition, section 2.3.)
     """
     if len(owners) > 1:
@@ -234,7 +234,7 @@ def violation(
 
 
 def names_after(row: Row, directory: Directory, names: set[int], rank: int) -> set[int]:
-    """Whom the directory names after a row, if it was in `directory` and named `names` before."""
+    """The ranks that the directory names after a row, if it was in `directory` and named `names` before."""
     if row.directory is Directory.M:
         return {rank} if row.actions & Action.SET_OWNER else names
     if row.directory is Directory.U:
@@ -252,7 +252,7 @@ def key_text(key: Key) -> str:
 
 
 def _invalidated(actions: Action, line: Line, request: Request, rank: int) -> list[int]:
-    """Who is told to drop its copy; also the requester, if it keeps none because it stores at the home."""
+    """The ranks that must drop their copies; also the requester, if it keeps none because it stores at the home."""
     asked = [other for other in range(len(line.ranks)) if other != rank or request is Request.WRITE_HOME]
     if actions & Action.INVALIDATE_ALL:
         return asked

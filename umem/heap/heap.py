@@ -1,4 +1,4 @@
-"""The heap of one rank: allocate at any home, free from anywhere, ask who holds what.
+"""The heap of one rank: allocate at any home, free from anywhere, ask which ranks hold what.
 
 Homes whose metadata this rank maps are used directly, by compiled code over a magazine of the calling
 thread; for others the home's agent does the same in this rank's name.
@@ -83,7 +83,7 @@ class Heap:
 
     @property
     def holder(self) -> int:
-        """What this process writes into the locks of arenas: for those who work on magazines of their own."""
+        """What this process writes into the locks of arenas: for code that works on magazines of its own."""
         return self._holder
 
     # --- allocate and free

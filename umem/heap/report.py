@@ -106,7 +106,7 @@ class ArenaUsage:
         return sum(one.num_allocations for one in self.owners.values())
 
     def describe(self) -> str:
-        """One line: what is free, and who has the rest."""
+        """One line: what is free, and which ranks have the rest."""
         held = ", ".join(
             f"{'all ranks' if owner == WORLD else f'rank {owner}'} {format_size(one.slot_bytes)}"
             for owner, one in self.owners.items()

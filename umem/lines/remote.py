@@ -29,7 +29,7 @@ class RemoteLines:
 
         Where the wait is cut short the flit stays: a slot that it is to fill cannot be given up while the home
         may take this rank for the line's owner. The next coherent access goes on waiting. A home that died is
-        RankLost, but not where a line was only to make room: that is lost to who asks for it.
+        RankLost, except where an owned line was only given back to make room: its loss is met by the next access to it.
         """
         flit = (ctypes.c_int64 * words.FLIT_WORDS).from_address(cache + 8 * words.FLIT)
         if flit[words.FLIT_PHASE] in (words.NO_FLIT, words.MODIFIED_THERE):

@@ -20,7 +20,7 @@ from .device import host as device
 
 
 class Exchange(Protocol):
-    """What the segments need of a world: who may map whom, and a way to pass descriptors."""
+    """What the segments need of a world: which ranks may map which, and a way to pass descriptors."""
 
     rank: int
     num_ranks: int

@@ -1,4 +1,4 @@
-"""The one open space of this process, for those who find it by no other way: arrays that are unpickled."""
+"""The one open space of this process, for code that has no other way to it: arrays that are unpickled."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Parts:
 
 
 def compile_all() -> None:
-    """Put also what worlds load by demand into the cache, so that nobody waits for it: part of setting up."""
+    """Put also what worlds load by demand into the cache, so that no run waits for it: part of setting up."""
     from ..lines import cache
 
     precompile(groups=[*kernel_groups(is_mapped=False), cache.GROUP], min_missing=1)

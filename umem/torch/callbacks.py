@@ -222,7 +222,7 @@ def drop_reference(page, thread, address):
 
 @c_callback("int64(int64, int64, int64)")
 def free_slowly(magazine, address, unused):
-    """Free through the core. What cannot be freed is counted: a deleter has nobody to tell."""
+    """Free through the core. What cannot be freed is counted: a deleter cannot raise."""
     page = PAGE_ADDRESS
     deadline_ns = now_ns() + load_i64(page, PAGE_TIMEOUT_NS)
     control = load_i64(page, PAGE_CONTROL)

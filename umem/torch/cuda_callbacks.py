@@ -3,7 +3,7 @@
 torch keeps what tensors free and hands it out again by itself, to the stream that had it. It calls `give` only
 for what it gives up; by then it has waited for the streams that record_stream named, but work on the memory's
 own stream may still be under way. So memory that is given up waits here for an event, recorded on that stream
-at that moment: until it has passed nobody gets the memory, on whatever stream.
+at that moment: until it has passed the memory is not given out again, on any stream.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def give_back(part, address):
 def take(num_bytes, device, stream):
     """void *alloc(size_t, int, cudaStream_t): 0 where there is no room, also after what waits has passed.
 
-    Whoever gets it may use it on any stream at once.
+    The next owner may use it on any stream at once.
     """
     part = gpu_part(device)
     if part == 0:

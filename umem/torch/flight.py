@@ -1,6 +1,6 @@
 """References of tensors that are on their way: the sender keeps a tensor alive until it has arrived.
 
-A message carries an address. Between its writing and its reading nobody but the sender refers to the memory,
+A message carries an address. Between its writing and its reading only the sender refers to the memory,
 so the sender keeps the storage, and with it a word on its *board*: memory in its own segment, where the
 receiver notes the arrival. A reference in flight ends when
 
@@ -131,7 +131,7 @@ class Flights:
         return (is_late or flight.receiver in dead) and self._can_end(flight)
 
     def _can_end(self, flight: Flight) -> bool:
-        """Whether nobody holds the reference; from here on nobody can."""
+        """Whether no process holds the reference; from here on none can take it."""
         if swap_word(flight.word, flight.number, 0):
             return True
         word = read_word(flight.word)

@@ -228,7 +228,7 @@ class Pool:
     def before_close(self, is_forced: bool) -> None:
         """Let tensors that live keep the space's memory, or refuse that it closes: as `at_close` says.
 
-        Tensors that are on their way to another process are given up first: nobody could receive them.
+        Tensors that are on their way to another process are given up first: they could not be received any more.
         """
         self.flights.close()
         if self.num_live():

@@ -136,7 +136,7 @@ def _with_typed_storage(rebuild: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
 class Ticket(NamedTuple):
     """A storage on its way: `num_bytes` from `offset` on in the allocation at `address`.
 
-    Who sent it, its reference in flight, and where a process that is no rank finds both.
+    The sender, its reference in flight, and where a process that is no rank finds both.
     """
 
     sender: int

@@ -137,7 +137,7 @@ class Threads:
 
 
 def open_guest(site: Site, holder: int, rank: int) -> int:
-    """A magazine for those who have none; like all that deleters use, it outlives the interpreter."""
+    """A magazine for threads that have none; like all that deleters use, it outlives the interpreter."""
     guest = lasting_words(MAGAZINE_ROWS)
     kernel.open_for_nobody(guest, site.metadata, holder, rank, NO_ATTRIBUTE)
     return guest

@@ -150,7 +150,7 @@ def count_uses(page, address):
 
 @cpu_kernel("int64(int64, int64, int64)")
 def move_uses(page, table, table_log2):
-    """Go over to a larger, empty table; returns the old one's address, which nobody reads any more."""
+    """Go over to a larger, empty table; returns the old one's address, which no thread reads any more."""
     acquire_uses(page)
     old, end = load_i64(page, PAGE_USES), 1 << load_i64(page, PAGE_USES_LOG2)
     store_i64(page, PAGE_USES, table)

@@ -15,7 +15,7 @@
     torchrun      how ranks meet that torchrun started: torch's TCPStore
     launchers     mpirun, mpiexec, srun: what their variables say
     meeting       how their ranks meet: in rank 0, over a UNIX socket
-    local_sockets UNIX sockets without files, and who is at the other end
+    local_sockets UNIX sockets without files, and the identity of the peer at the other end
     descriptors   file descriptors between ranks of one host
     namespaces    hosts of the `hosts` world, as network namespaces
     interfaces    network interfaces and their addresses

@@ -1,7 +1,7 @@
 """When a wait ends: after its time, in which no rank of the world compiled.
 
-Compiling takes as long as it takes, and happens once on a machine: whoever waits for a rank that compiles would else
-find that out by an error, in the first run and never again.
+Compiling has no time limit and happens once on a machine. If it counted, a rank that waits for one that compiles would
+fail with WaitTimeout in the first run and never again.
 """
 
 from __future__ import annotations

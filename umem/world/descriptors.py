@@ -101,7 +101,7 @@ def _wait_for_peer(world: Members, listener: socket.socket, missing: list[int], 
 
 
 def _accept(listener: socket.socket, name: bytes, deadline: float) -> tuple[int, list[int]] | None:
-    """The rank and descriptors of whoever connected; None for a stranger, who is sent away.
+    """The rank and descriptors of the peer that connected; None for a stranger, whose connection is closed.
 
     Any user of the machine can find the name of an abstract socket and connect to it.
     """

@@ -2,8 +2,8 @@
 
 A frame is a header {payload bytes: u64, kind: u8, request: u32}, little endian, and its payload. `request`
 pairs a reply with what it answers; replies to requests that nobody waits for any more are dropped by
-their number, so a wait can be given up at any time. A `stay` is how often ranks had joined before: who left may
-join again.
+their number, so a wait can be given up at any time. A `stay` counts how often ranks have joined: a rank that
+left may join again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SLICE_S = 0.05
 
 
 class Kind(enum.IntEnum):
-    """What a frame says, grouped by who sends it."""
+    """What a frame says, grouped by its sender."""
 
     # rank -> hub
     SET = 1  # key, blob: store; no reply
@@ -106,9 +106,9 @@ def _launcher_has_ended() -> UmemError:
 class Channel:
     """A rank's end of the stream to its hub: requests out, replies in, each wait with a deadline.
 
-    Any thread may use it; who reads takes in the replies of all. An exception out of a wait (a signal handler's)
-    leaves the stream usable: what is half sent is sent first the next time. `ended` makes the error that
-    says that the hub is gone.
+    Any thread may use it; the thread that reads takes in the replies of all. An exception out of a wait (a signal
+    handler's) leaves the stream usable: a frame that is half sent is sent first the next time. `ended` makes the
+    error that says that the hub is gone.
     """
 
     def __init__(self, fd: int, ended: Callable[[], UmemError] | None = None):

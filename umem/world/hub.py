@@ -15,7 +15,7 @@ Outgoing = list[tuple[int, bytes]]
 
 @dataclass
 class _Gather:
-    """One all-gather in progress: what has come, and who waits under which request number."""
+    """One all-gather in progress: the blobs that have come, and the waiting ranks with their request numbers."""
 
     stay: bytes
     blobs: dict[int, bytes] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Hub:
         return {**self._ended, **self._left.get(stay, {})}
 
     def _answer_lost(self) -> Outgoing:
-        """Answer every request that somebody's end has made hopeless."""
+        """Answer every request that cannot be met any more because a rank has ended."""
         outgoing: Outgoing = []
         if not self._ended and not self._left:
             return outgoing

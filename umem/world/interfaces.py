@@ -18,7 +18,7 @@ _ADDRESS_OFFSET = 4  # family and port come first in a sockaddr_in
 def choose(network: str | None) -> tuple[str, str]:
     """The interface that a rank's traffic may use and its address: loopback unless `network` opts in.
 
-    Opting in warns: whoever reaches the address can read and write the ranks' memory.
+    Opting in warns: any process that reaches the address can read and write the ranks' memory.
     """
     interface = network or LOOPBACK
     ip_address = ip_address_of(interface)

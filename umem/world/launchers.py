@@ -70,7 +70,7 @@ PMIX_RANK = "PMIX_RANK"  # PMIx tells the number of ranks by no variable
 
 @dataclass(frozen=True)
 class Request:
-    """What a launcher says: who this process is among how many, and a name of its job that no other has here."""
+    """What a launcher says: this process's rank, the number of ranks, and a name of the job that is unique here."""
 
     launcher: str
     rank: int

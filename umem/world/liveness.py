@@ -1,4 +1,4 @@
-"""Who is alive: pidfds, and processes that do not outlive their parent.
+"""Which processes are alive: pidfds, and processes that do not outlive their parent.
 
 A pid names another process as soon as its owner is reaped; a pidfd never does, and it becomes readable
 at the moment of death (4-8 ms after SIGKILL with a sleeping watcher).

@@ -1,6 +1,7 @@
 """UNIX sockets in the kernel's abstract namespace: names without files, so nothing is left behind.
 
-An abstract name has no file mode: any user of the machine can find and use it. So each side looks who the other is.
+An abstract name has no file mode: any user of the machine can find and use it. So each side checks the user
+of the other.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _try(name: bytes, asked: Request, timeout_s: float) -> tuple[Channel | None,
 
 
 class _Guest(Connection):
-    """Somebody who has connected; `rank` once it has said who it is and was let in."""
+    """A process that has connected; it has a `rank` once it has named itself and was admitted."""
 
     def __init__(self, stream: socket.socket):
         stream.setblocking(False)

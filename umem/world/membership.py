@@ -17,7 +17,7 @@ from .world import Place, World
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What a launcher hands to a rank through fork: who it is and how it meets the others."""
+    """What a launcher hands to a rank through fork: its rank, and its way to the others."""
 
     spec: WorldSpec
     rank: int
@@ -150,7 +150,7 @@ def _join_requested(spec: WorldSpec | None, request: launchers.Request) -> World
 
 
 def _join_met(asked: WorldSpec, rendezvous: Rendezvous, rank: int, num_ranks: int) -> World:
-    """The world of ranks that another launcher placed; what kind it is follows from who is where."""
+    """The world of ranks that another launcher placed; its kind follows from their hosts."""
     network = asked.network or config.text("UMEM_NETWORK")
     interface, ip_address = interfaces.choose(network)
     usable_cores = tuple(limits.usable_cores())
@@ -172,6 +172,6 @@ def _place(ip_address: str, core: int | None) -> Place:
 
 
 def _meet(rendezvous: Rendezvous, place: Place, timeout_s: float) -> list[Place]:
-    """The first exchange: who is where. It is also where a rank that died at start-up is noticed."""
+    """The first exchange: each rank's place. A rank that died at start-up is noticed here."""
     blobs = rendezvous.gather(f"join {_process.generation}", json.dumps(vars(place)).encode(), timeout_s)
     return [Place(**json.loads(blob)) for blob in blobs]

@@ -22,7 +22,7 @@ class Rendezvous(Protocol):
     def get(self, key: str, timeout_s: float, source: int | None = None) -> bytes:
         """The blob under `key`, as soon as `source`, else some rank, has set it.
 
-        Raises WaitTimeout, RankLost where whoever could set it is known to be gone.
+        Raises WaitTimeout, and RankLost where every rank that could set it is known to be gone.
         """
 
     def gather(self, key: str, blob: bytes, timeout_s: float) -> list[bytes]:

@@ -21,7 +21,7 @@ MAX_REASON = 500  # characters of what made a rank leave
 
 @dataclass(frozen=True)
 class Place:
-    """What a rank tells the others about itself. `machine` names whose pids it shares."""
+    """What a rank tells the others about itself. Ranks with one `machine` share their process ids."""
 
     host: str
     machine: str
@@ -116,7 +116,7 @@ class World:
     def get(self, key: str, timeout_s: float | None = None, source: int | None = None) -> bytes:
         """The blob that some rank, or the rank `source`, has set or sets within `timeout_s` under `key`.
 
-        Raises RankLost as soon as nobody is left who could set it. Without a `source` that is seldom known, and then
+        Raises RankLost as soon as no rank is left that could set it. Without a `source` that is seldom known, and then
         RankLost comes at the end of the wait where a rank of this machine has died, else WaitTimeout.
         """
         self._check_open()

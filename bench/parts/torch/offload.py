@@ -29,7 +29,7 @@ class PooledTrainer(Trainer):
 
 
 class SwappingTrainer(Trainer):
-    """Activations and the optimizer's state are out while nobody needs them."""
+    """Activations and the optimizer's state are out between their uses."""
 
     def __init__(self, model: str, seed: int, put_out: PutOut):
         super().__init__(model, seed)

@@ -1,4 +1,4 @@
-"""Other ways to train with little memory: tensors go out when nobody needs them, and come back for their use."""
+"""Other ways to train with little memory: tensors go out between their uses, and come back for the next one."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ def _serve(loop: Callable[[int], int], state: Words, code: list[int], cores: tup
 
 
 def _end(state: Words, local_fd: int, thread: threading.Thread) -> None:
-    """Have the thread end, and wait for it; also run at exit, for an agent that nobody closed."""
+    """Have the thread end, and wait for it; also run at exit, for an agent that was not closed."""
     state[layout.STOP] = 1
     os.eventfd_write(local_fd, 1)
     thread.join(JOIN_S)

@@ -1,4 +1,4 @@
-"""Who died: the agent turns pidfds and broken connections into words on its rank's control page.
+"""Deaths of ranks: the agent turns pidfds and broken connections into words on its rank's control page.
 
 Only the agent writes PEER_STATE and EPOCH, so a compiled wait that sees EPOCH change finds the dead
 rank in PEER_STATE. A peer on this machine is watched by its pidfd (a send over shared memory to a dead
@@ -51,7 +51,7 @@ def publish_lost_connections(state):
 
 @device_function
 def greet(state):
-    """Send a word to every agent that a connection watches: a connection nobody uses is never made."""
+    """Send a word to every agent that a connection watches: UCX makes a connection at its first use."""
     rank = 0
     while rank < load_i64(state, layout.NUM_RANKS):
         watch = load_i64(state, layout.WATCHES) + rank * layout.WATCH_WORDS * WORD

@@ -207,8 +207,8 @@ def send_reply(state, slot, code):
 def reap_sent(state):
     """Take back the slots whose replies have left, or never will: their asker is dead; how many.
 
-    UCX keeps a send that nobody takes until its worker ends. What it reads stays mapped as long, and may be another
-    reply by then: there is nobody to read it.
+    UCX keeps a send to a dead rank until its worker ends. The memory that it reads stays mapped as long, and may
+    hold another reply by then, which no rank reads.
     """
     sending = state + layout.SENDING * WORD
     left = ring_length(sending)

@@ -2,7 +2,7 @@
 
 Over shared memory UCX's senders share the receiver's queue: each takes the next place with a compare-and-swap, then
 fills it, and the receiver reads place by place (UCX, mm_ep.c: uct_mm_ep_am_common_send). The place of a rank that is
-killed between the two is never filled, and nothing behind it is ever read: whoever else had sent to that queue would
+killed between the two is never filled, and nothing behind it is ever read: all other senders to that queue would
 hang. With a queue a sender a death stops the queue of the dead alone.
 
 Over a network the kernel cuts a dead peer's stream off, and one worker serves all.
@@ -157,8 +157,8 @@ def progress_all(channels):
 
 @device_function
 def begin_wait(channels):
-    """Each wait for one channel begins with this: now and then all are progressed, so that who waits again and again,
-    and never long, takes what other ranks send."""
+    """Begin a wait for one channel: now and then all are progressed, so that a thread which makes many short waits
+    still takes what other ranks send."""
     num_waits = load_i64(channels, NUM_WAITS) + 1
     store_i64(channels, NUM_WAITS, num_waits)
     if num_waits % WAITS_PER_PROGRESS == 0:
@@ -169,7 +169,8 @@ def begin_wait(channels):
 def progress_news(channels, poll_fds):
     """Progress the channels that poll told of and those that are not armed; how much was done.
 
-    Enough for who polls before long. The others are cold: a look at one costs as much as answering a request.
+    Enough where the next poll comes soon. The other channels are cold: a look at one costs as much as answering a
+    request.
     """
     num_done = 0
     channel = 0

@@ -184,7 +184,7 @@ class Worker:
         return int(self.ucp.ucp_worker_progress(self.handle))
 
     def signal(self) -> None:
-        """Wake whoever sleeps on this worker's event fd. The one call that any thread may make."""
+        """Wake the threads that sleep on this worker's event fd. The one call that any thread may make."""
         self.context.check(self.ucp.ucp_worker_signal(self.handle), "ucp_worker_signal")
 
     def close(self, timeout_s: float) -> None:
@@ -240,8 +240,8 @@ class Endpoint:
     def begin_close(self) -> int:
         """Start closing; a request to wait for, or a value <= 0 where there is nothing to wait for.
 
-        A peer that has stopped or died cannot take part, so nothing is flushed: who needs that flushes
-        before. UCX closes an endpoint without its peer only where it watches the peer; the others end
+        A peer that has stopped or died cannot take part, so nothing is flushed: flush before where that
+        is needed. UCX closes an endpoint without its peer only where it watches the peer; the others end
         with their worker.
         """
         ucp = self.worker.ucp

@@ -168,7 +168,7 @@ class UcxFabric:
     def flush(self, rank: int | None = None) -> None:
         """Return when everything that was started towards `rank` (None: every living rank) is complete there.
 
-        Needed by those who drive the endpoints themselves: put, get and atomics here flush.
+        Needed only by code that drives the endpoints itself: put, get and atomics here flush.
         """
         dead = self.page.dead_ranks()
         for peer in self.peers if rank is None else [self.peers[rank]]:

@@ -55,7 +55,8 @@ class Ranks(Protocol):
 def agree(world: Ranks, num_channels: int) -> dict[str, str]:
     """UCX's variables of this world, its queues where rank 0 finds room for them. Collective.
 
-    Before anybody has taken any: who came later would see less. Raises FabricError, in every rank, where there is none.
+    Called before any rank has made its queues: later there would be less room to see. Raises FabricError, in every
+    rank, where there is none.
     """
     variables = {**world.ucx_environment, **environment(num_channels)}
     ways = variables.get("UCX_TLS", "").split(",")

@@ -1,12 +1,12 @@
 """Whose turn it is with the main channels of a rank: any of its threads uses them, one at a time.
 
 A turn is a part of one compiled call and never lasts while Python runs, so no finalizer and no signal handler can
-meet a turn of its own thread. Turns are given in the order asked for. Who waits for a message gives its turn away
-between two looks where others want it, and before it sleeps, so a turn lasts for microseconds. A lone thread pays
-for one atomic instruction.
+meet a turn of its own thread. Turns are given in the order asked for. A thread that waits for a message gives its turn
+away between two looks where others want it, and before it sleeps, so a turn lasts for microseconds. A lone thread
+pays for one atomic instruction.
 
-Asleep, one thread polls the channels for all: the others follow it, on the word EVENTS. Whoever has had news of a
-channel wakes them when its turn ends, for what it read may be what they wait for.
+Asleep, one thread polls the channels for all: the others sleep on the word EVENTS. A thread that has had news of a
+channel wakes them when its turn ends, for the message that it read may be the one that they wait for.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PAUSES = 64  # while another core may end its turn; then the core is given to wh
 
 @device_function
 def take_turn(channels):
-    """Wait for a turn: OK, or INTERRUPTED where the channels are closed. Both have to be ended by `end_turn`."""
+    """Wait for a turn: OK, or INTERRUPTED where the channels are closed. Call `end_turn` after either."""
     ticket = fetch_add_i64(channels, NEXT_TURN, 1)
     looks = 0
     while load_acquire_i64(channels, TURN) != ticket:
@@ -162,7 +162,7 @@ def progress_in_turn(channels):
 
 @cpu_kernel("void(int64)", group=GROUP)
 def close(channels):
-    """Have every turn from now on find the channels closed, once that of whoever uses them has ended."""
+    """Close the channels once the present turn has ended: every later turn finds them closed."""
     take_turn(channels)
     store_i64(channels, IS_CLOSED, 1)
     store_i64(channels, HAS_NEWS, 1)

@@ -33,7 +33,7 @@ def tickets_of(request, context):
 
 @device_function
 def send_probes(request, context, row, value, rank):
-    """Note who is to be asked because of the row: the owner, or every sharer that is not mapped."""
+    """Send a probe to each rank that the row names and that is not mapped: the owner, or every sharer."""
     control = load_i64(load_i64(context, CACHE), words.CONTROL)
     num_ranks = load_i64(control, NUM_RANKS)
     tickets = tickets_of(request, context)

@@ -201,7 +201,7 @@ class CudaDevice:
         raise AddressError(f"pointer {pointer:#x} lies in no range of {self.NAME}")
 
     def free_bytes(self) -> int:
-        """Memory of this GPU that nobody uses."""
+        """Bytes of this GPU's memory that are free."""
         self.make_current()
         free, _ = self.driver.call("cuMemGetInfo")
         return int(free)

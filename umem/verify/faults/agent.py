@@ -1,4 +1,4 @@
-"""Agents under deaths: a home that dies while it is asked is RankLost to those who asked, soon, and to nobody else."""
+"""Agents under deaths: a home that dies while it is asked is RankLost to the ranks that asked it, and to no other."""
 
 from __future__ import annotations
 

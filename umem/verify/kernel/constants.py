@@ -1,4 +1,4 @@
-"""Words that nobody writes, beside a model of memory: to load one is a local step."""
+"""Words that no lane writes, beside a model of memory: to load one is a local step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words that a model has: where they are, what they hold at first, and who may not touch them."""
+"""The words that a model has: where they are, what they hold at first, and which lanes may not touch them."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def explore(
     end, or None; the result of a lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to
     `kills` lanes, of those that are `mortal` (all unless given), stop for ever before one of their accesses;
     `deaths` gives for a lane the words by which others are then told of it, stored behind all that it did.
-    `constants` are words that nobody writes, which spares the search a choice. `reduces` False takes no local
+    `constants` are words that no lane writes, which spares the search a choice. `reduces` False takes no local
     step at once: slower, and finds the same, which is how the reduction is tested. Where lanes load plainly what
     others store to, a second search watches these loads (weak.py), for stores that race with them;
     `watches_loads` False leaves it out.
@@ -282,7 +282,7 @@ class _Search:
         return tuple(lane for lane, state in enumerate(lane_states) if self._tasks[lane][state].is_going)
 
     def _futex(self, number: int, lane: int, operation: Operation) -> None:
-        """Fall asleep where the word is as expected, by its newest value; or wake who sleeps on it."""
+        """Fall asleep where the word is as expected, by its newest value; or wake lanes that sleep on it."""
         lane_states, memory, num_kills, asleep = self._states[number]
         if operation.kind == WAIT:
             self.futexes.add(operation.address)

@@ -16,7 +16,7 @@ ZERO = 0  # number of the view that says nothing
 
 class Message(NamedTuple):
     """A store to a word. `view` ZERO: it publishes nothing. `is_bound`: by a read-modify-write of the one before.
-    `is_plain`: whoever meets it must have been told of it."""
+    `is_plain`: an access that meets it, and has not been told of it, is a data race."""
 
     value: Number
     view: int

@@ -175,7 +175,7 @@ class _Run:
         return self._final(tuple(results), self._memory.values(self._state)) if self._final else None
 
     def _outcomes(self, lane: int, operation: Operation) -> list[Outcome]:
-        """What a step may come to. Nobody sleeps here: a futex may always return early."""
+        """The outcomes that a step may have. No lane sleeps here: a futex may always return early."""
         if operation.kind in (WAIT, WAKE):
             return [(0, self._state, "")]
         return self._memory.steps(self._state, lane, operation)

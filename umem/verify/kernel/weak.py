@@ -83,11 +83,11 @@ class Weak:
 
     def is_local(self, operation: Operation) -> bool:
         """Stores and local fences may go first: where a store lands is chosen in any case, and it changes nothing
-        for those who do not read it."""
+        for lanes that do not read it."""
         return operation.kind in (STORE, FENCE) and operation.ordering != "seq_cst"
 
     def settle(self, state: State, alive: tuple[int, ...]) -> State:
-        """Without the messages that nobody can read any more; indices count from the oldest that is left."""
+        """Without the messages that no lane can read any more; indices count from the oldest that is left."""
         if len(alive) < len(state.seen):
             state = _without_the_dead(state, alive)
         if not alive:
@@ -126,7 +126,7 @@ class Weak:
         return self._load(state, lane, word, operation)
 
     def _last_plain_of(self, key: tuple[int, int]) -> int:
-        """Index of the last plain store in a row, or 0: who has seen that one meets no other."""
+        """Index of the last plain store in a row, or 0: a lane that has seen that one meets no other."""
         word, number = key
         row = self._tables.rows[word][number]
         return max((index for index, message in enumerate(row) if message.is_plain), default=0)

@@ -41,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a lane; what it gives goes to `register`, "" where nobody asks."""
+    """One operation of a lane; its result goes to `register`, "" for none."""
 
     operation: str
     place: str = ""

@@ -1,4 +1,4 @@
-"""The text form of a litmus test, one test a file; docs/litmus.md describes it for those who write one.
+"""The text form of a litmus test, one test a file; docs/litmus.md describes it for authors of tests.
 
 test MP: message passing, data and then a flag      # a comment
 start x = 0, y = 0

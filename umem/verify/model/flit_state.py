@@ -101,7 +101,7 @@ class World(NamedTuple):
 
 
 def start(num_ranks: int) -> World:
-    """Nobody has touched the line."""
+    """A line that no rank has touched."""
     return World(Directory.U, Data.NEWEST, (), (Node(),) * num_ranks)
 
 
@@ -119,7 +119,7 @@ def is_quiet(world: World) -> bool:
 
 
 def owner_of(world: World) -> int | None:
-    """Who owns the line, by the directory."""
+    """The rank that owns the line, by the directory."""
     if world.directory is not Directory.M:
         return None
     return next((rank for rank, node in enumerate(world.nodes) if node.is_named), None)
@@ -156,7 +156,7 @@ def is_to_home(flit: Flit) -> bool:
 
 
 def text(world: World) -> str:
-    """The world in words: directory, home, a slot a rank, and who has sent what."""
+    """The world in words: directory, home, a slot a rank, and the flits under way."""
     named = [rank for rank, node in enumerate(world.nodes) if node.is_named]
     slots = " ".join(
         node.tag.name + ("" if node.data in (Data.NEWEST, Data.NONE) else f"({node.data.name.lower()})")

@@ -59,7 +59,7 @@ class Flits:
         self._answers = Network.ANSWERS if separate else Network.REQUESTS
 
     def start(self) -> World:
-        """Nobody has touched the line."""
+        """A line that no rank has touched."""
         return start(self._num_ranks)
 
     def canonical(self, state: World) -> World:
@@ -202,7 +202,7 @@ class Flits:
             yield label, self._begin(with_node(state, rank, node._replace(served=(flit,))), rank, label)
 
     def _begin(self, state: World, rank: int, label: str) -> World:
-        """Lock the line for the request of a rank, or of the home, and ask who holds it."""
+        """Lock the line for the request of a rank, or of the home, and probe its holders."""
         request, row, _ = self._row(state, rank, label)
         actions = row.actions
         probe, asked = Kind.INVALIDATE, []

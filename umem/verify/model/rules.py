@@ -36,7 +36,8 @@ class Rules:
         return tag in OWNED or tag is Tag.TAKEN
 
     def tag_after_take(self, tag: Tag, probe: Kind) -> Tag:
-        """A slot after TAKE_SHARED or TAKE_INVALID: who gives back finds itself a stranger, and then ends it."""
+        """A slot after TAKE_SHARED or TAKE_INVALID: a rank that gives the copy back finds itself a stranger, and then
+        ends the slot."""
         if tag is Tag.TAKEN:
             return tag
         return Tag.S if probe is Kind.TAKE_SHARED else Tag.I
