@@ -142,11 +142,11 @@ def test_a_malformed_bar_is_refused_by_name(tmp_path, broken):
         bars.read(file)
 
 
-def measured(mine, theirs, other=None, errors=0):
+def measured(mine, theirs, other=None):
     blocks = {"a": [np.array([value]) for value in mine], "b": [np.array([value]) for value in theirs]}
     if other is not None:
         blocks["c"] = [np.array([value]) for value in other]
-    return Measured(POINT, blocks, {"a": errors})
+    return Measured(POINT, blocks)
 
 
 def rng():
@@ -171,8 +171,11 @@ def test_statistics_of_the_two_sides_may_differ():
     assert bars.evaluate(bar, blocks, rng()).ratio == 10.0
 
 
-def test_wrong_data_fails_a_bar_however_fast_it_was():
-    result = bars.evaluate(BAR, measured([0.1] * 8, [2.0] * 8, errors=1), rng())
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_wrong_data_of_either_side_fails_a_bar_however_fast_it_was(side):
+    found = measured([0.1] * 8, [2.0] * 8)
+    found.errors = {side: 1}
+    result = bars.evaluate(BAR, found, rng())
     assert result.outcome is Outcome.FAIL
     assert "1 errors" in result.reason
 

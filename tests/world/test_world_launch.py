@@ -17,7 +17,7 @@ from tests.launching import has_ended
 from tests.world import rank_functions
 from umem.errors import LaunchError, RankLost, UnknownName, WorldError
 from umem.world import WorldSpec
-from umem.world.job import FIRST_RESULT, Job
+from umem.world.job import FIRST_RESULT, Failure, Job, Outcome
 from umem.world.launcher import run_job
 
 
@@ -261,6 +261,40 @@ def test_the_last_words_of_a_rank_are_heard_although_its_death_is_seen_first():
         [sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "[0] last words\n{0: b'last result'}\n", done.stderr
+
+
+def test_a_failure_is_kept_although_the_rank_was_being_ended():
+    """Rank 1 ends with 7 on SIGTERM, which is its own failure; rank 2 is ended by it, which is none."""
+    program = """
+        import os, signal, sys, threading
+        from umem.world import supervisor
+        from umem.world.spec import WorldSpec
+
+        supervisor.GRACE_S = 0.0
+        read_end, write_end = os.pipe()
+
+        def work(rank, channel):
+            if rank == 0:
+                os.read(read_end, 1)
+                return 3
+            if rank == 1:
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+                os.write(write_end, b"x")
+            threading.Event().wait()
+
+        outcome = supervisor.Supervisor(WorldSpec.of(3), work, needs_results=False).run()
+        print(sorted((failure.rank, failure.exit_code) for failure in outcome.failures))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[(0, 3), (1, 7)]\n", done.stderr
+
+
+def test_a_consequence_that_arrives_first_is_not_the_cause():
+    lost, own = Failure(0, is_consequence=True), Failure(1)
+    assert Outcome(failures=[lost, own]).cause is own
+    assert Outcome(failures=[lost]).cause is lost
+    assert Outcome().cause is None
 
 
 def test_survivors_go_on_where_asked(run_bare):

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from tests.kernels.data.guarded import Guarded
 from umem.kernels import cpu_kernel
 from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.build.direct_memory import DirectMemory
 from umem.kernels.data import gather, gather_sum, reference
+from umem.kernels.intrinsics import machine
+from umem.kernels.intrinsics.elements import Element, Number
 from umem.kernels.status import OK, OUT_OF_RANGE
 
 STREAM_ALWAYS, STREAM_NEVER = 0, 1 << 60
@@ -138,6 +141,29 @@ def test_gather_sum_as_plain_python(num_columns):
     for body in (gather_sum.gather_sum, gather_sum.gather_sum_spread):
         parts = [bags.sum_with(body, lane, 2) for lane in range(2)]
         assert np.array_equal(sum(parts), bags.wanted)
+
+
+class Fenced(DirectMemory):
+    """This process's memory, of which only `arrays` may be read: what follows each may be unmapped."""
+
+    def __init__(self, *arrays: np.ndarray):
+        self.ranges = [(int(array.ctypes.data), int(array.ctypes.data) + array.nbytes) for array in arrays]
+
+    def load(self, address: int, element: Element, ordering: object) -> Number:
+        assert any(start <= address < end for start, end in self.ranges), f"a load at {address:#x}, not given"
+        return super().load(address, element, ordering)
+
+
+@pytest.mark.parametrize("num_columns", [5, 64, 300])
+@pytest.mark.parametrize("num_indices", [1, 40])
+def test_nothing_past_the_last_index_is_read(num_columns, num_indices):
+    bags = Bags(num_columns, 2)
+    bags.indices = np.arange(num_indices) % 37
+    bags.offsets = np.array([0, num_indices // 2, num_indices])
+    with machine.use(Fenced(bags.memory.bytes, bags.indices, bags.offsets)):
+        bags.sum_with(
+            gather_sum.gather_sum_spread if num_columns == 5 else gather_sum.GATHER_SUM["f32"], 0, 1
+        )
 
 
 @pytest.mark.parametrize("cc", [(8, 0), (9, 0), (10, 0)])

@@ -288,6 +288,34 @@ def test_references_of_other_ranks_keep_an_allocation(memory):
         memory.check()
 
 
+def test_holders_and_deaths_of_ranks_beyond_a_word_of_bits():
+    """Bits of ranks stand in words of 32: each rank is told from its namesake in another word."""
+    holders = [0, 1, 31, 32, 33, 63, 64]
+    memory = HeapMemory(num_blocks=1, num_ranks=65)
+    shared = memory.alloc(0, 100)
+    own = {rank: memory.alloc(rank, 100) for rank in holders}
+    for rank in holders[1:]:
+        assert memory.retain(0, shared, rank) == status.OK
+    assert memory.retain(0, shared, 96) == status.BAD_REQUEST
+    for rank in (2, 34, 62):
+        assert memory.free(rank, shared) == status.NOT_HELD
+    for rank in (0, 1, 31):
+        assert memory.free(rank, shared) == status.OK
+        holders.remove(rank)
+        found = memory.find(shared)
+        assert (found.owner, found.references) == (holders[0], len(holders)), "the lowest holder inherits"
+    for rank in (64, 63, 1, 33, 32, 31, 0):  # 1 before its namesake 33, 64 before its namesake 0
+        memory.announce_death(rank)
+        assert memory.reclaim(2)[0] >= 1
+        assert memory.find(own[rank]) == status.NOT_ALLOCATED
+        if rank in holders:
+            holders.remove(rank)
+        if holders:
+            assert memory.find(shared).references == len(holders)
+        memory.check()
+    assert memory.live() == []
+
+
 def test_an_owner_gives_what_it_owns(memory):
     address = memory.alloc(0, 100)
     common = memory.control(0), memory.arena, memory.holder(0), address
