@@ -5,8 +5,8 @@ PYTEST = $(PYTHON_BIN) -m pytest
 # Compiles what the cache lacks, on all cores: part of setting up, so that neither a measurement nor a test waits.
 PREPARE = $(PYTHON_BIN) -c 'from umem.space.startup import compile_all; compile_all()'
 
-# Rooms whose tests start no worlds and count nothing of the machine's: they run two at a time.
-SIDE_BY_SIDE = tests/coherence tests/kernels tests/memory tests/unit tests/verify
+# Rooms whose tests count nothing of the machine (processes, files, time): they run two at a time.
+SIDE_BY_SIDE = tests/coherence tests/cuda tests/docs tests/kernels tests/memory tests/unit tests/verify
 
 .DEFAULT_GOAL := help
 .PHONY: help bench test verify bars check-long lint types docs
