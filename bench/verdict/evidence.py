@@ -95,7 +95,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The last line, and what it rests on. `is_shown`: whether the evidence for it was all there."""
+    """The last line and its evidence. `is_shown`: whether all evidence for it was there."""
 
     line: str
     is_supernode: bool

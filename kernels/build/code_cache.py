@@ -129,7 +129,7 @@ class KernelLocator(UserProvidedCacheLocator):
 
 @contextmanager
 def numba_files(path: Path) -> Iterator[None]:
-    """Let Numba keep what it compiles inside the block in `path`; it goes on to, for what was made in it."""
+    """Have Numba keep in `path` what it compiles inside the block; kernels that were made in it go on to use `path`."""
     numba_config = numba.config
     before = numba_config.CACHE_DIR, numba_config.CACHE_LOCATOR_CLASSES
     numba_config.CACHE_DIR = str(path)

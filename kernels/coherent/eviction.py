@@ -1,4 +1,4 @@
-"""Making room: a slot for a line, and what it held given back.
+"""Making room: a slot for a line is chosen, and the line that it held is given back.
 
 A shared copy goes silently: the directory may name a rank that has none. An owned one goes home under its
 line's lock, before the slot is claimed; so no transaction ever holds two locks.

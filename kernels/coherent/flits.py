@@ -141,7 +141,7 @@ def read_at_home(cache, address, num_bytes):
 
 @device_function
 def forget(cache, address):
-    """Drop the note on the block of `address`: it is not what it was."""
+    """Drop the note on the block of `address`, which has changed."""
     notes = load_i64(cache, words.NOTES)
     if notes != 0:  # else this rank has not touched cached memory yet, and its agent is asked to
         store_relaxed_u8(notes, (address - BASE) >> BLOCK_LOG2, 0)

@@ -138,7 +138,7 @@ def is_shared_by_others(control, value, rank):
 
 @inlined_function
 def foresee(control, cache, word, line, line_log2, request):
-    """Ask the processor at once for what a transaction will touch, where it would fetch one thing after the other.
+    """Prefetch, all at once, the words that a transaction will touch: otherwise it would fetch one after the other.
 
     Only hints: whatever the directory says by then, nothing follows from what it says here. Nothing is asked for where
     another rank takes the line just now: it has the lock, and would lose the word that it is about to store to.

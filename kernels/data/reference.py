@@ -1,4 +1,4 @@
-"""What the data kernels do, in NumPy: the twin that each kernel is tested against.
+"""The data kernels in NumPy: the twin that each kernel is tested against.
 
 A twin takes arrays where its kernel takes addresses, and returns what the kernel writes. Sums go in the
 kernel's order, so that floats agree to the last bit.

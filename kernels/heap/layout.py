@@ -1,4 +1,4 @@
-"""Where a heap keeps what it knows: the words of an arena, a magazine, a block and a record.
+"""The words of a heap's records: of an arena, a magazine, a block and a record.
 
 An *arena* manages one address range [base, base + num_bytes) and never touches it, so that the range may
 be memory that no CPU can reach. All that it knows stands in shared metadata at the address `arena`:

@@ -69,5 +69,5 @@ def define(
 
 
 def names(module: str) -> list[str]:
-    """The intrinsics that `module` defines: what it exports."""
+    """The intrinsics that `module` defines and exports."""
     return [row.name for row in TABLE.values() if row.function.__module__ == module]

@@ -34,7 +34,7 @@ class WholeModel(models.PrimitiveModel):
 
 
 def whole(plain: Any) -> Whole:
-    """The type `Whole(plain)`, which calls from Python find by the types of what they pass."""
+    """The type `Whole(plain)`, which calls from Python find by the types of their arguments."""
     kind = Whole(plain)
     for given in (types.boolean, *types.integer_domain):
         default_type_manager.set_unsafe_convert(given, kind)

@@ -1,4 +1,4 @@
-"""How long agents and their clients poll before they sleep, by what this machine has to spare.
+"""How long agents and their clients poll before they sleep, by the number of spare cores.
 
 Polling saves a wake-up (15 us or more) where the other side is awake or has a core of its own, and costs
 as much where it needs the core that polls. Figures: two cores, see requests.py.

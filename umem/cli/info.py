@@ -131,7 +131,7 @@ def segments(num_ranks: int) -> Group:
 
 
 def fabrics() -> Group:
-    """Which libucp and what it can do; loads and stores need nothing."""
+    """The libucp in use and its abilities; loads and stores need none."""
     from ..fabric.ucx import tools
 
     found = tools.describe()

@@ -50,7 +50,7 @@ class Atomic:
         return unused_line(self._num_ranks)
 
     def canonical(self, state: Line) -> Line:
-        """Ranks are alike: in the order of what they hold."""
+        """The line with its ranks sorted by their copies: ranks are interchangeable."""
         return state._replace(ranks=tuple(sorted(state.ranks)))
 
     def failure(self, state: Line) -> str | None:

@@ -17,7 +17,7 @@ HOME_RANK = -1  # the home of the line, which has no copy beside the memory itse
 
 
 class Age(IntEnum):
-    """How old what is held is."""
+    """Whether a copy or the memory at home is the newest value or a stale one."""
 
     NEWEST = 0
     STALE = 1  # somebody has stored since

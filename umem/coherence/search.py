@@ -61,7 +61,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search found; of a bug what it is, and the shortest way to it, a line a step."""
+    """The outcome of a search; for a bug its description, and the shortest way to it, a line a step."""
 
     name: str
     result: Result

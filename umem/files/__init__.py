@@ -1,1 +1,1 @@
-"""Files that outlive a run: what is compiled and kept, what users hand over and want."""
+"""Files that outlive a run: compiled code that is kept, and files that users name."""

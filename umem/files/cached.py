@@ -1,4 +1,4 @@
-"""Folders for what is compiled once and kept: the user's own, else one among the machine's temporary files."""
+"""Folders for code that is compiled once and kept: the user's own, else one among the machine's temporary files."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ class Heap:
         return address
 
     def _serve(self, agent: Agent) -> ctypes.Array[ctypes.c_int64]:
-        """Register the handlers; what they need to know is in the words that are returned."""
+        """Register the handlers; returns the words that they work on, which must stay alive."""
         context = (ctypes.c_int64 * CONTEXT_WORDS)()
         context[CONTROL], context[HOLDER] = self.control, self._holder
         for site in self.sites.all:
@@ -302,7 +302,7 @@ class Heap:
         return site.finish(step, self.timeout_s)
 
     def _refuse(self, site: Site, address: int, code: int) -> NoReturn:
-        """Raise what is wrong with an address."""
+        """Raise the typed error for a refused address."""
         if code == status.DOUBLE_FREE:
             raise DoubleFree(f"the allocation at {address:#x} ({site.arena.name}) has been freed before")
         if code == status.INTERIOR:

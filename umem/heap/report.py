@@ -53,7 +53,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class OwnerUsage:
-    """What one rank has in an arena. Slots are what its allocations occupy, asked what they asked for."""
+    """Allocations of one rank in an arena: the bytes of slots that they occupy, and the bytes that were asked for."""
 
     num_allocations: int
     slot_bytes: int

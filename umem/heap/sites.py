@@ -39,7 +39,7 @@ class Site:
         raise UmemError(f"{self.arena.name}: {status.name(code)}")
 
     def finish(self, step: Callable[[], int], timeout_s: float) -> int:
-        """Repeat `step` while it says AGAIN, because the lock was held for a slice; what it says then."""
+        """Repeat `step` while it says AGAIN, because the lock was held for a slice; returns its last status."""
         deadline = time.monotonic() + timeout_s
         while True:
             code = step()

@@ -53,7 +53,7 @@ class _Symbol(ctypes.Structure):
 
 
 class C10:
-    """libc10 of the torch that is loaded. Raises AllocatorRefused where it has not what is needed."""
+    """libc10 of the torch that is loaded. Raises AllocatorRefused where it lacks a needed symbol."""
 
     def __init__(self) -> None:
         self.path = Path(torch.__file__).parent / "lib" / "libc10.so"

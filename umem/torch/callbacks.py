@@ -239,7 +239,7 @@ def free_slowly(magazine, address, unused):
 
 @c_callback("void(int64)")
 def delete(address):
-    """The deleter of every storage of the pool, and of what is deleted through the allocator itself."""
+    """The deleter of every storage of the pool, and of memory that is deleted through the allocator itself."""
     page = PAGE_ADDRESS
     if load_i64(page, PAGE_LOW) <= address < load_i64(page, PAGE_HIGH):
         pool_delete(page, address)

@@ -103,7 +103,7 @@ class Flights:
             return word, number
 
     def collect(self) -> int:
-        """End what is over; returns how many references are still in flight."""
+        """End the flights that are over; returns how many references are still in flight."""
         now = self._clock()
         with self._lock:
             dead = self._dead_ranks() if self._flights else ()

@@ -35,7 +35,7 @@ def lasting_words(num_words: int) -> int:
 
 
 def lasting_tables(num_bytes: int) -> int:
-    """Address of `num_bytes` of zeroes, at a page, of which only what is touched costs memory."""
+    """Address of `num_bytes` of zeroes, at a page; only pages that are touched cost memory."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     tables = mmap.mmap(-1, num_bytes, flags=flags)
     keep_forever(tables)

@@ -140,7 +140,7 @@ class Pool:
         return tuple(self.space.segments.map.members) if is_striped else (site.arena.home,)
 
     def policy(self, homes: tuple[Home, ...]) -> Policy:
-        """The policy that tries `homes` in order. Raises what is wrong with one of them."""
+        """The policy that tries `homes` in order. Raises the typed error for a home that cannot be used."""
         numbers = [self.number_of(home) for home in homes]
         if homes not in self._policies:
             self._policies[homes] = self._make_policy(homes, numbers)
@@ -155,7 +155,7 @@ class Pool:
         part.enter(policy.address)
 
     def leave(self) -> None:
-        """Put in force, for the calling thread, what was before."""
+        """Restore, for the calling thread, the policy from before."""
         self.threads.current().leave()
 
     def _make_policy(self, homes: tuple[Home, ...], numbers: list[int]) -> Policy:

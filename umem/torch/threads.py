@@ -55,7 +55,7 @@ class ThreadPart:
         self.words[THREAD_POLICY] = policy
 
     def leave(self) -> None:
-        """Put in force what was before."""
+        """Restore the policy from before."""
         self.words[THREAD_POLICY] = self.outer.pop()
 
 

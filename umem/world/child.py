@@ -60,7 +60,7 @@ class Child(Connection):
         return may_come
 
     def signal(self, number: int) -> None:
-        """Send a signal to the rank and to what it started, which is in its process group."""
+        """Send a signal to the rank's process group: to the rank and the processes that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 

@@ -27,7 +27,8 @@ class Belonging(Protocol):
         """The rank."""
 
     def disown(self, make_error: MakeError) -> None:
-        """Let go of what is the rank's, and refuse by `make_error()` what needs it. In a forked child, once."""
+        """Let go of all that is the rank's, and raise `make_error()` from every method that needs it. In a forked
+        child, once."""
 
 
 def belongs_here(thing: Belonging) -> None:

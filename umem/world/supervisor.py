@@ -285,7 +285,7 @@ class Supervisor:
 
 @contextmanager
 def _signals_as_bytes() -> Iterator[socket.socket]:
-    """FORWARDED_SIGNALS as bytes on a socket, instead of what they did before, inside the block.
+    """Inside the block, FORWARDED_SIGNALS arrive as bytes on a socket; afterwards their old handlers are back.
 
     A hangup that was ignored, as under nohup, stays ignored.
     """

@@ -261,7 +261,7 @@ class Client(GateServer):
         return old & UNSIGNED[num_bytes]
 
     def ports(self) -> Iterator[tuple[int, Operation, int, int]]:
-        """(rank, operation, requests, bytes) of what was asked by address."""
+        """(rank, operation, requests, bytes) of the requests that named an address."""
         step = layout.NUM_COUNTED * layout.COUNTED_WORDS
         for rank in range(self.fabric.num_ranks):
             for code in (READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP):
@@ -310,7 +310,7 @@ class Client(GateServer):
         return Reply(*reply)
 
     def _make_ready(self, code: int, rank: int, operation: int, timeout_s: float | None) -> None:
-        """Get what a request lacks to be sent, a connection or a credit; raise why it never can be."""
+        """Get the connection or the credit that a request still needs; raise the reason where it can never be sent."""
         if code == status.NOT_FOUND:
             self._endpoints[rank] = self.fabric.peers[rank].memory.endpoint.handle
             return

@@ -1,4 +1,4 @@
-"""Requests that compiled code makes through a gate of this rank (kernels/page/gate.py), and what it leaves undone."""
+"""Requests that compiled code makes through a gate of this rank (kernels/page/gate.py), finished here."""
 
 from __future__ import annotations
 

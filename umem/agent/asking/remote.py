@@ -46,7 +46,7 @@ class RemoteFabric:
             self._ucx.get(rank, address, dst, num_bytes, keep)
 
     def traffic(self) -> list[dict[str, Any]]:
-        """One dictionary a port of what was asked by address, as Traffic.rows."""
+        """One dictionary a port of the requests that named an address, as Traffic.rows."""
         names = {Operation.READ: "get", Operation.WRITE: "put"}
         return [
             {

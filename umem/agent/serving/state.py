@@ -1,4 +1,4 @@
-"""The agent's memory, made and filled: its words, slots, rings, tables and what it watches."""
+"""The agent's memory, made and filled: its words, slots, rings, tables and the descriptors that it watches."""
 
 from __future__ import annotations
 

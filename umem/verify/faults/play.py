@@ -1,4 +1,4 @@
-"""One world whose ranks are killed, as its ranks run it: what they do until then, and what survivors must find.
+"""One world whose ranks are killed, as its ranks run it: their work until then, and the checks of the survivors.
 
 The first and the last rank survive; the first kills the others, one after the other, by SIGKILL at random moments,
 and then does what needs what the dead one held, until it succeeds: that is the time of recovery.
@@ -28,7 +28,7 @@ class Work(Protocol):
     """What the ranks of a world do."""
 
     def step(self) -> None:
-        """A few accesses, which must find what they should."""
+        """A few accesses; raises where one finds a wrong value."""
         ...
 
     def recover(self, victim: int) -> None:
@@ -45,7 +45,7 @@ Maker = Callable[[Space, Journal, np.random.Generator], Work]
 
 @dataclass
 class Told:
-    """What a survivor has to say."""
+    """The report of a survivor."""
 
     num_steps: int = 0
     num_lost: int = 0  # lines that it found poisoned

@@ -229,7 +229,7 @@ class _Search:
         return self._verdict(Result.EXHAUSTED, begin)
 
     def _expand(self, number: int) -> str | None:
-        """Enter all that may follow a state; what is wrong with it, or None."""
+        """Enter every state that may follow this one; returns the bug in it, or None."""
         lane_states, memory, num_kills, asleep = self._states[number]
         tasks = [tasks[state] for tasks, state in zip(self._tasks, lane_states, strict=True)]
         for lane, task in enumerate(tasks):

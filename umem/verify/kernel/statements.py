@@ -155,7 +155,7 @@ class _Rewriting:
                 self._write(node, node)
 
     def _rewrite_inside(self, node: ast.stmt) -> None:
-        """For a statement that stays one: what it evaluates first, and its blocks."""
+        """Rewrite the parts of a statement that stays one: the expressions that it evaluates first, and its blocks."""
         match node:
             case ast.Expr() | ast.Return() | ast.Raise():
                 self._lift_parts(node)

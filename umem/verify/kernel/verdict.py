@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search found. `outcomes`: (results, memory) of each way to end; of a bug what it is, and how to it;
+    """What a search found. `outcomes`: (results, memory) of each end; for a bug its description and the way to it;
     of a limit what still grows, where lanes only count while they wait."""
 
     result: Result

@@ -110,7 +110,7 @@ class _Run:
     def at_random(
         self, rng: random.Random, kills: int, deaths: Deaths, mortal: Collection[int]
     ) -> str | None:
-        """Go to the end; what is wrong, or None."""
+        """Run to the end; returns the bug, or None."""
         fatal = {rng.randrange(MANY_STEPS * len(self._lanes)) for _ in range(kills)}
         order = rng.sample(range(len(self._lanes)), len(self._lanes))
         changes = {rng.randrange(1, MANY_STEPS * (number + 1)) for number in range(CHANGES)}
@@ -144,7 +144,7 @@ class _Run:
         return None
 
     def step(self, lane: int, choice: int | None, rng: random.Random | None = None) -> str | None:
-        """Let the lane go on with the given outcome, or a random one; what is wrong with the step, or None."""
+        """Let the lane go on with the given outcome, or a random one; returns the bug in the step, or None."""
         number = self._at[lane]
         assert number is not None
         state = self._lanes[lane].states[number]

@@ -254,7 +254,7 @@ class Weak:
 
 
 def _without_the_dead(state: State, alive: tuple[int, ...]) -> State:
-    """With no views of lanes that have ended: what they had seen decides nothing any more."""
+    """The state without the views of lanes that have ended: they decide nothing any more."""
 
     def kept(views: tuple[int, ...]) -> tuple[int, ...]:
         return tuple([view if lane in alive else ZERO for lane, view in enumerate(views)])

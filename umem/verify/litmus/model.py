@@ -28,7 +28,7 @@ INTRINSICS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Checked:
-    """What the search of a test came to in one memory; `unseen`: what it calls allowed and weak memory never shows."""
+    """A test searched in one memory; `unseen`: outcomes that it calls allowed and weak memory never shows."""
 
     verdict: Verdict
     ends: frozenset[tuple[int, ...]]  # of litmus.observed
@@ -70,7 +70,7 @@ def program_of(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Program:
 
 
 def check(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Iterator[Checked]:
-    """What each of `models` says, the simple one first, until one shows what is forbidden."""
+    """The result in each of `models`, the simple one first, until one shows a forbidden outcome."""
     for verdict in program_of(litmus, models).check():
         found = [_end(litmus, results, memory) for results, memory in verdict.outcomes]
         may_show = litmus.allowed if verdict.memory == "weak" else ()

@@ -69,7 +69,7 @@ class Network(IntEnum):
 
 
 class Node(NamedTuple):
-    """A rank: its slot, what the directory knows of it, what it waits for, and the flits from and to it."""
+    """A rank: its slot, its relation in the directory, the answer that it waits for, and the flits from and to it."""
 
     tag: Tag = Tag.I
     data: Data = Data.NONE

@@ -63,7 +63,7 @@ class Flits:
         return start(self._num_ranks)
 
     def canonical(self, state: World) -> World:
-        """Ranks are alike: in the order of what they are in."""
+        """The state with its ranks sorted by their own states: ranks are interchangeable."""
         return state._replace(nodes=tuple(sorted(state.nodes)))
 
     def is_quiet(self, state: World) -> bool:

@@ -17,11 +17,11 @@ class Rules:
     waits_for_answers = True  # the home replies when every probe has been answered
 
     def tag_after_invalidate(self, tag: Tag) -> Tag:
-        """A slot after INVALIDATE: what is being filled is marked, for its grant may have left before."""
+        """A slot after INVALIDATE: one that is being filled is marked, for its grant may have left before."""
         return {Tag.S: Tag.I, Tag.FILLING: Tag.DROPPED}.get(tag, tag)
 
     def tag_after_grant(self, tag: Tag, granted: Copy) -> Tag:
-        """A slot after its grant: what was dropped is not kept, unless it is owned.
+        """A slot after its grant: a line that was dropped meanwhile is not kept, unless it is owned.
 
         An owned grant left after the answer to the probe: else the directory would have named the owner.
         """
