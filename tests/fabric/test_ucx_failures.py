@@ -65,6 +65,9 @@ def test_operations_that_timed_out_harm_no_later_one_nor_themselves(transport):
         first = fabric.fetch_add(1, me.addresses[1] + 8, 5, 8)
         second = fabric.fetch_add(1, me.addresses[1] + 8, 5, 8)
         fabric.get(1, me.addresses[1], dst.ctypes.data, 16)
+        ports = {fabric.ports.take(1).address for _ in range(8)}
+        assert not fabric.ports._given_up, "what has been answered since is free again"
+        assert len(ports) == 8, "and nobody else has its port"
         me.exchange("done", b"")
         me.close()
         return first, second, dst.tolist()
