@@ -1,0 +1,35 @@
+"""Each program in examples/ runs as it stands, checks what it says, and says it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PRINTED = {
+    "hello": "hello from 2 ranks: the sum is 3",
+    "coherent_counter": "2 ranks counted to 2000 in cached memory",
+    "own_kernel": "tickets [0, 1] were each given out once",
+    "near_operation": "rows 7, 0 and 99 begin with [28.0, 0.0, 396.0]",
+    "torch_pool": "a product of tensors in the memory of rank 1: 64 everywhere",
+    "own_protocol": "under the protocol 'mine' two ranks made 3",
+}
+IN_A_RANK = {"hello", "torch_pool"}  # the others launch their ranks themselves
+
+
+def test_every_example_is_run():
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_prints_what_it_checked(name):
+    if name.startswith("torch") and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed: scripts/setup torch")
+    launcher = ["-m", "umem", "run", "-n", "2"] if name in IN_A_RANK else []
+    command = [sys.executable, *launcher, str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
+    assert (done.returncode, done.stdout.strip().removeprefix("[0] ")) == (0, PRINTED[name]), done.stderr
