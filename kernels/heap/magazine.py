@@ -4,11 +4,11 @@ alloc pops an entry and free pushes one, without the lock. An empty row is refil
 emptied under it, half a row at a time, so the lock is taken once in about thirty operations of small
 slots. Rows of large slots are short, but one that runs both full and empty grows, within what the magazine
 may hold: training allocates and frees the same large sizes at every step. Records say who has a slot (see
-heap_slab.slot_has_one_place); the rows themselves are derived, and nobody reads the rows of a dead rank.
+slab.slot_has_one_place); the rows themselves are derived, and nobody reads the rows of a dead rank.
 
 A magazine belongs to one thread. Any other thread that is given it, an agent's or a deleter's, goes to
 the core instead: correct, under the lock. A process forked from a rank is a second user of the same
-thread identity and must not allocate or free (umem/heap.py refuses).
+thread identity and must not allocate or free (umem/heap/heap.py refuses).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ BLOCK_LOG2 = 10
 NUM_MEMBERS = 11
 STRIPED_OFFSET = 12  # byte offset inside a device segment where its striped part begins
 SPIN_ROUNDS = 13  # polls before a waiter yields its core: large when every rank has a core, else small
-COHERENCE = 14  # byte offset inside a metadata segment of the coherence header (coherence_layout.py)
+COHERENCE = 14  # byte offset inside a metadata segment of the coherence header (kernels/coherent/layout.py)
 
 # --- live
 STOP = 16  # 1: the space is closing, compiled waits return INTERRUPTED
@@ -46,7 +46,7 @@ PEER_STATE = 64  # [MAX_RANKS] ABSENT, ALIVE, DEAD
 PEER_MAPPED = PEER_STATE + MAX_RANKS  # [MAX_RANKS] 1 where that rank's segments are mapped here
 SEGMENT_BYTES = PEER_MAPPED + MAX_RANKS  # [2 * MAX_RANKS] bytes in the linear window, by slot
 MEMBERS = SEGMENT_BYTES + 2 * MAX_RANKS  # [MAX_RANKS] rank of the n-th member of the striped window
-BARRIER = MEMBERS + MAX_RANKS  # [32 words a flag line] see signal.py
+BARRIER = MEMBERS + MAX_RANKS  # [32 words a flag line] see barrier.py
 # [MAX_RANKS] until when (CLOCK_MONOTONIC here) that rank compiles at the latest, or did last; written by it
 COMPILED_UNTIL = BARRIER + 64 * 32
 assert (COMPILED_UNTIL + MAX_RANKS) * 8 <= CONTROL_BYTES
