@@ -35,6 +35,7 @@ from .intrinsics.elements import bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f1
 from .intrinsics.scalar import fence_seq_cst, load_i64, load_relaxed_u8, store_i64
 from .intrinsics.whole import exact, whole
 from .page import gate as way
+from .page import operations
 from .page.control import BASE, COHERENCE, NO_HOME, PEER_MAPPED, RANK, home_rank
 
 NAMES = {
@@ -190,7 +191,7 @@ def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
 def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, Any]]:
     num_bytes, zero, bits_of = element.num_bytes, element.zero, element.to_bits()
     update, load_value = element.intrinsic(operation), element.intrinsic("load")
-    number = {"fetch_add": way.FETCH_ADD, "exchange": way.EXCHANGE}[operation]
+    number = {"fetch_add": operations.FETCH_ADD, "exchange": operations.EXCHANGE}[operation]
 
     def update_checked(gate, where, given):
         address, value = exact(where), exact(given)
@@ -224,7 +225,9 @@ def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
             if not way.enter(gate):
                 return way.pending(0), zero
             bits = bits_of(gate, expected)
-            code = way.ask_update(gate, way.COMPARE_SWAP, address, bits, bits_of(gate, desired), num_bytes)
+            code = way.ask_update(
+                gate, operations.COMPARE_SWAP, address, bits, bits_of(gate, desired), num_bytes
+            )
             if code == status.OK:
                 old = load_value(gate + way.REPLY * way.WORD, 0)
             way.leave(gate)

@@ -20,6 +20,7 @@ from ..intrinsics.scalar import (
     store_release_i64,
 )
 from ..page import gate as way
+from ..page import operations
 from ..page.control import BASE, PEER_MAPPED, RANK, home_rank
 from . import layout as words
 from .cache import (
@@ -58,7 +59,7 @@ from .supply import fetch, is_readable_at_home, make_home_ready, note_of, noted,
 
 # --- templates: the names that are bound for each element stand here for int64
 
-NUM_BYTES, ZERO, OPERATION, READS_FIRST = 8, 0, words.STORE, 1
+NUM_BYTES, ZERO, OPERATION, READS_FIRST = 8, 0, operations.WRITE, 1
 load_value, store_value = scalar.load_i64, scalar.store_i64
 load_acquire_value, store_release_value = scalar.load_acquire_i64, scalar.store_release_i64
 
@@ -99,9 +100,9 @@ def swap_if_equal(address, operation, first, second):
 def modify_any(address, operation, first, second):
     """`modify` for whatever operation the caller names."""
     old = load_value(address, 0)
-    if operation == words.FETCH_ADD:
+    if operation == operations.FETCH_ADD:
         store_release_value(address, 0, old + first)
-    elif operation != words.COMPARE_SWAP:
+    elif operation != operations.COMPARE_SWAP:
         store_release_value(address, 0, first)
     elif old == first:
         store_release_value(address, 0, second)
@@ -334,9 +335,9 @@ def compare_swap_raw(address, operation, first, second):
 @device_function
 def raw_any(address, operation, first, second):
     """One atomic update of 4 or 8 bytes, whatever operation the caller names."""
-    if operation == words.FETCH_ADD:
+    if operation == operations.FETCH_ADD:
         return update_value(address, 0, first)
-    if operation == words.COMPARE_SWAP:
+    if operation == operations.COMPARE_SWAP:
         return compare_swap_value(address, 0, first, second)
     return exchange_value(address, 0, first)
 
@@ -354,8 +355,8 @@ def narrow_raw(address, operation, first, second):
         seen = int(load_relaxed_u32(word, 0))
         bits = (seen >> shift) & mask
         old = (bits ^ SIGN) - SIGN
-        new = old + first if operation == words.FETCH_ADD else first
-        if operation == words.COMPARE_SWAP:  # by bits: a flit's operand has no sign
+        new = old + first if operation == operations.FETCH_ADD else first
+        if operation == operations.COMPARE_SWAP:  # by bits: a flit's operand has no sign
             new = second if bits == first & mask else old
         desired = (seen & ~(mask << shift)) | (new & mask) << shift
         if compare_swap_u32(word, 0, seen, desired) == seen:

@@ -23,6 +23,7 @@ from ..intrinsics.scalar import (
     store_release_i64,
 )
 from ..page import gate as way
+from ..page import operations
 from ..page.control import BASE, RANK
 from . import layout as words
 from .cache import (
@@ -64,7 +65,6 @@ from .layout import (
     RECALLING,
     SHARED_COPY,
     STATE_MASK,
-    STORE,
     TAKEN,
     WRITE_HOME,
     WRITING_THERE,
@@ -93,7 +93,7 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
         way.set_data(gate, 0, 0)
     way.set_reply(gate, load_i64(cache, words.ROOM), 1 << line_log2)
     count(cache, words.NUM_FLITS, 1)
-    code = leave_undone(cache, way.ask(gate, way.FLIT, address, word, first, second), phase, address)
+    code = leave_undone(cache, way.ask(gate, operations.FLIT, address, word, first, second), phase, address)
     way.leave(gate)
     if code == status.PENDING:
         store_i64(flit, FLIT_TAG, tag)
@@ -264,7 +264,7 @@ def write_at_home(cache, address, block, src, num_bytes):
 
     Where it is not OK the bytes may have been written or not: to write them again does no harm.
     """
-    word = WRITE_HOME | block << FLIT_BLOCK_SHIFT | STORE << FLIT_OPERATION_SHIFT
+    word = WRITE_HOME | block << FLIT_BLOCK_SHIFT | operations.WRITE << FLIT_OPERATION_SHIFT
     return send_flit(cache, WRITING_THERE, address, word, src, num_bytes, 0, 0, 3)
 
 

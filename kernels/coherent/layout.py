@@ -99,11 +99,11 @@ IS_HOME = 1 << 6  # the block lives at this very rank: it has no copies, it asks
 NOT_HOME = 1 << 7
 
 # --- a flit from a rank to the agent of a home, beside the address: request | line and attribute << 8 | had << 16
-# | operation << 20 | bytes << 24. The reply's word: state of the granted copy | 1 << 8 where the line comes with it
+# | operation << 20 | bytes << 24, the operation as in page/operations.py. The reply's word: state of the granted copy
+# | 1 << 8 where the line comes with it
 FLIT_BLOCK_SHIFT, FLIT_HAD_SHIFT, FLIT_OPERATION_SHIFT, FLIT_BYTES_SHIFT = 8, 16, 20, 24
 FLIT_HAS_LINE = 1 << 8
 RECALL_SHARED, RECALL_OWNED, ASK_BLOCK = 4, 5, 6  # requests that are no rows: the home's own, by its agent
-STORE, FETCH_ADD, EXCHANGE, COMPARE_SWAP, FETCH_ADD_FLOAT = 0, 1, 2, 3, 4  # operations of WRITE_HOME
 
 # --- header
 MAGIC_VALUE = 0x756D_656D_0C01

@@ -27,15 +27,15 @@ import numpy as np
 from ..build.variants import family, variant
 from ..intrinsics import scalar
 from ..intrinsics.elements import ELEMENTS
+from ..page import operations
 from . import element as access
-from . import layout as words
 
 Function = Callable[..., Any]
 OPERATIONS = {
-    "store": words.STORE,
-    "fetch_add": words.FETCH_ADD,
-    "exchange": words.EXCHANGE,
-    "compare_swap": words.COMPARE_SWAP,
+    "store": operations.WRITE,
+    "fetch_add": operations.FETCH_ADD,
+    "exchange": operations.EXCHANGE,
+    "compare_swap": operations.COMPARE_SWAP,
 }
 _NUMPY = {"i": "int", "u": "uint", "f": "float"}
 
@@ -65,7 +65,7 @@ def _load(element: str) -> Function:
 def _change(element: str, verb: str) -> Function:
     """coherent_store_T, coherent_fetch_add_T, coherent_exchange_T or coherent_compare_swap_T."""
     is_float_sum = verb == "fetch_add" and ELEMENTS[element].kind == "f"
-    names = {**_names(element), "OPERATION": words.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb]}
+    names = {**_names(element), "OPERATION": operations.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb]}
     names["READS_FIRST"] = int(verb != "store")
     bodies: dict[str, Any] = {
         "store": access.put,

@@ -16,6 +16,7 @@ from .. import status
 from ..build.compile import cpu_kernel, device_function
 from ..intrinsics.scalar import compare_swap_i64, load_i64, store_i64, store_release_i64
 from ..intrinsics.system import call_handler
+from . import operations
 from .control import NO_HOME, PEER_MAPPED, contiguous_bytes, home_rank
 
 WORD = 8
@@ -37,10 +38,6 @@ TO_VALUE = 0
 PENDING_SHIFT = 8
 PENDING_MASK = (1 << PENDING_SHIFT) - 1
 MAX_BYTES = 64 << 10  # of one request; above it the transport's own put and get are faster
-
-# operations that homes know
-READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP = 1, 2, 3, 4, 5
-FLIT = 6  # of coherence: see kernels/coherent/flits.py
 
 
 @device_function
@@ -109,7 +106,7 @@ def ask_read(gate, address, dst, num_bytes):
     """`ask` for the bytes at `address`, into the memory at the pointer `dst`."""
     set_data(gate, 0, 0)
     set_reply(gate, dst, num_bytes)
-    return ask(gate, READ, address, num_bytes, 0, 0)
+    return ask(gate, operations.READ, address, num_bytes, 0, 0)
 
 
 @device_function
@@ -117,7 +114,7 @@ def ask_write(gate, address, src, num_bytes):
     """`ask` to put the bytes at the pointer `src` to `address`."""
     set_data(gate, src, num_bytes)
     set_reply(gate, 0, 0)
-    return ask(gate, WRITE, address, 0, 0, 0)
+    return ask(gate, operations.WRITE, address, 0, 0, 0)
 
 
 @device_function

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from umem.errors import ConfigError, UnknownName
+from umem.kernels.page import operations
 from umem.verify.litmus import parse
 from umem.verify.litmus import run_lane as words
 from umem.verify.litmus.command import Options, exit_code
@@ -93,8 +94,8 @@ def test_a_lane_is_a_row_a_step():
     assert code.num_registers == 2
     assert code.rows.tolist() == [
         [words.FENCE, 0, 0, 0, words.NO_REGISTER],
-        [words.LOAD, 1, 0, 0, 0],
-        [words.FETCH_ADD, 0, 4, 0, words.NO_REGISTER],
-        [words.COMPARE_SWAP, 0, 0, 7, 1],
+        [operations.READ, 1, 0, 0, 0],
+        [operations.FETCH_ADD, 0, 4, 0, words.NO_REGISTER],
+        [operations.COMPARE_SWAP, 0, 0, 7, 1],
     ]
-    assert encode(MP, MP.lanes[0]).rows[1].tolist() == [words.STORE, 1, 1, 0, words.NO_REGISTER]
+    assert encode(MP, MP.lanes[0]).rows[1].tolist() == [operations.WRITE, 1, 1, 0, words.NO_REGISTER]

@@ -16,7 +16,7 @@ import umem
 from umem.agent import Agent, Near, Operation
 from umem.errors import ConfigError, NotMappable, UmemError
 from umem.heap import Heap
-from umem.kernels.coherent import layout
+from umem.kernels.page import operations
 from umem.lines.cache import LineCache
 
 from ..agent.handlers import DOUBLE, double
@@ -266,7 +266,7 @@ def cached(me: Thread, turn: int) -> None:
     assert (row == value).all(), (row, value)
     cache = space.cache
     assert cache.load(own, 8) == value
-    assert cache.change(own, layout.EXCHANGE, value + 1, 0, 8) == value
+    assert cache.change(own, operations.EXCHANGE, value + 1, 0, 8) == value
     row[:] = 7
     cache.write(own, row.ctypes.data, row.nbytes)
     row[:] = 0

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from ..kernels.page import gate
+from ..kernels.page import operations
 
 WORD = 8
 
@@ -27,12 +27,12 @@ class Operation(IntEnum):
     """Codes of the requests; a user's own begin at USER."""
 
     PING = 0
-    READ = gate.READ  # words: address, num_bytes; payload of the reply: the bytes
-    WRITE = gate.WRITE  # words: address; payload: the bytes
-    FETCH_ADD = gate.FETCH_ADD  # words: address, value, num_bytes; value of the reply: what stood there
-    EXCHANGE = gate.EXCHANGE  # words: address, value, num_bytes
-    COMPARE_SWAP = gate.COMPARE_SWAP  # words: address, expected, desired, num_bytes
-    FLIT = gate.FLIT  # coherence, from a rank to a home: umem/lines/home/flits.py
+    READ = operations.READ  # words: address, num_bytes; payload of the reply: the bytes
+    WRITE = operations.WRITE  # words: address; payload: the bytes
+    FETCH_ADD = operations.FETCH_ADD  # words: address, value, num_bytes; value of the reply: what stood there
+    EXCHANGE = operations.EXCHANGE  # words: address, value, num_bytes
+    COMPARE_SWAP = operations.COMPARE_SWAP  # words: address, expected, desired, num_bytes
+    FLIT = operations.FLIT  # coherence, from a rank to a home: umem/lines/home/flits.py
     GATHER = 8  # near: rows by index
     GATHER_SUM = 9  # near: rows by index, summed a bag
     REDUCE = 10  # near: add a block to memory at the home

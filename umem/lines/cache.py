@@ -232,7 +232,7 @@ class LineCache:
         return self._repeat(lambda: kernel(self.address, address), address, num_bytes)
 
     def change(self, address: int, operation: int, first: int, second: int, num_bytes: int) -> int:
-        """Do an operation of kernels/coherent/layout.py (STORE, FETCH_ADD, ...); what stood there, signed bits."""
+        """Do an operation of kernels/page/operations.py (WRITE, FETCH_ADD, ...); what stood there, signed bits."""
         kernel = _of_size(CHANGES, num_bytes)
         return self._repeat(
             lambda: kernel(self.address, address, operation, first, second), address, num_bytes

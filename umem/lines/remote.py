@@ -11,10 +11,11 @@ from ..kernels import status
 from ..kernels.coherent import layout as words
 from ..kernels.coherent.span import finish
 from ..kernels.heap.layout import BLOCK_BYTES
+from ..kernels.page import operations
 from ..memory.address import AddressMap
 from .home.blocks import LIFT, LOOK, MARK, NEXT_HELD
 
-BLOCK, FLIT = int(Operation.BLOCK), int(Operation.FLIT)
+BLOCK = int(Operation.BLOCK)
 
 
 class RemoteLines:
@@ -69,9 +70,9 @@ class RemoteLines:
             if line >= BLOCK_BYTES >> line_log2:
                 return
             address = block + (line << line_log2)
-            reply = self._client.request(home, FLIT, address, request)
+            reply = self._client.request(home, operations.FLIT, address, request)
             if reply.status == status.POISONED:
                 self.lift(home, address, line_log2)
             elif reply.status < 0:
-                self._client.value(home, FLIT, address, request)  # raises, and says why
+                self._client.value(home, operations.FLIT, address, request)  # raises, and says why
             line += 1

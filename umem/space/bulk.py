@@ -12,7 +12,7 @@ from ..arguments import whole
 from ..errors import AddressError
 from ..fabric.mapped import MappedFabric
 from ..kernels import status
-from ..kernels.page import gate
+from ..kernels.page import gate, operations
 from .dtypes import pointer_to
 from .scalars import Scalars
 
@@ -39,7 +39,7 @@ class Bulk(Scalars):
             return
         if self._is_partly_unmapped:
             code = self._get(self._gate_pointer, address, pointer, dst.nbytes)
-            if self._is_done(code, address, gate.READ, dst):
+            if self._is_done(code, address, operations.READ, dst):
                 return
         for offset, route in self.switch.routes(address, "get", dst.nbytes):
             route.fabric.get(route.rank, route.address, pointer + offset, route.num_bytes, keep=dst)
@@ -52,7 +52,7 @@ class Bulk(Scalars):
             return
         if self._is_partly_unmapped:
             code = self._put(self._gate_pointer, address, pointer, src.nbytes)
-            if self._is_done(code, address, gate.WRITE, src):
+            if self._is_done(code, address, operations.WRITE, src):
                 return
         for offset, route in self.switch.routes(address, "put", src.nbytes):
             route.fabric.put(route.rank, route.address, pointer + offset, route.num_bytes, keep=src)

@@ -9,8 +9,7 @@ from ..agent.asking.remote import RemoteFabric
 from ..errors import AddressError, AlignmentError, HandlerError, UnknownName
 from ..fabric.switch import Switch
 from ..kernels import access, status
-from ..kernels.coherent.layout import COMPARE_SWAP, EXCHANGE, FETCH_ADD, STORE
-from ..kernels.page import gate
+from ..kernels.page import gate, operations
 from ..memory.segment import Segments
 from .dtypes import READY, access_of, scalar_address, scalar_value
 
@@ -19,15 +18,6 @@ if TYPE_CHECKING:
 
 # What compiled code does not take as it is: then the argument is converted and asked for again, or refused.
 ARGUMENT_ERRORS = (TypeError, OverflowError)
-LOAD = -1  # beside the operations of coherence
-# how homes call them
-ASKED = {
-    LOAD: gate.READ,
-    STORE: gate.WRITE,
-    FETCH_ADD: gate.FETCH_ADD,
-    EXCHANGE: gate.EXCHANGE,
-    COMPARE_SWAP: gate.COMPARE_SWAP,
-}
 
 
 class Scalars:
@@ -52,7 +42,7 @@ class Scalars:
             code, value = element.load(self._gate_pointer, address)
         except ARGUMENT_ERRORS:
             return self.load(scalar_address(address), dtype)
-        return value if code == status.OK else self._finish(address, element, code, LOAD)
+        return value if code == status.OK else self._finish(address, element, code, operations.READ)
 
     def store(self, address: int, value: Any, dtype: Any) -> None:
         """Put `value` at `address`, with release ordering.
@@ -67,7 +57,7 @@ class Scalars:
             self.store(scalar_address(address), scalar_value(value, element), dtype)
             return
         if code != status.OK:
-            self._finish(address, element, code, STORE, value)
+            self._finish(address, element, code, operations.WRITE, value)
 
     def fetch_add(self, address: int, value: int, dtype: Any = "int64") -> int:
         """Add `value` to the integer at `address`, atomically; returns what stood there.
@@ -79,7 +69,7 @@ class Scalars:
             code, old = element.fetch_add(self._gate_pointer, address, value)
         except ARGUMENT_ERRORS:
             return self.fetch_add(scalar_address(address), scalar_value(value, element), dtype)
-        return old if code == status.OK else self._finish(address, element, code, FETCH_ADD, value)
+        return old if code == status.OK else self._finish(address, element, code, operations.FETCH_ADD, value)
 
     def exchange(self, address: int, value: int, dtype: Any = "int64") -> int:
         """Put `value` at `address`, atomically; returns what stood there."""
@@ -88,7 +78,7 @@ class Scalars:
             code, old = element.exchange(self._gate_pointer, address, value)
         except ARGUMENT_ERRORS:
             return self.exchange(scalar_address(address), scalar_value(value, element), dtype)
-        return old if code == status.OK else self._finish(address, element, code, EXCHANGE, value)
+        return old if code == status.OK else self._finish(address, element, code, operations.EXCHANGE, value)
 
     def compare_swap(self, address: int, expected: int, desired: int, dtype: Any = "int64") -> int:
         """Put `desired` at `address` if `expected` stands there, atomically; returns what stood there."""
@@ -100,7 +90,7 @@ class Scalars:
             return self.compare_swap(scalar_address(address), *words, dtype)
         if code == status.OK:
             return old
-        return self._finish(address, element, code, COMPARE_SWAP, expected, desired)
+        return self._finish(address, element, code, operations.COMPARE_SWAP, expected, desired)
 
     def _atomic(self, dtype: Any) -> access.Access:
         element = READY.get(dtype) or access_of(dtype)
@@ -137,27 +127,27 @@ class Scalars:
         """The bits that a home answers which compiled code has asked, or not asked because a sibling was asking."""
         assert self._remote is not None
         home, num_bytes = self.segments.map.home(address), element.num_bytes
-        reply = self._remote.finish_gate(code, home, ASKED[operation])
+        reply = self._remote.finish_gate(code, home, operation)
         if reply is not None:
             return reply.value
-        if operation == LOAD:
+        if operation == operations.READ:
             word = ctypes.c_int64()
             self._remote.get(home, address, ctypes.addressof(word), num_bytes, keep=word)
             return word.value
         bits = element.to_bits(first)
-        if operation == STORE:
+        if operation == operations.WRITE:
             word = ctypes.c_int64(bits)
             self._remote.put(home, address, ctypes.addressof(word), num_bytes, keep=word)
             return 0
-        if operation == COMPARE_SWAP:
+        if operation == operations.COMPARE_SWAP:
             return self._remote.compare_swap(home, address, bits, element.to_bits(second), num_bytes)
-        change = self._remote.fetch_add if operation == FETCH_ADD else self._remote.exchange
+        change = self._remote.fetch_add if operation == operations.FETCH_ADD else self._remote.exchange
         return change(home, address, bits, num_bytes)
 
     def _finish_cached(
         self, address: int, element: access.Access, operation: int, first: Any, second: Any
     ) -> Any:
-        if operation == LOAD:
+        if operation == operations.READ:
             bits = self.cache.load(address, element.num_bytes)
         else:
             words = element.to_bits(first), element.to_bits(second)

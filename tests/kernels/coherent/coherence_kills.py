@@ -22,8 +22,8 @@ from tests.kernels.forked import SharedWords, end_of, start_rank
 from umem.coherence.protocol import MESI, MSI, SNOOP
 from umem.errors import LinePoisoned
 from umem.kernels.coherent import entries, span
-from umem.kernels.coherent import layout as words
 from umem.kernels.intrinsics import faults
+from umem.kernels.page import operations
 from umem.lines.cache import LineCache
 
 LINE_BYTES = 64
@@ -81,7 +81,7 @@ class World:
         """The clerk has every line for itself, and finds nothing left of the dead."""
         for index in range(NUM_COUNTERS):
             before = self.clerk.load(self.counter(index), 8)
-            assert self.clerk.change(self.counter(index), words.FETCH_ADD, 1, 0, 8) == before
+            assert self.clerk.change(self.counter(index), operations.FETCH_ADD, 1, 0, 8) == before
             self.reported.words[index] += 1
         self.memory.check(LINE_BYTES, {self.clerk_rank})
 
@@ -119,10 +119,10 @@ class Worker:
         seen = self.cache.load(address, 8) if is_swap else 0
         world.intents.words[self.place] = index + 1
         if is_swap:
-            while (found := self.cache.change(address, words.COMPARE_SWAP, seen, seen + 1, 8)) != seen:
+            while (found := self.cache.change(address, operations.COMPARE_SWAP, seen, seen + 1, 8)) != seen:
                 seen = found
         else:
-            seen = self.cache.change(address, words.FETCH_ADD, 1, 0, 8)
+            seen = self.cache.change(address, operations.FETCH_ADD, 1, 0, 8)
         world.reported.words[self.place * NUM_COUNTERS + index] += 1
         world.intents.words[self.place] = 0
         self.note(index, seen + 1)

@@ -50,7 +50,7 @@ PLANTED = {
     """,
     "counter": """
         kills.Worker.note = lambda worker, index, value: worker.cache.change(
-            worker.world.counter(index), kills.words.FETCH_ADD, 1, 0, 8
+            worker.world.counter(index), operations.FETCH_ADD, 1, 0, 8
         )
         kills.die_at_random(2)
     """,

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from tests.kernels.coherent.coherent_memory import CoherentMemory
 from umem.coherence.protocol import MSI, PROTOCOLS, Action, Protocol
-from umem.kernels.coherent import layout as words
+from umem.kernels.page import operations
 from umem.lines.layout import CacheSize
 
 NUM_RANKS, NUM_HOMES = 3, 2
@@ -31,10 +31,10 @@ ATTRIBUTES = st.sampled_from(["back", "through", "private"])
 SIZES = st.sampled_from([1, 2, 4, 8])
 PLACES = st.integers(0, NUM_BYTES - 1)
 OPERATIONS = {
-    "store": words.STORE,
-    "fetch_add": words.FETCH_ADD,
-    "exchange": words.EXCHANGE,
-    "compare_swap": words.COMPARE_SWAP,
+    "store": operations.WRITE,
+    "fetch_add": operations.FETCH_ADD,
+    "exchange": operations.EXCHANGE,
+    "compare_swap": operations.COMPARE_SWAP,
 }
 
 

@@ -16,6 +16,7 @@ from ...errors import ConfigError, FabricError, RankLost
 from ...fabric.ucx.turns import progress_in_turn
 from ...kernels import status
 from ...kernels.page import gate as way
+from ...kernels.page import operations
 from ...memory.control_page import ControlPage
 from ...memory.waiting import complete, raise_if_lost
 from ...world.forks import MakeError
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
 
 CONFIRMATION_S = 0.2  # a broken connection is a death once the agent says so: 4-8 ms
-READ, WRITE = int(Operation.READ), int(Operation.WRITE)
-FETCH_ADD, EXCHANGE = int(Operation.FETCH_ADD), int(Operation.EXCHANGE)
-COMPARE_SWAP = int(Operation.COMPARE_SWAP)
 UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
 
 
@@ -209,12 +207,19 @@ class Client(GateServer):
         """Copy `num_bytes` from `address`, whose home is `rank`, to the pointer `dst`, in memory of `keep`."""
         if num_bytes > layout.MAX_PAYLOAD_BYTES:
             for request, reply in self.stream(
-                Request(rank, READ, (address + offset, size), dst=dst + offset, capacity=size, keep=keep)
+                Request(
+                    rank,
+                    operations.READ,
+                    (address + offset, size),
+                    dst=dst + offset,
+                    capacity=size,
+                    keep=keep,
+                )
                 for offset, size in pieces(num_bytes)
             ):
-                check(request.rank, READ, reply)
+                check(request.rank, operations.READ, reply)
             return
-        fields = (READ, address, num_bytes, 0, 0, 0, 0, dst, num_bytes)
+        fields = (operations.READ, address, num_bytes, 0, 0, 0, 0, dst, num_bytes)
         code, refused, _, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             self._go_on(code, refused, rank, fields, keep)
@@ -226,19 +231,19 @@ class Client(GateServer):
         """
         if num_bytes > layout.MAX_PAYLOAD_BYTES:
             for request, reply in self.stream(
-                Request(rank, WRITE, (address + offset,), src + offset, size, keep=keep)
+                Request(rank, operations.WRITE, (address + offset,), src + offset, size, keep=keep)
                 for offset, size in pieces(num_bytes)
             ):
-                check(request.rank, WRITE, reply)
+                check(request.rank, operations.WRITE, reply)
             return
-        fields = (WRITE, address, 0, 0, 0, src, num_bytes, 0, 0)
+        fields = (operations.WRITE, address, 0, 0, 0, src, num_bytes, 0, 0)
         code, refused, _, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             self._go_on(code, refused, rank, fields, keep)
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Add `value` to the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        fields = (FETCH_ADD, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
+        fields = (operations.FETCH_ADD, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
         code, refused, old, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             old = self._go_on(code, refused, rank, fields)
@@ -246,7 +251,7 @@ class Client(GateServer):
 
     def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Put `value` into the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        fields = (EXCHANGE, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
+        fields = (operations.EXCHANGE, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
         code, refused, old, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             old = self._go_on(code, refused, rank, fields)
@@ -254,7 +259,7 @@ class Client(GateServer):
 
     def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
         """Put `desired` into the word at `address` if `expected` stands there; what stood there, unsigned."""
-        fields = (COMPARE_SWAP, address, signed(expected), signed(desired), num_bytes, 0, 0, 0, 0)
+        fields = (operations.COMPARE_SWAP, address, signed(expected), signed(desired), num_bytes, 0, 0, 0, 0)
         code, refused, old, _ = self._ask(self.address, rank, *fields)
         if code or refused:
             old = self._go_on(code, refused, rank, fields)
@@ -264,7 +269,7 @@ class Client(GateServer):
         """(rank, operation, requests, bytes) of the requests that named an address."""
         step = layout.NUM_COUNTED * layout.COUNTED_WORDS
         for rank in range(self.fabric.num_ranks):
-            for code in (READ, WRITE, FETCH_ADD, EXCHANGE, COMPARE_SWAP):
+            for code in operations.BY_ADDRESS:
                 first = rank * step + code * layout.COUNTED_WORDS
                 if self._ports[first]:
                     yield rank, Operation(code), self._ports[first], self._ports[first + 1]

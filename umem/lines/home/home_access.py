@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...agent.layout import REPLY_VALUE, REQUEST_PAYLOAD, REQUEST_PAYLOAD_BYTES, REQUEST_WORDS, WORD
 from ...agent.serving.handlers import argument
 from ...kernels import device_function
-from ...kernels.coherent.layout import FETCH_ADD_FLOAT, FLIT_BYTES_SHIFT, FLIT_OPERATION_SHIFT
+from ...kernels.coherent.layout import FLIT_BYTES_SHIFT, FLIT_OPERATION_SHIFT
 from ...kernels.coherent.typed import raw_change
 from ...kernels.data.shared_copy import copy_in
 from ...kernels.intrinsics.scalar import (
@@ -18,6 +18,7 @@ from ...kernels.intrinsics.scalar import (
     store_f64,
     store_i64,
 )
+from ...kernels.page import operations
 
 OPERATION_MASK, BYTES_MASK = 15, 255
 _change_i8, _change_i16, _change_i32, _change_i64 = (raw_change(name) for name in ("i8", "i16", "i32", "i64"))
@@ -37,9 +38,9 @@ def modify_home(request, reply, asked):
     if num_bytes == 0:
         payload, size = load_i64(request, REQUEST_PAYLOAD), load_i64(request, REQUEST_PAYLOAD_BYTES)
         copy_in(address, payload, size)
-    elif operation == FETCH_ADD_FLOAT and num_bytes == 4:
+    elif operation == operations.FETCH_ADD_FLOAT and num_bytes == 4:
         store_f32(value, 0, fetch_add_f32(address, 0, load_f32(operand, 0)))
-    elif operation == FETCH_ADD_FLOAT:
+    elif operation == operations.FETCH_ADD_FLOAT:
         store_f64(value, 0, fetch_add_f64(address, 0, load_f64(operand, 0)))
     elif num_bytes == 8:
         store_i64(value, 0, _change_i64(address, operation, first, second))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...kernels import status
+from ...kernels.page import operations
 from ...space.space import Space
 from . import run_lane as words
 from .litmus import Litmus, Step
@@ -19,13 +20,13 @@ LINE_BYTES = 128
 
 # On real memory every access is ordered, so that both forms of a load, and of a store, are one.
 OPERATIONS = {
-    "load": words.LOAD,
-    "load_acquire": words.LOAD,
-    "store": words.STORE,
-    "store_release": words.STORE,
-    "fetch_add": words.FETCH_ADD,
-    "exchange": words.EXCHANGE,
-    "compare_swap": words.COMPARE_SWAP,
+    "load": operations.READ,
+    "load_acquire": operations.READ,
+    "store": operations.WRITE,
+    "store_release": operations.WRITE,
+    "fetch_add": operations.FETCH_ADD,
+    "exchange": operations.EXCHANGE,
+    "compare_swap": operations.COMPARE_SWAP,
     "fence": words.FENCE,
 }
 AT_ONCE = np.zeros(INSTANCES, np.int64)  # moments of a round in which nobody waits

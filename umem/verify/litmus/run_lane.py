@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from ...kernels.build.compile import cpu_kernel, device_function
 from ...kernels.coherent.entries import change_8, load_8
-from ...kernels.coherent.layout import COMPARE_SWAP, EXCHANGE, FETCH_ADD, STORE
 from ...kernels.coherent.typed import coherent_store_i64
 from ...kernels.intrinsics.scalar import (
     compare_swap_i64,
@@ -25,14 +24,14 @@ from ...kernels.intrinsics.scalar import (
     store_release_i64,
 )
 from ...kernels.intrinsics.system import now_ns, yield_cpu
+from ...kernels.page.operations import EXCHANGE, FETCH_ADD, READ, WRITE
 from ...kernels.status import AGAIN, OK
 
 WORD = 8
 # --- a row of a program
 STEP_WORDS = 5
 OPERATION, PLACE, FIRST, SECOND, REGISTER = 0, 1, 2, 3, 4
-LOAD, FENCE = 16, 17  # beside the operations of coherent accesses that change a word
-assert max(STORE, FETCH_ADD, EXCHANGE, COMPARE_SWAP) < LOAD
+FENCE = 16  # beside the operations of kernels/page/operations.py
 NO_REGISTER = -1
 RAW = 0  # in place of a cache: the memory is accessed as it is
 # --- how far a lane is
@@ -45,9 +44,9 @@ FAR_NS = 5_000  # a lane that has longer to wait gives its core away meanwhile: 
 @device_function
 def perform_raw(operation, address, first, second):
     """One access by the processor; what the word held where that is asked for."""
-    if operation == LOAD:
+    if operation == READ:
         return load_acquire_i64(address, 0)
-    if operation == STORE:
+    if operation == WRITE:
         store_release_i64(address, 0, first)
         return 0
     if operation == FETCH_ADD:
@@ -65,9 +64,9 @@ def perform(cache, operation, address, first, second):
         return OK, 0
     if cache == RAW:
         return OK, perform_raw(operation, address, first, second)
-    if operation == LOAD:
+    if operation == READ:
         return load_8(cache, address)
-    if operation == STORE:
+    if operation == WRITE:
         return coherent_store_i64(cache, address, first), 0
     return change_8(cache, address, operation, first, second)
 
