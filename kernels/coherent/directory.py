@@ -42,7 +42,6 @@ from .layout import (
     POINTERS,
     RANK_MASK,
     SHARED,
-    UNCACHED,
 )
 
 NO_RANK = -1
@@ -263,9 +262,3 @@ def next_sharer(value, rank, num_ranks):
             return rank
         rank += 1
     return NO_RANK
-
-
-@device_function
-def is_uncached(value):
-    """1 where the line is unlocked and no rank has a copy: the word of memory that was never cached."""
-    return 1 if value & (DIRECTORY_LOCK | DIRECTORY_STATE_MASK << DIRECTORY_STATE_SHIFT) == UNCACHED else 0

@@ -56,18 +56,6 @@ SET_OWNER = 1 << 6
 ADD_SHARER = 1 << 7
 KEEP_OWNER = 1 << 8  # the owner becomes a sharer
 ACCESS_HOME = 1 << 9  # the access itself is done at the home, with the line locked
-ACTION_NAMES = (
-    "FORWARD_SHARED",
-    "FORWARD_INVALID",
-    "INVALIDATE",
-    "INVALIDATE_ALL",
-    "WRITE_BACK",
-    "READ_HOME",
-    "SET_OWNER",
-    "ADD_SHARER",
-    "KEEP_OWNER",
-    "ACCESS_HOME",
-)
 
 # --- a row as a word: actions | directory state after << 16 | copy's state after << 20 | 1 << 24
 ROW_ACTIONS_MASK = (1 << 16) - 1
@@ -88,7 +76,6 @@ MAX_RANKS_WITH_BITS = HOLDERS_BITS
 
 # --- line sizes
 MIN_LINE_LOG2, MAX_LINE_LOG2 = 6, 12
-NUM_LINE_SIZES = MAX_LINE_LOG2 - MIN_LINE_LOG2 + 1
 
 # --- a word a block of 2 MiB at its home: line_log2 | attribute << 4; 0: not cached. A rank's own note of it, a
 # byte a block of all addresses, has one bit more

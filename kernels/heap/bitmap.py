@@ -124,18 +124,3 @@ def find_run(arena, length):
     if best_end == NONE:
         return NONE
     return best_end - length
-
-
-@device_function
-def longest_run(arena):
-    """Most free blocks in a row."""
-    words = bitmap_address(arena, FREE_BLOCKS)
-    num_blocks = load_i64(arena, ARENA_NUM_BLOCKS)
-    longest = 0
-    start = run_start(words, 0, num_blocks)
-    while start < num_blocks:
-        end = run_end(words, start, num_blocks)
-        if end - start > longest:
-            longest = end - start
-        start = run_start(words, end, num_blocks)
-    return longest

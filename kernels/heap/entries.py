@@ -9,7 +9,7 @@ from __future__ import annotations
 from .. import status
 from ..build.compile import cpu_kernel, device_function
 from ..intrinsics.scalar import load_acquire_i64, load_i64, store_i64
-from .alloc import heap_alloc, heap_alloc_for, heap_free, heap_free_for, heap_give, heap_retain
+from .alloc import heap_alloc, heap_free, heap_give, heap_retain
 from .audit import heap_audit
 from .blocks import record_address
 from .layout import RECORD_STATE, SLOT_LIVE, STATE_MASK
@@ -80,9 +80,7 @@ open_for_thread = cpu_kernel("void(int64, int64, int64, int64, int64)")(open_mag
 open_for_nobody = cpu_kernel("void(int64, int64, int64, int64, int64)")(open_guest)
 adopt = cpu_kernel("void(int64)")(adopt_magazine)
 alloc = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_alloc)
-alloc_for = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_alloc_for)
 free = cpu_kernel("int64(int64, int64, int64, int64)")(heap_free)
-free_for = cpu_kernel("int64(int64, int64, int64, int64, int64)")(heap_free_for)
 alloc_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")(heap_alloc_batch)
 free_batch = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_free_batch)
 retain = cpu_kernel("int64(int64, int64, int64, int64, int64, int64)")(heap_retain)

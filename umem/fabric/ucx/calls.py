@@ -31,7 +31,6 @@ def _ucp(name: str, result: str, arguments: str) -> Any:
 worker_progress = _ucp("ucp_worker_progress", "i32", "i64")
 worker_arm = _ucp("ucp_worker_arm", "i8", "i64")
 worker_signal = _ucp("ucp_worker_signal", "i8", "i64")
-worker_flush = _ucp("ucp_worker_flush_nbx", "i64", "i64 i64")
 # (endpoint, buffer, count, tag, param)
 tag_send = _ucp("ucp_tag_send_nbx", "i64", "i64 i64 i64 i64 i64")
 # (worker, buffer, count, tag, tag_mask, param)
