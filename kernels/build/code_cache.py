@@ -44,7 +44,7 @@ from ..intrinsics.table import TABLE
 LOWERING_SOURCES = tuple(
     f"{room}/{name}"
     for room, names in {
-        "build": ("code_cache", "compile", "link"),
+        "build": ("code_cache", "compile", "cpu_target", "link"),
         "intrinsics": (
             *("elements", "faults", "lower_cpu", "lower_narrow", "lower_vector", "register_cpu"),
             *("scalar", "system", "table", "typing_rules", "vector", "whole"),

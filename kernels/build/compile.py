@@ -32,7 +32,7 @@ from umem.errors import ConfigError
 from umem.files import cached
 
 from ..intrinsics import faults, register_cpu
-from . import code_cache
+from . import code_cache, cpu_target
 from .link import KernelCompiler, LinkCompiler
 
 assert register_cpu  # imported because it teaches Numba the intrinsics
@@ -147,6 +147,7 @@ class Lazy:
 
     def _load_or_compile(self) -> Any:
         check_jit()
+        cpu_target.set_up()
         if faults.is_active():
             faults.install()
         while (path := self.folder) is not None:
