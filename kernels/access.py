@@ -7,7 +7,7 @@ For each element there is one compiled kernel an operation. It answers (status, 
 | OK | done |
 | MISALIGNED | the address is not a multiple of the element's size |
 | OUT_OF_RANGE | no segment holds the address |
-| CACHED | ranks keep coherent copies of the memory: see coherent/typed.py |
+| CACHED | ranks keep coherent copies of the memory, and this one has none that does: see coherent/typed.py |
 | gate.pending | the home was asked, or is to be asked by another way: the caller has to finish it |
 | NOT_MAPPED | the home's memory is not mapped here, and no agent can be asked |
 
@@ -26,17 +26,16 @@ from numba.core import types
 from . import status
 from .build.compile import CORE, cpu_kernel, device_function
 from .build.variants import ON_DEMAND
-from .coherent.directory import block_value, cache_of
-from .coherent.layout import NOTES
-from .heap.layout import BLOCK_LOG2
+from .coherent.directory import block_value
+from .coherent.hits import load_here_of, modify_here_of, note_of
 from .intrinsics import scalar
 from .intrinsics.elements import ELEMENTS as SCALARS
 from .intrinsics.elements import bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
-from .intrinsics.scalar import fence_seq_cst, load_i64, load_relaxed_u8, store_i64
+from .intrinsics.scalar import fence_seq_cst, load_i64, store_i64
 from .intrinsics.whole import exact, whole
 from .page import gate as way
 from .page import operations
-from .page.control import BASE, COHERENCE, NO_HOME, PEER_MAPPED, RANK, home_rank
+from .page.control import NO_HOME, PEER_MAPPED, home_rank
 
 NAMES = {
     "int8": "i8",
@@ -55,27 +54,26 @@ LOADED_BEFORE_START = ("int64", "float32", "float64")  # each kernel more makes 
 
 
 @device_function
-def check(control, address, num_bytes):
+def check(gate, address, num_bytes):
     """OK where an aligned access of `num_bytes` (a power of two) at `address` can be made by this rank."""
     if address & (num_bytes - 1):
         return status.MISALIGNED
+    control = load_i64(gate, way.CONTROL)
     home = home_rank(control, address)
     if home == NO_HOME:
         return status.OUT_OF_RANGE
     if load_i64(control, PEER_MAPPED + home) == 0:
-        return status.CACHED if is_noted(control, address) else status.NOT_MAPPED
+        return status.CACHED if is_noted(gate, address) else status.NOT_MAPPED
     if block_value(control, home, address) != 0:
         return status.CACHED
     return status.OK
 
 
 @device_function
-def is_noted(control, address):
+def is_noted(gate, address):
     """True where this rank has noted that the memory of an unmapped home is cached; else the home will say so."""
-    if load_i64(control, COHERENCE) == 0:
-        return False
-    notes = load_i64(cache_of(control, load_i64(control, RANK)), NOTES)
-    return notes != 0 and load_relaxed_u8(notes, (address - BASE) >> BLOCK_LOG2) != 0
+    cache = load_i64(gate, way.CACHE)
+    return cache != 0 and note_of(cache, address) != 0
 
 
 @cpu_kernel("void()")
@@ -149,12 +147,15 @@ class _Element:
 def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
     num_bytes, zero = element.num_bytes, element.zero
     load, load_value = element.intrinsic("load_acquire"), element.intrinsic("load")
+    load_here = load_here_of(element.name)
 
     def load_checked(gate, where):
         address = exact(where)
-        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
+        code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, load(address, 0)
+        if code == status.CACHED and load_i64(gate, way.CACHE) != 0:
+            return load_here(load_i64(gate, way.CACHE), address)
         value = zero
         if code == status.NOT_MAPPED:
             if not way.enter(gate):
@@ -171,12 +172,15 @@ def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
 def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
     num_bytes, bits_of = element.num_bytes, element.to_bits()
     store = element.intrinsic("store_release")
+    store_here = modify_here_of(element.name, "store")
 
     def store_checked(gate, where, given):
         address, value = exact(where), exact(given)
-        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
+        code = check(gate, address, num_bytes)
         if code == status.OK:
             store(address, 0, value)
+        elif code == status.CACHED and load_i64(gate, way.CACHE) != 0:
+            code, _ = store_here(load_i64(gate, way.CACHE), address, 0, value, value)
         elif code == status.NOT_MAPPED:
             if not way.enter(gate):
                 return way.pending(0)
@@ -191,13 +195,16 @@ def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
 def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, Any]]:
     num_bytes, zero, bits_of = element.num_bytes, element.zero, element.to_bits()
     update, load_value = element.intrinsic(operation), element.intrinsic("load")
+    update_here = modify_here_of(element.name, operation)
     number = {"fetch_add": operations.FETCH_ADD, "exchange": operations.EXCHANGE}[operation]
 
     def update_checked(gate, where, given):
         address, value = exact(where), exact(given)
-        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
+        code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, update(address, 0, value)
+        if code == status.CACHED and load_i64(gate, way.CACHE) != 0:
+            return update_here(load_i64(gate, way.CACHE), address, 0, value, value)
         old = zero
         if code == status.NOT_MAPPED:
             if not way.enter(gate):
@@ -214,12 +221,15 @@ def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, 
 def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
     num_bytes, zero, bits_of = element.num_bytes, element.zero, element.to_bits()
     swap, load_value = element.intrinsic("compare_swap"), element.intrinsic("load")
+    swap_here = modify_here_of(element.name, "compare_swap")
 
     def compare_swap_checked(gate, where, wanted, given):
         address, expected, desired = exact(where), exact(wanted), exact(given)
-        code = check(load_i64(gate, way.CONTROL), address, num_bytes)
+        code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, swap(address, 0, expected, desired)
+        if code == status.CACHED and load_i64(gate, way.CACHE) != 0:
+            return swap_here(load_i64(gate, way.CACHE), address, 0, expected, desired)
         old = zero
         if code == status.NOT_MAPPED:
             if not way.enter(gate):

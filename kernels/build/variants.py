@@ -31,6 +31,13 @@ def variant(template: Callable[..., Any], name: str, **names: Any) -> Any:
     return inlined_function(copy) if template in INLINED else device_function(copy)
 
 
+def bind(template: Callable[..., Any], suffix: str, names: dict[str, Any]) -> Any:
+    """The variant `<template>_<suffix>` with those of `names` that the template uses."""
+    used = set(template.__code__.co_names)
+    bound = {key: value for key, value in names.items() if key in used}
+    return variant(template, f"{template.__name__}_{suffix}", **bound)
+
+
 def group_of(element: str) -> str:
     """Group of the kernels for an element type: float32 is loaded before ranks start, the rest on demand."""
     return CORE if element == "f32" else ON_DEMAND
@@ -43,7 +50,5 @@ def family(templates: Iterable[Callable[..., Any]], suffix: str, **names: Any) -
     """
     made: dict[str, Any] = {}
     for template in templates:
-        used = set(template.__code__.co_names)
-        bound = {key: value for key, value in {**names, **made}.items() if key in used}
-        made[template.__name__] = variant(template, f"{template.__name__}_{suffix}", **bound)
+        made[template.__name__] = bind(template, suffix, {**names, **made})
     return SimpleNamespace(**made)

@@ -1,8 +1,6 @@
 """Coherent access to one element: the templates of kernels/coherent/typed.py, written as for int64.
 
-A hit is the load itself and the tag before and behind it: behind it, because a thread of the same rank may have
-given the slot to another line meanwhile. A store pins the line first (one compare-and-swap): a store that only
-checks before, or only behind, can land in a slot that others have just taken.
+Each first looks for a copy of the rank's own (hits.py), and else goes the way to the home, as often as it takes.
 """
 
 from __future__ import annotations
@@ -10,129 +8,43 @@ from __future__ import annotations
 from .. import status
 from ..build.compile import device_function, inlined_function
 from ..intrinsics import scalar
-from ..intrinsics.scalar import (
-    compare_swap_i64,
-    compare_swap_u32,
-    load_acquire_i64,
-    load_i64,
-    load_relaxed_u32,
-    store_i64,
-    store_release_i64,
-)
+from ..intrinsics.scalar import compare_swap_u32, load_i64, load_relaxed_u32, store_i64
 from ..page import gate as way
 from ..page import operations
-from ..page.control import BASE, PEER_MAPPED, RANK, home_rank
+from ..page.control import PEER_MAPPED, home_rank
 from . import layout as words
-from .cache import (
-    NO_SLOT,
-    await_group,
-    copy_address,
-    count_hits,
-    first_slot,
-    geometry_of,
-    held_pin,
-    in_state,
-    is_free_to_store,
-    is_readable,
-    set_state,
-    state_of_line,
-    tag_address,
-)
+from .cache import NO_SLOT
 from .directory import unlock_line
 from .flits import modify_at_home, read_at_home
+from .hits import (
+    NUM_BYTES,
+    OPERATION,
+    ZERO,
+    is_readable_at_home,
+    load_acquire_value,
+    load_hit,
+    load_value,
+    modify,
+    modify_hit,
+    note_of,
+    own_slot,
+    store_release_value,
+    store_value,
+)
 from .layout import (
     ATTRIBUTE_MASK,
     ATTRIBUTE_SHIFT,
     GET_OWNED,
     GET_SHARED,
     IS_HOME,
-    LINE_LOG2_MASK,
-    MODIFIED,
     NOT_HOME,
-    PINNED,
     PRIVATE,
-    STATE_BITS,
     THROUGH,
     WRITE_HOME,
 )
-from .supply import fetch, is_readable_at_home, make_home_ready, note_of, noted, room_for
-
-# --- templates: the names that are bound for each element stand here for int64
-
-NUM_BYTES, ZERO, OPERATION, READS_FIRST = 8, 0, operations.WRITE, 1
-load_value, store_value = scalar.load_i64, scalar.store_i64
-load_acquire_value, store_release_value = scalar.load_acquire_i64, scalar.store_release_i64
-
-
-@device_function
-def put(address, operation, first, second):
-    """`modify` for store; what stood there is not told."""
-    store_release_value(address, 0, first)
-    return ZERO
-
-
-@device_function
-def modify(address, operation, first, second):
-    """Change the element at `address`, to which no other thread stores meanwhile; returns what stood there."""
-    old = load_value(address, 0)
-    store_release_value(address, 0, first)
-    return old
-
-
-@device_function
-def add(address, operation, first, second):
-    """`modify` for fetch_add."""
-    old = load_value(address, 0)
-    store_release_value(address, 0, old + first)
-    return old
-
-
-@device_function
-def swap_if_equal(address, operation, first, second):
-    """`modify` for compare_swap."""
-    old = load_value(address, 0)
-    if old == first:
-        store_release_value(address, 0, second)
-    return old
-
-
-@device_function
-def modify_any(address, operation, first, second):
-    """`modify` for whatever operation the caller names."""
-    old = load_value(address, 0)
-    if operation == operations.FETCH_ADD:
-        store_release_value(address, 0, old + first)
-    elif operation != operations.COMPARE_SWAP:
-        store_release_value(address, 0, first)
-    elif old == first:
-        store_release_value(address, 0, second)
-    return old
-
+from .supply import fetch, make_home_ready, noted, room_for
 
 modify_raw = modify  # bound to the same in one atomic step
-
-
-@inlined_function
-def own_slot(cache, note, address):
-    """The slot where the line of `address` is looked for first: most are there."""
-    line_log2 = note & LINE_LOG2_MASK
-    return first_slot(geometry_of(cache, line_log2), (address - BASE) >> line_log2)
-
-
-@inlined_function
-def load_hit(cache, note, address, slot):
-    """(1, value) from this rank's own copy in `slot`; (0, 0) where the line is not there."""
-    line_log2 = note & LINE_LOG2_MASK
-    geometry = geometry_of(cache, line_log2)
-    at, copy = tag_address(geometry, slot), copy_address(geometry, slot, line_log2)
-    tag = load_acquire_i64(at, 0)
-    if is_readable(state_of_line(tag, (address - BASE) >> line_log2)):
-        offset = address & ((1 << line_log2) - 1)
-        value = load_acquire_value(copy + offset, 0)
-        if (load_acquire_i64(at, 0) ^ tag) >> STATE_BITS == 0:
-            count_hits(cache, slot, 1)
-            return 1, value
-    return 0, ZERO
 
 
 @device_function
@@ -189,34 +101,6 @@ def coherent_load(cache, address):
         if found:
             return status.OK, loaded
     return load_slowly(cache, address)
-
-
-@inlined_function
-def modify_hit(cache, note, address, slot, operation, first, second, waits):
-    """(OK, what stood there) in this rank's own copy in `slot`; NOT_FOUND where that is not there, or not to be had.
-    AGAIN where a sibling's range is under way in the slot's group: at once, or, if this `waits`, after a slice."""
-    line_log2 = note & LINE_LOG2_MASK
-    geometry = geometry_of(cache, line_log2)
-    at, copy = tag_address(geometry, slot), copy_address(geometry, slot, line_log2)
-    tag = load_acquire_i64(at, 0)
-    if is_free_to_store(state_of_line(tag, (address - BASE) >> line_log2)):
-        if compare_swap_i64(at, 0, tag, in_state(tag, PINNED)) == tag:
-            # A word that a range writes may be stored to meanwhile, but not loaded, and then stored to.
-            if READS_FIRST and held_pin(geometry, slot) != 0:
-                code = status.AGAIN
-                if waits:
-                    control = load_i64(cache, words.CONTROL)
-                    code = await_group(control, load_i64(control, RANK), geometry, slot)
-                else:
-                    set_state(geometry, slot, MODIFIED)
-                if code != status.OK:
-                    return code, ZERO
-            offset = address & ((1 << line_log2) - 1)
-            old = modify(copy + offset, operation, first, second)
-            store_release_i64(at, 0, in_state(tag, MODIFIED))
-            count_hits(cache, slot, 1)
-            return status.OK, old
-    return status.NOT_FOUND, ZERO
 
 
 @device_function

@@ -55,6 +55,7 @@ from .cache import (
 )
 from .directory import unlock_line
 from .flits import finish_flit, write_at_home
+from .hits import is_readable_at_home
 from .layout import (
     AT_REST,
     ATTRIBUTE_MASK,
@@ -75,7 +76,7 @@ from .layout import (
     WRITE_HOME,
 )
 from .misses import note_range
-from .supply import fetch, is_readable_at_home, look_again, make_home_ready, noted, room_for
+from .supply import fetch, look_again, make_home_ready, noted, room_for
 
 GROUP = "coherence"
 # After so many a vector of lines is not followed by another under the same pin: who takes one waits for that.

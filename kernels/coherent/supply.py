@@ -5,38 +5,25 @@ from __future__ import annotations
 from .. import status
 from ..build.compile import device_function, inlined_function
 from ..heap.layout import BLOCK_LOG2
-from ..intrinsics.scalar import load_acquire_i64, load_i64, load_relaxed_u8, store_relaxed_u8
+from ..intrinsics.scalar import load_i64, load_relaxed_u8, store_relaxed_u8
 from ..page.control import BASE, NO_HOME, PEER_MAPPED, RANK, home_rank, place_of
 from . import layout as words
-from .cache import NO_SLOT, count, geometry_of, set_of
-from .directory import block_value, block_word, cache_of, directory_word_at, line_state
+from .cache import NO_SLOT, geometry_of, set_of
+from .directory import block_value, cache_of, directory_word_at
 from .eviction import claim_slot, find_room
 from .flits import ask_home, forget, get_line_by_flit
+from .hits import is_as_noted, note_of
 from .layout import (
     ASK_BLOCK,
     BLOCK_WORD_MASK,
     GET_SHARED,
-    HOME,
     IS_HOME,
     LINE_LOG2_MASK,
     NOT_HOME,
-    POISONED,
     RECALL_OWNED,
     RECALL_SHARED,
 )
-from .rows import changes_nothing, row_of
 from .transaction import foresee, get_line, lock_home, note_miss
-
-WINDOW_LOG2 = 46  # notes are kept on all blocks of so many addresses, the windows among them
-
-
-@inlined_function
-def note_of(cache, address):
-    """What this rank has noted on the block of `address`: its line size and attribute; 0 for nothing."""
-    distance = address - BASE
-    if distance >> WINDOW_LOG2 != 0:
-        return 0
-    return load_relaxed_u8(load_i64(cache, words.NOTES), distance >> BLOCK_LOG2)
 
 
 @device_function
@@ -82,35 +69,12 @@ def look_again(code):
     return status.OK if code == status.NOT_CACHED else code
 
 
-@inlined_function
-def is_as_noted(home_cache, kind, offset, note):
-    """True where the mapped home, whose header is `home_cache`, says the same of the block at this place as `note`."""
-    return (load_acquire_i64(block_word(home_cache, kind, offset), 0) ^ note) & BLOCK_WORD_MASK == 0
-
-
 @device_function
 def recall(cache, note, start, request):
     """Have the home's agent call home the copies that stand in the way of `request`, and that only it can reach."""
     kind = RECALL_SHARED if request == GET_SHARED else RECALL_OWNED
     code, _ = ask_home(cache, start, note & BLOCK_WORD_MASK, kind)
     return code
-
-
-@device_function
-def is_readable_at_home(cache, note, address):
-    """True where the memory of this rank, the home, holds what a load must find: by the table it changes nothing.
-
-    Others may have had the block cached anew since it was noted: in lines of another size other words speak for it.
-    """
-    _, kind, offset = place_of(load_i64(cache, words.CONTROL), address)
-    if not is_as_noted(cache, kind, offset, note):
-        return False
-    word = directory_word_at(cache, kind, offset, note & LINE_LOG2_MASK)
-    value = load_acquire_i64(word, 0)
-    if line_state(value) == POISONED or not changes_nothing(row_of(cache, value, GET_SHARED, HOME), value):
-        return False
-    count(cache, words.NUM_HOME_ACCESSES, 1)
-    return True
 
 
 @inlined_function

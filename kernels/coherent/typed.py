@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from ..build.variants import family, variant
+from ..build.variants import bind, family
 from ..intrinsics import scalar
 from ..intrinsics.elements import ELEMENTS
 from ..page import operations
 from . import element as access
+from . import hits
+from .hits import names_of
 
 Function = Callable[..., Any]
 OPERATIONS = {
@@ -37,49 +37,27 @@ OPERATIONS = {
     "exchange": operations.EXCHANGE,
     "compare_swap": operations.COMPARE_SWAP,
 }
-_NUMPY = {"i": "int", "u": "uint", "f": "float"}
-
-
-def _names(element: str) -> dict[str, Any]:
-    """What the templates' names mean for an element."""
-    row = ELEMENTS[element]
-    verbs = ("load", "store", "load_acquire", "store_release")
-    bound = {f"{verb}_value": getattr(scalar, f"{verb}_{element}") for verb in verbs}
-    zero = np.dtype(f"{_NUMPY[row.kind]}{8 * row.num_bytes}").type(0)
-    return {**bound, "NUM_BYTES": row.num_bytes, "ZERO": zero}
-
-
-def _bind(template: Function, suffix: str, names: dict[str, Any]) -> Function:
-    used = set(template.__code__.co_names)
-    bound = {key: value for key, value in names.items() if key in used}
-    made: Function = variant(template, f"{template.__name__}_{suffix}", **bound)
-    return made
 
 
 def _load(element: str) -> Function:
     """coherent_load_T."""
-    templates = (access.load_hit, access.load_uncached, access.load_slowly, access.coherent_load)
-    return _public(family(templates, element, **_names(element)).coherent_load)
+    templates = (hits.load_hit, access.load_uncached, access.load_slowly, access.coherent_load)
+    return _public(family(templates, element, **names_of(element)).coherent_load)
 
 
 def _change(element: str, verb: str) -> Function:
     """coherent_store_T, coherent_fetch_add_T, coherent_exchange_T or coherent_compare_swap_T."""
     is_float_sum = verb == "fetch_add" and ELEMENTS[element].kind == "f"
-    names = {**_names(element), "OPERATION": operations.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb]}
-    names["READS_FIRST"] = int(verb != "store")
-    bodies: dict[str, Any] = {
-        "store": access.put,
-        "fetch_add": access.add,
-        "compare_swap": access.swap_if_equal,
+    names = {
+        **hits.names_of_change(element, verb),
+        "OPERATION": operations.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb],
     }
     suffix = f"{verb}_{element}"
-    body: Function = bodies.get(verb, access.modify)
-    names["modify"] = _bind(body, suffix, names)
     names["modify_raw"] = _raw(element, verb, names)
-    templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
+    templates = (hits.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
     modify = family(templates, suffix, **names).coherent_modify
     last: dict[str, Function] = {"store": access.coherent_store, "compare_swap": access.coherent_compare_swap}
-    made = _bind(last.get(verb, access.coherent_update), suffix, {**names, "coherent_modify": modify})
+    made = bind(last.get(verb, access.coherent_update), suffix, {**names, "coherent_modify": modify})
     made.__name__ = made.__qualname__ = f"coherent_{suffix}"
     return _public(made)
 
@@ -94,33 +72,33 @@ def _raw(element: str, verb: str, names: dict[str, Any]) -> Function:
     """The same for memory that is not cached."""
     row, suffix = ELEMENTS[element], f"{verb}_{element}"
     if verb == "store":
-        return _bind(access.store_raw, suffix, names)
+        return bind(access.store_raw, suffix, names)
     if row.num_bytes < 4:
         sign = 1 << (8 * row.num_bytes - 1) if row.kind == "i" else 0
-        return _bind(access.narrow_raw, suffix, {**names, "SIGN": sign})
+        return bind(access.narrow_raw, suffix, {**names, "SIGN": sign})
     update = getattr(scalar, suffix)
     if verb == "compare_swap":
-        return _bind(access.compare_swap_raw, suffix, {"compare_swap_value": update})
-    return _bind(access.update_raw, suffix, {"update_value": update})
+        return bind(access.compare_swap_raw, suffix, {"compare_swap_value": update})
+    return bind(access.update_raw, suffix, {"update_value": update})
 
 
 def raw_change(element: str) -> Function:
     """(address, operation, first, second) -> what stood there, in one atomic step; for integer elements."""
-    names, suffix = _names(element), f"any_{element}"
+    names, suffix = names_of(element), f"any_{element}"
     if names["NUM_BYTES"] < 4:
         names["SIGN"] = 1 << (8 * names["NUM_BYTES"] - 1)
-        return _bind(access.narrow_raw, suffix, names)
+        return bind(access.narrow_raw, suffix, names)
     for verb, name in (("fetch_add", "update"), ("exchange", "exchange"), ("compare_swap", "compare_swap")):
         names[f"{name}_value"] = getattr(scalar, f"{verb}_{element}")
-    return _bind(access.raw_any, suffix, names)
+    return bind(access.raw_any, suffix, names)
 
 
 def any_change(element: str) -> Function:
     """(cache, address, operation, first, second) -> (code, what stood there), for integer elements."""
-    names, suffix = _names(element), f"any_{element}"
-    names["modify"] = _bind(access.modify_any, suffix, names)
+    names, suffix = names_of(element), f"any_{element}"
+    names["modify"] = bind(hits.modify_any, suffix, names)
     names["modify_raw"] = raw_change(element)
-    templates = (access.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
+    templates = (hits.modify_hit, access.modify_there, access.modify_slowly, access.coherent_modify)
     made: Function = family(templates, suffix, **names).coherent_modify
     return made
 

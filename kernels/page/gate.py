@@ -33,6 +33,7 @@ REPLY_AT, REPLY_BYTES = 10, 11  # of the room for what is loaded; at TO_VALUE, 8
 DATA = 12  # the value that is stored, where it is a scalar
 REPLY = 13  # the scalar that is loaded, or stood there; the word beside the bytes of a reply
 IS_TAKEN = 14  # 1 while a thread is in the gate
+CACHE = 15  # address of the rank's coherence header once it may keep copies, else 0
 GATE_WORDS = 16
 TO_VALUE = 0
 PENDING_SHIFT = 8

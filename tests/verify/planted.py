@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from umem.kernels.build.variants import variant
 from umem.kernels.coherent import cache as line_cache
-from umem.kernels.coherent import directory, eviction, span
-from umem.kernels.coherent import element as access
+from umem.kernels.coherent import directory, eviction, hits, span
 from umem.kernels.coherent import layout as words
 from umem.kernels.intrinsics.scalar import (
     load_acquire_i64,
@@ -23,7 +22,7 @@ from umem.kernels.status import NOT_FOUND, OK
 def load_without_second_look(cache, note, address, slot):
     """`load_hit` that trusts the tag before the load."""
     line_log2 = note & words.LINE_LOG2_MASK
-    line = (address - access.BASE) >> line_log2
+    line = (address - hits.BASE) >> line_log2
     geometry = line_cache.geometry_of(cache, line_log2)
     tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
     if line_cache.is_readable(line_cache.state_of_line(tag, line)):
@@ -34,11 +33,11 @@ def load_without_second_look(cache, note, address, slot):
 def add_without_pin(cache, note, address, slot, operation, first, second, waits):
     """`modify_hit` of fetch_add that trusts the tag before the store."""
     line_log2 = note & words.LINE_LOG2_MASK
-    line = (address - access.BASE) >> line_log2
+    line = (address - hits.BASE) >> line_log2
     geometry = line_cache.geometry_of(cache, line_log2)
     tag = load_acquire_i64(line_cache.tag_address(geometry, 0), 0)
     if line_cache.state_of_line(tag, line) == words.MODIFIED:
-        return OK, access.add(line_cache.copy_address(geometry, 0, line_log2), operation, first, second)
+        return OK, hits.add(line_cache.copy_address(geometry, 0, line_log2), operation, first, second)
     return NOT_FOUND, 0
 
 
@@ -65,7 +64,7 @@ def read_without_second_look(cache, note, dst, address, num_bytes):
     """`read_line` that trusts the tag before the copy."""
     line_log2 = note & words.LINE_LOG2_MASK
     geometry = line_cache.geometry_of(cache, line_log2)
-    line = (address - access.BASE) >> line_log2
+    line = (address - hits.BASE) >> line_log2
     slot, tag = line_cache.search(geometry, line)
     if slot == line_cache.NO_SLOT or not line_cache.is_readable(tag & words.STATE_MASK):
         return 0

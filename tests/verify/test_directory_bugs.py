@@ -15,8 +15,7 @@ import pytest
 
 from umem.coherence.protocol import INVALIDATE, MSI, SHARER, STRANGER, Protocol, Request, Row, S
 from umem.kernels.coherent import cache as line_cache
-from umem.kernels.coherent import directory, eviction, span, supply, transaction, typed
-from umem.kernels.coherent import element as access
+from umem.kernels.coherent import directory, element, eviction, hits, span, supply, transaction, typed
 from umem.kernels.coherent import layout as words
 from umem.kernels.intrinsics.scalar import (
     load_acquire_i64,
@@ -81,7 +80,9 @@ def remade(**templates: Any) -> Plant:
     """Other templates of coherent access, and the accesses made of them."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        replaced(access, **templates)(monkeypatch)
+        replaced(hits, **templates)(monkeypatch)
+        called = {name: made for name, made in templates.items() if hasattr(element, name)}
+        replaced(element, **called)(monkeypatch)
         monkeypatch.setattr(world, "coherent_load_i64", typed._load("i64"))
         monkeypatch.setattr(world, "coherent_store_i64", typed._change("i64", "store"))
         monkeypatch.setattr(world, "coherent_fetch_add_i64", typed._change("i64", "fetch_add"))

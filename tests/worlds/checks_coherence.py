@@ -105,6 +105,26 @@ def a_store_is_seen_with_all_before_it(space):
         space.barrier()
 
 
+def hits_from_python_are_one_compiled_call(space):
+    words = space.shared("hits", (space.num_ranks, 64), "int64", home=0, cache="back")
+    own = words.address_of(space.rank, 0)
+    space.store(own, 5, "int64")
+    space.store(own + 256, 1.5, "float32")
+    space.barrier()
+    slow, space._finish = space._finish, None  # what would be called where compiled code is not enough
+    try:
+        if space.rank != 0:
+            assert space.compare_swap(own, 5, 6) == 5 and space.exchange(own, 7) == 6
+            assert space.fetch_add(own, 2) == 7
+            space.store(own, -1, "int8")
+            assert space.load(own, "uint8") == 255 and space.load(own + 256, "float32") == 1.5
+        else:
+            assert space.load(own, "int64") == 5  # the home's own memory, of which nobody has a copy
+    finally:
+        space._finish = slow
+    space.barrier()
+
+
 def ranges_of_any_size_and_place(space):
     rng = np.random.default_rng(5)
     for cache in ATTRIBUTES:
@@ -300,6 +320,7 @@ CHECKS = named(
     sums_are_exact_on_lines_that_all_share,
     a_lock_by_compare_swap_excludes,
     a_store_is_seen_with_all_before_it,
+    hits_from_python_are_one_compiled_call,
     ranges_of_any_size_and_place,
     lines_of_every_size,
     copies_go_between_cached_and_raw_memory,

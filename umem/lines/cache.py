@@ -35,8 +35,8 @@ from ..kernels.build.precompile import compile_here
 from ..kernels.coherent import blocks
 from ..kernels.coherent import layout as words
 from ..kernels.coherent.entries import CHANGES, GROUP, LOADS
+from ..kernels.coherent.hits import WINDOW_LOG2
 from ..kernels.coherent.span import read, write
-from ..kernels.coherent.supply import WINDOW_LOG2
 from ..kernels.heap.layout import BLOCK_BYTES, BLOCK_LOG2
 from ..memory.address import AddressMap
 from ..memory.control_page import ControlPage

@@ -138,7 +138,9 @@ class Space(Bulk, Named):
         peers = None if self._remote is None else RemoteLines(self.agent.client, own_gate, self.segments.map)
         mapped_ranks, plan = self.segments.mapped_ranks, self.segments.map
         places = (self._lines, plan, self.page, self.rank)
-        return LineCache(*places, own_gate, mapped_ranks, self.heap, peers, self.timeout_s)
+        cache = LineCache(*places, own_gate, mapped_ranks, self.heap, peers, self.timeout_s)
+        self._gate[gate.CACHE] = cache.address  # from now on scalar accesses look there
+        return cache
 
     @cached_property
     def near(self) -> Near:
