@@ -29,7 +29,8 @@ RMW = {"fetch_add": "add", "fetch_or": "or", "fetch_and": "and", "exchange": "xc
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 FUTEX_WAIT, FUTEX_WAKE = 0, 1  # without FUTEX_PRIVATE_FLAG: the word may be shared between processes
 CLOCK_MONOTONIC = 1
-PAGE_LOG2 = 12
+# Knuth's multiplicative hash: the high bits of the product differ for numbers at any equal distance.
+GOLDEN, STRIPE_SHIFT = 0x9E3779B97F4A7C15, 64 - 6
 IS_X86 = platform.machine() == "x86_64"
 IS_ARM = platform.machine() == "aarch64"
 
@@ -128,7 +129,8 @@ def _thread_pointer(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> i
 
 
 def _thread_stripe(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
-    return builder.lshr(_thread_pointer(builder, row, args), I64(PAGE_LOG2))
+    spread = builder.mul(_thread_pointer(builder, row, args), I64(GOLDEN))
+    return builder.lshr(spread, I64(STRIPE_SHIFT))
 
 
 def _prefetch(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:

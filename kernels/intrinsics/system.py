@@ -46,8 +46,9 @@ def _thread_pointer() -> int:
 
 
 def _thread_stripe() -> int:
-    """A number whose low bits differ between most threads of a process: for counters that each has for itself.
-    CPU: the page of the thread pointer, which lies 2,049 pages further with each of glibc's stacks. CUDA: the lane."""
+    """A number whose low six bits differ between most threads of a process: for counters that each has for itself.
+    CPU: a hash of the thread pointer, for the kernel lays stacks apart by 2,049 pages or by multiples of 2 MiB, as it
+    likes. CUDA: the lane."""
     return machine.current.thread_stripe()
 
 
