@@ -35,7 +35,7 @@ from .intrinsics.scalar import fence_seq_cst, load_i64, store_i64
 from .intrinsics.whole import exact, whole
 from .page import gate as way
 from .page import operations
-from .page.control import NO_HOME, PEER_MAPPED, home_rank
+from .page.control import CONTROL_PEER_MAPPED, NO_HOME, home_rank
 
 NAMES = {
     "int8": "i8",
@@ -58,11 +58,11 @@ def check(gate, address, num_bytes):
     """OK where an aligned access of `num_bytes` (a power of two) at `address` can be made by this rank."""
     if address & (num_bytes - 1):
         return status.MISALIGNED
-    control = load_i64(gate, way.CONTROL)
+    control = load_i64(gate, way.GATE_CONTROL)
     home = home_rank(control, address)
     if home == NO_HOME:
         return status.OUT_OF_RANGE
-    if load_i64(control, PEER_MAPPED + home) == 0:
+    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
         return status.CACHED if is_noted(gate, address) else status.NOT_MAPPED
     if block_value(control, home, address) != 0:
         return status.CACHED
@@ -137,9 +137,9 @@ class _Element:
         store_value = self.intrinsic("store")
 
         def bits_of(gate, value):
-            store_i64(gate, way.DATA, 0)
-            store_value(gate + way.DATA * way.WORD, 0, value)
-            return load_i64(gate, way.DATA)
+            store_i64(gate, way.GATE_DATA, 0)
+            store_value(gate + way.GATE_DATA * way.WORD, 0, value)
+            return load_i64(gate, way.GATE_DATA)
 
         return device_function(bits_of)
 
@@ -162,7 +162,7 @@ def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
                 return way.pending(0), zero
             code = way.ask_read(gate, address, way.TO_VALUE, num_bytes)
             if code == status.OK:
-                value = load_value(gate + way.REPLY * way.WORD, 0)
+                value = load_value(gate + way.GATE_REPLY * way.WORD, 0)
             way.leave(gate)
         return code, value
 
@@ -185,7 +185,7 @@ def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
             if not way.enter(gate):
                 return way.pending(0)
             bits_of(gate, value)
-            code = way.ask_write(gate, address, gate + way.DATA * way.WORD, num_bytes)
+            code = way.ask_write(gate, address, gate + way.GATE_DATA * way.WORD, num_bytes)
             way.leave(gate)
         return code
 
@@ -211,7 +211,7 @@ def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, 
                 return way.pending(0), zero
             code = way.ask_update(gate, number, address, bits_of(gate, value), num_bytes, 0)
             if code == status.OK:
-                old = load_value(gate + way.REPLY * way.WORD, 0)
+                old = load_value(gate + way.GATE_REPLY * way.WORD, 0)
             way.leave(gate)
         return code, old
 
@@ -239,7 +239,7 @@ def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
                 gate, operations.COMPARE_SWAP, address, bits, bits_of(gate, desired), num_bytes
             )
             if code == status.OK:
-                old = load_value(gate + way.REPLY * way.WORD, 0)
+                old = load_value(gate + way.GATE_REPLY * way.WORD, 0)
             way.leave(gate)
         return code, old
 

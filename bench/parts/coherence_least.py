@@ -16,8 +16,8 @@ from umem.kernels.coherent.layout import (
     MODIFIED,
     PINNED,
     SHARED_COPY,
-    STATE_BITS,
-    STATE_MASK,
+    TAG_STATE_BITS,
+    TAG_STATE_MASK,
 )
 from umem.kernels.data.shared_copy import copy_line
 from umem.kernels.intrinsics.scalar import compare_swap_i64, load_acquire_i64, load_i64, store_release_i64
@@ -41,7 +41,7 @@ def load_each(tags, copies, directory, home, mask, first, last):
     while i < last:
         slot = i & mask
         tag = load_acquire_i64(tags, slot)
-        if tag == slot << STATE_BITS | MODIFIED:
+        if tag == slot << TAG_STATE_BITS | MODIFIED:
             value = load_acquire_i64(copies, slot * LINE_WORDS)
             if load_acquire_i64(tags, slot) == tag:
                 total += value
@@ -63,7 +63,7 @@ def store_each(tags, copies, directory, home, mask, first, last):
     while i < last:
         slot = i & mask
         tag = load_acquire_i64(tags, slot)
-        if tag == slot << STATE_BITS | MODIFIED and pin(tags, slot, tag):
+        if tag == slot << TAG_STATE_BITS | MODIFIED and pin(tags, slot, tag):
             store_release_i64(copies, slot * LINE_WORDS, i)
             store_release_i64(tags, slot, tag)
             done += 1
@@ -78,7 +78,7 @@ def add_each(tags, copies, directory, home, mask, first, last):
     while i < last:
         slot = i & mask
         tag = load_acquire_i64(tags, slot)
-        if tag == slot << STATE_BITS | MODIFIED and pin(tags, slot, tag):
+        if tag == slot << TAG_STATE_BITS | MODIFIED and pin(tags, slot, tag):
             store_release_i64(copies, slot * LINE_WORDS, load_i64(copies, slot * LINE_WORDS) + 1)
             store_release_i64(tags, slot, tag)
             done += 1
@@ -97,13 +97,13 @@ def lock(directory, line):
 def fill(tags, copies, directory, home, line, slot, state):
     """Claim `slot`, lock the line, copy it, and let both go: 1, or 0 where something stands in the way."""
     tag = load_acquire_i64(tags, slot)
-    if compare_swap_i64(tags, slot, tag, line << STATE_BITS | FILLING) != tag:
+    if compare_swap_i64(tags, slot, tag, line << TAG_STATE_BITS | FILLING) != tag:
         return 0
     is_locked, word = lock(directory, line)
     if not is_locked:
         return 0
     copy_line(copies + slot * LINE, home + line * LINE, LINE)
-    store_release_i64(tags, slot, line << STATE_BITS | state)
+    store_release_i64(tags, slot, line << TAG_STATE_BITS | state)
     store_release_i64(directory, line, word)
     return 1
 
@@ -127,7 +127,7 @@ def write_each(tags, copies, directory, home, mask, first, last):
     while i < last:
         line, slot = i & mask, i * VICTIM_STEP & (mask >> 2)
         tag = load_acquire_i64(tags, slot)
-        victim = tag >> STATE_BITS
+        victim = tag >> TAG_STATE_BITS
         is_locked, word = lock(directory, victim)
         if is_locked and compare_swap_i64(tags, slot, tag, in_state(tag, FILLING)) == tag:
             copy_line(home + victim * LINE, copies + slot * LINE, LINE)
@@ -153,7 +153,7 @@ class Least(SpacePart):
         aligned = room[-room.ctypes.data % LINE // 8 :]
         ends = np.cumsum([num_lines * LINE_WORDS] * 2 + [num_lines] * 2)
         self.home, self.copies, self.tags, self.directory = np.split(aligned, ends)[:4]
-        self.tags[:] = np.arange(num_lines) << STATE_BITS | MODIFIED
+        self.tags[:] = np.arange(num_lines) << TAG_STATE_BITS | MODIFIED
         self.home[::LINE_WORDS] = self.copies[::LINE_WORDS] = np.arange(num_lines)
 
     def load(self, num_samples: int) -> Samples | None:
@@ -207,6 +207,6 @@ class Least(SpacePart):
 
     def _write_back(self) -> None:
         """Owned copies go home, outside of all timing."""
-        for slot in np.flatnonzero(self.tags[: self.num_lines // 4] & STATE_MASK == MODIFIED):
-            line = int(self.tags[slot]) >> STATE_BITS
+        for slot in np.flatnonzero(self.tags[: self.num_lines // 4] & TAG_STATE_MASK == MODIFIED):
+            line = int(self.tags[slot]) >> TAG_STATE_BITS
             self.home[line * LINE_WORDS] = self.copies[slot * LINE_WORDS]

@@ -14,7 +14,7 @@ from umem.fabric.ucx.waiting import GROUP, wait_request
 from umem.kernels.build.compile import cpu_kernel, device_function
 from umem.kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64
 from umem.kernels.intrinsics.system import cycles, now_ns, yield_cpu
-from umem.kernels.page.control import SPIN_ROUNDS
+from umem.kernels.page.control import CONTROL_SPIN_ROUNDS
 from umem.kernels.status import AGAIN, OK
 
 EVERY_BIT = -1  # tag mask
@@ -148,7 +148,7 @@ def access(port, endpoint, rank, is_put, buffer, num_bytes, address, key, num_op
 @device_function
 def await_word(port, word, value, deadline_ns):
     """Progress the worker until `value` stands in the word; AGAIN after the deadline. Gives its core away in time."""
-    spin_rounds = load_i64(load_i64(port, CONTROL), SPIN_ROUNDS)
+    spin_rounds = load_i64(load_i64(port, CONTROL), CONTROL_SPIN_ROUNDS)
     polls = 0
     while load_acquire_i64(word, 0) != value:
         worker_progress(load_i64(port, WORKER))

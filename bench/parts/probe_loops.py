@@ -17,7 +17,7 @@ from ...kernels.intrinsics.scalar import (
     store_release_i64,
 )
 from ...kernels.intrinsics.system import call_handler, copy_bytes, now_ns, yield_cpu
-from ...kernels.page.control import EPOCH, STOP
+from ...kernels.page.control import CONTROL_EPOCH, CONTROL_STOP
 from ...kernels.status import AGAIN, EPOCH_CHANGED, INTERRUPTED, OK
 
 LINE_WORDS = 8  # int64 words of a 64-byte line: one step of a chase touches one line
@@ -34,9 +34,9 @@ def poll_until(control, word, least, deadline_ns):
     while load_acquire_i64(word, 0) < least:
         polls += 1
         if polls & (POLLS_BETWEEN_LOOKS - 1) == 0:
-            if load_relaxed_i64(control, STOP) != 0:
+            if load_relaxed_i64(control, CONTROL_STOP) != 0:
                 return INTERRUPTED
-            if load_relaxed_i64(control, EPOCH) != 0:
+            if load_relaxed_i64(control, CONTROL_EPOCH) != 0:
                 return EPOCH_CHANGED
             if now_ns() > deadline_ns:
                 return AGAIN

@@ -6,11 +6,11 @@ from .. import status
 from ..build.compile import cpu_kernel, device_function
 from ..heap.layout import BLOCK_BYTES
 from ..intrinsics.scalar import load_acquire_i64, load_i64, store_release_i64
-from ..page.control import RANK, place_of
+from ..page.control import CONTROL_RANK, place_of
 from . import layout as words
 from .directory import block_value, block_word, cache_of, directory_word, line_state, lock_line, unlock_line
 from .flits import forget
-from .layout import LINE_LOG2_MASK, POISONED, WRITE_HOME
+from .layout import LINE_LOG2_MASK, LINE_POISONED, WRITE_HOME
 from .supply import make_home_ready
 
 GROUP = "coherence"
@@ -19,7 +19,7 @@ GROUP = "coherence"
 @device_function
 def mark(cache, home, address, value):
     """Have the block of `address` cached as `value`, a block word, says; 0 ends it. Its home is mapped."""
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     _, kind, offset = place_of(control, address)
     store_release_i64(block_word(cache_of(control, home), kind, offset), 0, value)
     forget(cache, address)
@@ -27,11 +27,11 @@ def mark(cache, home, address, value):
 
 @device_function
 def call_home(cache, home, block, first):
-    """Make every line of the cached block at `block` UNCACHED, from its line number `first` on, poison lifted too.
+    """Make every line of the cached block at `block` LINE_UNCACHED, from its line number `first` on, poison lifted too.
 
     (code, line to go on from): OK with the number of lines; else as `make_home_ready`. Its home is mapped.
     """
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     home_cache = cache_of(control, home)
     value = block_value(control, home, block)
     line_log2 = value & LINE_LOG2_MASK
@@ -40,7 +40,7 @@ def call_home(cache, home, block, first):
         address = block + (line << line_log2)
         word = directory_word(control, home_cache, address, line_log2)
         seen = load_acquire_i64(word, 0)
-        if line_state(seen) == POISONED:
+        if line_state(seen) == LINE_POISONED:
             code = lift_poison(cache, home, address, line_log2)
             if code != status.OK:
                 return code, line
@@ -58,18 +58,18 @@ def call_home(cache, home, block, first):
 @device_function
 def lift_poison(cache, home, address, line_log2):
     """Let a poisoned line be used again: it holds what its home has; OK also where it was not poisoned."""
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     word = directory_word(control, cache_of(control, home), address, line_log2)
-    code, value = lock_line(control, word, load_i64(control, RANK))
+    code, value = lock_line(control, word, load_i64(control, CONTROL_RANK))
     if code == status.OK:
-        unlock_line(word, 0 if line_state(value) == POISONED else value)
+        unlock_line(word, 0 if line_state(value) == LINE_POISONED else value)
     return code
 
 
 @cpu_kernel("int64(int64, int64, int64)", group=GROUP)
 def look(cache, home, address):
     """See `block_value`."""
-    return block_value(load_i64(cache, words.CONTROL), home, address)
+    return block_value(load_i64(cache, words.CACHE_CONTROL), home, address)
 
 
 @cpu_kernel("void(int64, int64, int64, int64)", group=GROUP)

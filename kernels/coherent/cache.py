@@ -43,35 +43,35 @@ from .layout import (
     FILLING,
     GROUP_LOG2,
     INVALID,
-    LINE_BITS,
     MODIFIED,
     PINNED,
     ROW_LOG2,
     SHARED_COPY,
-    STATE_BITS,
-    STATE_MASK,
+    TAG_LINE_BITS,
+    TAG_STATE_BITS,
+    TAG_STATE_MASK,
+    TAG_VERSION_SHIFT,
     TAKEN,
-    VERSION_SHIFT,
 )
 
 NO_SLOT = -1
-LINE_MASK = (1 << LINE_BITS) - 1
-LINE_IN_TAG = LINE_MASK << STATE_BITS
+LINE_MASK = (1 << TAG_LINE_BITS) - 1
+LINE_IN_TAG = LINE_MASK << TAG_STATE_BITS
 
 
 @inlined_function
 def geometry_of(cache, line_log2):
     """Address of the words that say where the slots for this line size are."""
-    return cache + (words.GEOMETRIES + line_log2 * words.GEOMETRY_WORDS) * 8
+    return cache + (words.CACHE_GEOMETRIES + line_log2 * words.GEOMETRY_WORDS) * 8
 
 
 @inlined_function
 def first_slot(geometry, line):
-    """The slot that `line` takes if it may choose; the others of its set are the aligned group of NUM_WAYS around it.
+    """The slot that `line` takes if it may choose; its set is the aligned GEOMETRY_NUM_WAYS of slots around it.
 
     Lines in a row have slots in a row, as far as a vector of tags goes: only the bits above are mixed.
     """
-    return slot_among(line, load_i64(geometry, words.SLOT_MASK))
+    return slot_among(line, load_i64(geometry, words.GEOMETRY_SLOT_MASK))
 
 
 @inlined_function
@@ -83,7 +83,7 @@ def slot_among(line, slot_mask):
 @inlined_function
 def tag_address(geometry, slot):
     """Address of the slot's tag."""
-    return load_i64(geometry, words.TAGS) + slot * 8
+    return load_i64(geometry, words.GEOMETRY_TAGS) + slot * 8
 
 
 @inlined_function
@@ -95,14 +95,16 @@ def own_tag(geometry, line):
 @inlined_function
 def copy_address(geometry, slot, line_log2):
     """Address of the slot's copy."""
-    return load_i64(geometry, words.COPIES) + (slot << line_log2)
+    return load_i64(geometry, words.GEOMETRY_COPIES) + (slot << line_log2)
 
 
 @inlined_function
 def group_pin(geometry, slot):
     """Address of the pin of the slot's group: odd while a thread of the rank writes a range to copies in it, and each
     time another number."""
-    return pin_among(load_i64(geometry, words.TAGS), load_i64(geometry, words.SLOT_MASK), slot)
+    return pin_among(
+        load_i64(geometry, words.GEOMETRY_TAGS), load_i64(geometry, words.GEOMETRY_SLOT_MASK), slot
+    )
 
 
 @inlined_function
@@ -114,19 +116,19 @@ def pin_among(tags, slot_mask, slot):
 @inlined_function
 def line_of(tag):
     """The number of the line."""
-    return (tag >> STATE_BITS) & LINE_MASK
+    return (tag >> TAG_STATE_BITS) & LINE_MASK
 
 
 @inlined_function
 def state_of_line(tag, line):
     """The state that `tag` gives `line`; a number above all states where it is a tag of another line."""
-    return (tag & (LINE_IN_TAG | STATE_MASK)) ^ line << STATE_BITS
+    return (tag & (LINE_IN_TAG | TAG_STATE_MASK)) ^ line << TAG_STATE_BITS
 
 
 @inlined_function
 def is_of_line(tag, line):
     """True where `tag` is one of `line`, in whatever state."""
-    return state_of_line(tag, line) <= STATE_MASK
+    return state_of_line(tag, line) <= TAG_STATE_MASK
 
 
 @inlined_function
@@ -144,21 +146,21 @@ def is_free_to_store(state):
 @inlined_function
 def claimed(tag, line, version_mask):
     """The tag of a slot that `line` claims from what `tag` says: FILLING, of the next version."""
-    version = (tag >> VERSION_SHIFT) + 1 & version_mask
-    return version << VERSION_SHIFT | line << STATE_BITS | FILLING
+    version = (tag >> TAG_VERSION_SHIFT) + 1 & version_mask
+    return version << TAG_VERSION_SHIFT | line << TAG_STATE_BITS | FILLING
 
 
 @inlined_function
 def in_state(tag, state):
     """`tag` with another state."""
-    return (tag & ~STATE_MASK) | state
+    return (tag & ~TAG_STATE_MASK) | state
 
 
 @inlined_function
 def tags_from(geometry, slot):
     """A vector of tags from `slot` on, which is a multiple of its lanes. Each was so at some moment: look at it again
     before anything follows from it."""
-    return vec_load_relaxed_i64(load_i64(geometry, words.TAGS), slot)
+    return vec_load_relaxed_i64(load_i64(geometry, words.GEOMETRY_TAGS), slot)
 
 
 @inlined_function
@@ -170,7 +172,7 @@ def lanes_where(tags, mask, wanted):
 @inlined_function
 def set_of(geometry, line):
     """(slot of the vector where the set of `line` begins, slot where the set ends, bits of the set in a vector)."""
-    num_ways, lanes = load_i64(geometry, words.NUM_WAYS), vec_lanes_i64()
+    num_ways, lanes = load_i64(geometry, words.GEOMETRY_NUM_WAYS), vec_lanes_i64()
     start = first_slot(geometry, line) & -num_ways
     aligned = start & -lanes
     return aligned, start + num_ways, ((1 << min(num_ways, lanes)) - 1) << (start - aligned)
@@ -183,11 +185,11 @@ def find_tag(geometry, line, its_set, states, but):
     slots, end, in_set = its_set
     while slots < end:
         tags = tags_from(geometry, slots)
-        rest = in_set & lanes_where(tags, LINE_IN_TAG, line << STATE_BITS)
+        rest = in_set & lanes_where(tags, LINE_IN_TAG, line << TAG_STATE_BITS)
         while rest != 0:
             slot = slots + count_trailing_zeros_u64(rest)
             tag = load_acquire_i64(tag_address(geometry, slot), 0)
-            if is_of_line(tag, line) and (states >> (tag & STATE_MASK)) & 1 and slot != but:
+            if is_of_line(tag, line) and (states >> (tag & TAG_STATE_MASK)) & 1 and slot != but:
                 return slot, tag
             rest &= rest - 1
         slots += vec_lanes_i64()
@@ -206,7 +208,7 @@ def has_other_slot(geometry, line, its_set, slot):
 
     Of two siblings that claim at once at least one sees the other: claim, fence, look, on both sides.
     """
-    if load_i64(geometry, words.NUM_WAYS) == 1:
+    if load_i64(geometry, words.GEOMETRY_NUM_WAYS) == 1:
         return False
     fence_after_atomic()
     other, _ = find_tag(geometry, line, its_set, ~(1 << INVALID), slot)
@@ -244,7 +246,7 @@ def take(control, cache, rank, line_log2, line):
     prefetch(group_pin(geometry, first_slot(geometry, line)))
     while True:
         slot, tag = search(geometry, line)
-        state = tag & STATE_MASK
+        state = tag & TAG_STATE_MASK
         is_dead = 0
         if slot == NO_SLOT or not (is_free_to_store(state) or state == TAKEN):
             is_dead = peer_is_dead(control, rank)
@@ -312,7 +314,7 @@ def set_state(geometry, slot, state):
 def count_hits(cache, slot, number):
     """Count accesses to the rank's copies, of which one is in `slot`: in words of the thread's own, and in one of
     these by slot, so that the processor need not wait for the sum of the access before."""
-    counters = load_i64(cache, words.COUNTERS)
+    counters = load_i64(cache, words.CACHE_COUNTERS)
     if counters != 0:
         stripe = (thread_stripe() & (words.NUM_HIT_STRIPES - 1)) * words.STRIPE_WORDS
         word = words.HIT_STRIPES + stripe + (slot & (words.STRIPE_WORDS - 1))
@@ -322,9 +324,9 @@ def count_hits(cache, slot, number):
 @inlined_function
 def count(cache, counter, amount):
     """Raise one of the rank's counters. Between threads of a rank a count may be lost."""
-    counters = load_i64(cache, words.COUNTERS)
+    counters = load_i64(cache, words.CACHE_COUNTERS)
     if counters != 0:
         store_relaxed_i64(counters, counter, load_relaxed_i64(counters, counter) + amount)
 
 
-assert PINNED < FILLING < DROPPED < TAKEN <= STATE_MASK
+assert PINNED < FILLING < DROPPED < TAKEN <= TAG_STATE_MASK

@@ -21,7 +21,15 @@ from ..intrinsics.scalar import (
     store_release_i64,
 )
 from ..intrinsics.system import count_trailing_zeros_u64, now_ns, pause, yield_cpu
-from ..page.control import COHERENCE, META_BASE, META_STRIDE_LOG2, SPIN_ROUNDS, STOP, peer_is_dead, place_of
+from ..page.control import (
+    CONTROL_COHERENCE,
+    CONTROL_META_BASE,
+    CONTROL_META_STRIDE_LOG2,
+    CONTROL_SPIN_ROUNDS,
+    CONTROL_STOP,
+    peer_is_dead,
+    place_of,
+)
 from . import layout as words
 from .layout import (
     BIT_A_GROUP,
@@ -35,13 +43,13 @@ from .layout import (
     HOLDER_SHIFT,
     HOLDERS_BITS,
     HOLDERS_SHIFT,
+    LINE_OWNED,
+    LINE_SHARED,
     MAX_RANKS_WITH_BITS,
     NUM_POINTERS,
-    OWNED,
     POINTER_BITS,
     POINTERS,
     RANK_MASK,
-    SHARED,
 )
 
 NO_RANK = -1
@@ -53,15 +61,15 @@ LINES_APART_LOG2 = 3  # neighbours' words lie on different lines of the processo
 @inlined_function
 def cache_of(control, rank):
     """Address of the coherence header of `rank`; its metadata must be mapped."""
-    meta = load_i64(control, META_BASE) + (rank << load_i64(control, META_STRIDE_LOG2))
-    return meta + load_i64(control, COHERENCE)
+    meta = load_i64(control, CONTROL_META_BASE) + (rank << load_i64(control, CONTROL_META_STRIDE_LOG2))
+    return meta + load_i64(control, CONTROL_COHERENCE)
 
 
 @inlined_function
 def block_word(home_cache, kind, offset):
     """Address of the word that says how the block at a place (`place_of`) in the segments of a home is cached;
     `home_cache` is its header."""
-    return load_i64(home_cache, words.BLOCKS + kind) + (offset >> BLOCK_LOG2) * 8
+    return load_i64(home_cache, words.CACHE_BLOCKS + kind) + (offset >> BLOCK_LOG2) * 8
 
 
 @inlined_function
@@ -70,7 +78,7 @@ def block_value(control, home, address):
 
     So too where only an agent or a heap stands on the control page, and nothing of coherence.
     """
-    if load_i64(control, COHERENCE) == 0:
+    if load_i64(control, CONTROL_COHERENCE) == 0:
         return 0
     _, kind, offset = place_of(control, address)
     return load_acquire_i64(block_word(cache_of(control, home), kind, offset), 0)
@@ -84,7 +92,7 @@ def directory_word_at(home_cache, kind, offset, line_log2):
     lines_log2 = BLOCK_LOG2 - line_log2 - LINES_APART_LOG2
     apart = line & ((1 << LINES_APART_LOG2) - 1)
     index = block * DIRECTORY_WORDS_A_BLOCK + (apart << lines_log2) + (line >> LINES_APART_LOG2)
-    return load_i64(home_cache, words.DIRECTORIES + kind) + index * 8
+    return load_i64(home_cache, words.CACHE_DIRECTORIES + kind) + index * 8
 
 
 @inlined_function
@@ -103,11 +111,11 @@ def wait_turn(control, waited):
 
     OK: look again. AGAIN after a slice, INTERRUPTED when the space closes.
     """
-    spin_rounds = load_i64(control, SPIN_ROUNDS)
+    spin_rounds = load_i64(control, CONTROL_SPIN_ROUNDS)
     if waited < spin_rounds:
         pause()
         return status.OK, waited + 1
-    if load_relaxed_i64(control, STOP) != 0:
+    if load_relaxed_i64(control, CONTROL_STOP) != 0:
         return status.INTERRUPTED, waited
     now = now_ns()
     if waited <= spin_rounds:
@@ -164,27 +172,27 @@ def unlocked(value):
 
 @inlined_function
 def line_state(value):
-    """UNCACHED, SHARED, OWNED or POISONED."""
+    """LINE_UNCACHED, LINE_SHARED, LINE_OWNED or LINE_POISONED."""
     return (value >> DIRECTORY_STATE_SHIFT) & DIRECTORY_STATE_MASK
 
 
 @inlined_function
 def owner_of(value):
-    """The owner of an OWNED line."""
+    """The owner of an LINE_OWNED line."""
     return (value >> HOLDERS_SHIFT) & RANK_MASK
 
 
 @inlined_function
 def owned_by(rank):
     """The word of a line that `rank` owns."""
-    return OWNED << DIRECTORY_STATE_SHIFT | rank << HOLDERS_SHIFT
+    return LINE_OWNED << DIRECTORY_STATE_SHIFT | rank << HOLDERS_SHIFT
 
 
 @inlined_function
 def shared_by_nobody(num_ranks):
     """The word of a line that is shared and has no sharer yet."""
     form = BIT_A_RANK if num_ranks <= MAX_RANKS_WITH_BITS else POINTERS
-    return SHARED << DIRECTORY_STATE_SHIFT | form << FORMAT_SHIFT
+    return LINE_SHARED << DIRECTORY_STATE_SHIFT | form << FORMAT_SHIFT
 
 
 @device_function
@@ -245,7 +253,7 @@ def with_sharer_of_many(value, rank, num_ranks):
             other = (holders >> (COUNT_BITS + place * POINTER_BITS)) & RANK_MASK
             groups |= 1 << (other // size)
             place += 1
-        value = SHARED << DIRECTORY_STATE_SHIFT | BIT_A_GROUP << FORMAT_SHIFT | groups << HOLDERS_SHIFT
+        value = LINE_SHARED << DIRECTORY_STATE_SHIFT | BIT_A_GROUP << FORMAT_SHIFT | groups << HOLDERS_SHIFT
     return value | 1 << (HOLDERS_SHIFT + rank // size)
 
 

@@ -11,7 +11,7 @@ from ..intrinsics import scalar
 from ..intrinsics.scalar import compare_swap_u32, load_i64, load_relaxed_u32, store_i64
 from ..page import gate as way
 from ..page import operations
-from ..page.control import PEER_MAPPED, home_rank
+from ..page.control import CONTROL_PEER_MAPPED, home_rank
 from . import layout as words
 from .cache import NO_SLOT
 from .directory import unlock_line
@@ -50,13 +50,15 @@ modify_raw = modify  # bound to the same in one atomic step
 @device_function
 def load_uncached(cache, address):
     """(code, value) of the element at `address`, in memory that is not cached."""
-    control = load_i64(cache, words.CONTROL)
-    if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
+    control = load_i64(cache, words.CACHE_CONTROL)
+    if load_i64(control, CONTROL_PEER_MAPPED + home_rank(control, address)) != 0:
         return status.OK, load_acquire_value(address, 0)
     code, bits = read_at_home(cache, address, NUM_BYTES)
     if code != status.OK:
         return code, ZERO
-    room = load_i64(cache, words.GATE) + way.DATA * way.WORD  # where words become values of the same bits
+    room = (
+        load_i64(cache, words.CACHE_GATE) + way.GATE_DATA * way.WORD
+    )  # where words become values of the same bits
     store_i64(room, 0, bits)
     return code, load_value(room, 0)
 
@@ -106,8 +108,8 @@ def coherent_load(cache, address):
 @device_function
 def modify_there(cache, note, address, operation, first, second):
     """(code, what stood there): the home's agent does it."""
-    gate = load_i64(cache, words.GATE)
-    room = gate + way.DATA * way.WORD  # where values become words of the same bits, and back
+    gate = load_i64(cache, words.CACHE_GATE)
+    room = gate + way.GATE_DATA * way.WORD  # where values become words of the same bits, and back
     store_i64(room, 0, 0)
     store_value(room, 0, second)
     second_bits = load_i64(room, 0)
@@ -130,8 +132,8 @@ def modify_slowly(cache, address, operation, first, second):
         if code != status.OK:
             return code, ZERO
         if note == 0:
-            control = load_i64(cache, words.CONTROL)
-            if load_i64(control, PEER_MAPPED + home_rank(control, address)) != 0:
+            control = load_i64(cache, words.CACHE_CONTROL)
+            if load_i64(control, CONTROL_PEER_MAPPED + home_rank(control, address)) != 0:
                 return status.OK, modify_raw(address, operation, first, second)
             code, old = modify_there(cache, note, address, operation, first, second)
             if code != status.NOT_CACHED:

@@ -19,7 +19,7 @@ from ..intrinsics.scalar import (
 )
 from ..intrinsics.system import count_trailing_zeros_u64
 from ..intrinsics.vector import vec_lanes_i64
-from ..page.control import BASE, PEER_MAPPED, RANK, SPIN_ROUNDS, place_of
+from ..page.control import BASE, CONTROL_PEER_MAPPED, CONTROL_RANK, CONTROL_SPIN_ROUNDS, place_of
 from . import layout as words
 from .cache import (
     LINE_IN_TAG,
@@ -53,8 +53,8 @@ from .layout import (
     PINNED,
     PUT_OWNED,
     SHARED_COPY,
-    STATE_BITS,
-    STATE_MASK,
+    TAG_STATE_BITS,
+    TAG_STATE_MASK,
     TAKEN,
     WRITE_BACK,
 )
@@ -73,19 +73,19 @@ def claim_slot(cache, line_log2, line, request, slot):
     `slot` is the room that was found before. An upgrade claims the one that has the shared copy, which stays in it
     (HAD_COPY).
     """
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     geometry = geometry_of(cache, line_log2)
     its_set = set_of(geometry, line)
     waited = 0
     while True:
         tag = load_acquire_i64(tag_address(geometry, slot), 0)
-        state = tag & STATE_MASK
+        state = tag & TAG_STATE_MASK
         is_copy = is_readable(state_of_line(tag, line))
         if is_copy and not (request == GET_OWNED and (state == SHARED_COPY or state == PINNED)):
             return status.OK, NO_SLOT, HAD_NOTHING
         code = status.OK
         if state in (INVALID, SHARED_COPY):
-            desired = claimed(tag, line, load_i64(cache, words.VERSION_MASK))
+            desired = claimed(tag, line, load_i64(cache, words.CACHE_VERSION_MASK))
             if compare_swap_i64(tag_address(geometry, slot), 0, tag, desired) == tag:
                 if is_copy:
                     return status.OK, slot, HAD_COPY
@@ -97,7 +97,7 @@ def claim_slot(cache, line_log2, line, request, slot):
                 elif tag != 0 and is_of_line(tag, line):
                     return status.OK, slot, HAD_LOST
                 return status.OK, slot, HAD_NOTHING
-        elif state == TAKEN and waited < load_i64(control, SPIN_ROUNDS):
+        elif state == TAKEN and waited < load_i64(control, CONTROL_SPIN_ROUNDS):
             code, waited = wait_turn(control, waited)  # its taker has the line's lock, and is done soon
         elif state in (EXCLUSIVE, MODIFIED, TAKEN):
             code = give_back(cache, line_log2, slot, line_of(tag))
@@ -119,16 +119,16 @@ def find_room(cache, geometry, line, its_set):
     lost, free = NO_SLOT, NO_SLOT
     while slots < end:  # as `find_tag`, but one look at a vector says too what was lost and what is free
         tags = tags_from(geometry, slots)
-        like = in_set & lanes_where(tags, LINE_IN_TAG, line << STATE_BITS)
+        like = in_set & lanes_where(tags, LINE_IN_TAG, line << TAG_STATE_BITS)
         while like != 0:
             slot = slots + count_trailing_zeros_u64(like)
             tag = load_acquire_i64(tag_address(geometry, slot), 0)
             if is_of_line(tag, line):
-                if tag & STATE_MASK != INVALID:
+                if tag & TAG_STATE_MASK != INVALID:
                     return slot
                 lost = slot
             like &= like - 1
-        empty = in_set & lanes_where(tags, STATE_MASK, INVALID)
+        empty = in_set & lanes_where(tags, TAG_STATE_MASK, INVALID)
         if slots == first & -vec_lanes_i64() and (empty >> (first - slots)) & 1:
             free = first
         elif empty != 0 and free == NO_SLOT:
@@ -138,10 +138,10 @@ def find_room(cache, geometry, line, its_set):
         return lost
     if free != NO_SLOT:
         return free
-    if load_i64(geometry, words.NUM_WAYS) > 1:
-        clock = load_relaxed_i64(cache, words.CLOCK)
-        store_relaxed_i64(cache, words.CLOCK, clock * MULTIPLIER + INCREMENT)
-        return first ^ (clock >> TOP_BITS & (load_i64(geometry, words.NUM_WAYS) - 1))
+    if load_i64(geometry, words.GEOMETRY_NUM_WAYS) > 1:
+        clock = load_relaxed_i64(cache, words.CACHE_CLOCK)
+        store_relaxed_i64(cache, words.CACHE_CLOCK, clock * MULTIPLIER + INCREMENT)
+        return first ^ (clock >> TOP_BITS & (load_i64(geometry, words.GEOMETRY_NUM_WAYS) - 1))
     return first
 
 
@@ -152,12 +152,12 @@ def give_back(cache, line_log2, slot, line):
     A copy that is TAKEN while this rank has the line's lock was left so by a rank that died: it is still the
     owner's copy where the directory names the owner, and worthless otherwise.
     """
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     address = BASE + (line << line_log2)
     home, kind, offset = place_of(control, address)
-    if load_i64(control, PEER_MAPPED + home) == 0:
+    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
         return give_back_by_flit(cache, control, line_log2, slot, line)
-    rank = load_i64(control, RANK)
+    rank = load_i64(control, CONTROL_RANK)
     word = directory_word_at(cache_of(control, home), kind, offset, line_log2)
     code, value = lock_line(control, word, rank)
     if code != status.OK:
@@ -176,7 +176,7 @@ def give_back(cache, line_log2, slot, line):
             set_state(geometry, slot, INVALID)
     else:
         tag = load_acquire_i64(tag_address(geometry, slot), 0)
-        if is_of_line(tag, line) and tag & STATE_MASK == TAKEN:
+        if is_of_line(tag, line) and tag & TAG_STATE_MASK == TAKEN:
             set_state(geometry, slot, INVALID)
     unlock_line(word, next_value)
     return code
@@ -192,7 +192,7 @@ def hold(control, geometry, slot, line):
     address = tag_address(geometry, slot)
     while True:
         tag = load_acquire_i64(address, 0)
-        state = tag & STATE_MASK
+        state = tag & TAG_STATE_MASK
         if state == INVALID or not is_of_line(tag, line):
             return status.OK, INVALID  # a sibling has given it back, and it has come again elsewhere
         is_taken = state == TAKEN  # by one who died while it awaited this group, maybe
@@ -201,7 +201,7 @@ def hold(control, geometry, slot, line):
             if not is_taken:
                 continue
         if is_taken:
-            code = await_group(control, load_i64(control, RANK), geometry, slot)
+            code = await_group(control, load_i64(control, CONTROL_RANK), geometry, slot)
             if code != status.OK:
                 return code, INVALID
             return code, EXCLUSIVE if state == EXCLUSIVE else MODIFIED

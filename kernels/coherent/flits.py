@@ -2,9 +2,9 @@
 
 The slot is FILLING, or TAKEN, from before the flit leaves until its answer is installed; meanwhile the rank's
 own agent may be asked for the line by others (umem/lines/home/probes.py). One flit of a rank is under way at a
-time: the cache has a gate of its own. A flit that is not answered within a slice is left in the header's FLIT words:
-PENDING goes back to Python, which waits for the answer and calls `finish_flit`; then the access is made again, and
-finds the line.
+time: the cache has a gate of its own. A flit that is not answered within a slice is left in the words from
+CACHE_FLIT on: PENDING goes back to Python, which waits for the answer and calls `finish_flit`; then the access is
+made again, and finds the line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..intrinsics.scalar import (
 )
 from ..page import gate as way
 from ..page import operations
-from ..page.control import BASE, RANK
+from ..page.control import BASE, CONTROL_RANK
 from . import layout as words
 from .cache import (
     await_group,
@@ -40,8 +40,8 @@ from .cache import (
 from .directory import wait_turn
 from .layout import (
     ASK_BLOCK,
+    CACHE_FLIT,
     DROPPED,
-    FLIT,
     FLIT_ADDRESS,
     FLIT_BLOCK_SHIFT,
     FLIT_BYTES_SHIFT,
@@ -64,7 +64,7 @@ from .layout import (
     PUTTING,
     RECALLING,
     SHARED_COPY,
-    STATE_MASK,
+    TAG_STATE_MASK,
     TAKEN,
     WRITE_HOME,
     WRITING_THERE,
@@ -77,10 +77,10 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
 
     A PUTTING flit carries the copy, one that is WRITING_THERE `second` bytes at the pointer `first`.
     """
-    gate = load_i64(cache, words.GATE)
-    if gate == 0 or load_i64(gate, way.ASK) == 0:
+    gate = load_i64(cache, words.CACHE_GATE)
+    if gate == 0 or load_i64(gate, way.GATE_ASK) == 0:
         return status.NOT_MAPPED
-    flit = cache + FLIT * 8
+    flit = cache + CACHE_FLIT * 8
     if load_i64(flit, FLIT_PHASE) != NO_FLIT:
         return status.PENDING  # an earlier one was left: it comes first
     if not way.enter(gate):
@@ -91,7 +91,7 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
         way.set_data(gate, first, second)
     else:
         way.set_data(gate, 0, 0)
-    way.set_reply(gate, load_i64(cache, words.ROOM), 1 << line_log2)
+    way.set_reply(gate, load_i64(cache, words.CACHE_ROOM), 1 << line_log2)
     count(cache, words.NUM_FLITS, 1)
     code = leave_undone(cache, way.ask(gate, operations.FLIT, address, word, first, second), phase, address)
     way.leave(gate)
@@ -112,7 +112,7 @@ def leave_undone(cache, code, phase, address):
     left = way.left_of(code)
     if left < 0:
         return left  # the home has answered, and refused
-    flit = cache + FLIT * 8
+    flit = cache + CACHE_FLIT * 8
     store_i64(flit, FLIT_PHASE, phase)
     store_i64(flit, FLIT_ADDRESS, address)
     store_i64(flit, FLIT_LEFT, left)
@@ -125,15 +125,15 @@ def read_at_home(cache, address, num_bytes):
 
     After PENDING the bytes are dropped, and to be asked for again.
     """
-    gate = load_i64(cache, words.GATE)
+    gate = load_i64(cache, words.CACHE_GATE)
     if gate == 0:
         return status.NOT_MAPPED, 0
-    if load_i64(cache + FLIT * 8, FLIT_PHASE) != NO_FLIT:
+    if load_i64(cache + CACHE_FLIT * 8, FLIT_PHASE) != NO_FLIT:
         return status.PENDING, 0
     if not way.enter(gate):
         return status.AGAIN, 0
     code = way.ask_read(gate, address, way.TO_VALUE, num_bytes)
-    word = load_i64(gate, way.REPLY)
+    word = load_i64(gate, way.GATE_REPLY)
     code = leave_undone(cache, code, RECALLING, address)
     way.leave(gate)
     return code, word
@@ -142,7 +142,7 @@ def read_at_home(cache, address, num_bytes):
 @device_function
 def forget(cache, address):
     """Drop the note on the block of `address`, which has changed."""
-    notes = load_i64(cache, words.NOTES)
+    notes = load_i64(cache, words.CACHE_NOTES)
     if notes != 0:  # else this rank has not touched cached memory yet, and its agent is asked to
         store_relaxed_u8(notes, (address - BASE) >> BLOCK_LOG2, 0)
 
@@ -154,7 +154,7 @@ def finish_flit(cache, code, value):
     A negative `code` also stands for a home that died: then nothing is installed, and an owned copy that was to
     go there stays lost to nobody but this rank.
     """
-    flit = cache + FLIT * 8
+    flit = cache + CACHE_FLIT * 8
     phase = load_i64(flit, FLIT_PHASE)
     tag, copy = load_i64(flit, FLIT_TAG), load_i64(flit, FLIT_COPY)
     if code == status.NOT_CACHED:
@@ -182,14 +182,17 @@ def end_claim(tag):
 def install(cache, tag, copy, line_log2, value):
     """Fill the slot with what has come. A shared grant that others have dropped meanwhile is not kept."""
     if value & FLIT_HAS_LINE:
-        copy_line(copy, load_i64(cache, words.ROOM), 1 << line_log2)
-    granted = value & STATE_MASK
+        copy_line(copy, load_i64(cache, words.CACHE_ROOM), 1 << line_log2)
+    granted = value & TAG_STATE_MASK
     seen = load_acquire_i64(tag, 0)
     if granted != SHARED_COPY:
         # What dropped it came before the grant: after it the directory names this rank as the owner.
         store_release_i64(tag, 0, in_state(seen, granted))
         return
-    if seen & STATE_MASK == DROPPED or compare_swap_i64(tag, 0, seen, in_state(seen, SHARED_COPY)) != seen:
+    if (
+        seen & TAG_STATE_MASK == DROPPED
+        or compare_swap_i64(tag, 0, seen, in_state(seen, SHARED_COPY)) != seen
+    ):
         end_claim(tag)
 
 
@@ -201,8 +204,8 @@ def get_line_by_flit(cache, address, block, line_log2, request, slot, had):
     word = request | block << FLIT_BLOCK_SHIFT | had << FLIT_HAD_SHIFT
     code = send_flit(cache, GETTING, address, word, 0, 0, tag, copy, line_log2)
     if code == status.OK:
-        install(cache, tag, copy, line_log2, load_i64(load_i64(cache, words.GATE), way.REPLY))
-    elif code != status.PENDING or load_i64(cache, FLIT + FLIT_TAG) != tag:
+        install(cache, tag, copy, line_log2, load_i64(load_i64(cache, words.CACHE_GATE), way.GATE_REPLY))
+    elif code != status.PENDING or load_i64(cache, CACHE_FLIT + FLIT_TAG) != tag:
         end_claim(tag)
     return code
 
@@ -212,12 +215,12 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
     """Give the owned copy of `line` in `slot` to its home: OK, and the slot is INVALID; PENDING; AGAIN."""
     geometry = geometry_of(cache, line_log2)
     tag = tag_address(geometry, slot)
-    if load_i64(cache, FLIT + FLIT_PHASE) != NO_FLIT:
+    if load_i64(cache, CACHE_FLIT + FLIT_PHASE) != NO_FLIT:
         return status.PENDING  # before the copy is TAKEN: from then on it can only go
     waited = 0
     while True:
         seen = load_acquire_i64(tag, 0)
-        state = seen & STATE_MASK
+        state = seen & TAG_STATE_MASK
         if not is_of_line(seen, line) or state == INVALID or state == SHARED_COPY:
             return status.OK
         is_owned = is_free_to_store(state)
@@ -228,7 +231,7 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
             if code != status.OK:
                 return code
     # PINNED first: the rank's agent hands out what is TAKEN, and after that it could not be MODIFIED again.
-    code = await_group(control, load_i64(control, RANK), geometry, slot)
+    code = await_group(control, load_i64(control, CONTROL_RANK), geometry, slot)
     if code != status.OK:
         return code
     set_state(geometry, slot, TAKEN)
@@ -246,7 +249,7 @@ def give_back_by_flit(cache, control, line_log2, slot, line):
 @device_function
 def modify_at_home(cache, address, block, operation, num_bytes, first, second):
     """(code, what stood there) of an operation that the home's agent does with the line locked."""
-    flit = cache + FLIT * 8
+    flit = cache + CACHE_FLIT * 8
     if load_i64(flit, FLIT_PHASE) == MODIFIED_THERE and load_i64(flit, FLIT_ADDRESS) == address:
         store_i64(flit, FLIT_PHASE, NO_FLIT)  # the answer to what was asked before
         return status.OK, load_i64(flit, FLIT_RESULT)
@@ -254,7 +257,7 @@ def modify_at_home(cache, address, block, operation, num_bytes, first, second):
     word |= operation << FLIT_OPERATION_SHIFT | num_bytes << FLIT_BYTES_SHIFT
     code = send_flit(cache, MODIFYING, address, word, first, second, 0, 0, 3)
     if code == status.OK:
-        return code, load_i64(load_i64(cache, words.GATE), way.REPLY)
+        return code, load_i64(load_i64(cache, words.CACHE_GATE), way.GATE_REPLY)
     return code, 0
 
 
@@ -273,7 +276,7 @@ def ask_home(cache, address, block, request):
     """(code, word) that the home's agent answers to RECALL_SHARED, RECALL_OWNED or ASK_BLOCK."""
     code = send_flit(cache, RECALLING, address, request | block << FLIT_BLOCK_SHIFT, 0, 0, 0, 0, 3)
     if code == status.OK:
-        return code, load_i64(load_i64(cache, words.GATE), way.REPLY)
+        return code, load_i64(load_i64(cache, words.CACHE_GATE), way.GATE_REPLY)
     return code, 0
 
 

@@ -29,7 +29,7 @@ from ..intrinsics.scalar import (
     store_release_i64,
 )
 from ..page import operations
-from ..page.control import BASE, RANK, place_of
+from ..page.control import BASE, CONTROL_RANK, place_of
 from . import layout as words
 from .cache import (
     await_group,
@@ -53,11 +53,11 @@ from .layout import (
     HOME,
     IS_HOME,
     LINE_LOG2_MASK,
+    LINE_POISONED,
     MODIFIED,
     NOT_HOME,
     PINNED,
-    POISONED,
-    STATE_BITS,
+    TAG_STATE_BITS,
 )
 from .rows import changes_nothing, row_of
 
@@ -70,7 +70,7 @@ def note_of(cache, address):
     distance = address - BASE
     if distance >> WINDOW_LOG2 != 0:
         return 0
-    return load_relaxed_u8(load_i64(cache, words.NOTES), distance >> BLOCK_LOG2)
+    return load_relaxed_u8(load_i64(cache, words.CACHE_NOTES), distance >> BLOCK_LOG2)
 
 
 @inlined_function
@@ -85,12 +85,14 @@ def is_readable_at_home(cache, note, address):
 
     Others may have had the block cached anew since it was noted: in lines of another size other words speak for it.
     """
-    _, kind, offset = place_of(load_i64(cache, words.CONTROL), address)
+    _, kind, offset = place_of(load_i64(cache, words.CACHE_CONTROL), address)
     if not is_as_noted(cache, kind, offset, note):
         return False
     word = directory_word_at(cache, kind, offset, note & LINE_LOG2_MASK)
     value = load_acquire_i64(word, 0)
-    if line_state(value) == POISONED or not changes_nothing(row_of(cache, value, GET_SHARED, HOME), value):
+    if line_state(value) == LINE_POISONED or not changes_nothing(
+        row_of(cache, value, GET_SHARED, HOME), value
+    ):
         return False
     count(cache, words.NUM_HOME_ACCESSES, 1)
     return True
@@ -165,7 +167,7 @@ def load_hit(cache, note, address, slot):
     if is_readable(state_of_line(tag, (address - BASE) >> line_log2)):
         offset = address & ((1 << line_log2) - 1)
         value = load_acquire_value(copy + offset, 0)
-        if (load_acquire_i64(at, 0) ^ tag) >> STATE_BITS == 0:
+        if (load_acquire_i64(at, 0) ^ tag) >> TAG_STATE_BITS == 0:
             count_hits(cache, slot, 1)
             return 1, value
     return 0, ZERO
@@ -185,8 +187,8 @@ def modify_hit(cache, note, address, slot, operation, first, second, waits):
             if READS_FIRST and held_pin(geometry, slot) != 0:
                 code = status.AGAIN
                 if waits:
-                    control = load_i64(cache, words.CONTROL)
-                    code = await_group(control, load_i64(control, RANK), geometry, slot)
+                    control = load_i64(cache, words.CACHE_CONTROL)
+                    code = await_group(control, load_i64(control, CONTROL_RANK), geometry, slot)
                 else:
                     set_state(geometry, slot, MODIFIED)
                 if code != status.OK:

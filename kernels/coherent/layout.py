@@ -19,8 +19,8 @@ from ..page.control import MAX_RANKS
 NONE, BACK, THROUGH, PRIVATE = 0, 1, 2, 3
 
 # --- states of a line at its home
-UNCACHED, SHARED, OWNED, POISONED = 0, 1, 2, 3
-NUM_DIRECTORY_STATES = 3  # that the table has rows for; POISONED is an error, not a row
+LINE_UNCACHED, LINE_SHARED, LINE_OWNED, LINE_POISONED = 0, 1, 2, 3
+NUM_DIRECTORY_STATES = 3  # that the table has rows for; LINE_POISONED is an error, not a row
 
 # --- states of a copy. INVALID to MODIFIED are the table's; the others are steps of a transaction
 INVALID, SHARED_COPY, EXCLUSIVE, MODIFIED = 0, 1, 2, 3
@@ -31,11 +31,11 @@ TAKEN = 7  # owned, and copied out once its rank writes no range there (`await_g
 AT_REST = 3  # these states are those up to 3
 
 # --- tag word: state | line number << 4 | version << 44
-STATE_BITS, STATE_MASK = 4, 15
-LINE_BITS = 40  # of a line number
+TAG_STATE_BITS, TAG_STATE_MASK = 4, 15
+TAG_LINE_BITS = 40  # of a line number
 # A version counts the fills of a slot, so that a reader sees that its slot changed hands.
-VERSION_SHIFT = STATE_BITS + LINE_BITS
-VERSION_BITS = 64 - VERSION_SHIFT
+TAG_VERSION_SHIFT = TAG_STATE_BITS + TAG_LINE_BITS
+TAG_VERSION_BITS = 64 - TAG_VERSION_SHIFT
 
 # --- requests
 GET_SHARED, GET_OWNED, PUT_OWNED, WRITE_HOME = 0, 1, 2, 3
@@ -93,36 +93,39 @@ FLIT_HAS_LINE = 1 << 8
 RECALL_SHARED, RECALL_OWNED, ASK_BLOCK = 4, 5, 6  # requests that are no rows: the home's own, by its agent
 
 # --- header
-MAGIC_VALUE = 0x756D_656D_0C01
-MAGIC = 0
-CONTROL = 1  # address of the rank's control page
-GATE = 2  # of the cache's gate (gate.py); the rank's own
-NOTES = 3  # of its notes on all blocks; the rank's own
-RANK = 4
-VERSION_MASK = 5  # of a version: VERSION_BITS of them, but where a test wants versions to come round
-COUNTERS = 6  # address of COUNTER words; 0: nothing is counted
-DIRECTORIES = 8  # two addresses: directory words of the device segment, of the host segment
-BLOCKS = 10  # two addresses: block words of these segments
-ROOM = 12  # address of a line of the rank's own, where flits arrive
-IN_USE = 13  # 1 once any rank has allocated cached memory
-CLOCK = 16  # counts victims
-ROWS = 32  # the protocol
-GEOMETRIES = 96  # GEOMETRY_WORDS for each line_log2 from 0 on
-assert ROWS + NUM_ROWS <= GEOMETRIES
-TAGS, COPIES, SLOT_MASK, NUM_WAYS = 0, 1, 2, 3  # of a geometry: two addresses, slots - 1, slots a set
+CACHE_MAGIC_VALUE = 0x756D_656D_0C01
+CACHE_MAGIC = 0
+CACHE_CONTROL = 1  # address of the rank's control page
+CACHE_GATE = 2  # of the cache's gate (gate.py); the rank's own
+CACHE_NOTES = 3  # of its notes on all blocks; the rank's own
+CACHE_RANK = 4
+# of a version: TAG_VERSION_BITS of them, but where a test wants versions to come round
+CACHE_VERSION_MASK = 5
+CACHE_COUNTERS = 6  # address of COUNTER words; 0: nothing is counted
+CACHE_DIRECTORIES = 8  # two addresses: directory words of the device segment, of the host segment
+CACHE_BLOCKS = 10  # two addresses: block words of these segments
+CACHE_ROOM = 12  # address of a line of the rank's own, where flits arrive
+CACHE_IN_USE = 13  # 1 once any rank has allocated cached memory
+CACHE_CLOCK = 16  # counts victims
+CACHE_ROWS = 32  # the protocol
+CACHE_GEOMETRIES = 96  # GEOMETRY_WORDS for each line_log2 from 0 on
+assert CACHE_ROWS + NUM_ROWS <= CACHE_GEOMETRIES
+# a geometry: two addresses, slots - 1, slots a set
+GEOMETRY_TAGS, GEOMETRY_COPIES, GEOMETRY_SLOT_MASK, GEOMETRY_NUM_WAYS = 0, 1, 2, 3
 ROW_LOG2 = 3  # slots in a row: their tags fill a line of the processor
 GROUP_LOG2 = 5  # slots that a range pins at once; behind the tags a word a group, its pin
 GROUP_SLOTS = 1 << GROUP_LOG2
 assert ROW_LOG2 <= GROUP_LOG2  # lines of an aligned group have slots of one group
 GEOMETRY_WORDS = 4
 NUM_GEOMETRIES = MAX_LINE_LOG2 + 1
-FLIT = GEOMETRIES + NUM_GEOMETRIES * GEOMETRY_WORDS  # FLIT_WORDS: what is under way to an unmapped home
+# FLIT_WORDS: what is under way to an unmapped home
+CACHE_FLIT = CACHE_GEOMETRIES + NUM_GEOMETRIES * GEOMETRY_WORDS
 FLIT_PHASE, FLIT_ADDRESS, FLIT_TAG, FLIT_COPY, FLIT_LINE_LOG2, FLIT_RESULT = 0, 1, 2, 3, 4, 5
 FLIT_LEFT = 6  # what is left of the request: gate.left_of
 FLIT_WORDS = 8
 NO_FLIT, GETTING, PUTTING, MODIFYING, WRITING_THERE, RECALLING, MODIFIED_THERE = range(7)  # FLIT_PHASE
-HEADER_BYTES = 4096
-assert (FLIT + FLIT_WORDS) * 8 <= HEADER_BYTES
+CACHE_HEADER_BYTES = 4096
+assert (CACHE_FLIT + FLIT_WORDS) * 8 <= CACHE_HEADER_BYTES
 DIRECTORY_WORDS_A_BLOCK = 1 << BLOCK_LOG2 - MIN_LINE_LOG2
 
 # --- counters, of one rank

@@ -31,7 +31,7 @@ def parts_of(offset, num_bytes, line_log2):
 def row_of_line(cache, line):
     """Address of the row that `line` shares with others; only where something is counted."""
     number = (line ^ line >> words.NOTED_LOG2) & ((1 << words.NOTED_LOG2) - 1)
-    return load_i64(cache, words.COUNTERS) + (words.MISSES + number * words.NOTED_WORDS) * 8
+    return load_i64(cache, words.CACHE_COUNTERS) + (words.MISSES + number * words.NOTED_WORDS) * 8
 
 
 @device_function
@@ -57,7 +57,7 @@ def note_loss(cache, address, line_log2, is_store):
 @device_function
 def note_range(cache, address, num_bytes, line_log2, is_store):
     """Note all bytes of an access to a range in one line, behind its miss: where the line has a row."""
-    if load_i64(cache, words.COUNTERS) == 0:
+    if load_i64(cache, words.CACHE_COUNTERS) == 0:
         return
     line = (address - BASE) >> line_log2
     row = row_of_line(cache, line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..build.compile import inlined_function
 from ..intrinsics.scalar import load_i64
-from ..page.control import NUM_RANKS
+from ..page.control import CONTROL_NUM_RANKS
 from . import layout as words
 from .directory import is_named, line_state, owned_by, owner_of, shared_by_nobody, with_sharer
 from .layout import (
@@ -12,19 +12,19 @@ from .layout import (
     ADD_SHARER,
     HOME,
     KEEP_OWNER,
+    LINE_OWNED,
+    LINE_SHARED,
+    LINE_UNCACHED,
     NUM_RELATIONS,
     NUM_REQUESTS,
-    OWNED,
     OWNER,
     ROW_ACTIONS_MASK,
     ROW_COPY_SHIFT,
     ROW_DIRECTORY_SHIFT,
     ROW_STATE_MASK,
     SET_OWNER,
-    SHARED,
     SHARER,
     STRANGER,
-    UNCACHED,
 )
 
 
@@ -34,9 +34,9 @@ def relation_of(control, value, rank, home):
     if rank == home:
         return HOME
     state = line_state(value)
-    if state == OWNED and owner_of(value) == rank:
+    if state == LINE_OWNED and owner_of(value) == rank:
         return OWNER
-    if state == SHARED and is_named(value, rank, load_i64(control, NUM_RANKS)):
+    if state == LINE_SHARED and is_named(value, rank, load_i64(control, CONTROL_NUM_RANKS)):
         return SHARER
     return STRANGER
 
@@ -45,7 +45,7 @@ def relation_of(control, value, rank, home):
 def row_of(cache, value, request, relation):
     """The row for a request on a line that is not poisoned; 0 where the protocol has none."""
     index = (line_state(value) * NUM_REQUESTS + request) * NUM_RELATIONS + relation
-    return load_i64(cache, words.ROWS + index)
+    return load_i64(cache, words.CACHE_ROWS + index)
 
 
 @inlined_function
@@ -65,12 +65,12 @@ def copy_state(row):
 def next_word(control, row, value, rank):
     """The directory word after the row's actions for `rank` on a line whose word is `value`."""
     state = (row >> ROW_DIRECTORY_SHIFT) & ROW_STATE_MASK
-    if state == UNCACHED:
+    if state == LINE_UNCACHED:
         return 0
-    if state == OWNED:
+    if state == LINE_OWNED:
         return owned_by(rank) if row & SET_OWNER else value
-    num_ranks = load_i64(control, NUM_RANKS)
-    after = value if line_state(value) == SHARED else shared_by_nobody(num_ranks)
+    num_ranks = load_i64(control, CONTROL_NUM_RANKS)
+    after = value if line_state(value) == LINE_SHARED else shared_by_nobody(num_ranks)
     if row & KEEP_OWNER:
         after = with_sharer(after, owner_of(value), num_ranks)
     if row & ADD_SHARER:

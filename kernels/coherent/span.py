@@ -36,7 +36,7 @@ from ..intrinsics.vector import (
     vec_splat_i64,
     vec_xor_i64,
 )
-from ..page.control import BASE, PEER_MAPPED, contiguous_bytes, home_rank
+from ..page.control import BASE, CONTROL_PEER_MAPPED, contiguous_bytes, home_rank
 from . import layout as words
 from .cache import (
     LINE_IN_TAG,
@@ -70,8 +70,8 @@ from .layout import (
     NOT_HOME,
     PINNED,
     PRIVATE,
-    STATE_BITS,
-    STATE_MASK,
+    TAG_STATE_BITS,
+    TAG_STATE_MASK,
     THROUGH,
     WRITE_HOME,
 )
@@ -88,8 +88,8 @@ def slots_of(cache, line_log2):
     """What does not change while one range is walked: (log2 of a line's bytes, address of the tags, of the copies,
     slots - 1). Loaded once: no compiler knows that copies do not store to the header."""
     geometry = geometry_of(cache, line_log2)
-    tags, copies = load_i64(geometry, words.TAGS), load_i64(geometry, words.COPIES)
-    return line_log2, tags, copies, load_i64(geometry, words.SLOT_MASK)
+    tags, copies = load_i64(geometry, words.GEOMETRY_TAGS), load_i64(geometry, words.GEOMETRY_COPIES)
+    return line_log2, tags, copies, load_i64(geometry, words.GEOMETRY_SLOT_MASK)
 
 
 @inlined_function
@@ -128,7 +128,7 @@ def tags_of_lines(slots, address, lane):
     """A vector of what the tags of lines in a row would be, with state and version 0; that of `address` in `lane`."""
     line_log2, _, _, _ = slots
     first = ((address - BASE) >> line_log2) - lane
-    return vec_shift_left_i64(vec_add_i64(vec_splat_i64(first), vec_indices_i64()), STATE_BITS)
+    return vec_shift_left_i64(vec_add_i64(vec_splat_i64(first), vec_indices_i64()), TAG_STATE_BITS)
 
 
 @inlined_function
@@ -141,7 +141,7 @@ def read_run(slots, dst, address, num_bytes):
     line_log2, all_tags, copies, _ = slots
     slot, lane, size, wanted = run_of(slots, address, num_bytes)
     tags = vec_load_relaxed_i64(all_tags, slot - lane)
-    at_rest = vec_and_i64(tags, vec_splat_i64(LINE_IN_TAG | STATE_MASK - AT_REST))
+    at_rest = vec_and_i64(tags, vec_splat_i64(LINE_IN_TAG | TAG_STATE_MASK - AT_REST))
     there = vec_equal_i64(at_rest, tags_of_lines(slots, address, lane)) & ~lanes_where(tags, AT_REST, INVALID)
     offset = address & ((1 << line_log2) - 1)
     src = copies + (slot << line_log2) + offset
@@ -155,7 +155,7 @@ def read_run(slots, dst, address, num_bytes):
         size, wanted = (num_lines << line_log2) - offset, ((1 << num_lines) - 1) << lane
         copy_some_out(dst, src, size)
     changed = vec_xor_i64(tags, vec_load_relaxed_i64(all_tags, slot - lane))
-    if lanes_where(changed, ~STATE_MASK, 0) & wanted != wanted:
+    if lanes_where(changed, ~TAG_STATE_MASK, 0) & wanted != wanted:
         return 0
     return size
 
@@ -167,11 +167,11 @@ def read_line(cache, note, dst, address, num_bytes):
     line = (address - BASE) >> line_log2
     geometry = geometry_of(cache, line_log2)
     slot, tag = search(geometry, line)
-    if slot == NO_SLOT or not is_readable(tag & STATE_MASK):
+    if slot == NO_SLOT or not is_readable(tag & TAG_STATE_MASK):
         return 0
     size = within_line(note, address, num_bytes)
     copy_out(dst, copy_address(geometry, slot, line_log2) + (address & ((1 << line_log2) - 1)), size)
-    return size if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> STATE_BITS == 0 else 0
+    return size if (load_acquire_i64(tag_address(geometry, slot), 0) ^ tag) >> TAG_STATE_BITS == 0 else 0
 
 
 @inlined_function
@@ -241,8 +241,8 @@ def next_piece(cache, address, num_bytes):
     in_block = min(num_bytes, BLOCK_BYTES - (address - BASE & (BLOCK_BYTES - 1)))
     if note != 0:
         return status.OK, note, in_block
-    control = load_i64(cache, words.CONTROL)
-    if load_i64(control, PEER_MAPPED + home_rank(control, address)) == 0:
+    control = load_i64(cache, words.CACHE_CONTROL)
+    if load_i64(control, CONTROL_PEER_MAPPED + home_rank(control, address)) == 0:
         return status.NOT_CACHED, note, 0
     return status.OK, note, min(in_block, contiguous_bytes(control, address))
 
@@ -286,7 +286,7 @@ def write_run(slots, address, src, num_bytes):
         slot, lane, size, wanted = run_of(slots, address + done, end - done)
         tags = vec_load_relaxed_i64(all_tags, slot - lane)
         modified = vec_add_i64(tags_of_lines(slots, address + done, lane), vec_splat_i64(MODIFIED))
-        there = vec_equal_i64(vec_and_i64(tags, vec_splat_i64(LINE_IN_TAG | STATE_MASK)), modified)
+        there = vec_equal_i64(vec_and_i64(tags, vec_splat_i64(LINE_IN_TAG | TAG_STATE_MASK)), modified)
         offset = address + done & ((1 << line_log2) - 1)
         dst = copies + (slot << line_log2) + offset
         fence_acquire()
@@ -311,7 +311,7 @@ def write_line(cache, note, address, src, num_bytes):
     line_log2 = note & LINE_LOG2_MASK
     geometry = geometry_of(cache, line_log2)
     slot, tag = search(geometry, (address - BASE) >> line_log2)
-    if slot == NO_SLOT or not is_free_to_store(tag & STATE_MASK):
+    if slot == NO_SLOT or not is_free_to_store(tag & TAG_STATE_MASK):
         return 0
     at = tag_address(geometry, slot)
     if compare_swap_i64(at, 0, tag, in_state(tag, PINNED)) != tag:

@@ -6,7 +6,7 @@ from .. import status
 from ..build.compile import device_function, inlined_function
 from ..heap.layout import BLOCK_LOG2
 from ..intrinsics.scalar import load_i64, load_relaxed_u8, store_relaxed_u8
-from ..page.control import BASE, NO_HOME, PEER_MAPPED, RANK, home_rank, place_of
+from ..page.control import BASE, CONTROL_PEER_MAPPED, CONTROL_RANK, NO_HOME, home_rank, place_of
 from . import layout as words
 from .cache import NO_SLOT, geometry_of, set_of
 from .directory import block_value, cache_of, directory_word_at
@@ -33,15 +33,15 @@ def learn(cache, address):
     What is noted is never taken for true: a miss is checked by the home. That a block is not cached is never
     noted, for others may have it cached later; homes that are not mapped refuse raw access to one that is.
     """
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     home = home_rank(control, address)
     if home == NO_HOME:
         return status.OUT_OF_RANGE, 0
-    notes, block = load_i64(cache, words.NOTES), (address - BASE) >> BLOCK_LOG2
+    notes, block = load_i64(cache, words.CACHE_NOTES), (address - BASE) >> BLOCK_LOG2
     note = int(load_relaxed_u8(notes, block))
     if note != 0:
         return status.OK, note
-    if load_i64(control, PEER_MAPPED + home) == 0:
+    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
         code, word = ask_home(cache, address, 0, ASK_BLOCK)
         if code != status.OK:
             return code, 0
@@ -49,7 +49,7 @@ def learn(cache, address):
         word = block_value(control, home, address)
     if word == 0:
         return status.OK, 0
-    note = (word & BLOCK_WORD_MASK) | (IS_HOME if home == load_i64(control, RANK) else NOT_HOME)
+    note = (word & BLOCK_WORD_MASK) | (IS_HOME if home == load_i64(control, CONTROL_RANK) else NOT_HOME)
     store_relaxed_u8(notes, block, note)
     return status.OK, note
 
@@ -93,12 +93,12 @@ def fetch(cache, note, address, request, slot):
     OK: the slot has it, if others have not taken it since; with NO_SLOT look again: a sibling was first, or the block
     is not what was noted, or what stood in the way was called home. Else as `get_line`, or PENDING.
     """
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     home, kind, offset = place_of(control, address)
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     start = BASE + (line << line_log2)
-    is_mapped = load_i64(control, PEER_MAPPED + home) != 0
+    is_mapped = load_i64(control, CONTROL_PEER_MAPPED + home) != 0
     word = 0
     if is_mapped:
         home_cache = cache_of(control, home)
@@ -127,9 +127,9 @@ def fetch(cache, note, address, request, slot):
 def make_home_ready(cache, note, address, request):
     """(code, directory word, its next value): as `lock_home`; OK and no word means look again, NOT_MAPPED that
     the home itself has to do it."""
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     home, kind, offset = place_of(control, address)
-    if load_i64(control, PEER_MAPPED + home) == 0:
+    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
         return status.NOT_MAPPED, 0, 0
     home_cache = cache_of(control, home)
     if not is_as_noted(home_cache, kind, offset, note):

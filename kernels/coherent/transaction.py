@@ -32,7 +32,7 @@ from ..intrinsics.scalar import (
     store_release_i64,
 )
 from ..intrinsics.system import prefetch, prefetch_for_store
-from ..page.control import BASE, NUM_RANKS, PEER_MAPPED, RANK
+from ..page.control import BASE, CONTROL_NUM_RANKS, CONTROL_PEER_MAPPED, CONTROL_RANK
 from . import layout as words
 from .cache import (
     NO_SLOT,
@@ -57,11 +57,11 @@ from .layout import (
     INVALID,
     INVALIDATE,
     INVALIDATE_ALL,
-    OWNED,
-    POISONED,
+    LINE_OWNED,
+    LINE_POISONED,
+    LINE_SHARED,
     READ_HOME,
     SET_OWNER,
-    SHARED,
     SHARED_COPY,
     TAKEN,
     WRITE_HOME,
@@ -78,11 +78,11 @@ def get_line(cache, home, word, line, line_log2, request, slot, had):
     """Fill `slot`, which is claimed for `line`, from its mapped home, as `request` wants: a status.
 
     `word` is the address of the line's directory word. OK: the slot has the line, if others have not taken it since.
-    NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first. POISONED, AGAIN,
+    NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first. LINE_POISONED, AGAIN,
     INTERRUPTED: nothing was done, and the slot is free again.
     """
-    control = load_i64(cache, words.CONTROL)
-    rank = load_i64(control, RANK)
+    control = load_i64(cache, words.CACHE_CONTROL)
+    rank = load_i64(control, CONTROL_RANK)
     start = BASE + (line << line_log2)
     geometry = geometry_of(cache, line_log2)
     if had == HAD_COPY:
@@ -117,7 +117,7 @@ def upgrade_at_once(cache, control, home, word, rank, request):
     that waits for this very store looks at that word all the time, and takes it away after each change.
     """
     value = load_acquire_i64(word, 0)
-    if value & DIRECTORY_LOCK or line_state(value) != SHARED:
+    if value & DIRECTORY_LOCK or line_state(value) != LINE_SHARED:
         return 0
     relation = relation_of(control, value, rank, home)
     row = row_of(cache, value, request, relation)
@@ -129,7 +129,7 @@ def upgrade_at_once(cache, control, home, word, rank, request):
 @inlined_function
 def is_shared_by_others(control, value, rank):
     """True where the word of a shared line names another rank than `rank`, or a group of ranks."""
-    num_ranks = load_i64(control, NUM_RANKS)
+    num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     sharer = next_sharer(value, 0, num_ranks)
     if sharer == rank:
         sharer = next_sharer(value, rank + 1, num_ranks)
@@ -156,9 +156,9 @@ def foresee(control, cache, word, line, line_log2, request):
         prefetch(start)
         prefetch(start + second)
     value = load_relaxed_i64(word, 0)
-    if line_state(value) == OWNED:
+    if line_state(value) == LINE_OWNED:
         owner = owner_of(value)
-        if load_i64(control, PEER_MAPPED + owner) != 0:
+        if load_i64(control, CONTROL_PEER_MAPPED + owner) != 0:
             geometry = geometry_of(cache_of(control, owner), line_log2)
             copy = copy_address(geometry, first_slot(geometry, line), line_log2)
             prefetch_for_store(own_tag(geometry, line))
@@ -166,11 +166,11 @@ def foresee(control, cache, word, line, line_log2, request):
             prefetch(copy + second)
             prefetch_for_store(start)
             prefetch_for_store(start + second)
-    elif request == GET_OWNED and line_state(value) == SHARED:
-        num_ranks = load_i64(control, NUM_RANKS)
+    elif request == GET_OWNED and line_state(value) == LINE_SHARED:
+        num_ranks = load_i64(control, CONTROL_NUM_RANKS)
         sharer = next_sharer(value, 0, num_ranks)
         while sharer != NO_RANK:
-            if load_i64(control, PEER_MAPPED + sharer) != 0:
+            if load_i64(control, CONTROL_PEER_MAPPED + sharer) != 0:
                 prefetch_for_store(own_tag(geometry_of(cache_of(control, sharer), line_log2), line))
             sharer = next_sharer(value, sharer + 1, num_ranks)
 
@@ -182,8 +182,8 @@ def lock_home(cache, home, word, address, line, line_log2, request):
     On OK the line is locked and its memory at home is the truth: access it, then `unlock_line(word, value)`.
     Else as `get_line`.
     """
-    control = load_i64(cache, words.CONTROL)
-    rank = load_i64(control, RANK)
+    control = load_i64(cache, words.CACHE_CONTROL)
+    rank = load_i64(control, CONTROL_RANK)
     start = BASE + (line << line_log2)
     code, value = lock_line(control, word, rank)
     if code != status.OK:
@@ -202,7 +202,7 @@ def lock_home(cache, home, word, address, line, line_log2, request):
         # copy for the line if this rank dies.
         name_holders(word, next_value, rank)
     count(cache, words.NUM_HOME_TRANSACTIONS, 1)
-    if row & TAKES_COPIES and load_i64(cache, words.COUNTERS) != 0:
+    if row & TAKES_COPIES and load_i64(cache, words.CACHE_COUNTERS) != 0:
         note_loss(cache, address, line_log2, request == WRITE_HOME)
     return status.OK, next_value
 
@@ -213,21 +213,21 @@ def clear_the_way(cache, word, value, row, rank, address, line, line_log2):
 
     With the line locked; where the code is not OK the line is unlocked again.
     """
-    control = load_i64(cache, words.CONTROL)
-    if line_state(value) == POISONED:
+    control = load_i64(cache, words.CACHE_CONTROL)
+    if line_state(value) == LINE_POISONED:
         unlock_line(word, value)
         return status.POISONED, NO_SLOT
     assert row != 0
-    num_ranks = load_i64(control, NUM_RANKS)
+    num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     if row & (FORWARD_SHARED | FORWARD_INVALID):
         owner = owner_of(value)
-        if load_i64(control, PEER_MAPPED + owner) == 0:
+        if load_i64(control, CONTROL_PEER_MAPPED + owner) == 0:
             unlock_line(word, value)
             return status.NOT_MAPPED, NO_SLOT
         owner_cache = cache_of(control, owner)
         code, slot = take(control, owner_cache, owner, line_log2, line)
         if code == status.NOT_FOUND:
-            unlock_line(word, POISONED << DIRECTORY_STATE_SHIFT)
+            unlock_line(word, LINE_POISONED << DIRECTORY_STATE_SHIFT)
             count(cache, words.NUM_POISONINGS, 1)
             return status.POISONED, slot
         if code != status.OK:
@@ -263,7 +263,7 @@ def are_mapped(control, value, row, rank, num_ranks):
     """True where every rank but `rank` that must lose its copy is mapped here."""
     target = first_target(value, row, 0, num_ranks)
     while target != NO_RANK:
-        if target != rank and load_i64(control, PEER_MAPPED + target) == 0:
+        if target != rank and load_i64(control, CONTROL_PEER_MAPPED + target) == 0:
             return False
         target = first_target(value, row, target + 1, num_ranks)
     return True
@@ -303,7 +303,7 @@ def publish(geometry, slot, state, word, next_value, is_new_owner):
 @inlined_function
 def note_miss(cache, request, had, address, line_log2):
     """Count a miss by its kind, and note it where it is the work of others."""
-    if load_i64(cache, words.COUNTERS) != 0:
+    if load_i64(cache, words.CACHE_COUNTERS) != 0:
         if had == HAD_COPY:
             count(cache, words.NUM_UPGRADES, 1)
         elif request == GET_OWNED:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from .. import status
 from ..build.compile import device_function, inlined_function
 from ..intrinsics.scalar import compare_swap_i64, load_acquire_i64, load_i64, load_relaxed_i64, store_i64
-from ..page.control import EPOCH
-from .bitmap import NONE
+from ..page.control import CONTROL_EPOCH
+from .bitmap import NO_BIT
 from .blocks import give_blocks, record_address, take_blocks
 from .classes import RECIPROCAL_BITS, REMAINDER_MASK, aligned_class, class_of
 from .layout import (
@@ -48,15 +48,15 @@ from .layout import (
     PLACE_SHIFT,
     POOL_MASK,
     RECORD_BYTES,
+    RECORD_SHARED,
     RECORD_STATE,
-    SHARED,
+    RECORD_STATE_MASK,
     SLOT_FREE,
     SLOT_LIVE,
     SLOT_LOG2,
     SPAN_LOG2,
     SPAN_SLAB,
     SPANS_LOG2,
-    STATE_MASK,
 )
 from .lock import acquire_arena, heap_reclaim_dead, release_arena
 from .magazine import flush, flush_all, grow_row, hand_out, is_own_magazine, refill, row_address
@@ -113,7 +113,7 @@ def alloc_slow(control, magazine, num_bytes, align, live):
         if code != status.OK:
             return code
         address = alloc_once(control, magazine, size_class, num_bytes, live)
-    if address == status.NO_MEMORY and load_relaxed_i64(control, EPOCH) != 0:
+    if address == status.NO_MEMORY and load_relaxed_i64(control, CONTROL_EPOCH) != 0:
         arena, holder = load_i64(magazine, MAGAZINE_ARENA), load_i64(magazine, MAGAZINE_HOLDER)
         code = heap_reclaim_dead(control, arena, holder, arena + (ARENA_SCRATCH + 1) * 8)
         if code != status.OK:
@@ -147,7 +147,7 @@ def alloc_once(control, magazine, size_class, num_bytes, live):
     else:
         num_blocks = (num_bytes + (BLOCK_BYTES - 1)) >> BLOCK_LOG2
         first = take_blocks(arena, pool, num_blocks, num_bytes, live)
-        if first != NONE:
+        if first != NO_BIT:
             address = load_i64(magazine, MAGAZINE_BASE) + (first << BLOCK_LOG2)
     release_arena(arena)
     return address
@@ -186,7 +186,7 @@ def push_slot(magazine, address):
             count = load_i64(magazine, MAGAZINE_COUNTS + size_class)
             if (
                 is_start
-                and state & (STATE_MASK | SHARED) == SLOT_LIVE
+                and state & (RECORD_STATE_MASK | RECORD_SHARED) == SLOT_LIVE
                 and count < load_i64(magazine, MAGAZINE_LIMITS + size_class)
             ):
                 cached = (state & GENERATION_MASK) | load_i64(magazine, MAGAZINE_CACHED)
@@ -236,9 +236,9 @@ def free_in_core(arena, number, rank):
     """Drop the reference of `rank` to slot `number`, straight to the core; the caller has the lock."""
     record = record_address(arena, number)
     state = load_acquire_i64(record, RECORD_STATE)
-    if state & STATE_MASK != SLOT_LIVE:
+    if state & RECORD_STATE_MASK != SLOT_LIVE:
         return status.DOUBLE_FREE  # another rank was faster
-    if state & SHARED:
+    if state & RECORD_SHARED:
         code = drop_holder(arena, number, rank)
         if code <= 0:
             return code

@@ -14,8 +14,6 @@ from .layout import (
     ARENA_NUM_FREE,
     ARENA_SPANS,
     ARGUMENT_SHIFT,
-    ATTRIBUTE_MASK,
-    ATTRIBUTE_SHIFT,
     BLOCK_CONTINUED,
     BLOCK_CUT,
     BLOCK_FREE,
@@ -26,9 +24,12 @@ from .layout import (
     KIND_MASK,
     NUM_ATTRIBUTES,
     PLACE_SHIFT,
+    POOL_ATTRIBUTE_MASK,
+    POOL_ATTRIBUTE_SHIFT,
     POOL_MASK,
+    RECORD_SHARED,
     RECORD_STATE,
-    SHARED,
+    RECORD_STATE_MASK,
     SLAB_SLOTS,
     SLAB_TOUCHED,
     SLAB_USED,
@@ -38,7 +39,6 @@ from .layout import (
     SPAN_FREE,
     SPANS_LOG2,
     SPANS_PER_BLOCK,
-    STATE_MASK,
 )
 from .record import first_holder
 from .slab import slab_address, slot_bits_address
@@ -110,7 +110,7 @@ def heap_audit(arena):
 def audit_large(arena, block):
     """large_is_committed."""
     number = block << (SPANS_LOG2 + SLOT_LOG2)
-    if load_i64(record_address(arena, number), RECORD_STATE) & STATE_MASK != SLOT_LIVE:
+    if load_i64(record_address(arena, number), RECORD_STATE) & RECORD_STATE_MASK != SLOT_LIVE:
         return LARGE_IS_NOT_LIVE
     return audit_slot(arena, number)
 
@@ -159,7 +159,7 @@ def audit_free_span(arena, span):
     slot = 0
     while slot < touched or slot == 0:
         state = load_i64(record_address(arena, (span << SLOT_LOG2) + slot), RECORD_STATE)
-        if state & STATE_MASK != SLOT_FREE:
+        if state & RECORD_STATE_MASK != SLOT_FREE:
             return FREE_IS_NOT_CLEAN
         slot += 1
     return 0
@@ -170,7 +170,7 @@ def audit_cut(arena, block, block_word):
     """Every span of a cut block is free or a slab's, as derived tables say."""
     spans = load_i64(arena, ARENA_SPANS)
     first = block << SPANS_LOG2
-    attribute = (block_word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
+    attribute = (block_word >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK
     free = 0
     place = 0
     while place < SPANS_PER_BLOCK:
@@ -215,7 +215,7 @@ def audit_slab(arena, span, word, attribute):
             problem = audit_slot(arena, number)
             if problem != 0:
                 return problem
-            if load_i64(record_address(arena, number), RECORD_STATE) & STATE_MASK != SLOT_FREE:
+            if load_i64(record_address(arena, number), RECORD_STATE) & RECORD_STATE_MASK != SLOT_FREE:
                 is_free = 0
                 used += 1
         if bit_of(slot_bits_address(arena, span), slot) != is_free:
@@ -233,6 +233,6 @@ def audit_slab(arena, span, word, attribute):
 def audit_slot(arena, number):
     """Holder bits stand only where the record is live and marked as shared."""
     state = load_i64(record_address(arena, number), RECORD_STATE)
-    if state & STATE_MASK == SLOT_LIVE and state & SHARED:
+    if state & RECORD_STATE_MASK == SLOT_LIVE and state & RECORD_SHARED:
         return 0
     return HOLDERS_WITHOUT_MARK if first_holder(arena, number) >= 0 else 0

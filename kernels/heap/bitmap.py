@@ -23,8 +23,8 @@ from .layout import (
     SPANS_LOG2,
 )
 
-NONE = -1
-FULL = 0xFFFF_FFFF  # a word of bits
+NO_BIT = -1
+ALL_BITS = 0xFFFF_FFFF  # a word of bits
 
 
 @device_function
@@ -65,7 +65,7 @@ def clear_bit(arena, bitmap, block):
 
 @device_function
 def first_bit(arena, bitmap):
-    """Lowest block in `bitmap`, or NONE."""
+    """Lowest block in `bitmap`, or NO_BIT."""
     words = bitmap_address(arena, bitmap)
     num_words = load_i64(arena, ARENA_BITMAP_WORDS)
     word = load_i64(arena, ARENA_HINTS + bitmap)
@@ -73,7 +73,7 @@ def first_bit(arena, bitmap):
         word += 1
     store_i64(arena, ARENA_HINTS + bitmap, word)
     if word == num_words:
-        return NONE
+        return NO_BIT
     return (word << 5) + count_trailing_zeros_u64(load_u32(words, word))
 
 
@@ -92,7 +92,7 @@ def run_start(words, block, num_blocks):
 def run_end(words, block, num_blocks):
     """First block at or after `block` that is not free; `num_blocks` where there is none."""
     while block < num_blocks:
-        bits = (~load_u32(words, block >> 5) & FULL) >> (block & 31)
+        bits = (~load_u32(words, block >> 5) & ALL_BITS) >> (block & 31)
         if bits != 0:
             end = block + count_trailing_zeros_u64(bits)
             return end if end < num_blocks else num_blocks
@@ -102,15 +102,15 @@ def run_end(words, block, num_blocks):
 
 @device_function
 def find_run(arena, length):
-    """First block of `length` free ones in a row, or NONE: the upper end of the smallest run that suffices.
+    """First block of `length` free ones in a row, or NO_BIT: the upper end of the smallest run that suffices.
 
     Best fit keeps large runs whole; the upper end leaves the low blocks to slabs.
     """
     if load_i64(arena, ARENA_NUM_FREE) < length:
-        return NONE
+        return NO_BIT
     words = bitmap_address(arena, FREE_BLOCKS)
     num_blocks = load_i64(arena, ARENA_NUM_BLOCKS)
-    best_end = NONE
+    best_end = NO_BIT
     best_length = num_blocks + 1
     start = run_start(words, load_i64(arena, ARENA_HINTS + FREE_BLOCKS) << 5, num_blocks)
     while start < num_blocks:
@@ -121,6 +121,6 @@ def find_run(arena, length):
             if best_length == length:
                 break
         start = run_start(words, end, num_blocks)
-    if best_end == NONE:
-        return NONE
+    if best_end == NO_BIT:
+        return NO_BIT
     return best_end - length

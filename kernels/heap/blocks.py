@@ -14,7 +14,7 @@ from __future__ import annotations
 from ..build.compile import device_function
 from ..intrinsics.scalar import load_i64, load_u32, store_i64, store_release_i64, store_u32
 from ..intrinsics.system import count_trailing_zeros_u64
-from .bitmap import FULL, NONE, clear_bit, find_run, first_bit, open_blocks, set_bit
+from .bitmap import ALL_BITS, NO_BIT, clear_bit, find_run, first_bit, open_blocks, set_bit
 from .layout import (
     ARENA_BLOCKS,
     ARENA_FREE_SPANS,
@@ -22,8 +22,6 @@ from .layout import (
     ARENA_RECORDS,
     ARENA_SPANS,
     ARGUMENT_SHIFT,
-    ATTRIBUTE_MASK,
-    ATTRIBUTE_SHIFT,
     BLOCK_CONTINUED,
     BLOCK_CUT,
     BLOCK_FREE,
@@ -32,6 +30,8 @@ from .layout import (
     GENERATION_MASK,
     GENERATION_ONE,
     PLACE_SHIFT,
+    POOL_ATTRIBUTE_MASK,
+    POOL_ATTRIBUTE_SHIFT,
     RECORD_BYTES,
     RECORD_SIZE,
     RECORD_STATE,
@@ -50,11 +50,11 @@ def record_address(arena, number):
 
 @device_function
 def take_block(arena, pool):
-    """Cut the lowest free block, or NONE, into free spans; `pool` has its attribute and line bits."""
+    """Cut the lowest free block, or NO_BIT, into free spans; `pool` has its attribute and line bits."""
     block = first_bit(arena, FREE_BLOCKS)
-    if block == NONE:
-        return NONE
-    store_u32(load_i64(arena, ARENA_FREE_SPANS), block, FULL)
+    if block == NO_BIT:
+        return NO_BIT
+    store_u32(load_i64(arena, ARENA_FREE_SPANS), block, ALL_BITS)
     store_release_i64(load_i64(arena, ARENA_BLOCKS), block, pool | BLOCK_CUT)
     clear_bit(arena, FREE_BLOCKS, block)
     store_i64(arena, ARENA_NUM_FREE, load_i64(arena, ARENA_NUM_FREE) - 1)
@@ -76,7 +76,7 @@ def aligned_runs(free, order):
     while step < order:
         free &= free >> (1 << step)
         step += 1
-    return free & (FULL // ((1 << (1 << order)) - 1))
+    return free & (ALL_BITS // ((1 << (1 << order)) - 1))
 
 
 @device_function
@@ -93,15 +93,15 @@ def enter_open(arena, block, attribute, free):
 
 @device_function
 def take_spans(arena, pool, order, word):
-    """Make 1 << order spans a slab with the span word `word` (place 0); its first span, or NONE."""
-    attribute = (pool >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
-    block = NONE
+    """Make 1 << order spans a slab with the span word `word` (place 0); its first span, or NO_BIT."""
+    attribute = (pool >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK
+    block = NO_BIT
     if order < SPANS_LOG2:
         block = first_bit(arena, open_blocks(attribute, order))
-    if block == NONE:
+    if block == NO_BIT:
         block = take_block(arena, pool)
-        if block == NONE:
-            return NONE
+        if block == NO_BIT:
+            return NO_BIT
     free_spans = load_i64(arena, ARENA_FREE_SPANS)
     free = load_u32(free_spans, block)
     place = count_trailing_zeros_u64(aligned_runs(free, order))
@@ -134,8 +134,8 @@ def give_spans(arena, first, order):
     free = load_u32(free_spans, block) | (((1 << num_spans) - 1) << place)
     store_u32(free_spans, block, free)
     word = load_i64(load_i64(arena, ARENA_BLOCKS), block)
-    attribute = (word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
-    if free == FULL:
+    attribute = (word >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK
+    if free == ALL_BITS:
         enter_open(arena, block, attribute, 0)
         release_block(arena, block)
     else:
@@ -144,10 +144,10 @@ def give_spans(arena, first, order):
 
 @device_function
 def take_blocks(arena, pool, num_blocks, num_bytes, live):
-    """Allocate `num_blocks` free blocks in a row to the owner in `live`; the first of them, or NONE."""
+    """Allocate `num_blocks` free blocks in a row to the owner in `live`; the first of them, or NO_BIT."""
     first = find_run(arena, num_blocks)
-    if first == NONE:
-        return NONE
+    if first == NO_BIT:
+        return NO_BIT
     blocks = load_i64(arena, ARENA_BLOCKS)
     block = first + 1
     while block < first + num_blocks:

@@ -12,7 +12,7 @@ from ..intrinsics.scalar import load_acquire_i64, load_i64, store_i64
 from .alloc import heap_alloc, heap_free, heap_give, heap_retain
 from .audit import heap_audit
 from .blocks import record_address
-from .layout import RECORD_STATE, SLOT_LIVE, STATE_MASK
+from .layout import RECORD_STATE, RECORD_STATE_MASK, SLOT_LIVE
 from .lock import heap_reclaim_dead
 from .magazine import adopt_magazine, flush_all, is_own_magazine, open_guest, open_magazine
 from .record import find_slot
@@ -29,7 +29,7 @@ def heap_find(arena, address, row):
         return number
     record = record_address(arena, number)
     state = load_acquire_i64(record, RECORD_STATE)
-    if state & STATE_MASK != SLOT_LIVE:
+    if state & RECORD_STATE_MASK != SLOT_LIVE:
         return status.NOT_ALLOCATED
     write_row(arena, number, state, row)
     return status.OK

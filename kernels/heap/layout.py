@@ -39,7 +39,7 @@ GRANULE_LOG2 = 6  # slots start at cache lines and are whole lines long
 GRANULE_BYTES = 1 << GRANULE_LOG2
 SLOT_LOG2 = SPAN_LOG2 - GRANULE_LOG2  # bits that number the slots of a slab
 SLOTS_PER_SPAN = 1 << SLOT_LOG2
-SLOT_MASK = SLOTS_PER_SPAN - 1
+SPAN_SLOT_MASK = SLOTS_PER_SPAN - 1
 NUM_CLASSES = 52  # 64, 128, 192, 256, then 4 a power of two up to MAX_SLOT_BYTES; see classes.py
 MAX_SLOT_BYTES = 1 << 20
 MAX_ALIGNMENT = BLOCK_BYTES
@@ -48,27 +48,27 @@ NUM_ATTRIBUTES = 4  # cache attributes: 0 = none, the others belong to coherence
 # --- block word: kind | attribute << 3 | line_log2 << 6 | argument << 32
 BLOCK_FREE, BLOCK_CUT, BLOCK_LARGE, BLOCK_CONTINUED = 0, 1, 2, 3
 KIND_MASK = 7
-ATTRIBUTE_SHIFT, ATTRIBUTE_MASK = 3, 7
-LINE_SHIFT, LINE_MASK = 6, 15
+POOL_ATTRIBUTE_SHIFT, POOL_ATTRIBUTE_MASK = 3, 7
+POOL_LINE_SHIFT, POOL_LINE_MASK = 6, 15
 ARGUMENT_SHIFT = 32  # large: its blocks; continued: its first block
 
 # --- span word: kind | attribute << 3 | line_log2 << 6 | class << 10 | place << 16 | reciprocal << 32
 SPAN_FREE, SPAN_SLAB = 0, 1
 CLASS_SHIFT, CLASS_MASK = 10, 63
 PLACE_SHIFT, PLACE_MASK = 16, SPANS_PER_BLOCK - 1  # spans of the slab before this one
-POOL_MASK = KIND_MASK | ATTRIBUTE_MASK << ATTRIBUTE_SHIFT | LINE_MASK << LINE_SHIFT
+POOL_MASK = KIND_MASK | POOL_ATTRIBUTE_MASK << POOL_ATTRIBUTE_SHIFT | POOL_LINE_MASK << POOL_LINE_SHIFT
 
 # --- record, word 0: state | shared << 2 | owner << 3 | generation << 32
 RECORD_BYTES = 16
 RECORD_STATE, RECORD_SIZE = 0, 1  # word 1: bytes that the caller asked for
 SLOT_FREE, SLOT_CACHED, SLOT_LIVE = 0, 1, 2  # in the core; in a magazine of `owner`; allocated by `owner`
-STATE_MASK = 3
-SHARED = 4  # other ranks than the owner may hold it: their bits are in `holders`
-OWNER_SHIFT, OWNER_MASK = 3, (1 << 13) - 1  # rank + 1
+RECORD_STATE_MASK = 3
+RECORD_SHARED = 4  # other ranks than the owner may hold it: their bits are in `holders`
+RECORD_OWNER_SHIFT, RECORD_OWNER_MASK = 3, (1 << 13) - 1  # rank + 1
 GENERATION_SHIFT = 32  # counts the allocations of a slot, modulo 2**32
 GENERATION_ONE = 1 << GENERATION_SHIFT
 GENERATION_MASK = -GENERATION_ONE
-WORLD_OWNER = OWNER_MASK  # owner of what belongs to all ranks: never reclaimed
+WORLD_OWNER = RECORD_OWNER_MASK  # owner of what belongs to all ranks: never reclaimed
 
 # --- slab row: 4 words a span, used for the first span of a slab, changed under the lock only
 SLAB_USED = 0  # slots that are not free
@@ -124,13 +124,13 @@ MAGAZINE_SPARE = 13  # bytes by which its rows may still grow
 MAGAZINE_COUNTS = 16  # a word a class: entries in its row
 MAGAZINE_LIMITS = MAGAZINE_COUNTS + NUM_CLASSES  # a word a class: most entries in its row
 MAGAZINE_ROWS = 128
-ROW_LOG2 = 6
-ROW_ENTRIES = 1 << ROW_LOG2
+MAGAZINE_ROW_LOG2 = 6
+MAGAZINE_ROW_ENTRIES = 1 << MAGAZINE_ROW_LOG2
 MAGAZINE_BYTES = 28 << 10
 MAX_STOCK_BYTES = 256 << 10  # of one class in one magazine, at first: bounds what others cannot get
 MAX_GROWTH_BYTES = 64 << 20  # of all rows of a magazine together, beyond that
 assert MAGAZINE_LIMITS + NUM_CLASSES <= MAGAZINE_ROWS
-assert (MAGAZINE_ROWS + NUM_CLASSES * ROW_ENTRIES) * 8 <= MAGAZINE_BYTES
+assert (MAGAZINE_ROWS + NUM_CLASSES * MAGAZINE_ROW_ENTRIES) * 8 <= MAGAZINE_BYTES
 
 # --- entry of a row: granule inside the slab | slot number << 15
 ENTRY_NUMBER_SHIFT = BLOCK_LOG2 - GRANULE_LOG2

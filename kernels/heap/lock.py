@@ -19,7 +19,7 @@ from ..intrinsics.scalar import (
     store_release_i64,
 )
 from ..intrinsics.system import now_ns, pause, yield_cpu
-from ..page.control import NUM_RANKS, SPIN_ROUNDS, STOP, peer_is_dead
+from ..page.control import CONTROL_NUM_RANKS, CONTROL_SPIN_ROUNDS, CONTROL_STOP, peer_is_dead
 from .layout import ARENA_LOCK, ARENA_NUM_BREAKS, ARENA_RECLAIMED
 from .recover import rebuild, reclaim
 
@@ -34,7 +34,7 @@ def acquire_arena(control, arena, holder):
     From a holder whose death is confirmed on this rank's control page it is taken away, and the arena
     rebuilt. A holder that dies in that work is followed by the next in the same way.
     """
-    spin_rounds = load_i64(control, SPIN_ROUNDS)
+    spin_rounds = load_i64(control, CONTROL_SPIN_ROUNDS)
     rounds = 0
     started_ns = 0
     while True:
@@ -51,7 +51,7 @@ def acquire_arena(control, arena, holder):
             rounds += 1
             pause()
             continue
-        if load_relaxed_i64(control, STOP) != 0:
+        if load_relaxed_i64(control, CONTROL_STOP) != 0:
             return status.INTERRUPTED
         if started_ns == 0:
             started_ns = now_ns()
@@ -73,7 +73,7 @@ def heap_reclaim_dead(control, arena, holder, freed):
     Adds to the three words at `freed` as `reclaim` does. OK, AGAIN or INTERRUPTED. Any rank may call it;
     one that dies in it is followed by the next.
     """
-    num_ranks = load_i64(control, NUM_RANKS)
+    num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     done = arena + ARENA_RECLAIMED * 8
     rank = 0
     while rank < num_ranks:

@@ -43,6 +43,8 @@ from .layout import (
     MAGAZINE_NUM_REFILLS,
     MAGAZINE_POOL,
     MAGAZINE_RECORDS,
+    MAGAZINE_ROW_ENTRIES,
+    MAGAZINE_ROW_LOG2,
     MAGAZINE_ROWS,
     MAGAZINE_SPANS,
     MAGAZINE_SPARE,
@@ -53,8 +55,6 @@ from .layout import (
     RECORD_BYTES,
     RECORD_SIZE,
     RECORD_STATE,
-    ROW_ENTRIES,
-    ROW_LOG2,
     SLOT_CACHED,
     SLOT_LIVE,
     SLOT_LOG2,
@@ -105,8 +105,8 @@ def open_guest(magazine, arena, holder, rank, pool):
     size_class = 0
     while size_class < NUM_CLASSES:
         limit = stock_bytes // (class_granules(size_class) << GRANULE_LOG2)
-        if limit > ROW_ENTRIES:
-            limit = ROW_ENTRIES
+        if limit > MAGAZINE_ROW_ENTRIES:
+            limit = MAGAZINE_ROW_ENTRIES
         store_i64(magazine, MAGAZINE_LIMITS + size_class, limit)
         store_i64(magazine, MAGAZINE_COUNTS + size_class, 0)
         size_class += 1
@@ -123,7 +123,7 @@ def adopt_magazine(magazine):
 @device_function
 def row_address(magazine, size_class):
     """Address of the entries of a class."""
-    return magazine + (MAGAZINE_ROWS + (size_class << ROW_LOG2)) * 8
+    return magazine + (MAGAZINE_ROWS + (size_class << MAGAZINE_ROW_LOG2)) * 8
 
 
 @device_function
@@ -169,8 +169,8 @@ def grow_row(magazine, size_class):
     limit = load_i64(magazine, MAGAZINE_LIMITS + size_class)
     slot_bytes = class_granules(size_class) << GRANULE_LOG2
     more = limit if limit > 0 else 1
-    if more > ROW_ENTRIES - limit:
-        more = ROW_ENTRIES - limit
+    if more > MAGAZINE_ROW_ENTRIES - limit:
+        more = MAGAZINE_ROW_ENTRIES - limit
     spare_bytes = load_i64(magazine, MAGAZINE_SPARE)
     if more * slot_bytes > spare_bytes:
         more = spare_bytes // slot_bytes

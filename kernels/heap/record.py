@@ -6,7 +6,7 @@ can be read. The reference count across processes is the owner and the set bits;
 references by itself. When the owner lets go, the lowest holder inherits; when the last one lets go, the
 slot is free.
 
-`holders` and the SHARED mark change under the arena's lock only. A record without that mark is freed
+`holders` and the RECORD_SHARED mark change under the arena's lock only. A record without that mark is freed
 without the lock, by one compare-and-swap, whoever frees it.
 """
 
@@ -43,20 +43,20 @@ from .layout import (
     GENERATION_SHIFT,
     GRANULE_LOG2,
     KIND_MASK,
-    OWNER_MASK,
-    OWNER_SHIFT,
     PLACE_MASK,
     PLACE_SHIFT,
+    RECORD_OWNER_MASK,
+    RECORD_OWNER_SHIFT,
+    RECORD_SHARED,
     RECORD_STATE,
-    SHARED,
+    RECORD_STATE_MASK,
     SLOT_LIVE,
     SLOT_LOG2,
-    SLOT_MASK,
     SPAN_BYTES,
     SPAN_LOG2,
     SPAN_SLAB,
+    SPAN_SLOT_MASK,
     SPANS_LOG2,
-    STATE_MASK,
     WORLD_OWNER,
 )
 from .slab import free_record
@@ -101,7 +101,7 @@ def slot_address(arena, number):
     word = load_i64(load_i64(arena, ARENA_SPANS), span)
     if word & KIND_MASK == SPAN_SLAB:
         granules = class_granules((word >> CLASS_SHIFT) & CLASS_MASK)
-        start += ((number & SLOT_MASK) * granules) << GRANULE_LOG2
+        start += ((number & SPAN_SLOT_MASK) * granules) << GRANULE_LOG2
     return start
 
 
@@ -121,7 +121,7 @@ def find_start(arena, address):
     if number < 0:
         return number
     state = load_acquire_i64(record_address(arena, number), RECORD_STATE)
-    is_live = state & STATE_MASK == SLOT_LIVE
+    is_live = state & RECORD_STATE_MASK == SLOT_LIVE
     if slot_address(arena, number) != address:
         return status.INTERIOR if is_live else status.NOT_ALLOCATED
     if is_live:
@@ -138,13 +138,13 @@ def generation_of(arena, number):
 @device_function
 def owner_bits(rank):
     """`rank` as the owner field of a record."""
-    return (rank + 1) << OWNER_SHIFT
+    return (rank + 1) << RECORD_OWNER_SHIFT
 
 
 @device_function
 def owner_rank(state):
     """Owner in word 0 of a record; WORLD_RANK stands for all ranks."""
-    return ((state >> OWNER_SHIFT) & OWNER_MASK) - 1
+    return ((state >> RECORD_OWNER_SHIFT) & RECORD_OWNER_MASK) - 1
 
 
 @device_function
@@ -192,14 +192,17 @@ def add_holder(arena, number, rank, generation):
     record = record_address(arena, number)
     while True:
         state = load_acquire_i64(record, RECORD_STATE)
-        if state & STATE_MASK != SLOT_LIVE:
+        if state & RECORD_STATE_MASK != SLOT_LIVE:
             return status.DOUBLE_FREE
         if generation != ANY_GENERATION and (state >> GENERATION_SHIFT) & 0xFFFF_FFFF != generation:
             return status.STALE
         if owner_rank(state) == rank or owner_rank(state) == WORLD_RANK:
             return status.OK
         # The mark first: a mark without bits is harmless, bits without the mark would be lost.
-        if state & SHARED or compare_swap_i64(record, RECORD_STATE, state, state | SHARED) == state:
+        if (
+            state & RECORD_SHARED
+            or compare_swap_i64(record, RECORD_STATE, state, state | RECORD_SHARED) == state
+        ):
             set_holder(arena, number, rank, 1)
             return status.OK
 
@@ -213,23 +216,23 @@ def give_slot_to(arena, number, rank, heir):
     record = record_address(arena, number)
     while True:
         state = load_acquire_i64(record, RECORD_STATE)
-        if state & STATE_MASK != SLOT_LIVE:
+        if state & RECORD_STATE_MASK != SLOT_LIVE:
             return status.DOUBLE_FREE
         if owner_rank(state) != rank:
             return status.NOT_HELD
-        given = (state & ~(OWNER_MASK << OWNER_SHIFT)) | owner_bits(heir)
+        given = (state & ~(RECORD_OWNER_MASK << RECORD_OWNER_SHIFT)) | owner_bits(heir)
         if compare_swap_i64(record, RECORD_STATE, state, given) == state:
             break
-    if given & SHARED and heir != WORLD_RANK:
+    if given & RECORD_SHARED and heir != WORLD_RANK:
         set_holder(arena, number, heir, 0)  # it may have been a holder: an owner needs no bit
         if first_holder(arena, number) == NO_HOLDER:
-            store_release_i64(record, RECORD_STATE, given & ~SHARED)
+            store_release_i64(record, RECORD_STATE, given & ~RECORD_SHARED)
     return status.OK
 
 
 @device_function
 def drop_holder(arena, number, rank):
-    """Take away the reference of `rank` to a SHARED slot; 1 where it was the last and the slot is now free.
+    """Take away the reference of `rank` to a RECORD_SHARED slot; 1 where it was the last and the slot is now free.
 
     OK where others hold it still, NOT_HELD where `rank` did not. What the world owns is freed by anyone. The
     caller has the lock, and gives a freed slot to the core.
@@ -251,10 +254,10 @@ def drop_holder(arena, number, rank):
         if heir == NO_HOLDER:
             free_record(arena, number)
             return 1
-        state = (state & GENERATION_MASK) | SHARED | owner_bits(heir) | SLOT_LIVE
+        state = (state & GENERATION_MASK) | RECORD_SHARED | owner_bits(heir) | SLOT_LIVE
         store_release_i64(record, RECORD_STATE, state)
         set_holder(arena, number, heir, 0)
         heir = first_holder(arena, number)
     if heir == NO_HOLDER:
-        store_release_i64(record, RECORD_STATE, state & ~SHARED)
+        store_release_i64(record, RECORD_STATE, state & ~RECORD_SHARED)
     return status.OK

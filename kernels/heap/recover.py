@@ -20,7 +20,7 @@ from ..intrinsics.scalar import (
     store_release_i64,
     store_u32,
 )
-from .bitmap import FULL, partial_blocks, set_bit
+from .bitmap import ALL_BITS, partial_blocks, set_bit
 from .blocks import enter_open, record_address, release_block
 from .classes import class_granules, class_order, class_slots
 from .layout import (
@@ -33,8 +33,6 @@ from .layout import (
     ARENA_NUM_FREE,
     ARENA_SPANS,
     ARGUMENT_SHIFT,
-    ATTRIBUTE_MASK,
-    ATTRIBUTE_SHIFT,
     BLOCK_CUT,
     BLOCK_LARGE,
     BLOCK_LOG2,
@@ -46,9 +44,12 @@ from .layout import (
     NUM_BITMAPS,
     PLACE_MASK,
     PLACE_SHIFT,
+    POOL_ATTRIBUTE_MASK,
+    POOL_ATTRIBUTE_SHIFT,
     RECORD_BYTES,
+    RECORD_SHARED,
     RECORD_STATE,
-    SHARED,
+    RECORD_STATE_MASK,
     SLAB_HINT,
     SLAB_SLOTS,
     SLAB_TOUCHED,
@@ -61,7 +62,6 @@ from .layout import (
     SPAN_SLAB,
     SPANS_LOG2,
     SPANS_PER_BLOCK,
-    STATE_MASK,
 )
 from .record import drop_holder, holds, owner_rank
 from .slab import fill_slot_bits, slab_address, slot_bits_address
@@ -98,13 +98,13 @@ def rebuild_block(arena, block):
     kind = word & KIND_MASK
     if kind == BLOCK_LARGE:
         state = load_acquire_i64(record_address(arena, block << (SPANS_LOG2 + SLOT_LOG2)), RECORD_STATE)
-        if state & STATE_MASK == SLOT_LIVE:
+        if state & RECORD_STATE_MASK == SLOT_LIVE:
             return word >> ARGUMENT_SHIFT
     if kind == BLOCK_CUT:
         free = rebuild_spans(arena, block)
-        if free != FULL:
+        if free != ALL_BITS:
             store_u32(load_i64(arena, ARENA_FREE_SPANS), block, free)
-            enter_open(arena, block, (word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK, free)
+            enter_open(arena, block, (word >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK, free)
             return 1
     release_block(arena, block)
     return 1
@@ -125,7 +125,7 @@ def rebuild_spans(arena, block):
             used = rebuild_slab(arena, first + place, num_slots)
             if used > 0:
                 if used < num_slots:
-                    attribute = (word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
+                    attribute = (word >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK
                     set_bit(arena, partial_blocks(attribute, size_class), block)
                 place += 1 << class_order(size_class)
                 continue
@@ -149,7 +149,7 @@ def rebuild_slab(arena, span, num_slots):
         bits = 0
         bit = 0
         while bit < 32 and slot + bit < end:
-            if load_acquire_i64(record, RECORD_STATE) & STATE_MASK == SLOT_FREE:
+            if load_acquire_i64(record, RECORD_STATE) & RECORD_STATE_MASK == SLOT_FREE:
                 bits |= 1 << bit
             else:
                 used += 1
@@ -212,9 +212,9 @@ def reclaim_slot(arena, number, rank, slot_bytes, freed):
     record = record_address(arena, number)
     while True:
         state = load_acquire_i64(record, RECORD_STATE)
-        if state & STATE_MASK == SLOT_FREE:
+        if state & RECORD_STATE_MASK == SLOT_FREE:
             return
-        if state & SHARED:
+        if state & RECORD_SHARED:
             if owner_rank(state) == rank or holds(arena, number, rank):
                 if drop_holder(arena, number, rank) != status.OK:
                     count_freed(freed, slot_bytes)
@@ -222,7 +222,7 @@ def reclaim_slot(arena, number, rank, slot_bytes, freed):
         if owner_rank(state) != rank:
             return
         if compare_swap_i64(record, RECORD_STATE, state, (state & GENERATION_MASK) | SLOT_FREE) == state:
-            if state & STATE_MASK == SLOT_CACHED:
+            if state & RECORD_STATE_MASK == SLOT_CACHED:
                 store_i64(freed, 2, load_i64(freed, 2) + 1)
             else:
                 count_freed(freed, slot_bytes)

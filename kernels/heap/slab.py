@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..build.compile import device_function
 from ..intrinsics.scalar import load_i64, load_u32, store_i64, store_release_i64, store_u32
 from ..intrinsics.system import count_trailing_zeros_u64
-from .bitmap import FULL, NONE, clear_bit, first_bit, partial_blocks, set_bit
+from .bitmap import ALL_BITS, NO_BIT, clear_bit, first_bit, partial_blocks, set_bit
 from .blocks import give_spans, record_address, take_spans
 from .classes import class_granules, class_order, class_slots, reciprocal
 from .layout import (
@@ -19,14 +19,14 @@ from .layout import (
     ARENA_SLOT_BITS,
     ARENA_SPANS,
     ARGUMENT_SHIFT,
-    ATTRIBUTE_MASK,
-    ATTRIBUTE_SHIFT,
     CLASS_MASK,
     CLASS_SHIFT,
     ENTRY_NUMBER_SHIFT,
     GENERATION_MASK,
     PLACE_MASK,
     PLACE_SHIFT,
+    POOL_ATTRIBUTE_MASK,
+    POOL_ATTRIBUTE_SHIFT,
     POOL_MASK,
     RECORD_STATE,
     SLAB_HINT,
@@ -37,8 +37,8 @@ from .layout import (
     SLOT_BIT_WORDS,
     SLOT_FREE,
     SLOT_LOG2,
-    SLOT_MASK,
     SPAN_SLAB,
+    SPAN_SLOT_MASK,
     SPANS_LOG2,
     SPANS_PER_BLOCK,
 )
@@ -63,7 +63,7 @@ def fill_slot_bits(bits, first, num_slots):
     """Mark the slots from `first` (a multiple of 32) to `num_slots` as free and clear nothing."""
     word = first >> 5
     while word < num_slots >> 5:
-        store_u32(bits, word, FULL)
+        store_u32(bits, word, ALL_BITS)
         word += 1
     if num_slots & 31 and word == num_slots >> 5:
         store_u32(bits, word, (1 << (num_slots & 31)) - 1)
@@ -71,10 +71,10 @@ def fill_slot_bits(bits, first, num_slots):
 
 @device_function
 def make_slab(arena, pool, size_class):
-    """A new slab of `size_class` in the lowest block that has room; its first span, or NONE."""
+    """A new slab of `size_class` in the lowest block that has room; its first span, or NO_BIT."""
     word = pool | SPAN_SLAB | (size_class << CLASS_SHIFT) | (reciprocal(size_class) << ARGUMENT_SHIFT)
     span = take_spans(arena, pool, class_order(size_class), word)
-    if span != NONE:
+    if span != NO_BIT:
         slab = slab_address(arena, span)
         num_slots = class_slots(size_class)
         fill_slot_bits(slot_bits_address(arena, span), 0, num_slots)
@@ -82,21 +82,21 @@ def make_slab(arena, pool, size_class):
         store_i64(slab, SLAB_TOUCHED, 0)
         store_i64(slab, SLAB_HINT, 0)
         store_i64(slab, SLAB_SLOTS, num_slots)
-        attribute = (pool >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
+        attribute = (pool >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK
         set_bit(arena, partial_blocks(attribute, size_class), span >> SPANS_LOG2)
     return span
 
 
 @device_function
 def find_partial(arena, pool, size_class):
-    """First span of the lowest slab of a class with a free slot, or NONE."""
-    bitmap = partial_blocks((pool >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK, size_class)
+    """First span of the lowest slab of a class with a free slot, or NO_BIT."""
+    bitmap = partial_blocks((pool >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK, size_class)
     wanted = pool | SPAN_SLAB | (size_class << CLASS_SHIFT)
     spans = load_i64(arena, ARENA_SPANS)
     while True:
         block = first_bit(arena, bitmap)
-        if block == NONE:
-            return NONE
+        if block == NO_BIT:
+            return NO_BIT
         span = block << SPANS_LOG2
         end = span + SPANS_PER_BLOCK
         while span < end:
@@ -118,9 +118,9 @@ def take_slots(arena, pool, size_class, cached, dst, wanted):
     taken = 0
     while taken < wanted:
         span = find_partial(arena, pool, size_class)
-        if span == NONE:
+        if span == NO_BIT:
             span = make_slab(arena, pool, size_class)
-            if span == NONE:
+            if span == NO_BIT:
                 return taken
         taken += take_from_slab(arena, span, size_class, cached, dst + taken * 8, wanted - taken)
     return taken
@@ -172,7 +172,7 @@ def free_record(arena, number):
 def give_slot(arena, number):
     """Return a slot whose record has just become SLOT_FREE; the spans of an empty slab go back."""
     span = number >> SLOT_LOG2
-    slot = number & SLOT_MASK
+    slot = number & SPAN_SLOT_MASK
     slab = slab_address(arena, span)
     bits_of_slab = slot_bits_address(arena, span)
     word = slot >> 5
@@ -187,5 +187,5 @@ def give_slot(arena, number):
         if used == 1:
             give_spans(arena, span, class_order(size_class))
         else:
-            attribute = (span_word >> ATTRIBUTE_SHIFT) & ATTRIBUTE_MASK
+            attribute = (span_word >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK
             set_bit(arena, partial_blocks(attribute, size_class), span >> SPANS_LOG2)

@@ -27,19 +27,19 @@ from .layout import (
     KIND_MASK,
     PLACE_MASK,
     PLACE_SHIFT,
+    RECORD_SHARED,
     RECORD_SIZE,
     RECORD_STATE,
-    SHARED,
+    RECORD_STATE_MASK,
     SLAB_TOUCHED,
     SLOT_CACHED,
     SLOT_LIVE,
     SLOT_LOG2,
-    SLOT_MASK,
     SPAN_FREE,
     SPAN_SLAB,
+    SPAN_SLOT_MASK,
     SPANS_LOG2,
     SPANS_PER_BLOCK,
-    STATE_MASK,
 )
 from .record import holders_address, owner_rank, slot_address
 from .slab import slab_address
@@ -61,7 +61,7 @@ OWNER_WORDS = 4
 # --- words of a row that `heap_list` writes
 LIST_ADDRESS, LIST_BYTES, LIST_OWNER, LIST_GENERATION, LIST_REFERENCES, LIST_WORDS = 0, 1, 2, 3, 4, 5
 
-END = -1
+END_OF_SLOTS = -1
 
 
 @device_function
@@ -143,11 +143,11 @@ def usage_of_slot(arena, number, size, num_ranks, out):
     if owner < 0 or owner >= num_ranks:
         owner = num_ranks
     row = out + (USAGE_OWNERS + owner * OWNER_WORDS) * 8
-    if state & STATE_MASK == SLOT_LIVE:
+    if state & RECORD_STATE_MASK == SLOT_LIVE:
         add_word(row, OWNER_COUNT, 1)
         add_word(row, OWNER_SLOT_BYTES, size)
         add_word(row, OWNER_ASKED_BYTES, load_i64(record, RECORD_SIZE))
-    elif state & STATE_MASK == SLOT_CACHED:
+    elif state & RECORD_STATE_MASK == SLOT_CACHED:
         add_word(row, OWNER_CACHED_BYTES, size)
     else:
         add_word(out, USAGE_SLAB_FREE_BYTES, size)
@@ -170,18 +170,18 @@ def num_references(arena, number):
 def heap_list(arena, number, rows, capacity):
     """Write rows of LIST_WORDS for live allocations from slot `number` on, at most `capacity`.
 
-    Unused rows are left alone: their address is 0 if it was. Returns the slot to go on from, or END.
+    Unused rows are left alone: their address is 0 if it was. Returns the slot to go on from, or END_OF_SLOTS.
     """
     num_spans = load_i64(arena, ARENA_NUM_BLOCKS) << SPANS_LOG2
     span = number >> SLOT_LOG2
-    slot = number & SLOT_MASK
+    slot = number & SPAN_SLOT_MASK
     written = 0
     while span < num_spans:
         num_used = slots_in_span(arena, span)
         while slot < num_used:
             number = (span << SLOT_LOG2) + slot
             state = load_acquire_i64(record_address(arena, number), RECORD_STATE)
-            if state & STATE_MASK == SLOT_LIVE:
+            if state & RECORD_STATE_MASK == SLOT_LIVE:
                 if written == capacity:
                     return number
                 write_row(arena, number, state, rows + written * LIST_WORDS * 8)
@@ -189,7 +189,7 @@ def heap_list(arena, number, rows, capacity):
             slot += 1
         slot = 0
         span += 1
-    return END
+    return END_OF_SLOTS
 
 
 @device_function
@@ -199,4 +199,4 @@ def write_row(arena, number, state, row):
     store_i64(row, LIST_BYTES, load_i64(record_address(arena, number), RECORD_SIZE))
     store_i64(row, LIST_OWNER, owner_rank(state))
     store_i64(row, LIST_GENERATION, (state >> GENERATION_SHIFT) & 0xFFFF_FFFF)
-    store_i64(row, LIST_REFERENCES, num_references(arena, number) if state & SHARED else 1)
+    store_i64(row, LIST_REFERENCES, num_references(arena, number) if state & RECORD_SHARED else 1)

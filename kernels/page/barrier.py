@@ -9,7 +9,7 @@ A flag is a signal (signal.py) whose value is the number of the round, and every
 page only. So a barrier that returned AGAIN is resumed by calling it again: what was posted stays posted,
 nobody is counted twice. A rank that is one round ahead is harmless: flags are waited for as "at least".
 
-A group is a set of ranks with flags of its own, in lines GROUP_LINES * group .. of the BARRIER region of
+A group is a set of ranks with flags of its own, in lines GROUP_LINES * group .. of the CONTROL_BARRIER region of
 their control pages; group 0 is the world. Its members pass the same table, in the same order.
 """
 
@@ -20,7 +20,13 @@ from ..build.variants import variant
 from ..intrinsics.scalar import load_i64, load_relaxed_i64, store_i64
 from ..intrinsics.system import now_ns
 from ..status import OK
-from .control import BARRIER, META_BASE, META_STRIDE_LOG2, NUM_RANKS, RANK
+from .control import (
+    CONTROL_BARRIER,
+    CONTROL_META_BASE,
+    CONTROL_META_STRIDE_LOG2,
+    CONTROL_NUM_RANKS,
+    CONTROL_RANK,
+)
 from .signal import CUDA, poll_eagerly, post, wait_patiently
 
 RADIX = 16  # flags that a rank looks at in one step: their cache misses overlap
@@ -34,13 +40,13 @@ WORLD_GROUP = 0
 @device_function
 def flag_offset(group, line):
     """Byte offset in a control page of one of a group's lines."""
-    return 8 * (BARRIER + (GROUP_LINES * group + line) * LINE_WORDS)
+    return 8 * (CONTROL_BARRIER + (GROUP_LINES * group + line) * LINE_WORDS)
 
 
 @device_function
 def page_of(control, rank):
     """Address of the control page of `rank`."""
-    return load_i64(control, META_BASE) + (rank << load_i64(control, META_STRIDE_LOG2))
+    return load_i64(control, CONTROL_META_BASE) + (rank << load_i64(control, CONTROL_META_STRIDE_LOG2))
 
 
 @device_function
@@ -86,7 +92,7 @@ def barrier(control, group, members, num_members, position, epoch, slice_ns):
 @device_function
 def world_barrier(control, epoch, slice_ns):
     """`barrier` of all ranks of the world."""
-    num_ranks, rank = load_i64(control, NUM_RANKS), load_i64(control, RANK)
+    num_ranks, rank = load_i64(control, CONTROL_NUM_RANKS), load_i64(control, CONTROL_RANK)
     return barrier(control, WORLD_GROUP, 0, num_ranks, rank, epoch, slice_ns)
 
 

@@ -17,28 +17,29 @@ from ..build.compile import cpu_kernel, device_function
 from ..intrinsics.scalar import compare_swap_i64, load_i64, store_i64, store_release_i64
 from ..intrinsics.system import call_handler
 from . import operations
-from .control import NO_HOME, PEER_MAPPED, contiguous_bytes, home_rank
+from .control import CONTROL_PEER_MAPPED, NO_HOME, contiguous_bytes, home_rank
 
 WORD = 8
 
-CONTROL = 0  # address of the control page
-ASK = 1  # address of int64(gate, 0, context), which returns OK or PENDING; 0 where nobody can be asked
-CONTEXT = 2
+GATE_CONTROL = 0  # address of the control page
+GATE_ASK = 1  # address of int64(gate, 0, context), which returns OK or PENDING; 0 where nobody can be asked
+GATE_CONTEXT = 2
 # the request, with the meaning that the agent's operations give to its fields
-OPERATION = 3
-ADDRESS = 4
-WORD1, WORD2, WORD3 = 5, 6, 7
-DATA_AT, DATA_BYTES = 8, 9  # pointer and length of what is stored
-REPLY_AT, REPLY_BYTES = 10, 11  # of the room for what is loaded; at TO_VALUE, 8 bytes or less come as REPLY
-DATA = 12  # the value that is stored, where it is a scalar
-REPLY = 13  # the scalar that is loaded, or stood there; the word beside the bytes of a reply
-IS_TAKEN = 14  # 1 while a thread is in the gate
+GATE_OPERATION = 3
+GATE_ADDRESS = 4
+GATE_WORD1, GATE_WORD2, GATE_WORD3 = 5, 6, 7
+GATE_DATA_AT, GATE_DATA_BYTES = 8, 9  # pointer and length of what is stored
+# of the room for what is loaded; at TO_VALUE, up to 8 bytes come as GATE_REPLY
+GATE_REPLY_AT, GATE_REPLY_BYTES = 10, 11
+GATE_DATA = 12  # the value that is stored, where it is a scalar
+GATE_REPLY = 13  # the scalar that is loaded, or stood there; the word beside the bytes of a reply
+GATE_IS_TAKEN = 14  # 1 while a thread is in the gate
 CACHE = 15  # address of the rank's coherence header once it may keep copies, else 0
 GATE_WORDS = 16
 TO_VALUE = 0
 PENDING_SHIFT = 8
 PENDING_MASK = (1 << PENDING_SHIFT) - 1
-MAX_BYTES = 64 << 10  # of one request; above it the transport's own put and get are faster
+MAX_ASKED_BYTES = 64 << 10  # of one request; above it the transport's own put and get are faster
 
 
 @device_function
@@ -63,43 +64,43 @@ def left_of(code):
 @device_function
 def enter(gate):
     """True, and the gate is the caller's until `leave`; False where another thread has it: return `pending(0)`."""
-    return compare_swap_i64(gate, IS_TAKEN, 0, 1) == 0
+    return compare_swap_i64(gate, GATE_IS_TAKEN, 0, 1) == 0
 
 
 @device_function
 def leave(gate):
     """Let others enter."""
-    store_release_i64(gate, IS_TAKEN, 0)
+    store_release_i64(gate, GATE_IS_TAKEN, 0)
 
 
 @device_function
 def ask(gate, operation, address, word1, word2, word3):
-    """Have the home of `address` do `operation`: OK, with what stood there in REPLY; `pending`, to be finished
+    """Have the home of `address` do `operation`: OK, with what stood there in GATE_REPLY; `pending`, to be finished
     outside of compiled code; NOT_MAPPED where nobody can be asked. The caller has entered the gate.
     """
-    function = load_i64(gate, ASK)
+    function = load_i64(gate, GATE_ASK)
     if function == 0:
         return status.NOT_MAPPED
-    store_i64(gate, OPERATION, operation)
-    store_i64(gate, ADDRESS, address)
-    store_i64(gate, WORD1, word1)
-    store_i64(gate, WORD2, word2)
-    store_i64(gate, WORD3, word3)
-    return call_handler(function, gate, 0, load_i64(gate, CONTEXT))
+    store_i64(gate, GATE_OPERATION, operation)
+    store_i64(gate, GATE_ADDRESS, address)
+    store_i64(gate, GATE_WORD1, word1)
+    store_i64(gate, GATE_WORD2, word2)
+    store_i64(gate, GATE_WORD3, word3)
+    return call_handler(function, gate, 0, load_i64(gate, GATE_CONTEXT))
 
 
 @device_function
 def set_data(gate, pointer, num_bytes):
     """What the next request carries."""
-    store_i64(gate, DATA_AT, pointer)
-    store_i64(gate, DATA_BYTES, num_bytes)
+    store_i64(gate, GATE_DATA_AT, pointer)
+    store_i64(gate, GATE_DATA_BYTES, num_bytes)
 
 
 @device_function
 def set_reply(gate, pointer, num_bytes):
     """Where the answer to the next request goes."""
-    store_i64(gate, REPLY_AT, pointer)
-    store_i64(gate, REPLY_BYTES, num_bytes)
+    store_i64(gate, GATE_REPLY_AT, pointer)
+    store_i64(gate, GATE_REPLY_BYTES, num_bytes)
 
 
 @device_function
@@ -120,7 +121,7 @@ def ask_write(gate, address, src, num_bytes):
 
 @device_function
 def ask_update(gate, operation, address, word1, word2, word3):
-    """`ask` for an atomic step: what stood there goes to REPLY."""
+    """`ask` for an atomic step: what stood there goes to GATE_REPLY."""
     set_data(gate, 0, 0)
     set_reply(gate, 0, 0)
     return ask(gate, operation, address, word1, word2, word3)
@@ -129,13 +130,13 @@ def ask_update(gate, operation, address, word1, word2, word3):
 @device_function
 def is_elsewhere(gate, address, num_bytes):
     """Whether [address, address + num_bytes) can be asked for: it is short, at one home, and that is not mapped."""
-    if num_bytes <= 0 or num_bytes > MAX_BYTES:
+    if num_bytes <= 0 or num_bytes > MAX_ASKED_BYTES:
         return False
-    control = load_i64(gate, CONTROL)
+    control = load_i64(gate, GATE_CONTROL)
     home = home_rank(control, address)
     if home == NO_HOME or num_bytes > contiguous_bytes(control, address):
         return False
-    return load_i64(control, PEER_MAPPED + home) == 0
+    return load_i64(control, CONTROL_PEER_MAPPED + home) == 0
 
 
 @cpu_kernel("int64(int64, int64, int64, int64)")

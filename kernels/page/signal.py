@@ -6,9 +6,9 @@ value that it saw by compare-and-swap, and a poster's exchange takes the mark aw
 futex compares the low half of the word, mark included, so a waiter whose mark was taken never falls asleep.
 Values go from 0 to 2**62 - 1 and start at 0.
 
-A wait polls, then yields its core, then sleeps: `control[SPIN_ROUNDS]` says how long it polls (long only
+A wait polls, then yields its core, then sleeps: `control[CONTROL_SPIN_ROUNDS]` says how long it polls (long only
 where every rank has a core; with more ranks than cores a poller keeps the poster from running). It never
-stays longer than its slice, and watches `control[STOP]` and `control[EPOCH]`.
+stays longer than its slice, and watches `control[CONTROL_STOP]` and `control[CONTROL_EPOCH]`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..intrinsics.scalar import (
 )
 from ..intrinsics.system import futex_wait, futex_wake, now_ns, pause, yield_cpu
 from ..status import AGAIN, EPOCH_CHANGED, INTERRUPTED, OK
-from .control import EPOCH, SPIN_ROUNDS, STOP
+from .control import CONTROL_EPOCH, CONTROL_SPIN_ROUNDS, CONTROL_STOP
 
 SIGNAL_BYTES = 128  # spacing of signals: the pair of lines that x86 prefetches together
 EAGER_POLLS = 200  # polls before the first pause, which costs a round trip of its own
@@ -83,7 +83,7 @@ def sleep_below(signal, value, exactly, timeout_ns):
 @device_function
 def poll_eagerly(control, signal, value, exactly):
     """1 where the signal is reached within the first polls, which take well under a microsecond."""
-    num_polls = min(EAGER_POLLS, load_i64(control, SPIN_ROUNDS)) + 1
+    num_polls = min(EAGER_POLLS, load_i64(control, CONTROL_SPIN_ROUNDS)) + 1
     polls = 0
     while polls < num_polls:
         if is_reached(load_acquire_i64(signal, 0), value, exactly):
@@ -98,13 +98,13 @@ def wait_patiently(control, signal, value, exactly, epoch, deadline_ns):
 
     Or AGAIN after `deadline_ns` (of now_ns), INTERRUPTED, EPOCH_CHANGED.
     """
-    num_pauses = load_i64(control, SPIN_ROUNDS) - EAGER_POLLS
+    num_pauses = load_i64(control, CONTROL_SPIN_ROUNDS) - EAGER_POLLS
     rounds = 0
     yields = 0
     while is_reached(load_acquire_i64(signal, 0), value, exactly) == 0:
-        if load_relaxed_i64(control, STOP):
+        if load_relaxed_i64(control, CONTROL_STOP):
             return INTERRUPTED
-        if load_relaxed_i64(control, EPOCH) != epoch:
+        if load_relaxed_i64(control, CONTROL_EPOCH) != epoch:
             return EPOCH_CHANGED
         if rounds < num_pauses:
             pause()
@@ -124,7 +124,7 @@ def wait_signal(control, signal, value, exactly, epoch, slice_ns):
     """Wait until the signal's value is at least `value`, or `exactly` it; acquire ordering.
 
     Returns OK, AGAIN after `slice_ns` (call again: nothing is lost), INTERRUPTED where the space closes,
-    EPOCH_CHANGED where a rank died since `epoch` was read from control[EPOCH]. Any number may wait. Writes
+    EPOCH_CHANGED where a rank died since `epoch` was read from control[CONTROL_EPOCH]. Any number may wait. Writes
     only the sleeper mark.
     """
     if poll_eagerly(control, signal, value, exactly):

@@ -15,7 +15,7 @@ import pytest
 from umem.agent import Agent, Operation, Request, layout
 from umem.errors import FabricMissing, RankLost, WaitTimeout
 from umem.kernels import status
-from umem.kernels.page.control import HEARTBEAT
+from umem.kernels.page.control import CONTROL_HEARTBEAT
 
 from . import handlers
 from .ranks import TIMEOUT_S, Rank, needs_ucx, run_ranks, sleep_with_gil, start
@@ -40,7 +40,7 @@ def free_slots(agent: Agent) -> int:
 def test_every_survivor_learns_of_a_death_once_and_stays_calm(transport: str | None) -> None:
     def survivor(me: Rank) -> float:
         start(me)
-        page, turns = me.page, me.page.words[HEARTBEAT]
+        page, turns = me.page, me.page.words[CONTROL_HEARTBEAT]
         assert page.dead_ranks() == []
         epoch = page.epoch
         me.meet()
@@ -48,7 +48,7 @@ def test_every_survivor_learns_of_a_death_once_and_stays_calm(transport: str | N
             os.kill(me.pids[2], signal.SIGKILL)
         took_s = me.wait_until(lambda: page.dead_ranks() == [2])
         assert page.epoch == epoch + 1
-        me.wait_until(lambda: bool(page.words[HEARTBEAT] > turns + 2))
+        me.wait_until(lambda: bool(page.words[CONTROL_HEARTBEAT] > turns + 2))
         assert page.epoch == epoch + 1
         if transport is not None:
             assert me.agent.call(1 - me.rank, Operation.PING, b"still here") == b"still here"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from umem.errors import FabricError, Interrupted, RankLost, WaitTimeout
-from umem.kernels.page.control import STOP
+from umem.kernels.page.control import CONTROL_STOP
 
 from .ucx_ranks import Rank, run_ranks
 
@@ -168,7 +168,7 @@ def test_what_a_rank_sent_before_it_left_is_received_after_its_end(transport):
         me.exchange("pid", str(os.getpid()).encode())
         fabric.send(1, word.ctypes.data, 8)
         fabric.barrier()
-        me.control[STOP] = 1  # as a closing space does
+        me.control[CONTROL_STOP] = 1  # as a closing space does
         me.close()
 
     def late(me: Rank) -> list[int]:
@@ -269,7 +269,7 @@ def test_a_closing_space_ends_waits(transport):
         fabric, word = me.open(4096), np.zeros(1, np.int64)
 
         def end() -> None:
-            me.control[STOP] = 1
+            me.control[CONTROL_STOP] = 1
 
         timer = threading.Timer(SHORT_S, end)
         timer.start()

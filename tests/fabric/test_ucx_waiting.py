@@ -12,7 +12,7 @@ from umem.errors import WaitTimeout
 from umem.kernels import status
 from umem.kernels.build.compile import cpu_kernel
 from umem.kernels.intrinsics.scalar import load_i64
-from umem.kernels.page.control import SPIN_ROUNDS
+from umem.kernels.page.control import CONTROL_SPIN_ROUNDS
 
 from .ucx_ranks import GROUP, Rank, run_ranks
 
@@ -61,7 +61,7 @@ def player(how: int, core: int | None = None):
         if core is not None:
             os.sched_setaffinity(0, {core})
         fabric, words = me.open(4096), np.array([7, 0], np.int64)
-        me.control[SPIN_ROUNDS] = 20
+        me.control[CONTROL_SPIN_ROUNDS] = 20
         other = me.rank ^ 1
         endpoint = fabric.peers[other].messages.handle
         places = (

@@ -26,7 +26,15 @@ from umem.kernels import load_all
 from umem.kernels.build.compile import cpu_kernel
 from umem.kernels.intrinsics.scalar import load_acquire_i64, load_i64
 from umem.kernels.intrinsics.system import now_ns
-from umem.kernels.page.control import ALIVE, CONTROL_BYTES, DEAD, EPOCH, NUM_RANKS, PEER_STATE, SPIN_ROUNDS
+from umem.kernels.page.control import (
+    ALIVE,
+    CONTROL_BYTES,
+    CONTROL_EPOCH,
+    CONTROL_NUM_RANKS,
+    CONTROL_PEER_STATE,
+    CONTROL_SPIN_ROUNDS,
+    DEAD,
+)
 
 try:
     library.load()
@@ -65,8 +73,8 @@ class Rank:
         self.rank, self.num_ranks, self.ucx_environment, self._link = rank, num_ranks, environment, link
         self.hosts = ["here"] * num_ranks
         self.control = np.zeros(CONTROL_BYTES // 8, np.int64)
-        self.control[NUM_RANKS], self.control[SPIN_ROUNDS] = num_ranks, 200
-        self.control[PEER_STATE : PEER_STATE + num_ranks] = ALIVE
+        self.control[CONTROL_NUM_RANKS], self.control[CONTROL_SPIN_ROUNDS] = num_ranks, 200
+        self.control[CONTROL_PEER_STATE : CONTROL_PEER_STATE + num_ranks] = ALIVE
         self._stop = np.zeros(1, np.int64)
         self._server: threading.Thread | None = None
 
@@ -107,8 +115,8 @@ class Rank:
 
     def bury(self, rank: int) -> None:
         """Confirm the death of `rank` on the control page, as this rank's agent does."""
-        self.control[PEER_STATE + rank] = DEAD
-        self.control[EPOCH] += 1
+        self.control[CONTROL_PEER_STATE + rank] = DEAD
+        self.control[CONTROL_EPOCH] += 1
 
     def bury_when_dead(self, rank: int, pid: int) -> threading.Thread:
         """A thread that waits for the process `pid` to end and confirms the death of `rank`."""

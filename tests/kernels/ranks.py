@@ -27,9 +27,9 @@ class Pages:
         self.words = np.frombuffer(self._memory, np.int64).reshape(num_ranks + 1, PAGE_WORDS)
         for rank in range(num_ranks):
             page = self.words[rank]
-            page[layout.RANK], page[layout.NUM_RANKS] = rank, num_ranks
-            page[layout.META_BASE], page[layout.META_STRIDE_LOG2] = self.base, PAGE_LOG2
-            page[layout.SPIN_ROUNDS] = spin_rounds
+            page[layout.CONTROL_RANK], page[layout.CONTROL_NUM_RANKS] = rank, num_ranks
+            page[layout.CONTROL_META_BASE], page[layout.CONTROL_META_STRIDE_LOG2] = self.base, PAGE_LOG2
+            page[layout.CONTROL_SPIN_ROUNDS] = spin_rounds
 
     def control(self, rank: int) -> int:
         """Address of the control page of `rank`."""

@@ -24,7 +24,7 @@ from umem.kernels.coherent.typed import (
 from umem.kernels.heap.layout import BLOCK_LOG2
 from umem.kernels.intrinsics.scalar import load_i64
 from umem.kernels.page import control
-from umem.kernels.page.control import ALIVE, DEAD, PEER_MAPPED, PEER_STATE
+from umem.kernels.page.control import ALIVE, CONTROL_PEER_MAPPED, CONTROL_PEER_STATE, DEAD
 from umem.kernels.status import OK
 from umem.memory.address import BASE
 from umem.verify import Verdict, explore
@@ -98,11 +98,11 @@ class Small:
                 found[self.tag(rank, slot)] = 0
                 found[self.copy(rank, slot)] = 7_000 + 10 * rank + slot
             if self.num_ways > 1:
-                found[self.cache(rank) + 8 * words.CLOCK] = 0
+                found[self.cache(rank) + 8 * words.CACHE_CLOCK] = 0
         for number in range(min(self.num_lines, self.num_ways) if self.first_owner else 0):
             found[self.directory(number)] = owned_by(self.first_owner)
             line = (self.line(number) - BASE) >> LINE_LOG2
-            found[self.tag(self.first_owner, number)] = line << words.STATE_BITS | words.MODIFIED
+            found[self.tag(self.first_owner, number)] = line << words.TAG_STATE_BITS | words.MODIFIED
             found[self.copy(self.first_owner, number)] = self.initial(number)
             found[self.line(number)] = 9_000 + number  # stale
         return found
@@ -111,7 +111,7 @@ class Small:
     def states(self) -> dict[int, int]:
         """Who is alive, as each rank knows it: words that change where ranks die."""
         return {
-            self.page(rank) + 8 * (PEER_STATE + peer): ALIVE
+            self.page(rank) + 8 * (CONTROL_PEER_STATE + peer): ALIVE
             for rank in range(self.num_ranks)
             for peer in range(self.num_ranks)
         }
@@ -123,44 +123,44 @@ class Small:
         for rank in range(self.num_ranks):
             page, cache = self.page(rank), self.cache(rank)
             fields = {
-                control.RANK: rank,
-                control.NUM_RANKS: self.num_ranks,
-                control.META_BASE: BASE,
-                control.META_STRIDE_LOG2: META_STRIDE_LOG2,
-                control.COHERENCE: control.CONTROL_BYTES,
-                control.LINEAR_BASE: LINEAR,
-                control.LINEAR_END: LINEAR + (2 * self.num_ranks << STRIDE_LOG2),
-                control.STRIDE_LOG2: STRIDE_LOG2,
-                control.STRIPED_BASE: LINEAR + (2 * self.num_ranks << STRIDE_LOG2),
-                control.STRIPED_END: 0,
-                control.SPIN_ROUNDS: self.spin_rounds,
-                control.STOP: 0,
+                control.CONTROL_RANK: rank,
+                control.CONTROL_NUM_RANKS: self.num_ranks,
+                control.CONTROL_META_BASE: BASE,
+                control.CONTROL_META_STRIDE_LOG2: META_STRIDE_LOG2,
+                control.CONTROL_COHERENCE: control.CONTROL_BYTES,
+                control.CONTROL_LINEAR_BASE: LINEAR,
+                control.CONTROL_LINEAR_END: LINEAR + (2 * self.num_ranks << STRIDE_LOG2),
+                control.CONTROL_STRIDE_LOG2: STRIDE_LOG2,
+                control.CONTROL_STRIPED_BASE: LINEAR + (2 * self.num_ranks << STRIDE_LOG2),
+                control.CONTROL_STRIPED_END: 0,
+                control.CONTROL_SPIN_ROUNDS: self.spin_rounds,
+                control.CONTROL_STOP: 0,
             }
             found |= {page + 8 * field: value for field, value in fields.items()}
             for peer in range(self.num_ranks):
-                found[page + 8 * (PEER_MAPPED + peer)] = 1
-                found[page + 8 * (control.SEGMENT_BYTES + 2 * peer)] = 1 << 21
+                found[page + 8 * (CONTROL_PEER_MAPPED + peer)] = 1
+                found[page + 8 * (control.CONTROL_SEGMENT_BYTES + 2 * peer)] = 1 << 21
             notes = NOTES + (rank << 40)
             header = {
-                words.CONTROL: page,
-                words.GATE: 0,
-                words.NOTES: notes,
-                words.RANK: rank,
-                words.VERSION_MASK: (1 << self.version_bits) - 1,
-                words.COUNTERS: 0,
-                words.DIRECTORIES: DIRECTORY if rank == 0 else 0,
-                words.BLOCKS: BLOCKS,
-                words.CLOCK: 0,
+                words.CACHE_CONTROL: page,
+                words.CACHE_GATE: 0,
+                words.CACHE_NOTES: notes,
+                words.CACHE_RANK: rank,
+                words.CACHE_VERSION_MASK: (1 << self.version_bits) - 1,
+                words.CACHE_COUNTERS: 0,
+                words.CACHE_DIRECTORIES: DIRECTORY if rank == 0 else 0,
+                words.CACHE_BLOCKS: BLOCKS,
+                words.CACHE_CLOCK: 0,
             }
             if rank == 0:  # it has no copies; SNOOP asks it all the same
                 found |= {self.tag(0, slot): 0 for slot in range(self.num_ways)}
-            header |= {words.ROWS + index: row for index, row in enumerate(self.protocol.words())}
-            geometry = words.GEOMETRIES + LINE_LOG2 * words.GEOMETRY_WORDS
+            header |= {words.CACHE_ROWS + index: row for index, row in enumerate(self.protocol.words())}
+            geometry = words.CACHE_GEOMETRIES + LINE_LOG2 * words.GEOMETRY_WORDS
             header |= {
-                geometry + words.TAGS: self.tag(rank),
-                geometry + words.COPIES: self.copy(rank),
-                geometry + words.SLOT_MASK: self.num_ways - 1,
-                geometry + words.NUM_WAYS: self.num_ways,
+                geometry + words.GEOMETRY_TAGS: self.tag(rank),
+                geometry + words.GEOMETRY_COPIES: self.copy(rank),
+                geometry + words.GEOMETRY_SLOT_MASK: self.num_ways - 1,
+                geometry + words.GEOMETRY_NUM_WAYS: self.num_ways,
             }
             found |= {cache + 8 * field: value for field, value in header.items()} | {self.pin(rank): 0}
             block = LINE_LOG2 | self.attribute << words.ATTRIBUTE_SHIFT
@@ -290,7 +290,7 @@ def search(
 def deaths(small: Small, ranks: list[int]) -> dict[int, dict[int, int]]:
     """What the others are told when the lane of a rank is killed, for lanes that run at `ranks`."""
     return {
-        lane: {small.page(other) + 8 * (PEER_STATE + rank): DEAD for other in ranks if other != rank}
+        lane: {small.page(other) + 8 * (CONTROL_PEER_STATE + rank): DEAD for other in ranks if other != rank}
         for lane, rank in enumerate(ranks)
     }
 
@@ -332,7 +332,7 @@ def value_of(small: Small, memory, number: int) -> int:
     """What a line holds when all is over: the owner's copy, or home."""
     word = memory[small.directory(number)]
     assert not word & words.DIRECTORY_LOCK, f"line {number} is left locked"
-    if line_state(word) != words.OWNED:
+    if line_state(word) != words.LINE_OWNED:
         return memory[small.line(number)]
     copies = dict(valid_copies(small, memory, number))
     assert owner_of(word) in copies, f"owner {owner_of(word)} of line {number} has no copy"
@@ -374,7 +374,7 @@ def survived(small: Small, ranks, programs):
 def lost(small: Small, memory, number: int, dead: set[int]) -> str | None:
     """The owner of a line that has no copy; a dead one may have been filling it when it was named."""
     word = memory[small.directory(number)]
-    if line_state(word) != words.OWNED:
+    if line_state(word) != words.LINE_OWNED:
         return None
     owner, line = owner_of(word), (small.line(number) - BASE) >> LINE_LOG2
     others = (words.TAKEN, words.FILLING) if owner in dead else (words.TAKEN,)

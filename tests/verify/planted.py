@@ -66,7 +66,7 @@ def read_without_second_look(cache, note, dst, address, num_bytes):
     geometry = line_cache.geometry_of(cache, line_log2)
     line = (address - hits.BASE) >> line_log2
     slot, tag = line_cache.search(geometry, line)
-    if slot == line_cache.NO_SLOT or not line_cache.is_readable(tag & words.STATE_MASK):
+    if slot == line_cache.NO_SLOT or not line_cache.is_readable(tag & words.TAG_STATE_MASK):
         return 0
     span.copy_out(dst, line_cache.copy_address(geometry, slot, line_log2), 1 << line_log2)
     return 1 << line_log2
@@ -77,7 +77,11 @@ def read_without_second_look(cache, note, dst, address, num_bytes):
 
 def claimed_without_version(tag, line, version_mask):
     """`claimed` that leaves the version as it was."""
-    return tag >> words.VERSION_SHIFT << words.VERSION_SHIFT | line << words.STATE_BITS | words.FILLING
+    return (
+        tag >> words.TAG_VERSION_SHIFT << words.TAG_VERSION_SHIFT
+        | line << words.TAG_STATE_BITS
+        | words.FILLING
+    )
 
 
 def claimed_but_for_upgrades(tag, line, version_mask):
@@ -140,6 +144,6 @@ hold = eviction.hold
 def hold_what_is_taken(control, geometry, slot, line):
     """`hold` that takes for settled what one who died had only begun to take."""
     tag = load_acquire_i64(line_cache.tag_address(geometry, slot), 0)
-    if tag & words.STATE_MASK == words.TAKEN:
+    if tag & words.TAG_STATE_MASK == words.TAKEN:
         return OK, words.MODIFIED
     return hold(control, geometry, slot, line)

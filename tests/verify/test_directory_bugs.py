@@ -334,9 +334,9 @@ def find_any_room(cache, geometry, line, its_set):
     """`find_room` that takes free slots in turn, as siblings do where the whole set is full."""
     slot = find_room(cache, geometry, line, its_set)
     tag = load_acquire_i64(line_cache.tag_address(geometry, slot), 0)
-    if tag & words.STATE_MASK == words.INVALID and not line_cache.is_of_line(tag, line):
-        clock = load_relaxed_i64(cache, words.CLOCK)
-        store_relaxed_i64(cache, words.CLOCK, clock + 1)
+    if tag & words.TAG_STATE_MASK == words.INVALID and not line_cache.is_of_line(tag, line):
+        clock = load_relaxed_i64(cache, words.CACHE_CLOCK)
+        store_relaxed_i64(cache, words.CACHE_CLOCK, clock + 1)
         slot = line_cache.first_slot(geometry, line) ^ (clock & 1)
     return slot
 

@@ -20,7 +20,14 @@ from umem.kernels.intrinsics.scalar import (
     store_release_i64,
 )
 from umem.kernels.page import control
-from umem.kernels.page.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, SPIN_ROUNDS, STOP
+from umem.kernels.page.control import (
+    CONTROL_EPOCH,
+    CONTROL_NUM_RANKS,
+    CONTROL_PEER_STATE,
+    CONTROL_SPIN_ROUNDS,
+    CONTROL_STOP,
+    DEAD,
+)
 from umem.kernels.status import OK
 from umem.verify import Result, explore
 
@@ -30,9 +37,9 @@ VICTIM = 1  # the rank that dies
 HOLDERS = [rank + 1 | 7 << lock.HOLDER_INCARNATION_SHIFT for rank in range(3)]
 WORDS = {LOCK: 0, DATA: 0, ENDED: 0, REBUILT: 0, RECLAIMED: 0, ARENA + 8 * ARENA_NUM_BREAKS: 0}
 BITS = {ARENA + 8 * ARENA_RECLAIMED: 0}
-STATES = {PAGE + 8 * (PEER_STATE + rank): control.ALIVE for rank in range(3)}
-EPOCH_WORD = {PAGE + 8 * EPOCH: 0}
-CONSTANTS = {PAGE + 8 * NUM_RANKS: 3, PAGE + 8 * SPIN_ROUNDS: 0, PAGE + 8 * STOP: 0}
+STATES = {PAGE + 8 * (CONTROL_PEER_STATE + rank): control.ALIVE for rank in range(3)}
+EPOCH_WORD = {PAGE + 8 * CONTROL_EPOCH: 0}
+CONSTANTS = {PAGE + 8 * CONTROL_NUM_RANKS: 3, PAGE + 8 * CONTROL_SPIN_ROUNDS: 0, PAGE + 8 * CONTROL_STOP: 0}
 
 
 def note_rebuilt(arena):
@@ -107,7 +114,7 @@ def test_the_lock_of_a_dead_rank_is_taken_with_all_that_it_wrote(model):
 
 @pytest.mark.parametrize("model", ["sequential", "weak"])
 def test_the_dead_are_reclaimed_once(model):
-    page = {PAGE + 8 * (PEER_STATE + VICTIM): DEAD}
+    page = {PAGE + 8 * (CONTROL_PEER_STATE + VICTIM): DEAD}
     words = {**WORDS, **BITS}
     lanes = [(reclaim_dead, PAGE, ARENA, HOLDERS[rank], 0) for rank in (0, 2)]
     verdict = explore(lanes, words, model=model, constants={**CONSTANTS, **STATES, **page})
@@ -120,7 +127,7 @@ def test_the_dead_are_reclaimed_once(model):
 
 def is_dead_relaxed(page, rank):
     """A look at who is dead that orders nothing behind it."""
-    return 1 if load_relaxed_i64(page, PEER_STATE + rank) == DEAD else 0
+    return 1 if load_relaxed_i64(page, CONTROL_PEER_STATE + rank) == DEAD else 0
 
 
 def release_relaxed(arena):

@@ -198,8 +198,12 @@ def in_one_place(*ranks):
     def check(results, memory):
         rows = {rank for rank in ranks if memory[count_word(rank)]}
         state = memory[STATE]
-        owners = {rank for rank in ranks if (state >> layout.OWNER_SHIFT) & layout.OWNER_MASK == rank + 1}
-        wanted = owners if state & layout.STATE_MASK == layout.SLOT_CACHED else set()
+        owners = {
+            rank
+            for rank in ranks
+            if (state >> layout.RECORD_OWNER_SHIFT) & layout.RECORD_OWNER_MASK == rank + 1
+        }
+        wanted = owners if state & layout.RECORD_STATE_MASK == layout.SLOT_CACHED else set()
         return None if rows == wanted else f"in the rows of {rows}, and its record says {wanted}"
 
     return check

@@ -16,14 +16,14 @@ from umem.kernels.intrinsics.system import futex_wake
 from umem.kernels.page import barrier, signal
 from umem.kernels.page.barrier import GROUP_LINES, LINE_WORDS, world_barrier
 from umem.kernels.page.control import (
-    BARRIER,
-    EPOCH,
-    META_BASE,
-    META_STRIDE_LOG2,
-    NUM_RANKS,
-    RANK,
-    SPIN_ROUNDS,
-    STOP,
+    CONTROL_BARRIER,
+    CONTROL_EPOCH,
+    CONTROL_META_BASE,
+    CONTROL_META_STRIDE_LOG2,
+    CONTROL_NUM_RANKS,
+    CONTROL_RANK,
+    CONTROL_SPIN_ROUNDS,
+    CONTROL_STOP,
 )
 from umem.kernels.status import OK
 from umem.verify import Result, explore
@@ -34,8 +34,9 @@ PAGES, STRIDE_LOG2 = 1 << 20, 17
 
 def constants_of(page: int, rank: int, num_ranks: int) -> dict[int, int]:
     """What waits and barriers read in a control page: nobody dies, and nobody polls for long."""
-    fixed = {RANK: rank, NUM_RANKS: num_ranks, META_BASE: PAGES, META_STRIDE_LOG2: STRIDE_LOG2}
-    words = {**fixed, SPIN_ROUNDS: 0, STOP: 0, EPOCH: 7}
+    fixed = {CONTROL_RANK: rank, CONTROL_NUM_RANKS: num_ranks}
+    pages = {CONTROL_META_BASE: PAGES, CONTROL_META_STRIDE_LOG2: STRIDE_LOG2}
+    words = {**fixed, **pages, CONTROL_SPIN_ROUNDS: 0, CONTROL_STOP: 0, CONTROL_EPOCH: 7}
     return {page + 8 * index: value for index, value in words.items()}
 
 
@@ -137,7 +138,7 @@ def barrier_words(num_ranks):
     words, constants = {}, {}
     for rank in range(num_ranks):
         constants |= constants_of(page_of(rank), rank, num_ranks)
-        words |= {page_of(rank) + 8 * (BARRIER + line * LINE_WORDS): 0 for line in range(GROUP_LINES)}
+        words |= {page_of(rank) + 8 * (CONTROL_BARRIER + line * LINE_WORDS): 0 for line in range(GROUP_LINES)}
         words[DATA + 64 * rank] = 0
     return words, constants
 

@@ -311,7 +311,7 @@ def poison(space, address):
     from umem.kernels.coherent.directory import directory_word
 
     word = directory_word(space.control, space.cache.address, address, 6)
-    ctypes.c_int64.from_address(word).value = words.POISONED << words.DIRECTORY_STATE_SHIFT
+    ctypes.c_int64.from_address(word).value = words.LINE_POISONED << words.DIRECTORY_STATE_SHIFT
 
 
 CHECKS = named(

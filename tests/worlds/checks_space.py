@@ -21,7 +21,7 @@ from umem.errors import (
     WorldError,
 )
 from umem.heap import WORLD
-from umem.kernels.page.control import SPIN_ROUNDS
+from umem.kernels.page.control import CONTROL_SPIN_ROUNDS
 from umem.memory.control_page import SPIN_ROUNDS_OWN_CORE
 from umem.units import MIB
 
@@ -323,7 +323,7 @@ class NoDtype:
 
 def waits_poll_for_long_where_every_rank_has_a_core(space):
     num_local = space.world.hosts.count(space.world.host)
-    spin_rounds = space.page.words[SPIN_ROUNDS]
+    spin_rounds = space.page.words[CONTROL_SPIN_ROUNDS]
     assert (spin_rounds == SPIN_ROUNDS_OWN_CORE) == (num_local <= len(space.world.usable_cores)), spin_rounds
 
 

@@ -110,7 +110,7 @@ def test_the_shipped_ones_pass_under_other_protocols_and_where_copies_must_go(
 
 def play_without_invalidation(space, tests, cache):
     """In every rank: the ends of each test where the protocol's table lets others keep their copies."""
-    rows = (ctypes.c_int64 * words.NUM_ROWS).from_address(space.cache.address + 8 * words.ROWS)
+    rows = (ctypes.c_int64 * words.NUM_ROWS).from_address(space.cache.address + 8 * words.CACHE_ROWS)
     for index in range(words.NUM_ROWS):
         rows[index] &= ~(words.INVALIDATE | words.INVALIDATE_ALL)
     space.barrier()

@@ -21,9 +21,9 @@ from ..kernels.coherent import layout as words
 class Directory(IntEnum):
     """State of a line at its home."""
 
-    U = words.UNCACHED  # nobody has a copy
-    S = words.SHARED  # some have copies equal to home
-    M = words.OWNED  # one rank has the only valid copy, which it may have changed
+    U = words.LINE_UNCACHED  # nobody has a copy
+    S = words.LINE_SHARED  # some have copies equal to home
+    M = words.LINE_OWNED  # one rank has the only valid copy, which it may have changed
 
 
 class Copy(IntEnum):

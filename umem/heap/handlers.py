@@ -23,7 +23,7 @@ from ..kernels.heap.alloc import heap_alloc_for, heap_free_for, heap_give, heap_
 from ..kernels.heap.entries import heap_find
 from ..kernels.heap.usage import LIST_WORDS, OWNER_WORDS, USAGE_OWNERS, heap_list, heap_usage
 from ..kernels.intrinsics.scalar import load_i64, store_i64
-from ..kernels.page.control import NUM_RANKS, peer_is_dead
+from ..kernels.page.control import CONTROL_NUM_RANKS, peer_is_dead
 from .layout import ArenaKind
 
 CONTROL = 0  # words of the context
@@ -132,7 +132,7 @@ def usage(request, reply, context):
     arena = requested_arena(request, context)
     if arena == 0:
         return status.NOT_FOUND
-    num_ranks = load_i64(load_i64(context, CONTROL), NUM_RANKS)
+    num_ranks = load_i64(load_i64(context, CONTROL), CONTROL_NUM_RANKS)
     num_words = USAGE_OWNERS + (num_ranks + 1) * OWNER_WORDS
     if load_i64(reply, REPLY_CAPACITY) < num_words * 8:
         return status.BAD_REQUEST

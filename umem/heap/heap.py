@@ -23,8 +23,8 @@ from ..kernels.heap import entries as kernel
 from ..kernels.heap.layout import MAX_ALIGNMENT
 from ..kernels.heap.lock import HOLDER_INCARNATION_SHIFT
 from ..kernels.heap.record import ANY_GENERATION, WORLD_RANK
-from ..kernels.heap.usage import END, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
-from ..kernels.page.control import DEAD, EPOCH, NUM_RANKS, PEER_STATE, RANK
+from ..kernels.heap.usage import END_OF_SLOTS, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
+from ..kernels.page.control import CONTROL_EPOCH, CONTROL_NUM_RANKS, CONTROL_PEER_STATE, CONTROL_RANK, DEAD
 from ..world.forks import MakeError, belongs_here, refuse
 from .handlers import ARENAS, CONTEXT_WORDS, CONTROL, HANDLERS, HOLDER, MAGAZINES, HeapOperation
 from .layout import HeapLayout
@@ -68,13 +68,13 @@ class Heap:
         timeout_s: float = 60.0,
     ):
         self.control, self.timeout_s = control, timeout_s
-        self.rank, self.num_ranks = self._word(RANK), self._word(NUM_RANKS)
+        self.rank, self.num_ranks = self._word(CONTROL_RANK), self._word(CONTROL_NUM_RANKS)
         self._agent = agent
         self._holder = (self.rank + 1) | os.getpid() << HOLDER_INCARNATION_SHIFT
         self.sites = Sites(layout, self.rank, mapped_ranks)
         self._by_home = self.sites.by_home
         self._magazines = Magazines(layout, self.sites, control, self._holder, timeout_s)
-        self._epoch = ctypes.c_int64.from_address(control + 8 * EPOCH)
+        self._epoch = ctypes.c_int64.from_address(control + 8 * CONTROL_EPOCH)
         self._seen_epoch = 0  # so that deaths before this heap are seen too
         self._alloc: Callable[..., int] = kernel.alloc.compiled
         self._free: Callable[..., int] = kernel.free.compiled
@@ -218,7 +218,7 @@ class Heap:
         Runs by itself at the first call after a death. Returns allocations and bytes taken back.
         """
         self._seen_epoch = self._epoch.value
-        states = (ctypes.c_int64 * self.num_ranks).from_address(self.control + 8 * PEER_STATE)
+        states = (ctypes.c_int64 * self.num_ranks).from_address(self.control + 8 * CONTROL_PEER_STATE)
         dead = frozenset(rank for rank, state in enumerate(states) if state == DEAD)
         self.sites.bury(dead)
         freed = (ctypes.c_int64 * 3)()
@@ -285,7 +285,7 @@ class Heap:
 
     def _allocations(self, site: Site) -> Iterator[Allocation]:
         number = 0
-        while number != END:
+        while number != END_OF_SLOTS:
             rows = (ctypes.c_int64 * (ROWS_PER_CALL * LIST_WORDS))()
             if site.is_mapped:
                 number = kernel.list_live(site.metadata, number, ctypes.addressof(rows), ROWS_PER_CALL)

@@ -117,11 +117,14 @@ class LineCache:
         self._notes = Arena(1 << WINDOW_LOG2 - BLOCK_LOG2)
         self._counters = np.zeros(words.COUNTER_WORDS, np.int64)
         self._room = np.zeros(1 << words.MAX_LINE_LOG2, np.uint8)
-        header = (ctypes.c_int64 * (words.HEADER_BYTES // 8)).from_address(self.address)
-        header[words.NOTES] = self._notes.take(1 << WINDOW_LOG2 - BLOCK_LOG2)
-        header[words.COUNTERS], header[words.ROOM] = self._counters.ctypes.data, self._room.ctypes.data
-        header[words.GATE] = 0 if gate is None else ctypes.addressof(gate)
-        self._in_use = ctypes.c_int64.from_address(self.address + 8 * words.IN_USE)
+        header = (ctypes.c_int64 * (words.CACHE_HEADER_BYTES // 8)).from_address(self.address)
+        header[words.CACHE_NOTES] = self._notes.take(1 << WINDOW_LOG2 - BLOCK_LOG2)
+        header[words.CACHE_COUNTERS], header[words.CACHE_ROOM] = (
+            self._counters.ctypes.data,
+            self._room.ctypes.data,
+        )
+        header[words.CACHE_GATE] = 0 if gate is None else ctypes.addressof(gate)
+        self._in_use = ctypes.c_int64.from_address(self.address + 8 * words.CACHE_IN_USE)
         belongs_here(self)
 
     @property
@@ -308,7 +311,7 @@ class LineCache:
 
     def close(self) -> None:
         """Let compiled code find no gate any more, and refuse every call but counting: before the agent goes."""
-        ctypes.c_int64.from_address(self.address + 8 * words.GATE).value = 0
+        ctypes.c_int64.from_address(self.address + 8 * words.CACHE_GATE).value = 0
         counting = ("counters", "invalidated", "report", "clear_counters")
         refuse(self, partial(WorldError, "the space of this cache is closed"), keep=("close", *counting))
 
@@ -364,7 +367,7 @@ class LineCache:
         for rank in range(self.plan.num_ranks):
             if rank in self._mapped:
                 header = self.layout.header(self.plan, rank)
-                ctypes.c_int64.from_address(header + 8 * words.IN_USE).value = 1
+                ctypes.c_int64.from_address(header + 8 * words.CACHE_IN_USE).value = 1
             else:
                 self._remote.mark(rank, 0, 0)
 

@@ -59,7 +59,7 @@ class LineLayout:
 
     def __init__(self, start: int, device_bytes: int, host_bytes: int, size: CacheSize):
         self.start, self.size = start, size
-        self._at = start + words.HEADER_BYTES
+        self._at = start + words.CACHE_HEADER_BYTES
         segments = (align_up(device_bytes, BLOCK_BYTES) + BLOCK_BYTES, align_up(host_bytes, BLOCK_BYTES))
         self.blocks = [self._take((num_bytes >> BLOCK_LOG2) * WORD) for num_bytes in segments]
         self.directories = [
@@ -92,18 +92,21 @@ class LineLayout:
     def initialise(self, page: np.ndarray, plan: AddressMap, rank: int, protocol_words: list[int]) -> None:
         """Write the header of `rank` into its own `page` of int64 words, before any other rank maps it."""
         meta = plan.meta_address(rank)
-        page[words.CONTROL], page[words.RANK] = meta, rank
-        page[words.VERSION_MASK] = (1 << words.VERSION_BITS) - 1
+        page[words.CACHE_CONTROL], page[words.CACHE_RANK] = meta, rank
+        page[words.CACHE_VERSION_MASK] = (1 << words.TAG_VERSION_BITS) - 1
         for kind in (0, 1):
-            page[words.DIRECTORIES + kind] = meta + self.directories[kind]
-            page[words.BLOCKS + kind] = meta + self.blocks[kind]
-        page[words.ROWS : words.ROWS + words.NUM_ROWS] = protocol_words
+            page[words.CACHE_DIRECTORIES + kind] = meta + self.directories[kind]
+            page[words.CACHE_BLOCKS + kind] = meta + self.blocks[kind]
+        page[words.CACHE_ROWS : words.CACHE_ROWS + words.NUM_ROWS] = protocol_words
         for line_log2, (tags, copies) in self.geometries.items():
-            geometry = words.GEOMETRIES + line_log2 * words.GEOMETRY_WORDS
-            page[geometry + words.TAGS], page[geometry + words.COPIES] = meta + tags, meta + copies
-            page[geometry + words.SLOT_MASK] = self.size.num_slots(line_log2) - 1
-            page[geometry + words.NUM_WAYS] = self.size.num_ways
-        page[words.MAGIC] = words.MAGIC_VALUE
+            geometry = words.CACHE_GEOMETRIES + line_log2 * words.GEOMETRY_WORDS
+            page[geometry + words.GEOMETRY_TAGS], page[geometry + words.GEOMETRY_COPIES] = (
+                meta + tags,
+                meta + copies,
+            )
+            page[geometry + words.GEOMETRY_SLOT_MASK] = self.size.num_slots(line_log2) - 1
+            page[geometry + words.GEOMETRY_NUM_WAYS] = self.size.num_ways
+        page[words.CACHE_MAGIC] = words.CACHE_MAGIC_VALUE
 
 
 assert CONTROL_BYTES % PAGE == 0

@@ -32,7 +32,7 @@ class RemoteLines:
         may take this rank for the line's owner. The next coherent access goes on waiting. A home that died is
         RankLost, except where an owned line was only given back to make room: its loss is met by the next access to it.
         """
-        flit = (ctypes.c_int64 * words.FLIT_WORDS).from_address(cache + 8 * words.FLIT)
+        flit = (ctypes.c_int64 * words.FLIT_WORDS).from_address(cache + 8 * words.CACHE_FLIT)
         if flit[words.FLIT_PHASE] in (words.NO_FLIT, words.MODIFIED_THERE):
             finish(cache, status.OK, 0)  # what was answered to an access that nobody makes again is dropped
             return

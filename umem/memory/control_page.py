@@ -28,51 +28,52 @@ class ControlPage:
         """
         words = self.words
         words[: layout.CONTROL_BYTES // 8] = 0
-        words[layout.RANK] = rank
-        words[layout.NUM_RANKS] = plan.num_ranks
-        words[layout.META_BASE] = plan.meta_address(0)
-        words[layout.META_STRIDE_LOG2] = plan.meta_stride.bit_length() - 1
-        words[layout.LINEAR_BASE] = plan.linear_base
-        words[layout.STRIDE_LOG2] = plan.stride.bit_length() - 1
-        words[layout.LINEAR_END] = plan.linear_base + 2 * plan.num_ranks * plan.stride
-        words[layout.STRIPED_BASE] = plan.striped_base
-        words[layout.STRIPED_END] = plan.striped_end
-        words[layout.BLOCK_LOG2] = plan.block_bytes.bit_length() - 1
-        words[layout.NUM_MEMBERS] = len(plan.members)
-        words[layout.STRIPED_OFFSET] = plan.linear_bytes
-        words[layout.SPIN_ROUNDS] = SPIN_ROUNDS_OWN_CORE if has_own_core else SPIN_ROUNDS_SHARED_CORE
+        words[layout.CONTROL_RANK] = rank
+        words[layout.CONTROL_NUM_RANKS] = plan.num_ranks
+        words[layout.CONTROL_META_BASE] = plan.meta_address(0)
+        words[layout.CONTROL_META_STRIDE_LOG2] = plan.meta_stride.bit_length() - 1
+        words[layout.CONTROL_LINEAR_BASE] = plan.linear_base
+        words[layout.CONTROL_STRIDE_LOG2] = plan.stride.bit_length() - 1
+        words[layout.CONTROL_LINEAR_END] = plan.linear_base + 2 * plan.num_ranks * plan.stride
+        words[layout.CONTROL_STRIPED_BASE] = plan.striped_base
+        words[layout.CONTROL_STRIPED_END] = plan.striped_end
+        words[layout.CONTROL_BLOCK_LOG2] = plan.block_bytes.bit_length() - 1
+        words[layout.CONTROL_NUM_MEMBERS] = len(plan.members)
+        words[layout.CONTROL_STRIPED_OFFSET] = plan.linear_bytes
+        words[layout.CONTROL_SPIN_ROUNDS] = SPIN_ROUNDS_OWN_CORE if has_own_core else SPIN_ROUNDS_SHARED_CORE
         for peer in range(plan.num_ranks):
             for kind in Kind:
-                words[layout.SEGMENT_BYTES + 2 * peer + kind] = plan.slot_bytes(kind)
+                words[layout.CONTROL_SEGMENT_BYTES + 2 * peer + kind] = plan.slot_bytes(kind)
         for position, member in enumerate(plan.members):
-            words[layout.MEMBERS + position] = member
-        words[layout.MAGIC] = layout.MAGIC_VALUE
+            words[layout.CONTROL_MEMBERS + position] = member
+        words[layout.CONTROL_MAGIC] = layout.CONTROL_MAGIC_VALUE
 
     def admit(self, num_ranks: int, mapped_ranks: Iterable[int]) -> None:
         """Mark every rank as alive and `mapped_ranks` as mapped."""
-        self.words[layout.PEER_STATE : layout.PEER_STATE + num_ranks] = layout.ALIVE
+        self.words[layout.CONTROL_PEER_STATE : layout.CONTROL_PEER_STATE + num_ranks] = layout.ALIVE
         for rank in mapped_ranks:
-            self.words[layout.PEER_MAPPED + rank] = 1
+            self.words[layout.CONTROL_PEER_MAPPED + rank] = 1
 
     def stop(self) -> None:
         """Tell every compiled wait of this rank to return: the space is closing."""
-        self.words[layout.STOP] = 1
+        self.words[layout.CONTROL_STOP] = 1
 
     @property
     def epoch(self) -> int:
         """Changes whenever a rank's death is confirmed."""
-        return int(self.words[layout.EPOCH])
+        return int(self.words[layout.CONTROL_EPOCH])
 
     def last_compile_ns(self) -> int:
         """When (CLOCK_MONOTONIC) the last living rank ended compiling; later than now while one does."""
-        num_ranks = int(self.words[layout.NUM_RANKS])
-        until = self.words[layout.COMPILED_UNTIL : layout.COMPILED_UNTIL + num_ranks]
-        states = self.words[layout.PEER_STATE : layout.PEER_STATE + num_ranks]
+        num_ranks = int(self.words[layout.CONTROL_NUM_RANKS])
+        until = self.words[layout.CONTROL_COMPILED_UNTIL : layout.CONTROL_COMPILED_UNTIL + num_ranks]
+        states = self.words[layout.CONTROL_PEER_STATE : layout.CONTROL_PEER_STATE + num_ranks]
         return int(until[states != layout.DEAD].max(initial=0))
 
     def dead_ranks(self) -> list[int]:
         """Ranks whose death this rank's agent has confirmed."""
-        states = self.words[layout.PEER_STATE : layout.PEER_STATE + int(self.words[layout.NUM_RANKS])]
+        num_ranks = int(self.words[layout.CONTROL_NUM_RANKS])
+        states = self.words[layout.CONTROL_PEER_STATE : layout.CONTROL_PEER_STATE + num_ranks]
         return [int(rank) for rank in np.flatnonzero(states == layout.DEAD)]
 
     def lost_ranks(self) -> dict[int, str]:

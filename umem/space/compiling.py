@@ -11,7 +11,7 @@ from ..agent import Agent
 from ..agent.layout import Operation
 from ..errors import UmemError
 from ..kernels.build import compile
-from ..kernels.page.control import COMPILED_UNTIL
+from ..kernels.page.control import CONTROL_COMPILED_UNTIL
 from ..memory.address import AddressMap
 from ..memory.control_page import ControlPage
 from ..memory.segment import Segments
@@ -39,7 +39,7 @@ def notify_of_compiling(
             return
         more_ns = int(LONGEST_S * 1e9) if begins else 0
         for peer in mapped:
-            word = plan.meta_address(peer) + 8 * (COMPILED_UNTIL + rank)
+            word = plan.meta_address(peer) + 8 * (CONTROL_COMPILED_UNTIL + rank)
             ctypes.c_int64.from_address(word).value = time.monotonic_ns() + more_ns
         for peer in others:
             with suppress(UmemError):  # one that cannot be told has a deadline that passes

@@ -19,7 +19,7 @@ from ..arguments import whole
 from ..errors import NotMappable, RankLost
 from ..fabric.switch import Switch
 from ..kernels import access
-from ..kernels.coherent.layout import IN_USE
+from ..kernels.coherent.layout import CACHE_IN_USE
 from ..kernels.page import gate
 from ..kernels.page.control import CONTROL_BYTES
 from ..memory.waiting import leave_calls, one_at_a_time
@@ -99,14 +99,14 @@ class Space(Bulk, Named):
         self.messages = Messages(self.fabric)
         self.control = self.segments.control
         self._gate = (ctypes.c_int64 * gate.GATE_WORDS)()
-        self._gate[gate.CONTROL], self._gate_pointer = self.control, ctypes.addressof(self._gate)
+        self._gate[gate.GATE_CONTROL], self._gate_pointer = self.control, ctypes.addressof(self._gate)
         self._get, self._put = gate.get.compiled, gate.put.compiled
         if self._remote is not None:
             self._remote.serve_gate(self._gate)
         self._synchronise = parts.synchronise
         self._lines, self._line_service = parts.lines, parts.line_service
         header = parts.lines.header(self.segments.map, self.rank)
-        self._has_cached = ctypes.c_int64.from_address(header + 8 * IN_USE)
+        self._has_cached = ctypes.c_int64.from_address(header + 8 * CACHE_IN_USE)
         self._cache: LineCache | None = None
         self._making = threading.RLock()  # a finalizer may use the cache while it is made
         self._collective = threading.RLock()
@@ -132,7 +132,7 @@ class Space(Bulk, Named):
         from ..lines.remote import RemoteLines
 
         own_gate = (ctypes.c_int64 * gate.GATE_WORDS)()
-        own_gate[gate.CONTROL] = self.control
+        own_gate[gate.GATE_CONTROL] = self.control
         if self._remote is not None:
             self._remote.serve_gate(own_gate)
         peers = None if self._remote is None else RemoteLines(self.agent.client, own_gate, self.segments.map)
@@ -340,4 +340,4 @@ class Space(Bulk, Named):
     def _shut(self) -> None:
         """Let neither Python nor compiled code find the way to a home."""
         self.switch.close()
-        self.control = self._gate[gate.CONTROL] = _CLOSED_PAGE.ctypes.data
+        self.control = self._gate[gate.GATE_CONTROL] = _CLOSED_PAGE.ctypes.data

@@ -23,9 +23,9 @@ from ..heap import Heap, HeapLayout
 from ..kernels import status
 from ..kernels.build.compile import CORE, load_all
 from ..kernels.build.precompile import precompile
-from ..kernels.coherent.layout import HEADER_BYTES
+from ..kernels.coherent.layout import CACHE_HEADER_BYTES
 from ..kernels.page.barrier import cpu_world_barrier
-from ..kernels.page.control import COHERENCE, CONTROL_BYTES
+from ..kernels.page.control import CONTROL_BYTES, CONTROL_COHERENCE
 from ..lines.home.prober import PROBE_CREDITS
 from ..lines.layout import DEFAULT_CACHE_BYTES, DEFAULT_WAYS, CacheSize, LineLayout
 from ..memory.address import BLOCK_LOG2, AddressMap
@@ -41,11 +41,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << BLOCK_LOG2
 HOST_SHARE = 4  # by default a rank contributes a quarter as much host memory as device memory
-FILES_OF_RANK, FILES_OF_CHANNEL, FILES_BETWEEN = (
-    8,
-    11,
-    2,
-)  # open in a rank: as such, a channel, a rank beyond those
+# open in a rank: as such, a channel, a rank beyond those
+FILES_OF_RANK, FILES_OF_CHANNEL, FILES_BETWEEN = 8, 11, 2
 
 
 @dataclass
@@ -159,8 +156,8 @@ def connect(world: World) -> Parts:
     page.initialise(world.rank, address_map, has_own_core=num_local <= len(world.usable_cores))
     layout = HeapLayout(address_map)
     layout.initialise(world.rank)
-    words[COHERENCE] = agreed.lines.start
-    header = segments.view(agreed.lines.header(address_map, world.rank), HEADER_BYTES).view("int64")
+    words[CONTROL_COHERENCE] = agreed.lines.start
+    header = segments.view(agreed.lines.header(address_map, world.rank), CACHE_HEADER_BYTES).view("int64")
     agreed.lines.initialise(header, address_map, world.rank, agreed.protocol)
     segments.connect()
     page.admit(world.num_ranks, segments.mapped_ranks)

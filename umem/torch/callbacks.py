@@ -20,7 +20,7 @@ from ..kernels.intrinsics.scalar import (
     store_u8,
 )
 from ..kernels.intrinsics.system import call_handler, copy_bytes, now_ns, thread_pointer
-from ..kernels.page.control import EPOCH, MEMBERS, NUM_MEMBERS, peer_is_dead
+from ..kernels.page.control import CONTROL_EPOCH, CONTROL_MEMBERS, CONTROL_NUM_MEMBERS, peer_is_dead
 from .layout import (
     OPEN,
     PAGE_ADDRESS,
@@ -100,7 +100,7 @@ def pool_allocate(page, num_bytes):
     if policy == 0:
         return DEFAULT
     control = load_i64(page, PAGE_CONTROL)
-    if load_relaxed_i64(control, EPOCH) == 0:
+    if load_relaxed_i64(control, CONTROL_EPOCH) == 0:
         magazine = load_i64(thread, THREAD_MAGAZINES + load_i64(policy, POLICY_SITES))
         address = pop_slot(magazine, num_bytes, ALIGNMENT)
         if address != 0:
@@ -147,13 +147,13 @@ def allocate_slowly(thread, policy, num_bytes):
 @device_function
 def site_is_alive(page, control, site):
     """1 where no rank is dead without which an arena cannot be used."""
-    if load_relaxed_i64(control, EPOCH) == 0:
+    if load_relaxed_i64(control, CONTROL_EPOCH) == 0:
         return 1
     if site != load_i64(page, PAGE_STRIPED_SITE):
         return 1 - peer_is_dead(control, site >> 1)
-    member = load_i64(control, NUM_MEMBERS) - 1
+    member = load_i64(control, CONTROL_NUM_MEMBERS) - 1
     while member >= 0:
-        if peer_is_dead(control, load_i64(control, MEMBERS + member)):
+        if peer_is_dead(control, load_i64(control, CONTROL_MEMBERS + member)):
             return 0
         member -= 1
     return 1

@@ -22,7 +22,7 @@ from ..kernels.heap import entries as kernel
 from ..kernels.heap.layout import BLOCK_BYTES, MAGAZINE_ROWS
 from ..kernels.heap.lock import HOLDER_INCARNATION_SHIFT
 from ..kernels.heap.setup import arena_bytes
-from ..kernels.page.control import CONTROL_BYTES, NUM_RANKS
+from ..kernels.page.control import CONTROL_BYTES, CONTROL_NUM_RANKS
 from ..memory.device.cuda import CudaDevice
 from ..space.space import Space
 from ..units import align_up, format_size
@@ -115,7 +115,7 @@ class GpuPool:
     def _make_part(self, timeout_s: float) -> int:
         """The words that the callbacks know this GPU by, and a heap of one process over its memory."""
         control, magazine = lasting_words(CONTROL_BYTES // 8), lasting_words(MAGAZINE_ROWS)
-        words_at(control, CONTROL_BYTES // 8)[NUM_RANKS] = 1
+        words_at(control, CONTROL_BYTES // 8)[CONTROL_NUM_RANKS] = 1
         arena = lasting_tables(arena_bytes(self.num_bytes, 1))
         kernel.init(arena, self.pointer, self.num_bytes, 1)
         holder = 1 | os.getpid() << HOLDER_INCARNATION_SHIFT

@@ -39,8 +39,8 @@ class Noted:
 
     def __init__(self):
         self.table = np.zeros(words.COUNTER_WORDS, np.int64)
-        self.header = np.zeros(words.HEADER_BYTES // 8, np.int64)
-        self.header[words.COUNTERS] = self.table.ctypes.data
+        self.header = np.zeros(words.CACHE_HEADER_BYTES // 8, np.int64)
+        self.header[words.CACHE_COUNTERS] = self.table.ctypes.data
 
     def loss(self, address, is_store, line_log2=LOG2):
         with machine.use(InterpretedMemory()):

@@ -70,8 +70,8 @@ class CoherentMemory:
             self._map(self.plan.meta_address(rank), self.plan.meta_bytes)
             page = ControlPage(self.control_words(rank))
             page.initialise(rank, self.plan, has_own_core=False)
-            page.words[control.COHERENCE] = self.lines.start
-            header = host.view(self.lines.header(self.plan, rank), words.HEADER_BYTES).view(np.int64)
+            page.words[control.CONTROL_COHERENCE] = self.lines.start
+            header = host.view(self.lines.header(self.plan, rank), words.CACHE_HEADER_BYTES).view(np.int64)
             self.lines.initialise(header, self.plan, rank, protocol.words())
             page.admit(num_ranks, range(num_ranks))
         for rank in range(num_homes):
@@ -102,8 +102,8 @@ class CoherentMemory:
         """Let every rank see that `rank` is dead."""
         for peer in range(self.num_ranks):
             page = self.control_words(peer)
-            page[control.PEER_STATE + rank] = control.DEAD
-            page[control.EPOCH] += 1
+            page[control.CONTROL_PEER_STATE + rank] = control.DEAD
+            page[control.CONTROL_EPOCH] += 1
 
     # --- what must hold while nobody is at work
 
@@ -130,7 +130,7 @@ class CoherentMemory:
             meta = self.plan.meta_address(rank)
             num_slots = self.lines.size.num_slots(line_log2)
             for slot, tag in enumerate(host.view(meta + tags, 8 * num_slots).view(np.int64).tolist()):
-                state = tag & words.STATE_MASK
+                state = tag & words.TAG_STATE_MASK
                 if state != words.INVALID:
                     line = line_of(tag)
                     data = ctypes.string_at(meta + copies + slot * line_bytes, line_bytes)
@@ -149,12 +149,12 @@ class CoherentMemory:
             word = self.directory(address, line_bytes)
             text = f"line {address:#x}, directory {word:#x}, {[(c.rank, c.state) for c in copies]}"
             assert not word & words.DIRECTORY_LOCK, f"a lock is left: {text}"
-            if line_state(word) == words.OWNED:
+            if line_state(word) == words.LINE_OWNED:
                 assert [copy.rank for copy in copies] == [owner_of(word)], f"not one owner: {text}"
                 assert copies[0].state in (words.EXCLUSIVE, words.MODIFIED), text
                 is_clean = copies[0].state == words.EXCLUSIVE
             else:
-                assert line_state(word) == words.SHARED, text
+                assert line_state(word) == words.LINE_SHARED, text
                 assert all(copy.state == words.SHARED_COPY for copy in copies), f"not only readers: {text}"
                 assert len({copy.rank for copy in copies}) == len(copies), f"two copies at one rank: {text}"
                 is_clean = True

@@ -44,7 +44,7 @@ def test_no_sharer_is_forgotten(world):
     assert set(sharers) <= set(found) and found == sorted(set(found))
     assert all(directory.may_share(value, rank, num_ranks) for rank in sharers)
     assert value & WORD == value, "a word has 64 bits"
-    assert directory.line_state(value) == words.SHARED
+    assert directory.line_state(value) == words.LINE_SHARED
     named = {rank for rank in range(num_ranks) if directory.is_named(value, rank, num_ranks)}
     assert named <= set(sharers), "who is named is a sharer: its copy is trusted"
     if num_ranks <= words.MAX_RANKS_WITH_BITS or len(set(sharers)) <= words.NUM_POINTERS:
@@ -79,24 +79,24 @@ def as_int64(word):
 
 
 @given(
-    st.sampled_from((1, 3, words.VERSION_BITS)),
+    st.sampled_from((1, 3, words.TAG_VERSION_BITS)),
     st.integers(0, (1 << 40) - 1),
     st.integers(0, (1 << 40) - 1),
     st.integers(0, words.TAKEN),
-    st.integers(0, (1 << words.VERSION_BITS) - 1),
+    st.integers(0, (1 << words.TAG_VERSION_BITS) - 1),
 )
 def test_a_claim_is_a_new_version_of_the_new_line(version_bits, line, before, state, version):
     version_mask = (1 << version_bits) - 1
     version &= version_mask
-    tag = as_int64(version << words.VERSION_SHIFT | before << words.STATE_BITS | state)
+    tag = as_int64(version << words.TAG_VERSION_SHIFT | before << words.TAG_STATE_BITS | state)
     assert cache.state_of_line(tag, before) == state
     claimed = as_int64(cache.claimed(tag, line, version_mask))
     assert cache.state_of_line(claimed, line) == words.FILLING
     assert cache.line_of(claimed) == line
-    assert (claimed >> words.VERSION_SHIFT) & version_mask == (version + 1) & version_mask
+    assert (claimed >> words.TAG_VERSION_SHIFT) & version_mask == (version + 1) & version_mask
     assert cache.is_of_line(claimed, before) == (before == line)
     assert cache.is_of_line(tag, line) == (before == line)
-    assert cache.in_state(claimed, words.INVALID) >> words.STATE_BITS == claimed >> words.STATE_BITS
+    assert cache.in_state(claimed, words.INVALID) >> words.TAG_STATE_BITS == claimed >> words.TAG_STATE_BITS
 
 
 def test_versions_come_again_after_all_of_them():

@@ -13,7 +13,7 @@ from umem.kernels.coherent import eviction
 from umem.kernels.coherent import layout as words
 from umem.kernels.intrinsics.scalar import load_acquire_i64
 
-VERSIONS = 1 << words.VERSION_BITS
+VERSIONS = 1 << words.TAG_VERSION_BITS
 WAYS = (1, 2, 4, 8, 16)
 LANES_MOST = 8
 LIVE = ~(1 << words.INVALID)
@@ -44,11 +44,11 @@ class Cache:
         first = -self.room.ctypes.data // 8 % LANES_MOST
         self.tags = self.room[first : first + num_slots]
         self.geometry = np.zeros(words.GEOMETRY_WORDS, np.int64)
-        self.geometry[words.TAGS] = self.tags.ctypes.data
-        self.geometry[words.SLOT_MASK] = num_slots - 1
-        self.geometry[words.NUM_WAYS] = num_ways
-        self.header = np.zeros(words.HEADER_BYTES // 8, np.int64)
-        self.header[words.CLOCK] = CLOCK_WORD
+        self.geometry[words.GEOMETRY_TAGS] = self.tags.ctypes.data
+        self.geometry[words.GEOMETRY_SLOT_MASK] = num_slots - 1
+        self.geometry[words.GEOMETRY_NUM_WAYS] = num_ways
+        self.header = np.zeros(words.CACHE_HEADER_BYTES // 8, np.int64)
+        self.header[words.CACHE_CLOCK] = CLOCK_WORD
         self.num_ways = num_ways
 
     def first_slot(self, line: int) -> int:
@@ -62,16 +62,16 @@ class Cache:
 
     def fill(self, slot: int, line: int, state: int, version: int) -> None:
         """Give a slot a tag."""
-        tag = version << words.VERSION_SHIFT | line << words.STATE_BITS | state
+        tag = version << words.TAG_VERSION_SHIFT | line << words.TAG_STATE_BITS | state
         self.tags[slot] = np.uint64(tag & (1 << 64) - 1).astype(np.int64)
 
     def holds(self, slot: int, line: int) -> bool:
         """Whether the slot's tag is one of the line."""
-        return int(self.tags[slot]) >> words.STATE_BITS & (1 << words.LINE_BITS) - 1 == line
+        return int(self.tags[slot]) >> words.TAG_STATE_BITS & (1 << words.TAG_LINE_BITS) - 1 == line
 
     def state(self, slot: int) -> int:
         """State of the slot."""
-        return int(self.tags[slot]) & words.STATE_MASK
+        return int(self.tags[slot]) & words.TAG_STATE_MASK
 
 
 @st.composite
@@ -79,7 +79,7 @@ def caches(draw):
     """A cache with tags of a few lines, and a line: lines that share low bits, and the highest ones there are."""
     num_ways = draw(st.sampled_from(WAYS))
     cache = Cache(max(draw(st.sampled_from((1, 2, 8, 32))), num_ways), num_ways)
-    top = (1 << words.LINE_BITS) - 1
+    top = (1 << words.TAG_LINE_BITS) - 1
     lines = st.sampled_from((1, 2, 3, 9, 17, 33, 1 << 12 | 1, 1 << 39, top - 1, top))
     line = draw(lines)
     for slot in draw(st.lists(st.sampled_from(range(len(cache.tags))), max_size=24)):
@@ -115,8 +115,8 @@ def test_room_is_found_in_the_order_of_what_it_costs(made):
     for find in ROOM:
         slot, tag = find(cache.header.ctypes.data, cache.geometry.ctypes.data, line)
         assert tag == cache.tags[slot]
-        has_drawn = cache.header[words.CLOCK] != CLOCK_WORD
-        cache.header[words.CLOCK] = CLOCK_WORD
+        has_drawn = cache.header[words.CACHE_CLOCK] != CLOCK_WORD
+        cache.header[words.CACHE_CLOCK] = CLOCK_WORD
         if live:
             assert slot == live[0]
         elif theirs:
@@ -148,7 +148,7 @@ def test_lines_in_a_row_have_slots_in_a_row():
 def test_what_a_dead_owner_left_is_looked_at_behind_its_death(monkeypatch, left):
     cache, line, line_log2 = Cache(8, 2), 5, words.MIN_LINE_LOG2
     slot = cache.first_slot(line)
-    at = words.GEOMETRIES + line_log2 * words.GEOMETRY_WORDS
+    at = words.CACHE_GEOMETRIES + line_log2 * words.GEOMETRY_WORDS
     cache.header[at : at + words.GEOMETRY_WORDS] = cache.geometry
     cache.fill(slot, line, words.SHARED_COPY, 0)
 

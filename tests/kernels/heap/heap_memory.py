@@ -15,12 +15,12 @@ from umem.kernels.heap.layout import (
     ENTRY_NUMBER_SHIFT,
     MAGAZINE_BYTES,
     MAGAZINE_COUNTS,
+    MAGAZINE_ROW_LOG2,
     MAGAZINE_ROWS,
     NUM_CLASSES,
-    ROW_LOG2,
 )
 from umem.kernels.heap.setup import arena_bytes
-from umem.kernels.heap.usage import END, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
+from umem.kernels.heap.usage import END_OF_SLOTS, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
 from umem.kernels.page import control
 
 BASE = 1 << 45  # mapped in no process: a heap that touched its memory would crash
@@ -60,8 +60,9 @@ class HeapMemory:
         entries.init(self.arena, BASE, self.num_bytes, num_ranks)
         for rank in range(num_ranks):
             words = self.control_words(rank)
-            words[control.RANK], words[control.NUM_RANKS], words[control.SPIN_ROUNDS] = rank, num_ranks, 20
-            words[control.PEER_STATE : control.PEER_STATE + num_ranks] = control.ALIVE
+            words[control.CONTROL_RANK], words[control.CONTROL_NUM_RANKS] = rank, num_ranks
+            words[control.CONTROL_SPIN_ROUNDS] = 20
+            words[control.CONTROL_PEER_STATE : control.CONTROL_PEER_STATE + num_ranks] = control.ALIVE
             self.open(rank)
 
     def control(self, rank: int) -> int:
@@ -86,8 +87,8 @@ class HeapMemory:
         """Let every rank see that `rank` is dead."""
         for peer in range(self.num_ranks):
             words = self.control_words(peer)
-            words[control.PEER_STATE + rank] = control.DEAD
-            words[control.EPOCH] += 1
+            words[control.CONTROL_PEER_STATE + rank] = control.DEAD
+            words[control.CONTROL_EPOCH] += 1
 
     # --- operations of a rank
 
@@ -117,7 +118,7 @@ class HeapMemory:
     def live(self) -> list[Row]:
         """Every live allocation, in order of address."""
         rows, number = [], 0
-        while number != END:
+        while number != END_OF_SLOTS:
             words = (ctypes.c_int64 * (256 * LIST_WORDS))()
             number = entries.list_live(self.arena, number, ctypes.addressof(words), 256)
             table = np.frombuffer(words, np.int64).reshape(256, LIST_WORDS)
@@ -144,7 +145,7 @@ class HeapMemory:
         words = words_at(self.magazine(rank), MAGAZINE_BYTES // 8)
         numbers = []
         for size_class in range(NUM_CLASSES):
-            row = MAGAZINE_ROWS + (size_class << ROW_LOG2)
+            row = MAGAZINE_ROWS + (size_class << MAGAZINE_ROW_LOG2)
             count = int(words[MAGAZINE_COUNTS + size_class])
             numbers += [int(entry) >> ENTRY_NUMBER_SHIFT for entry in words[row : row + count]]
         return numbers

@@ -32,7 +32,7 @@ from umem.kernels.heap.usage import (
     USAGE_LONGEST_RUN,
     USAGE_SLAB_FREE_BYTES,
 )
-from umem.kernels.page.control import STOP
+from umem.kernels.page.control import CONTROL_STOP
 
 GRANULES = [classes.class_granules(size_class) for size_class in range(NUM_CLASSES)]
 
@@ -337,9 +337,9 @@ def test_a_lock_that_a_living_rank_holds_ends_the_slice(memory):
     words_at(memory.arena, 32)[ARENA_LOCK] = memory.holder(1)
     assert memory.alloc(0, BLOCK_BYTES) == status.AGAIN
     assert memory.alloc(0, 64) == status.AGAIN
-    memory.control_words(0)[STOP] = 1
+    memory.control_words(0)[CONTROL_STOP] = 1
     assert memory.alloc(0, 64) == status.INTERRUPTED
-    memory.control_words(0)[STOP] = 0
+    memory.control_words(0)[CONTROL_STOP] = 0
     words_at(memory.arena, 32)[ARENA_LOCK] = 0
     assert memory.alloc(0, 64) > 0
 

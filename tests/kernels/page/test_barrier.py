@@ -56,7 +56,7 @@ def test_a_rank_may_be_one_round_ahead():
 @cpu_kernel("int64(int64, int64, int64, int64)")
 def count_together(control, counters, rank, num_rounds):
     """Count rounds; how often somebody's counter was not this round's, or the next, after a barrier."""
-    num_ranks = load_i64(control, layout.NUM_RANKS)
+    num_ranks = load_i64(control, layout.CONTROL_NUM_RANKS)
     wrong = 0
     i = 1
     while i <= num_rounds:
@@ -85,7 +85,7 @@ def test_what_was_stored_before_is_seen_after_by_all(num_ranks, spin_rounds):
 def test_a_death_ends_the_wait_and_the_living_go_on_in_a_group():
     pages = Pages(3, SLEEP_AT_ONCE)
     assert arrive(pages, 0) == arrive(pages, 1) == AGAIN
-    pages.words[:2, layout.EPOCH] = 1
+    pages.words[:2, layout.CONTROL_EPOCH] = 1
     assert arrive(pages, 0) == arrive(pages, 1) == EPOCH_CHANGED
     assert arrive(pages, 0, epoch=1) == AGAIN  # rank 2 is still missing
     living = np.array([0, 1])
@@ -96,7 +96,7 @@ def test_a_death_ends_the_wait_and_the_living_go_on_in_a_group():
 
 def test_a_closing_space_ends_the_wait():
     pages = Pages(2, SLEEP_AT_ONCE)
-    pages.words[0, layout.STOP] = 1
+    pages.words[0, layout.CONTROL_STOP] = 1
     assert arrive(pages, 0) == INTERRUPTED
 
 

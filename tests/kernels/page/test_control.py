@@ -14,11 +14,13 @@ SIZES = 4096, 8192  # bytes of a rank's two segments
 @pytest.fixture
 def words() -> np.ndarray:
     words = np.zeros(control.CONTROL_BYTES // 8, np.int64)
-    words[control.LINEAR_BASE] = BASE
-    words[control.LINEAR_END] = BASE + (2 * NUM_RANKS << STRIDE_LOG2)
-    words[control.STRIDE_LOG2] = STRIDE_LOG2
+    words[control.CONTROL_LINEAR_BASE] = BASE
+    words[control.CONTROL_LINEAR_END] = BASE + (2 * NUM_RANKS << STRIDE_LOG2)
+    words[control.CONTROL_STRIDE_LOG2] = STRIDE_LOG2
     for kind, num_bytes in enumerate(SIZES):
-        words[control.SEGMENT_BYTES + kind : control.SEGMENT_BYTES + 2 * NUM_RANKS : 2] = num_bytes
+        words[control.CONTROL_SEGMENT_BYTES + kind : control.CONTROL_SEGMENT_BYTES + 2 * NUM_RANKS : 2] = (
+            num_bytes
+        )
     return words
 
 
@@ -32,5 +34,5 @@ def test_a_segment_ends_with_its_last_byte(words, home, kind):
 
 
 def test_outside_the_window_is_nobodys(words):
-    for address in (0, BASE - 1, int(words[control.LINEAR_END])):
+    for address in (0, BASE - 1, int(words[control.CONTROL_LINEAR_END])):
         assert control.place_of(words.ctypes.data, address) == (control.NO_HOME, 0, 0)

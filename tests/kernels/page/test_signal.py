@@ -62,10 +62,10 @@ def test_the_sleeper_mark_is_not_part_of_the_value():
 @both_waits
 def test_wait_ends_when_the_space_closes_or_a_rank_dies(spin_rounds):
     pages = Pages(1, spin_rounds)
-    pages.words[0, layout.EPOCH] = 3
+    pages.words[0, layout.CONTROL_EPOCH] = 3
     assert wait(pages, 1, epoch=3) == AGAIN
     assert wait(pages, 1, epoch=2) == EPOCH_CHANGED
-    pages.words[0, layout.STOP] = 1
+    pages.words[0, layout.CONTROL_STOP] = 1
     assert wait(pages, 1, epoch=3) == INTERRUPTED
     assert wait(pages, 0, epoch=2) == OK  # what is there already is no wait
 

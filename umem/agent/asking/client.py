@@ -293,7 +293,7 @@ class Client(GateServer):
 
         self._ask = self._post = refuse
         for gate in self._gates:
-            gate[way.ASK] = 0
+            gate[way.GATE_ASK] = 0
 
     def _wait(self, ticket: Ticket, timeout_s: float | None, gives_up: bool = True) -> Reply:
         rank, operation = ticket.request.rank, ticket.request.operation

@@ -28,7 +28,7 @@ class GateServer:
     def serve_gate(self, gate: Gate) -> None:
         """Let compiled accesses through `gate` ask for this rank, until `shut`."""
         self._gates.append(gate)
-        gate[way.CONTEXT], gate[way.ASK] = self.address, requests.ask_for_gate.address
+        gate[way.GATE_CONTEXT], gate[way.GATE_ASK] = self.address, requests.ask_for_gate.address
 
     def finish_gate(self, code: int, rank: int, operation: int, keep: Any = None) -> Reply | None:
         """The reply to what compiled code has left with `code` (gate.pending); None where it was not sent: ask anew.
@@ -52,7 +52,7 @@ class GateServer:
         the next call: `is_left` then.
         """
         if self._left is None:
-            operation, fields = gate[way.OPERATION], gate[way.ADDRESS : way.REPLY_BYTES + 1]
+            operation, fields = gate[way.GATE_OPERATION], gate[way.GATE_ADDRESS : way.GATE_REPLY_BYTES + 1]
             while left == 0:  # it was never sent
                 code, left, *answer = self._ask(self.address, rank, operation, *fields)
                 if code == status.OK:

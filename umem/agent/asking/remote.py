@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...kernels.page.gate import MAX_BYTES
+from ...kernels.page.gate import MAX_ASKED_BYTES
 from ..layout import Operation
 from .client import Client
 
@@ -33,14 +33,14 @@ class RemoteFabric:
 
     def put(self, rank: int, address: int, src: int, num_bytes: int, keep: Any = None) -> None:
         """Copy `num_bytes` from the pointer `src`, in memory of `keep`, to `address` at `rank`."""
-        if num_bytes <= MAX_BYTES:
+        if num_bytes <= MAX_ASKED_BYTES:
             self._write(rank, address, src, num_bytes, keep)
         else:
             self._ucx.put(rank, address, src, num_bytes, keep)
 
     def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
         """Copy `num_bytes` from `address` at `rank` to the pointer `dst`, in memory of `keep`."""
-        if num_bytes <= MAX_BYTES:
+        if num_bytes <= MAX_ASKED_BYTES:
             self._read(rank, address, dst, num_bytes, keep)
         else:
             self._ucx.get(rank, address, dst, num_bytes, keep)

@@ -23,7 +23,7 @@ from ...kernels.build.compile import c_callback, cpu_kernel, device_function
 from ...kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64
 from ...kernels.intrinsics.system import copy_bytes, count_trailing_zeros_u64, now_ns, pause
 from ...kernels.page import gate as way
-from ...kernels.page.control import EPOCH, STOP, home_rank, peer_is_dead
+from ...kernels.page.control import CONTROL_EPOCH, CONTROL_STOP, home_rank, peer_is_dead
 from .. import layout
 
 WORD = layout.WORD
@@ -138,9 +138,9 @@ def wait_for_bits(client, rank, word, mask, epoch):
         if worker_progress(worker) > 0:
             store_i64(channels, HAS_NEWS, 1)
             continue
-        if load_acquire_i64(control, STOP) != 0:
+        if load_acquire_i64(control, CONTROL_STOP) != 0:
             return status.INTERRUPTED
-        if load_acquire_i64(control, EPOCH) != epoch:
+        if load_acquire_i64(control, CONTROL_EPOCH) != epoch:
             if worker_progress(worker) > 0:
                 store_i64(channels, HAS_NEWS, 1)
                 continue  # what a rank sent while it lived is there to be read
@@ -308,7 +308,7 @@ def ask_rank(client, rank, operation, word0, word1, word2, word3, payload, paylo
     store_i64(words, 1, word1)
     store_i64(words, 2, word2)
     store_i64(words, 3, word3)
-    epoch = load_acquire_i64(load_i64(client, layout.CLIENT_CONTROL), EPOCH)
+    epoch = load_acquire_i64(load_i64(client, layout.CLIENT_CONTROL), CONTROL_EPOCH)
     sequence = post(client, rank, operation, words, 4, payload, payload_bytes, dst, capacity)
     if sequence < 0:
         return sequence, 0, rank, 0
@@ -357,18 +357,18 @@ def ask_for_gate(gate, _, client):
     if code == status.OK:
         code, first, value, _ = ask_home(
             client,
-            load_i64(gate, way.OPERATION),
-            load_i64(gate, way.ADDRESS),
-            load_i64(gate, way.WORD1),
-            load_i64(gate, way.WORD2),
-            load_i64(gate, way.WORD3),
-            load_i64(gate, way.DATA_AT),
-            load_i64(gate, way.DATA_BYTES),
-            load_i64(gate, way.REPLY_AT),
-            load_i64(gate, way.REPLY_BYTES),
+            load_i64(gate, way.GATE_OPERATION),
+            load_i64(gate, way.GATE_ADDRESS),
+            load_i64(gate, way.GATE_WORD1),
+            load_i64(gate, way.GATE_WORD2),
+            load_i64(gate, way.GATE_WORD3),
+            load_i64(gate, way.GATE_DATA_AT),
+            load_i64(gate, way.GATE_DATA_BYTES),
+            load_i64(gate, way.GATE_REPLY_AT),
+            load_i64(gate, way.GATE_REPLY_BYTES),
         )
     end_turn(channels)
     if code == status.OK and first == status.OK:
-        store_i64(gate, way.REPLY, value)
+        store_i64(gate, way.GATE_REPLY, value)
         return status.OK
     return way.pending(first)

@@ -32,7 +32,7 @@ from ...kernels.intrinsics.scalar import (
     store_u32,
 )
 from ...kernels.intrinsics.system import copy_bytes, now_ns
-from ...kernels.page.control import COMPILED_UNTIL, RANK, contiguous_bytes, home_rank
+from ...kernels.page.control import CONTROL_COMPILED_UNTIL, CONTROL_RANK, contiguous_bytes, home_rank
 from .. import layout
 from ..layout import Operation
 
@@ -62,7 +62,7 @@ def check_range(own, address, num_bytes):
             return check_uncached(load_i64(own, layout.OWN_CONTROL), address, num_bytes)
         region += 1
     control = load_i64(own, layout.OWN_CONTROL)
-    if home_rank(control, address) != load_i64(control, RANK):
+    if home_rank(control, address) != load_i64(control, CONTROL_RANK):
         return status.OUT_OF_RANGE
     if num_bytes > contiguous_bytes(control, address):
         return status.OUT_OF_RANGE
@@ -72,7 +72,7 @@ def check_range(own, address, num_bytes):
 @device_function
 def check_uncached(control, address, num_bytes):
     """OK where no rank keeps copies of this rank's own memory at `address`, else CACHED."""
-    rank = load_i64(control, RANK)
+    rank = load_i64(control, CONTROL_RANK)
     block = address & -BLOCK_BYTES
     while block < address + num_bytes:
         # A view of the home's own has no blocks: those who use it are asked for what is not cached.
@@ -190,7 +190,9 @@ def compare_swap(request, reply, own):
 @c_callback(HANDLER)
 def compiling(request, reply, own):
     """Argument: for how many ns from now on the rank that asks compiles at the latest."""
-    word = load_i64(own, layout.OWN_CONTROL) + 8 * (COMPILED_UNTIL + load_i64(request, layout.REQUEST_SOURCE))
+    word = load_i64(own, layout.OWN_CONTROL) + 8 * (
+        CONTROL_COMPILED_UNTIL + load_i64(request, layout.REQUEST_SOURCE)
+    )
     store_i64(word, 0, now_ns() + argument(request, 0))
     return status.OK
 

@@ -1,7 +1,7 @@
 """Deaths of ranks: the agent turns pidfds and broken connections into words on its rank's control page.
 
-Only the agent writes PEER_STATE and EPOCH, so a compiled wait that sees EPOCH change finds the dead
-rank in PEER_STATE. A peer on this machine is watched by its pidfd (a send over shared memory to a dead
+Only the agent writes CONTROL_PEER_STATE and CONTROL_EPOCH, so a compiled wait that sees the epoch change finds the
+dead rank in the table. A peer on this machine is watched by its pidfd (a send over shared memory to a dead
 process succeeds, so nothing else tells); a peer on another one by the end of its connection.
 """
 
@@ -13,7 +13,7 @@ from ...fabric.ucx.calls import am_send, poll
 from ...fabric.ucx.channels import POLL_FD_HALVES, POLL_FD_WORDS, REVENTS
 from ...kernels.build.compile import c_callback, device_function
 from ...kernels.intrinsics.scalar import load_i64, load_u16, store_i32, store_i64, store_release_i64
-from ...kernels.page.control import DEAD, EPOCH, PEER_STATE
+from ...kernels.page.control import CONTROL_EPOCH, CONTROL_PEER_STATE, DEAD
 from .. import layout
 
 read = ExternalFunction("read", int64(int64, int64, int64))  # libc's, found by name when this is loaded
@@ -23,9 +23,9 @@ WORD = layout.WORD
 @device_function
 def publish_death(control, rank):
     """Mark `rank` as dead on this rank's control page, then move the epoch."""
-    if load_i64(control, PEER_STATE + rank) != DEAD:
-        store_release_i64(control, PEER_STATE + rank, DEAD)
-        store_release_i64(control, EPOCH, load_i64(control, EPOCH) + 1)
+    if load_i64(control, CONTROL_PEER_STATE + rank) != DEAD:
+        store_release_i64(control, CONTROL_PEER_STATE + rank, DEAD)
+        store_release_i64(control, CONTROL_EPOCH, load_i64(control, CONTROL_EPOCH) + 1)
 
 
 @c_callback("void(int64, int64, int8)")

@@ -14,7 +14,7 @@ from ...kernels import status
 from ...kernels.build.compile import cpu_kernel, device_function
 from ...kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64, store_relaxed_i64
 from ...kernels.intrinsics.system import now_ns, pause
-from ...kernels.page.control import HEARTBEAT
+from ...kernels.page.control import CONTROL_HEARTBEAT
 from .. import layout
 from .liveness import greet, look, publish_lost_connections
 from .queue import ring_length
@@ -109,7 +109,7 @@ def serve(state):
     code = status.OK
     while load_acquire_i64(state, layout.STOP) == 0 and code == status.OK:
         num_turns += 1
-        store_relaxed_i64(control, HEARTBEAT, num_turns)
+        store_relaxed_i64(control, CONTROL_HEARTBEAT, num_turns)
         is_first = num_turns - slept_at <= FIRST_TURNS and load_i64(state, layout.IS_CLOSE) == 0
         num_done = turn(state, is_first)
         now = now_ns()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...errors import RankLost
 from ...kernels.build.compile import c_callback
-from ...kernels.page.control import DEAD, EPOCH, PEER_STATE
+from ...kernels.page.control import CONTROL_EPOCH, CONTROL_PEER_STATE, DEAD
 from ...memory.control_page import ControlPage
 from .. import layout
 from ..private_memory import Arena, Words
@@ -124,8 +124,8 @@ def _descriptors(
             try:
                 fds.append(world.pidfd(rank))
             except RankLost:
-                page.words[PEER_STATE + rank] = DEAD
-                page.words[EPOCH] += 1
+                page.words[CONTROL_PEER_STATE + rank] = DEAD
+                page.words[CONTROL_EPOCH] += 1
             else:
                 fd_ranks.append(rank)
     return fds, fd_ranks

@@ -1,8 +1,8 @@
 """The one compiled wait for a request: polling or asleep, never beyond a slice, watching the peer.
 
 `polite` waits poll for the port's SPIN_NS and then sleep on the worker's event fd; polling waits only
-yield their core, after control[SPIN_ROUNDS] rounds, so that more ranks than cores progress. The default of SPIN_NS is
-15 us: a longer spin burns the time slice that the peer needs on a shared core.
+yield their core, after control[CONTROL_SPIN_ROUNDS] rounds, so that more ranks than cores progress. The default of
+SPIN_NS is 15 us: a longer spin burns the time slice that the peer needs on a shared core.
 
 A wait for one rank progresses the channel of that rank in each round. It progresses the channels of the other ranks
 before it sleeps or yields, and now and then while it spins, so that a send from another rank does not stall.
@@ -15,7 +15,7 @@ import numpy as np
 from ...kernels.build.compile import cpu_kernel, device_function
 from ...kernels.intrinsics.scalar import load_i64, load_relaxed_i64, store_i64
 from ...kernels.intrinsics.system import now_ns, yield_cpu
-from ...kernels.page.control import DEAD, PEER_STATE, SPIN_ROUNDS, STOP
+from ...kernels.page.control import CONTROL_PEER_STATE, CONTROL_SPIN_ROUNDS, CONTROL_STOP, DEAD
 from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST
 from . import calls
 from .abi import UCS_INPROGRESS
@@ -52,9 +52,9 @@ def look(control, rank):
 
     `rank` below 0: no rank in particular.
     """
-    if load_relaxed_i64(control, STOP) != 0:
+    if load_relaxed_i64(control, CONTROL_STOP) != 0:
         return INTERRUPTED
-    if rank >= 0 and load_relaxed_i64(control, PEER_STATE + rank) == DEAD:
+    if rank >= 0 and load_relaxed_i64(control, CONTROL_PEER_STATE + rank) == DEAD:
         return RANK_LOST
     return OK
 
@@ -127,7 +127,7 @@ def wait_ended(port, request, rank, how):
                 code = sleep_until_event(port, deadline_ns)
                 if code != OK:
                     return code
-        elif rounds >= load_i64(control, SPIN_ROUNDS):
+        elif rounds >= load_i64(control, CONTROL_SPIN_ROUNDS):
             store_i64(port, NUM_YIELDS, load_i64(port, NUM_YIELDS) + 1)
             progress_all(channels)
             yield_cpu()

@@ -10,7 +10,7 @@ from ...kernels.coherent.blocks import lift_poison, mark
 from ...kernels.coherent.directory import block_value, directory_word
 from ...kernels.heap.layout import BLOCK_BYTES
 from ...kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64
-from ...kernels.page.control import RANK, home_rank
+from ...kernels.page.control import CONTROL_RANK, home_rank
 from .prober import GROUP
 
 LOOK, MARK, NEXT_HELD, LIFT = 0, 1, 2, 3  # first argument; the second is an address
@@ -24,11 +24,11 @@ def serve_block(request, reply, context):
     The context's first word is the address of this rank's coherence header.
     """
     cache = load_i64(context, 0)
-    control = load_i64(cache, words.CONTROL)
+    control = load_i64(cache, words.CACHE_CONTROL)
     kind, address, third = argument(request, 0), argument(request, 1), argument(request, 2)
-    rank = load_i64(control, RANK)
+    rank = load_i64(control, CONTROL_RANK)
     if kind == MARK:
-        store_i64(cache, words.IN_USE, 1)
+        store_i64(cache, words.CACHE_IN_USE, 1)
         if address == 0:
             return status.OK
     if home_rank(control, address) != rank:

@@ -54,7 +54,7 @@ from ...kernels.coherent.layout import (
     INVALIDATE,
     INVALIDATE_ALL,
     LINE_LOG2_MASK,
-    POISONED,
+    LINE_POISONED,
     PUT_OWNED,
     READ_HOME,
     RECALL_OWNED,
@@ -73,7 +73,13 @@ from ...kernels.intrinsics.scalar import (
     store_i64,
     store_release_i64,
 )
-from ...kernels.page.control import NUM_RANKS, PEER_MAPPED, RANK, home_rank, peer_is_dead
+from ...kernels.page.control import (
+    CONTROL_NUM_RANKS,
+    CONTROL_PEER_MAPPED,
+    CONTROL_RANK,
+    home_rank,
+    peer_is_dead,
+)
 from ...memory.address import BASE
 from .home_access import modify_home
 from .probe_rounds import LOST, are_answered, send_probes
@@ -116,15 +122,15 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
     """The first turn, the line locked: OK with the probes sent, or a status with the line unlocked."""
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
     word, value = load_i64(scratch, WORD_AT), load_i64(scratch, VALUE)
-    if line_state(value) == POISONED:
+    if line_state(value) == LINE_POISONED:
         unlock_line(word, value)
         return status.POISONED
     row = row_of(cache, value, effective(kind), relation_in(control, value, kind, source, rank))
-    num_ranks = load_i64(control, NUM_RANKS)
+    num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     line = (start - BASE) >> line_log2
     if row & (FORWARD_SHARED | FORWARD_INVALID):
         owner = owner_of(value)
-        if load_i64(control, PEER_MAPPED + owner) == 0:
+        if load_i64(control, CONTROL_PEER_MAPPED + owner) == 0:
             store_i64(scratch, KIND, 1 + (TAKE_SHARED if row & FORWARD_SHARED else TAKE_INVALID))
             send_probes(request, context, row, value, rank)
             return status.OK
@@ -145,7 +151,7 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
         target = first_target(value, row, 0, num_ranks)
         while target != NO_RANK:
             if target != source or effective(kind) == WRITE_HOME:
-                if load_i64(control, PEER_MAPPED + target) != 0:
+                if load_i64(control, CONTROL_PEER_MAPPED + target) != 0:
                     if target != rank and invalidate(cache_of(control, target), line_log2, line):
                         count(cache, words.NUM_INVALIDATIONS, 1)
                         count(cache, words.INVALIDATED + target, 1)
@@ -164,7 +170,7 @@ def end(request, reply, cache, control, start, line_log2, kind, source, rank):
     word, value = load_i64(scratch, WORD_AT), load_i64(scratch, VALUE)
     if load_i64(scratch, LOST) != 0:
         count(cache, words.NUM_POISONINGS, 1)
-        unlock_line(word, POISONED << DIRECTORY_STATE_SHIFT)
+        unlock_line(word, LINE_POISONED << DIRECTORY_STATE_SHIFT)
         return status.POISONED
     if kind in (GET_SHARED, GET_OWNED, WRITE_HOME) and peer_is_dead(control, source):
         # What was done for it so far is what the home itself would have done.
@@ -196,11 +202,11 @@ def end(request, reply, cache, control, start, line_log2, kind, source, rank):
 @device_function
 def let_mapped_owner_go(control, owner, row, start, line_log2):
     """End the TAKEN of an owner whose cache is mapped, once the directory names the next."""
-    if load_i64(control, PEER_MAPPED + owner) != 0:
+    if load_i64(control, CONTROL_PEER_MAPPED + owner) != 0:
         cache = cache_of(control, owner)
         geometry = geometry_of(cache, line_log2)
         slot, tag = search(geometry, (start - BASE) >> line_log2)
-        if slot != NO_SLOT and tag & words.STATE_MASK == words.TAKEN:
+        if slot != NO_SLOT and tag & words.TAG_STATE_MASK == words.TAKEN:
             set_state(geometry, slot, words.SHARED_COPY if row & FORWARD_SHARED else words.INVALID)
 
 
@@ -209,11 +215,11 @@ def serve_flit(request, reply, context):
     """Arguments: address, the flit's word (kernels/coherent/layout.py), operands. Payload of PUT_OWNED: the line.
 
     The reply's value: for a line the state granted, and whether the line comes along; for WRITE_HOME what stood
-    there. NOT_CACHED where the memory is not what the requester takes it for, POISONED, RANK_LOST for the dead.
+    there. NOT_CACHED where the memory is not what the requester takes it for, LINE_POISONED, RANK_LOST for the dead.
     """
     cache = load_i64(context, 0)
-    control = load_i64(cache, words.CONTROL)
-    rank, source = load_i64(control, RANK), load_i64(request, REQUEST_SOURCE)
+    control = load_i64(cache, words.CACHE_CONTROL)
+    rank, source = load_i64(control, CONTROL_RANK), load_i64(request, REQUEST_SOURCE)
     address, asked = argument(request, 0), argument(request, 1)
     kind = asked & ((1 << FLIT_BLOCK_SHIFT) - 1)
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD

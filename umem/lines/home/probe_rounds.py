@@ -13,7 +13,7 @@ from ...kernels.coherent.cache import count
 from ...kernels.coherent.directory import NO_RANK, owner_of
 from ...kernels.coherent.transaction import first_target
 from ...kernels.intrinsics.scalar import load_i64, store_i64
-from ...kernels.page.control import NUM_RANKS, PEER_MAPPED, peer_is_dead
+from ...kernels.page.control import CONTROL_NUM_RANKS, CONTROL_PEER_MAPPED, peer_is_dead
 from .prober import CACHE, PROBER, STATE, TICKETS
 from .probes import INVALIDATE
 
@@ -34,8 +34,8 @@ def tickets_of(request, context):
 @device_function
 def send_probes(request, context, row, value, rank):
     """Send a probe to each rank that the row names and that is not mapped: the owner, or every sharer."""
-    control = load_i64(load_i64(context, CACHE), words.CONTROL)
-    num_ranks = load_i64(control, NUM_RANKS)
+    control = load_i64(load_i64(context, CACHE), words.CACHE_CONTROL)
+    num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     tickets = tickets_of(request, context)
     target = 0
     while target < num_ranks:
@@ -48,7 +48,7 @@ def send_probes(request, context, row, value, rank):
     target = first_target(value, row, 0, num_ranks)
     while target != NO_RANK:
         is_kept = target == source and row & words.ACCESS_HOME == 0
-        if load_i64(control, PEER_MAPPED + target) == 0 and not is_kept:
+        if load_i64(control, CONTROL_PEER_MAPPED + target) == 0 and not is_kept:
             store_i64(tickets, target, TO_SEND)
         target = first_target(value, row, target + 1, num_ranks)
 
@@ -60,8 +60,8 @@ def are_answered(request, context, start, line_log2, kind):
     The owner's line lands in the home's memory. LOST in the request's scratch words is set where it will not come.
     """
     cache, client = load_i64(context, CACHE), load_i64(context, PROBER)
-    control = load_i64(cache, words.CONTROL)
-    num_ranks = load_i64(control, NUM_RANKS)
+    control = load_i64(cache, words.CACHE_CONTROL)
+    num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     tickets = tickets_of(request, context)
     num_open = 0
     target = 0

@@ -12,6 +12,6 @@ PROBE_CREDITS = 4  # probes under way from one agent to another; more lines at o
 # --- the context of the handlers, as words
 CACHE = 0  # address of this rank's coherence header
 PROBER = 1  # address of the client's words
-TICKETS = 2  # address of a row of NUM_RANKS words a slot of the agent: sequence numbers of its probes
+TICKETS = 2  # address of as many words a slot of the agent as there are ranks: sequence numbers of its probes
 STATE = 3  # address of the agent's state
 CONTEXT_WORDS = 4

@@ -25,7 +25,7 @@ from ...kernels.coherent.cache import (
     set_state,
     tag_address,
 )
-from ...kernels.coherent.layout import DROPPED, FILLING, INVALID, MODIFIED, SHARED_COPY, STATE_MASK, TAKEN
+from ...kernels.coherent.layout import DROPPED, FILLING, INVALID, MODIFIED, SHARED_COPY, TAG_STATE_MASK, TAKEN
 from ...kernels.data.shared_copy import copy_line
 from ...kernels.intrinsics.scalar import compare_swap_i64, load_i64, store_i64
 from ...memory.address import BASE
@@ -40,7 +40,7 @@ def drop(geometry, line):
     """Make this rank lose its shared copy of a line, also one that is on its way: always done at once."""
     while True:
         slot, tag = search(geometry, line)
-        state = tag & STATE_MASK
+        state = tag & TAG_STATE_MASK
         if slot == NO_SLOT or state not in (SHARED_COPY, FILLING):
             return
         after = INVALID if state == SHARED_COPY else DROPPED
@@ -57,7 +57,7 @@ def give_up(geometry, line, line_log2, dst, state_after):
     """
     while True:
         slot, tag = search(geometry, line)
-        state = tag & STATE_MASK
+        state = tag & TAG_STATE_MASK
         if slot == NO_SLOT or state == SHARED_COPY:
             return status.NOT_FOUND
         if state == TAKEN:
