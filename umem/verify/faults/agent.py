@@ -15,7 +15,7 @@ NUM_ROWS, COLUMNS = 256, 16
 
 
 class AgentWork:
-    """Every rank has every other gather rows of its table, and add to its word, by its agent."""
+    """Every rank asks random homes' agents to gather rows of their tables and to add to their words."""
 
     def __init__(self, space: Space, journal: Journal, rng: np.random.Generator):
         self.space, self.rng = space, rng
@@ -37,10 +37,10 @@ class AgentWork:
         try:
             self.ask(home)
         except RankLost as lost:
-            assert lost.rank == home and home in victims(self.space.num_ranks), "nobody else dies"
+            assert lost.rank == home and home in victims(self.space.num_ranks), "no other rank dies"
 
     def ask(self, home: int) -> None:
-        """Rows of its table, gathered there; and an addition."""
+        """Gather rows of the home's table there, and add to its word. Raises RankLost."""
         indices = self.rng.integers(0, NUM_ROWS, 32)
         rows = np.empty((len(indices), COLUMNS), np.float32)
         self.space.near.gather(rows, self.tables[home], NUM_ROWS, indices)
@@ -48,7 +48,7 @@ class AgentWork:
         self.space.fetch_add(self.words[home], 1)
 
     def recover(self, victim: int) -> None:
-        """Ask the dead until that is refused."""
+        """Ask the dead rank until that raises RankLost. Raises WaitTimeout where it never does."""
         deadline = time.monotonic() + self.space.timeout_s
         while time.monotonic() < deadline:
             try:
@@ -59,7 +59,7 @@ class AgentWork:
         raise WaitTimeout(f"rank {victim} is dead and not said to be lost")
 
     def check(self, dead: list[int]) -> None:
-        """The living still answer, the dead are refused."""
+        """Assert that living homes still answer and that asking a dead one raises RankLost."""
         for home in range(self.space.num_ranks):
             try:
                 self.ask(home)

@@ -17,7 +17,7 @@ from .agent import AgentWork
 from .directory import DirectoryWork
 from .heap import HeapWork
 from .journal import Journal
-from .play import Maker, Told, play, victims
+from .play import Maker, Report, play, victims
 
 KINDS: dict[str, Maker] = {"heap": HeapWork, "directory": DirectoryWork, "agent": AgentWork}
 NUM_RANKS = 6
@@ -25,14 +25,14 @@ SEGMENT = "64M"
 PRELOAD = (
     "umem.lines.cache",
     "umem.verify.faults.command",
-)  # with the kernels that ranks would load one by one
-TIMEOUT_S = 20.0  # of any wait: what takes longer is a hang
+)  # whose kernels ranks would else load one by one
+TIMEOUT_S = 20.0  # of any wait: a longer one is a hang
 FAIL_CODE = 1
 
 
 @dataclass
 class Row:
-    """What came of one kind of work in one kind of world."""
+    """The totals of one kind of work in one kind of world, over all its kills."""
 
     kind: str
     world: str
@@ -54,7 +54,7 @@ class Row:
 
 
 def check(console: Console, kinds: Sequence[str], world: str, num_kills: int, seed: int) -> int:
-    """Kill `num_kills` ranks at each kind of work and print what came of it: 0, or FAIL_CODE."""
+    """Kill `num_kills` ranks at each kind of work and print a row and its failures. Returns 0, or FAIL_CODE."""
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownName("kind of work", kind, tuple(KINDS))
@@ -83,7 +83,7 @@ def run(kind: str, world: str, num_kills: int, seed: int) -> Row:
 
 
 def kill_some(row: Row, spec: WorldSpec, make: Maker, seed: int) -> None:
-    """One world: what its survivors tell is added to the row."""
+    """Run one world whose inner ranks are killed, and add its survivors' reports and failures to the row."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal"
         Journal.create(path, spec.num_ranks)
@@ -92,7 +92,7 @@ def kill_some(row: Row, spec: WorldSpec, make: Maker, seed: int) -> None:
         )
     killed = victims(spec.num_ranks)
     for rank, outcome in enumerate(outcomes):
-        if isinstance(outcome, Told):
+        if isinstance(outcome, Report):
             row.num_steps += outcome.num_steps
             row.num_lost += outcome.num_lost
             row.recoveries_ms += outcome.recoveries_ms

@@ -1,4 +1,4 @@
-"""Cached memory under deaths: sums stay exact, clean copies survive, what is lost is poisoned until it is reset."""
+"""Cached memory under deaths: sums stay exact, clean copies survive, lost lines are poisoned until they are reset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPE = "int64"
 
 
 class DirectoryWork:
-    """Counters on lines of their own at every home, raised by all; lines that one rank owns; constants read by all."""
+    """Counters at every home, raised by all ranks; a line for each rank, which it owns; constants read by all."""
 
     def __init__(self, space: Space, journal: Journal, rng: np.random.Generator):
         self.space, self.journal, self.rng = space, journal, rng
@@ -29,7 +29,7 @@ class DirectoryWork:
             space.shared(f"counter-{number}", 8, DTYPE, home=home, cache="back", line=LINE_BYTES).address
             for number, home in enumerate(homes)
         ]
-        # What a victim holds for itself: the home is the rank that lives on, and is not the killer.
+        # A line that each rank owns alone. Their home is the survivor that does not kill.
         self.own = space.shared("own", (space.num_ranks, 8), DTYPE, home=last, cache="back", line=LINE_BYTES)
         self.constants = space.shared(
             "constants", NUM_CONSTANTS, DTYPE, home=last, cache="back", line=LINE_BYTES
@@ -65,7 +65,7 @@ class DirectoryWork:
             self.seen[counter] = value
 
     def lift(self, lost: LinePoisoned, counter: int) -> None:
-        """Note that a counter's line was lost, and make it usable."""
+        """Note in the journal that a counter's line was lost, and reset the line."""
         row = self.journal.rows[self.space.rank]
         row[LOST + counter] = 1
         row[INTENT] = 0
@@ -74,7 +74,7 @@ class DirectoryWork:
         self.num_lost += 1
 
     def recover(self, victim: int) -> None:
-        """Get the line that `victim` had for itself: whole where its memory is mapped, else lost and lifted."""
+        """Add to the line that `victim` owned: it is salvaged where memory is mapped, else poisoned, and then reset."""
         address = self.own.address_of(victim, 0)
         deadline = time.monotonic() + self.space.timeout_s
         while time.monotonic() < deadline:
@@ -89,7 +89,7 @@ class DirectoryWork:
         raise WaitTimeout(f"the line at {address:#x}, which rank {victim} had, is not usable again")
 
     def check(self, dead: list[int]) -> None:
-        """Every counter is what all have reported, or as much more as the deaths leave open."""
+        """Assert that every counter is the sum of all reports, or above it by at most the additions in doubt."""
         for counter, home in enumerate(self.homes):
             if home in dead and not self.all_mapped:
                 continue

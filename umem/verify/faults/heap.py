@@ -1,4 +1,4 @@
-"""The heap under deaths: others allocate on, blocks keep what was written to them, the dead own nothing at the end."""
+"""The heap under deaths: survivors allocate on, blocks keep their contents, dead ranks own nothing at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_WORDS = (8, 100, 3000, 40_000)
 
 
 class HeapWork:
-    """Blocks of random sizes at random homes, full of a number, checked when they are freed."""
+    """Blocks of random sizes at random homes, each filled with a number, which is checked when the block is freed."""
 
     def __init__(self, space: Space, journal: Journal, rng: np.random.Generator):
         self.space, self.rng = space, rng
@@ -46,7 +46,7 @@ class HeapWork:
         self.space.free(address)
 
     def recover(self, victim: int) -> None:
-        """Wait until the death is known, take back what the dead had here, and allocate."""
+        """Wait until the death is known, reclaim the blocks that the dead rank had here, and allocate."""
         deadline = time.monotonic() + self.space.timeout_s
         while victim not in self.space.page.dead_ranks():
             if time.monotonic() >= deadline:
@@ -55,12 +55,12 @@ class HeapWork:
         self.space.free(self.space.alloc(4096))
 
     def check(self, dead: list[int]) -> None:
-        """Free everything; neither this rank nor the dead own anything where this rank looks after it."""
+        """Free everything, and assert that neither this rank nor, in its segments, a dead one owns an allocation."""
         while self.held:
             try:
                 self.drop(len(self.held) - 1)
             except RankLost as lost:
-                assert lost.rank in dead, "nobody else dies"
+                assert lost.rank in dead, "no other rank dies"
         self.space.heap.reclaim()
         self.space.heap.trim()
         left = self.owned(dead) - self.before

@@ -1,6 +1,6 @@
-"""What the ranks of a world that dies in parts have done: int64 words in a file that all of them map.
+"""A journal of the ranks' work that survives their deaths: int64 words in a file that all of them map.
 
-A rank that is killed says nothing any more; what it has written here stays. Every row has one writer.
+A killed rank cannot report, but its row stays. Every row has one writer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROW_WORDS = LOST + NUM_COUNTERS
 
 
 class Journal:
-    """One row of words a rank, and a word that says that all is over."""
+    """One row of words a rank, and a word by which rank 0 ends the work."""
 
     def __init__(self, path: Path, num_ranks: int):
         self.num_ranks = num_ranks

@@ -1,7 +1,7 @@
-"""One world whose ranks are killed, as its ranks run it: their work until then, and the checks of the survivors.
+"""The program of the ranks of one world in which some are killed: work, kills, and the checks of the survivors.
 
-The first and the last rank survive; the first kills the others, one after the other, by SIGKILL at random moments,
-and then does what needs what the dead one held, until it succeeds: that is the time of recovery.
+The first and the last rank survive; the first kills the others, one after the other, by SIGKILL at random moments.
+After each kill it accesses what the dead rank held until that succeeds: that is the time of recovery.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ MAX_WAIT_S = 0.02  # then the victim dies within that time
 
 
 class Work(Protocol):
-    """What the ranks of a world do."""
+    """One kind of work: its steps, its recovery from a death, and its final check."""
 
     def step(self) -> None:
         """A few accesses; raises where one finds a wrong value."""
         ...
 
     def recover(self, victim: int) -> None:
-        """Access what only `victim` had or served, until that succeeds or is refused as it must be."""
+        """Access memory that only `victim` held or served, until that succeeds or raises the error it must."""
         ...
 
     def check(self, dead: list[int]) -> None:
-        """Once all is over: what the survivors find is right."""
+        """Assert, once all work is over, that the survivors' memory holds the right values."""
         ...
 
 
@@ -44,7 +44,7 @@ Maker = Callable[[Space, Journal, np.random.Generator], Work]
 
 
 @dataclass
-class Told:
+class Report:
     """The report of a survivor."""
 
     num_steps: int = 0
@@ -57,40 +57,40 @@ def victims(num_ranks: int) -> list[int]:
     return list(range(1, num_ranks - 1))
 
 
-def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> Told:
+def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> Report:
     """Run in every rank of a world with on_failure="continue"; the victims never return."""
     journal = Journal(Path(path), space.num_ranks)
     work = make(space, journal, np.random.default_rng([seed, space.rank]))
     row = journal.rows[space.rank]
     row[PID] = os.getpid()
     space.barrier()
-    told = Told()
+    report = Report()
     if space.rank == 0:
         try:
-            told.recoveries_ms = [
+            report.recoveries_ms = [
                 kill(journal, work, victim, timeout_s, np.random.default_rng([seed, victim]))
                 for victim in victims(space.num_ranks)
             ]
             work_until_all_have(journal, work, [space.num_ranks - 1], timeout_s)
         finally:
-            journal.end()  # also where it went wrong: the others would work for ever
+            journal.end()  # also after an error: the others would work for ever
     else:
         while not journal.is_over:
             if 0 in space.page.dead_ranks():
                 raise RankLost(0, "it kills the others, and says when all is over")
             go_on(work.step)
             row[STEPS] += 1
-    told.num_steps = int(row[STEPS])
+    report.num_steps = int(row[STEPS])
     last = space.num_ranks - 1
     meet(space, "worked", last)
     work.check(victims(space.num_ranks))
-    told.num_lost = getattr(work, "num_lost", 0)
+    report.num_lost = getattr(work, "num_lost", 0)
     meet(space, "checked", last)
-    return told
+    return report
 
 
 def kill(journal: Journal, work: Work, victim: int, timeout_s: float, rng: np.random.Generator) -> float:
-    """Work until all have worked, kill `victim`, and recover: how long that took, in ms."""
+    """Work until all have worked, kill `victim`, and recover; returns the time of recovery in ms."""
     work_until_all_have(journal, work, list(range(victim, journal.num_ranks)), timeout_s)
     end_s = time.monotonic() + rng.uniform(0, MAX_WAIT_S)
     while time.monotonic() < end_s:
@@ -113,15 +113,15 @@ def work_until_all_have(journal: Journal, work: Work, ranks: list[int], timeout_
 
 
 def go_on(step: Callable[[], None]) -> None:
-    """A step; that a rank it needs is dead ends the step, and nothing else."""
+    """Do a step; RankLost, the death of a rank that it needs, ends the step and nothing else."""
     try:
         step()
     except RankLost:
         return
 
 
-def meet(space: Space, what: str, last: int) -> None:
-    """Wait for the other survivor: a rank that leaves takes its memory along."""
-    space.world.set(f"{what}-{space.rank}", b"")
+def meet(space: Space, stage: str, last: int) -> None:
+    """Wait for the other survivor under the name `stage`: a rank that leaves takes its memory along."""
+    space.world.set(f"{stage}-{space.rank}", b"")
     for rank in (0, last):
-        space.world.get(f"{what}-{rank}")
+        space.world.get(f"{stage}-{rank}")

@@ -1,8 +1,9 @@
-"""What of a frame decides its future: the place in its code, and the locals that are read from there on.
+"""The calls of a function's bytecode, each with the locals that are still read after it.
 
-Found by dataflow over the bytecode that `dis` shows, without a list of instructions: only the families
-*_FAST*, which read and write locals, are known by name. Where a call is made in the middle of an expression
-or of a `for`, values wait on the interpreter's stack, which nobody can read: `is_clean` is False there.
+A suspended frame's future depends on its place in the code and on these live locals alone. They are found by
+dataflow over the bytecode that `dis` shows, without a list of instructions: only the families *_FAST*, which read
+and write locals, are known by name. Where a call is made in the middle of an expression or of a `for`, values wait
+on the interpreter's stack, which Python code cannot read: `is_clean` is False there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _NEVER_FALLS_THROUGH = ("RETURN", "RAISE", "RERAISE", "JUMP_FORWARD", "JUMP_BACK
 
 @dataclass(frozen=True)
 class Place:
-    """A call in a function: where it is, which locals are read after it, whether the stack holds nothing else."""
+    """A call in a function: its offset, the locals read after it, and whether the stack holds only its result."""
 
     offset: int
     live: tuple[str, ...]
@@ -46,16 +47,16 @@ def places(code: CodeType) -> dict[int, Place]:
 
 
 def _successors(instructions: list[dis.Instruction]) -> list[list[tuple[int, bool]]]:
-    """For each instruction those that may come next: (index, by a jump)."""
+    """For each instruction its successors: (index, whether by a jump)."""
     at = {instruction.offset: index for index, instruction in enumerate(instructions)}
     result: list[list[tuple[int, bool]]] = []
     for index, instruction in enumerate(instructions):
-        next_ones: list[tuple[int, bool]] = []
+        following: list[tuple[int, bool]] = []
         if instruction.opcode in dis.hasjrel or instruction.opcode in dis.hasjabs:
-            next_ones.append((at[instruction.argval], True))
+            following.append((at[instruction.argval], True))
         if not instruction.opname.startswith(_NEVER_FALLS_THROUGH) and index + 1 < len(instructions):
-            next_ones.append((index + 1, False))
-        result.append(next_ones)
+            following.append((index + 1, False))
+        result.append(following)
     return result
 
 
@@ -75,7 +76,7 @@ def _depths(instructions: list[dis.Instruction], successors: list[list[tuple[int
 
 
 def _handlers(code: CodeType, instructions: list[dis.Instruction]) -> list[list[int]]:
-    """For each instruction those where the handlers of its exceptions begin."""
+    """For each instruction the first instructions of its exception handlers."""
     at = {instruction.offset: index for index, instruction in enumerate(instructions)}
     entries = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]  # not in typeshed
     return [
@@ -87,7 +88,7 @@ def _handlers(code: CodeType, instructions: list[dis.Instruction]) -> list[list[
 def _live(
     instructions: list[dis.Instruction], successors: list[list[tuple[int, bool]]], handlers: list[list[int]]
 ) -> list[frozenset[str]]:
-    """Locals that may be read from each instruction on."""
+    """For each instruction the locals that may still be read from it on."""
     live = [frozenset[str]()] * len(instructions)
     has_changed = True
     while has_changed:
@@ -106,7 +107,7 @@ def _live(
 
 
 def _accesses(instruction: dis.Instruction) -> Iterator[tuple[str, bool]]:
-    """(name, is it read) of the locals that an instruction uses, in its order; some do two things at once."""
+    """(name, whether it is read) of each local that an instruction uses, in order; some instructions use two."""
     if "_FAST" not in instruction.opname:
         return
     names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)

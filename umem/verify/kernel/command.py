@@ -19,7 +19,7 @@ BUG_CODE, LIMIT_CODE = 1, 3
 
 
 def check_file(console: Console, file: Path, limit_s: float, walks: int = 0, seed: int = 1) -> int:
-    """Check every program of `file` and show what was found; 0, BUG_CODE, or LIMIT_CODE without a bug."""
+    """Check every program of `file` and print its verdicts. Returns 0, BUG_CODE, or LIMIT_CODE without a bug."""
     results = set()
     for name, program in programs_of(file).items():
         for verdict in program.check(limit_s, walks, seed):
@@ -32,7 +32,7 @@ def check_file(console: Console, file: Path, limit_s: float, walks: int = 0, see
 
 
 def programs_of(file: Path) -> dict[str, Program]:
-    """The programs that a Python file assigns, by name. Raises ConfigError where it cannot be run, or has none."""
+    """The programs that a Python file assigns, by name. Raises ConfigError if it cannot be run or assigns none."""
     if not file.is_file():
         raise ConfigError(f"no file {str(file)!r}")
     found = {name: item for name, item in run_file(file).items() if isinstance(item, Program)}
@@ -45,7 +45,7 @@ def programs_of(file: Path) -> dict[str, Program]:
 
 
 def lines_of(name: str, program: Program, verdict: Verdict) -> Iterator[str]:
-    """A verdict in lines: what was found, and of a bug each step on the way."""
+    """A verdict as lines of text; for a bug also each step that leads to it."""
     yield (
         f"{name:<28} {verdict.memory:<10} {verdict.result:<9} {verdict.num_states:>9} {verdict.unit}"
         f" {verdict.elapsed_s:7.2f} s"

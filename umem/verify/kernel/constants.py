@@ -20,7 +20,7 @@ class WithConstants:
         self.unwatched = memory.unwatched
 
     def steps(self, state: Any, lane: int, operation: Operation) -> list[Outcome]:
-        """As the memory's, or the constant."""
+        """The outcomes in `memory`; a load of a constant has one, its value."""
         if operation.address not in self._constants:
             return self._memory.steps(state, lane, operation)
         if operation.kind == LOAD:
@@ -28,6 +28,6 @@ class WithConstants:
         raise Violation(f"the word at {operation.address:#x} is a constant of the model, and is written")
 
     def is_local(self, operation: Operation) -> bool:
-        """Also loads of constants."""
+        """Whether it is local in `memory`, or loads a constant."""
         is_constant = operation.kind == LOAD and operation.address in self._constants
         return is_constant or self._memory.is_local(operation)

@@ -1,4 +1,4 @@
-"""Why a search does not end: a lane that waits and meanwhile counts is in a new state at every turn."""
+"""The reason of most searches that do not end: a lane that counts while it waits has a new state at every turn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from .bytecode import places
 from .lane import Lane, LaneState
 
-MIN_STATES = 16  # of a lane at one place, before they are called a count
-SHARE = 8  # of them that only the count tells apart
+MIN_STATES = 16  # new states of a lane at one place, before they are called a count
+SHARE = 8  # at most one in so many of these states may differ by more than the counting locals
 
 
 def growth(lanes: Sequence[Lane], sizes: Sequence[int]) -> str:
-    """Which lanes have found new states since they had `sizes`, and by what; "" where one of them does not count."""
+    """A sentence that names, for each lane with more states than in `sizes`, the locals that count while it waits.
+
+    "" where no lane has grown, or one has grown otherwise.
+    """
     found = []
     for number, (lane, size) in enumerate(zip(lanes, sizes, strict=True)):
         if len(lane.states) > size:
@@ -25,7 +28,7 @@ def growth(lanes: Sequence[Lane], sizes: Sequence[int]) -> str:
 
 
 def _counts(lane: int, new: Sequence[LaneState]) -> str:
-    """Where most of a lane's new states are, and the locals by which they differ."""
+    """A clause on the place of most of a lane's new states, and the locals that count there; "" where none do."""
     by_place = defaultdict(list)
     for state in new:
         by_place[tuple((code, offset) for code, offset, _ in state.frames)].append(state)
@@ -40,7 +43,7 @@ def _counts(lane: int, new: Sequence[LaneState]) -> str:
 
 
 def _counting(states: Iterable[LaneState]) -> list[str]:
-    """The locals by which most of these states differ, which all are at one place; none where others do too."""
+    """The locals that count over `states`, all at one place; none where the states differ by other locals too."""
     values = [_locals(state) for state in states]
     num_values = {name: len({found[name] for found in values}) for name in values[0]}
     most = max(num_values.values(), default=0)
@@ -53,7 +56,7 @@ def _counting(states: Iterable[LaneState]) -> list[str]:
 
 
 def _locals(state: LaneState) -> dict[tuple[str, str], object]:
-    """Those that decide the future, by name and function; of a function that calls itself the innermost ones."""
+    """The live locals of a lane's state, by name and function; of a recursive function those of its innermost frame."""
     found: dict[tuple[str, str], object] = {}
     for code, offset, values in state.frames:
         for name, value in zip(places(code)[offset].live, values, strict=True):

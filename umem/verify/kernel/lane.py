@@ -1,11 +1,12 @@
 """A kernel as an automaton: its states are found by running it again and again in plain Python.
 
-A replay answers the kernel's first accesses from a history; the first access without an answer ends it. The
-state that is reached there is what decides the lane's future: the access, and of every frame its place in
-the code and the locals that are still read (bytecode.py). Two histories that end in one state are one from
-then on. So the search knows states, not histories, and a kernel runs only where a state is met first.
+A replay answers the kernel's first accesses from a history; the first access without an answer ends it. A state
+is that access, and of every frame its place in the code and the locals that are still read (bytecode.py): these
+decide the lane's future. Two histories that end in one state are one from then on. So the search knows states, not
+histories, and a kernel runs only where a state is met first.
 
-No value waits on the interpreter's stack, which nobody can read: every call is a statement of its own (rewrite.py).
+No value waits on the interpreter's stack, which Python code cannot read: every call is a statement of its own
+(rewrite.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .operation import FAILED, FENCE, LOAD, RETURNED, RMW, STORE, WAIT, WAKE, Op
 from .rewrite import SUSPENDED, rewritten
 
 History = tuple[Any, ...]
-Frame = tuple[CodeType, int, tuple[Any, ...]]  # its code, where in it, the locals that are read from there on
+Frame = tuple[CodeType, int, tuple[Any, ...]]  # its code, the offset in it, the values of its live locals
 
 _NO_MODEL = (
     "an access inside a comprehension, a generator, a `with` block, the guard of a case, or an expression"
@@ -60,7 +61,7 @@ class _Replay(machine.Machine):
 
     def load(self, address: int, element: Element, ordering: str) -> Number:
         if address in self._constants:
-            return self._constants[address]  # no step: nobody can tell when it was made
+            return self._constants[address]  # no step: the value does not depend on when it is read
         return self._ask(Operation(LOAD, address, element, ordering))
 
     def store(self, address: int, element: Element, value: Number, ordering: str) -> None:
@@ -157,7 +158,7 @@ class Lane:
             key = (operation, replay.frames)
         except ModelError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises is what the search looks for
+        except Exception as error:  # noqa: BLE001 - any exception of a kernel is a bug that the search reports
             operation = Operation(FAILED, operands=(f"{type(error).__name__}: {error}",))
             where = _lines(error.__traceback__)
             key = (operation, where)

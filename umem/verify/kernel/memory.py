@@ -1,4 +1,4 @@
-"""What a search asks of a model of memory."""
+"""The interface between a search and a model of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ Outcome = tuple[Any, Any, str]  # of a step: the answer, the state after it, a r
 
 
 class Watch(NamedTuple):
-    """Loads of a lane that stores of others must not race with: plain ones with any store, others with plain stores."""
+    """Loads of a lane that are checked for races: plain ones against all stores of other lanes, others against plain
+    stores."""
 
     address: int
     lane: int
@@ -19,22 +20,22 @@ class Watch(NamedTuple):
 
 
 class Memory(Protocol):
-    """A model of memory: immutable states, and what an operation may do to them."""
+    """A model of memory: immutable states, and the outcomes of an operation in each."""
 
     def start(self, num_lanes: int) -> Any:
         """The state before the first step."""
 
     def steps(self, state: Any, lane: int, operation: Operation) -> list[Outcome]:
-        """Every outcome that `operation` may have; `state` itself where it changes nothing. Raises Violation."""
+        """Every outcome of `operation`; its state is `state` itself where nothing changes. Raises Violation."""
 
     def is_local(self, operation: Operation) -> bool:
         """Whether taking the step at once, before all others, loses no execution."""
 
     def settle(self, state: Any, alive: tuple[int, ...]) -> Any:
-        """The same for the lanes that are alive, in the one form that equal states have."""
+        """`state` without what the lanes `alive` cannot reach any more, so that states of one future are equal."""
 
     def unwatched(self) -> frozenset[Watch]:
-        """The loads that were met and that a later store of others may race with unseen."""
+        """The loads met so far whose races with stores of other lanes this model has not checked."""
 
     def values(self, state: Any) -> dict[int, Number]:
-        """What each word holds when all is over."""
+        """The final value of each word, by address."""

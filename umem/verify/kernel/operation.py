@@ -1,4 +1,4 @@
-"""What a lane asks of memory: one shared access, fence, or its end, as plain data."""
+"""One step of a lane as plain data: a shared access, a fence, a futex call, or the lane's end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ RETURNED, FAILED = "returned", "failed"
 
 
 class Operation(NamedTuple):
-    """One step of a lane. `name` of an rmw is fetch_add, exchange, ...; `operands` are what it is given.
+    """One step of a lane. `name` of an RMW is fetch_add, exchange, ...; `operands` are its values.
 
-    Of a lane that RETURNED the one operand is its result, of one that FAILED the text of its error.
+    The one operand of RETURNED is the lane's result, that of FAILED the text of its error.
     """
 
     kind: str
@@ -24,7 +24,7 @@ class Operation(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether others may see something of it."""
+        """Whether it may change a word."""
         return self.kind in (STORE, RMW)
 
     @property

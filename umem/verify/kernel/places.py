@@ -1,4 +1,4 @@
-"""The words that a model has: where they are, what they hold at first, and which lanes may not touch them."""
+"""The words of a model: their addresses, first values, and sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .operation import Operation
 
 
 class Violation(Exception):
-    """A step that no correct kernel takes: the search reports it as a bug, with the way that leads to it."""
+    """A step that no correct kernel takes: the search reports it as a bug, with the trace that leads to it."""
 
 
 class Places:
@@ -22,7 +22,7 @@ class Places:
         self._elements: dict[int, Element] = {}
 
     def of(self, operation: Operation) -> int:
-        """The number of the word that `operation` accesses."""
+        """The number of the word that `operation` accesses. Raises Violation for no word, and for a second size."""
         number = self._numbers.get(operation.address)
         if number is None:
             raise Violation(f"address {operation.address:#x} is none of the words of the model")

@@ -1,4 +1,4 @@
-"""A bounded program as a value: lanes, words, and what must hold at the end."""
+"""A bounded program as a value: its lanes, its words, and the check of its ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .walk import walk
 
 @dataclass(frozen=True)
 class Program:
-    """What `explore` takes, as a value; `names` says what addresses are called in traces.
+    """The arguments of `explore` as a value; `names` gives addresses the names that traces show.
 
     It is checked under each of `models` in turn, the simple one first, until a bug is found.
     """
@@ -31,12 +31,12 @@ class Program:
     mortal: Collection[int] | None = None
 
     def __post_init__(self) -> None:
-        for what, given in (("lanes", self.lanes), ("models", self.models)):
+        for name, given in (("lanes", self.lanes), ("models", self.models)):
             if not given:
-                raise ConfigError(f"a Program without {what} leaves nothing to check")
+                raise ConfigError(f"a Program without {name} leaves nothing to check")
 
     def check(self, limit_s: float = DEFAULT_LIMIT_S, walks: int = 0, seed: int = 1) -> Iterator[Verdict]:
-        """The verdict under each model; of so many random `walks` where a search does not come to an end."""
+        """The verdict under each model; where a search meets its limit, then also that of so many random `walks`."""
         for model in self.models:
             verdict = explore(
                 self.lanes,

@@ -1,7 +1,7 @@
-"""Functions with every call in a statement of its own (statements.py), made from the source of those that are called.
+"""Functions rewritten from their source so that every call is a statement of its own (statements.py).
 
-A function is rewritten when a kernel calls it, so whatever is called is found, also what a test puts in its place. A
-function without source is run as it is: what it accesses in the middle of an expression is refused (lane.py).
+A function is rewritten when a kernel calls it, so one that a test puts in its place is found too. A function without
+source runs as it is: an access in the middle of one of its expressions is refused (lane.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...kernels.intrinsics.table import TABLE
 from .statements import CALLED, WALKED, in_statements
 
 SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-MAX_ITEMS = 100_000  # of a `for` that goes through something else than a range
+MAX_ITEMS = 100_000  # of a `for` over anything but a range
 _INTRINSICS = {row.function for row in TABLE.values()}
 _FUTURE = functools.reduce(
     int.__or__, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
@@ -35,7 +35,7 @@ _rewritten: WeakKeyDictionary[FunctionType, FunctionType] = WeakKeyDictionary()
 
 
 def rewritten(function: Any) -> Any:
-    """What does the same as `function`, call by call; itself where it is not written in Python, or has no source."""
+    """A function of the same effect with every call a statement of its own; `function` itself if it has no source."""
     if isinstance(function, FunctionType):
         found = _rewritten.get(function)
         if found is None:
@@ -49,7 +49,7 @@ def rewritten(function: Any) -> Any:
 
 
 def walked(items: Iterable[Any]) -> Sequence[Any]:
-    """What a `for` goes through, as a value."""
+    """The items of a `for` as a sequence, which unlike an iterator can be compared. Raises ModelError for too many."""
     if isinstance(items, range):
         return items
     found = tuple(islice(items, MAX_ITEMS + 1))
@@ -77,7 +77,7 @@ def _of(function: FunctionType) -> FunctionType:
 
 @functools.cache
 def _code_of(code: CodeType, file: str) -> CodeType | None:
-    """The code, rewritten; None where there is no source, or where it is not of this code."""
+    """The code, rewritten; None where no source is found, or the source is that of other code."""
     if code.co_flags & SUSPENDED:
         return None
     for node in _functions_of("".join(linecache.getlines(file))).get(code.co_firstlineno, ()):
@@ -97,7 +97,7 @@ def _code_of(code: CodeType, file: str) -> CodeType | None:
 
 @functools.lru_cache(maxsize=64)
 def _functions_of(source: str) -> dict[int, list[_Function]]:
-    """The functions of a file, by the line on which their code begins."""
+    """The functions in `source`, by the line on which their code begins."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -111,7 +111,7 @@ def _functions_of(source: str) -> dict[int, list[_Function]]:
 
 
 def _is_at(node: _Function, code: CodeType) -> bool:
-    """Whether `code` is of this function, among all that begin on its line."""
+    """Whether `code` belongs to this function: several lambdas may begin on one line."""
     if isinstance(node, ast.FunctionDef):
         return True
     body = node.body
@@ -119,7 +119,7 @@ def _is_at(node: _Function, code: CodeType) -> bool:
 
 
 def _compiled(node: _Function, code: CodeType) -> CodeType:
-    """The rewritten code of a function, inside one that has its free variables."""
+    """The rewritten code of a function, compiled inside a function that has its free variables."""
     if isinstance(node, ast.Lambda):
         body: list[ast.stmt] = [ast.copy_location(ast.Return(node.body), node.body)]
     else:

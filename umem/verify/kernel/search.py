@@ -35,8 +35,8 @@ DEFAULT_LIMIT_S = 60.0
 DEFAULT_LIMIT_STATES = 3_000_000
 _KILLED = -1
 _TURNS_PER_CLOCK = 256
-_NOBODY: frozenset[int] = frozenset()
-_FUTEX_MASK = (1 << 32) - 1  # of a word a futex compares the low half
+_NO_LANES: frozenset[int] = frozenset()
+_FUTEX_MASK = (1 << 32) - 1  # a futex compares the low half of a word
 
 Deaths = Mapping[int, Mapping[int, Number]]
 Final = Callable[[Sequence[Any], Mapping[int, Number]], str | None]
@@ -70,15 +70,14 @@ def explore(
 ) -> Verdict:
     """Search every execution of `lanes`, each (kernel, arguments...), over the words of `memory`.
 
-    Kernels are undecorated functions or cpu_kernels; they run from their source (rewrite.py). `memory` gives
-    every word that they access, by address, its first value; `final(results, memory)` says what is wrong with an
-    end, or None; the result of a lane that was killed is `KILLED`. `model` is "weak" or "sequential". Up to
-    `kills` lanes, of those that are `mortal` (all unless given), stop for ever before one of their accesses;
-    `deaths` gives for a lane the words by which others are then told of it, stored behind all that it did.
-    `constants` are words that no lane writes, which spares the search a choice. `reduces` False takes no local
-    step at once: slower, and finds the same, which is how the reduction is tested. Where lanes load plainly what
-    others store to, a second search watches these loads (weak.py), for stores that race with them;
-    `watches_loads` False leaves it out.
+    Kernels are undecorated functions or cpu_kernels; they run from their source (rewrite.py). `memory` is the first
+    value of every word that they access, by address; `final(results, memory)` returns the fault of an end, or None;
+    the result of a killed lane is `KILLED`. `model` is "weak" or "sequential". Up to `kills` of the lanes `mortal`
+    (all unless given) stop for ever before one of their accesses; `deaths[lane]` are the words, with values, that are
+    then stored behind the lane's last access to tell other lanes. `constants` are words that no lane writes, whose
+    loads are local steps. `reduces` False takes no local step early: slower, with the same result, which is how the
+    reduction is tested. Where a plain load may race with a store, or a load with a plain store, a second search watches
+    these loads (weak.py); `watches_loads` False leaves it out.
 
     A bug is: an exception in a kernel, a data race of plain accesses, a word that is not in `memory`, an end
     that `final` refuses, a state from which no end is reached.
@@ -87,7 +86,7 @@ def explore(
         raise ConfigError("a program without lanes does nothing; give at least one (kernel, arguments...)")
     words = memory_of(model, memory, constants)
     _check_deaths(deaths or {}, memory)
-    futexes: set[int] = set()  # whose words lanes sleep on: a store there is no local step
+    futexes: set[int] = set()  # addresses on which lanes sleep: a store there is no local step
     watched: frozenset[Watch] = frozenset()
     begin = time.monotonic()
     while True:
@@ -130,7 +129,7 @@ def memory_of(
     constants: Mapping[int, Number] | None,
     watched: Collection[Watch] = (),
 ) -> Memory:
-    """The memory model of this name over these words, with these plain loads watched. Raises UnknownName."""
+    """The memory model of this name over these words, with these loads watched. Raises UnknownName."""
     if model not in MEMORIES:
         raise UnknownName("memory model", model, tuple(MEMORIES))
     memory = MEMORIES[model](initial, watched) if watched else MEMORIES[model](initial)
@@ -138,10 +137,10 @@ def memory_of(
 
 
 def tell_death(memory: Memory, state: Any, lane: int, deaths: Deaths) -> Any:
-    """The state of memory once others can be told that `lane` was killed."""
+    """The state of memory after the stores by which other lanes learn that `lane` was killed."""
     for address, value in deaths.get(lane, {}).items():
-        told = Operation(STORE, address, I64, "release", operands=(value,))
-        state = memory.steps(state, lane, told)[0][1]
+        store = Operation(STORE, address, I64, "release", operands=(value,))
+        state = memory.steps(state, lane, store)[0][1]
     return state
 
 
@@ -156,7 +155,7 @@ KILLED = Killed()
 
 
 class _Task(NamedTuple):
-    """What a lane does next: in a state of the lane, found once."""
+    """The next step of a lane in one of its states."""
 
     operation: Operation | None  # None: it was killed
     is_going: bool
@@ -179,7 +178,9 @@ class _Search:
         futexes: Collection[int],
     ):
         self._lanes = lanes
-        self.futexes = set(futexes)  # addresses on which lanes sleep; those found besides were not respected
+        self.futexes = set(
+            futexes
+        )  # addresses on which lanes sleep; ones beyond `_respected` need a new search
         self._respected = frozenset(futexes)
         self._violating: Step | None = None
         self._memory, self._final, self._model = memory, final, model
@@ -187,7 +188,7 @@ class _Search:
         self._limit_states, self._limit_s, self._reduces = limit_states, limit_s, reduces
         self._tasks = [Memo(partial(self._task, lane)) for lane in range(len(lanes))]  # by state of the lane
         self._alive = Memo(self._going)
-        first = (tuple(lane.start for lane in self._lanes), memory.start(len(lanes)), 0, _NOBODY)
+        first = (tuple(lane.start for lane in self._lanes), memory.start(len(lanes)), 0, _NO_LANES)
         self._states = [first]
         self._numbers = {first: 0}
         self._edges: list[_Edge | None] = [None]
@@ -196,7 +197,7 @@ class _Search:
         self._outcomes: dict[Any, Outcome] = {}
 
     def run(self) -> Verdict:
-        """Search until all is known, a bug is found, or a limit is met."""
+        """Search until every state was followed, a bug is found, or a limit is met."""
         was_enabled = gc.isenabled()
         gc.disable()  # states are many and in no cycle: looking for one takes a third of the time
         try:
@@ -320,7 +321,7 @@ class _Search:
         if number == len(self._states):
             self._states.append(new)
             self._edges.append(step)
-        if not step.is_kill:  # who waits must not need another's death to go on
+        if not step.is_kill:  # a lane that waits must not need the death of another to go on
             self._arrows[0].append(step.before)
             self._arrows[1].append(number)
 

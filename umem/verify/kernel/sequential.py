@@ -1,4 +1,4 @@
-"""Memory in which every access takes effect at once and in one order: what most people reason with.
+"""Sequentially consistent memory: every access takes effect at once, in one order for all lanes.
 
 Run first: it is fast, and a kernel that is wrong here needs no talk of orderings.
 """
@@ -17,7 +17,7 @@ State = tuple[Number, ...]
 
 
 class Sequential:
-    """One value a word. See search.Memory for what the methods promise."""
+    """One value a word. The methods' contracts are in memory.Memory."""
 
     name = "sequential"
 

@@ -1,8 +1,8 @@
 """A function's syntax tree with every call in a statement of its own, evaluated in the order that it was written in.
 
 `while i - load(HEAD) >= 2: pause()` becomes `.1 = True; while .1: .2 = i; .3 = load(HEAD); if .2 - .3 >= 2: ...`.
-Nothing but locals is left where a call is made, so a lane that waits there is known by its place and its locals. Lines
-stay those of the source. No name of a user begins with a dot.
+The interpreter's stack is then empty at every call, so the state of a lane that waits there is its place and its
+locals. Lines stay those of the source. The names that are added begin with a dot, which no name in a source does.
 
 Left as they are: `with` blocks, exception handlers, guards of cases, comprehensions, and functions inside.
 """
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-CALLED, WALKED = ".called", ".walked"  # functions of rewrite.py: what is called, what a `for` goes through
+CALLED, WALKED = ".called", ".walked"  # names of the functions `rewritten` and `walked` of rewrite.py
 
 
 def in_statements(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -24,7 +24,7 @@ def in_statements(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 class _Part(NamedTuple):
-    """Where a node keeps an expression that is evaluated for it."""
+    """A slot of a syntax node that holds an expression."""
 
     holder: Any
     field: str
@@ -106,7 +106,7 @@ class _Rewriting:
         self._written: list[ast.stmt] = []
 
     def block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
-        """Statements that do the same."""
+        """Statements of the same effect, with every call in one of its own."""
         with self._inside() as written:
             for statement in statements:
                 self._statement(statement)
@@ -114,7 +114,7 @@ class _Rewriting:
 
     @contextmanager
     def _inside(self) -> Iterator[list[ast.stmt]]:
-        """What is written meanwhile goes into a block."""
+        """Context in which statements are written into a new block, which it yields."""
         outer, self._written = self._written, []
         yield self._written
         self._written = outer
@@ -192,7 +192,7 @@ class _Rewriting:
         self._write(ast.Assign([target], value), target)
 
     def _augment(self, node: ast.AugAssign) -> None:
-        """The target's parts, its old value, the other operand; then the result is stored."""
+        """Evaluate the target's parts, its old value and the other operand, in this order; then store the result."""
         target = node.target
         for part in _parts(target):
             part.set(self._keep(self._lift(part.get())))
@@ -212,7 +212,7 @@ class _Rewriting:
             self._write(ast.Delete([target]), target)
 
     def _assert(self, node: ast.Assert) -> None:
-        """Its message is evaluated only where it fails, and all of it only where asserts are compiled."""
+        """Evaluate the message only where the test fails, and both only where asserts are compiled."""
         with self._inside() as checked:
             test = self._lift(node.test)
             with self._inside() as failed:
@@ -222,7 +222,7 @@ class _Rewriting:
         self._write(ast.If(_load("__debug__"), checked, []), node)
 
     def _while(self, node: ast.While) -> None:
-        """Its condition is evaluated at the head of each turn; `else` stays outside, where its `break` belongs."""
+        """Evaluate the condition at the head of each turn; `else` stays behind the loop, where its `break` belongs."""
         goes_on = self._name()
         self._set(goes_on, ast.Constant(True), node)
         with self._inside() as turn:
@@ -234,7 +234,7 @@ class _Rewriting:
         self._write(ast.While(_load(goes_on), turn, self.block(node.orelse)), node)
 
     def _for(self, node: ast.For) -> None:
-        """What is still to come waits in a local, not in an iterator, which has no value."""
+        """Keep the items that are left in a local, not in an iterator, whose state cannot be compared."""
         rest = self._name()
         self._set(rest, ast.Call(_load(WALKED), [self._lift(node.iter)], []), node.iter)
         with self._inside() as turn:
@@ -250,7 +250,7 @@ class _Rewriting:
     # --- expressions
 
     def _lift(self, node: ast.expr) -> ast.expr:
-        """Write the statements that `node` needs before; what then is left to evaluate makes no call."""
+        """Write the calls of `node` as statements; the expression that is returned makes no call."""
         if not _calls(node):
             return node
         match node:
@@ -271,7 +271,7 @@ class _Rewriting:
         return node
 
     def _lift_parts(self, node: ast.AST) -> None:
-        """All that is evaluated up to the last call waits in locals."""
+        """Replace every part of `node` up to the last one with a call by a local that holds its value."""
         parts = list(_parts(node))
         last = max((index for index, part in enumerate(parts) if _calls(part.get())), default=-1)
         for index, part in enumerate(parts[: last + 1]):
@@ -281,7 +281,7 @@ class _Rewriting:
             part.set(value if index == last else self._keep(value))
 
     def _keep(self, node: ast.expr) -> ast.expr:
-        """`node`, evaluated now: what stands for it later."""
+        """Evaluate `node` now; returns the expression that stands for its value later."""
         match node:
             case ast.Constant():
                 return node
@@ -308,7 +308,7 @@ class _Rewriting:
         return ast.copy_location(_load(name), node)
 
     def _choose(self, name: str, values: list[ast.expr], is_and: bool) -> None:
-        """The first of `values` that decides, or the last one."""
+        """Give the local `name` the value of an `and` or `or`: the first of `values` that decides, or the last one."""
         first, *others = values
         self._set(name, self._lift(first), first)
         if others:
@@ -318,7 +318,7 @@ class _Rewriting:
             self._write(ast.If(test, undecided, []), first)
 
     def _compare(self, name: str, left: ast.expr, ops: list[ast.cmpop], values: list[ast.expr]) -> None:
-        """Pair by pair, until one does not hold."""
+        """Give the local `name` the value of a chain of comparisons: pair by pair, until one does not hold."""
         right = self._lift(values[0])
         if values[1:]:
             right = self._keep(right)

@@ -1,4 +1,4 @@
-"""What a search may say, and the way to a bug."""
+"""The verdict of a search: its result, and for a bug the trace that leads to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Outcome = tuple[tuple[Any, ...], dict[int, Number]]
 
 
 class Result(StrEnum):
-    """What a search may say. A limit is never a pass."""
+    """The results of a search. LIMIT, a search that was cut short, is never a pass."""
 
     EXHAUSTED = "exhausted"
     BUG = "bug"
@@ -22,7 +22,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a trace; `choice` numbers the outcomes that memory allowed."""
+    """One step of a trace; `choice` is the number of its outcome among those that memory allowed."""
 
     lane: int
     operation: Operation
@@ -35,8 +35,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search found. `outcomes`: (results, memory) of each end; for a bug its description and the way to it;
-    of a limit what still grows, where lanes only count while they wait."""
+    """The result of a search, with its evidence.
+
+    `outcomes`: (results of the lanes, final words) of each distinct end. `bug` and `trace` describe a bug. `growth`
+    names, at a limit, the locals by which waiting lanes only count.
+    """
 
     result: Result
     memory: str
@@ -50,7 +53,7 @@ class Verdict:
 
     @property
     def schedule(self) -> str:
-        """The trace for `replay`: a lane a step, :n where memory had a choice, ! where the lane was killed."""
+        """The trace as `replay` takes it: a lane a step, :n where memory had a choice, ! where the lane was killed."""
         return " ".join(
             f"{step.lane}{f':{step.choice}' if step.choice else ''}{'!' if step.is_kill else ''}"
             for step in self.trace

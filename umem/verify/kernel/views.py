@@ -15,8 +15,11 @@ ZERO = 0  # number of the view that says nothing
 
 
 class Message(NamedTuple):
-    """A store to a word. `view` ZERO: it publishes nothing. `is_bound`: by a read-modify-write of the one before.
-    `is_plain`: an access that meets it, and has not been told of it, is a data race."""
+    """A store to a word. `view` is what an acquire of it takes over, ZERO for nothing.
+
+    `is_bound`: made by a read-modify-write of the message before it. `is_plain`: a plain store, with which an access
+    that nothing orders behind it is a data race.
+    """
 
     value: Number
     view: int
@@ -24,14 +27,14 @@ class Message(NamedTuple):
     is_plain: bool = False
 
 
-# Of the oldest message: nothing comes before it, and all have met it.
+# The oldest message: it has no predecessor, and every lane has it in its view.
 _KNOWN_TO_ALL = {"is_bound": False, "is_plain": False}
 
 Row = tuple[Message, ...]  # the messages of a word, in modification order
 
 
 class Memo(dict[Any, Any]):
-    """The values of a function, found when they are first asked for."""
+    """The values of a function by argument, each computed once, at its first use."""
 
     def __init__(self, function: Callable[[Any], Any]):
         self._function = function
@@ -87,9 +90,9 @@ class Tables:
 
 
 class Renumbering:
-    """What becomes of views and rows when messages get other indices.
+    """A change of message indices, applied to views and rows by number: `views[number]`, `rows[word][number]`.
 
-    `of_view` says it of a view; of each word as many messages as `drops` says go away at the front.
+    `of_view` renumbers one view; `drops` is, for each word, how many of its oldest messages are dropped.
     """
 
     def __init__(self, tables: Tables, of_view: Callable[[View], View], drops: View):
@@ -115,7 +118,7 @@ class Renumbering:
 
 
 def trimming(tables: Tables, first: View) -> Renumbering:
-    """`first` messages of each word are dropped: indices count from the oldest that is left."""
+    """The change that drops the `first[word]` oldest messages of each word: indices count from the oldest left."""
 
     def of_view(view: View) -> View:
         return tuple([a - b if a > b else 0 for a, b in zip(view, first, strict=True)])
@@ -124,7 +127,7 @@ def trimming(tables: Tables, first: View) -> Renumbering:
 
 
 def spreading(tables: Tables, word: int, place: int) -> Renumbering:
-    """A message comes in at `place` of `word`: those behind it count one more."""
+    """The change that makes room for a message at `place` of `word`: indices from `place` on rise by one."""
 
     def of_view(view: View) -> View:
         return view if view[word] < place else (*view[:word], view[word] + 1, *view[word + 1 :])

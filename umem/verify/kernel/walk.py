@@ -2,8 +2,8 @@
 
 Random walks follow Burckhardt et al., "A randomized scheduler with probabilistic guarantees of finding bugs"
 (ASPLOS 2010): lanes have random priorities, the highest runs, and at a few random steps the running lane falls
-to the lowest. It also does so now and then without plan, lest a lane that only waits keeps others from what it waits
-for; so the bound of the paper does not hold here. Where memory offers several outcomes, one is drawn.
+to the lowest. It also does so at random, lest a lane that spins keeps the lane that it waits for from running; so the
+bound of the paper does not hold here. Where memory offers several outcomes, one is drawn.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def replay(
     constants: Mapping[int, Number] | None = None,
     deaths: Deaths | None = None,
 ) -> str | None:
-    """What is wrong at the end of the execution that `Verdict.schedule` describes, or None: for regression tests.
+    """The bug at the end of the execution that `Verdict.schedule` describes, or None: for regression tests.
 
     A schedule that does not fit the program any more raises ConfigError: the kernel has changed.
     """
@@ -51,7 +51,7 @@ def replay(
 
 
 def _replayed(run: _Run, schedule: str, deaths: Deaths) -> str | None:
-    """What is wrong at the end of the schedule, or None."""
+    """The bug at the end of the schedule, or None."""
     for number, word in enumerate(schedule.split()):
         lane, _, choice = word.rstrip("!").partition(":")
         if not run.can_step(int(lane)):
@@ -77,7 +77,7 @@ def walk(
 ) -> Verdict:
     """Run `walks` random executions, for programs that cannot be exhausted. A LIMIT with the steps taken, or a BUG.
 
-    Up to `kills` lanes, of those that are `mortal`, are killed before a random step, as in `explore`. The trace of a
+    Up to `kills` of the `mortal` lanes are killed before a random step, as in `explore`. The trace of a
     bug is not the shortest one. A walk that does not end is no bug: nothing is said of progress.
     """
     rng, begin, num_steps = random.Random(seed), time.monotonic(), 0
@@ -165,7 +165,7 @@ class _Run:
         return self._exception(lane)
 
     def failure(self) -> str | None:
-        """What is wrong with the end, where all lanes have come to one; else what is under way."""
+        """The bug that the end shows, or None; while lanes still run, a violation in the next step of one."""
         if any(self.can_step(lane) for lane in range(len(self._lanes))):
             return self._violation()
         results = []
@@ -175,13 +175,13 @@ class _Run:
         return self._final(tuple(results), self._memory.values(self._state)) if self._final else None
 
     def _outcomes(self, lane: int, operation: Operation) -> list[Outcome]:
-        """The outcomes that a step may have. No lane sleeps here: a futex may always return early."""
+        """The outcomes of a step. No lane sleeps here: a futex may always return early."""
         if operation.kind in (WAIT, WAKE):
             return [(0, self._state, "")]
         return self._memory.steps(self._state, lane, operation)
 
     def _violation(self) -> str | None:
-        """A step that the schedule ends before because no memory allows it."""
+        """The violation in the next step of a lane, or None: a schedule ends before a step that memory refuses."""
         for lane, number in enumerate(self._at):
             if number is not None and self.can_step(lane):
                 state = self._lanes[lane].states[number]

@@ -10,11 +10,11 @@ The model is that of Kang et al., "A promising semantics for relaxed-memory conc
 promises, with the fences of Lahav et al., "Repairing sequential consistency in C/C++11" (PLDI 2017): coherence,
 release sequences, no values out of thin air, no load buffering of relaxed accesses.
 
-A plain access must not race: it finds the newest message in its lane's view, and whoever meets a plain store, by
-whatever access, has it in its view; else that is a violation. A load that is watched leaves a mark, which travels in
-views like a message: who stores to the word has it in its view (the happens-before of vector clocks, as in Flanagan
-and Freund, "FastTrack", PLDI 2009). Views also know what relaxed loads have met, and what fences tell each other: a
-race with just that is not found.
+A plain access must not race: its lane's view holds the newest message of the word, and the view of a lane that
+meets a plain store, by any access, holds that store; else it is a violation. A watched load leaves a mark, which
+travels in views like a message: a lane that stores to the word must have it in its view (the happens-before of
+vector clocks, as in Flanagan and Freund, "FastTrack", PLDI 2009). Views also hold the messages that relaxed loads
+have met, and those that fences pass on: a race with a message known only so is not found.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ PLAIN = ("plain", "stream")
 
 
 class State(NamedTuple):
-    """By number (views.py): the messages of each word, and views. `seen`: what lanes may not read behind; `read`:
-    what relaxed loads have met, for an acquire fence; `sent`: what a release fence lets relaxed stores publish;
-    `total`: of all sequentially consistent fences."""
+    """`rows`: the messages of each word; the rest are views. All are numbers (views.py).
+
+    By lane, `seen`: the oldest messages that it may still read; `read`: what its relaxed loads have met, for its next
+    acquire fence; `sent`: what its last release fence lets relaxed stores publish. `total`: the view that all
+    sequentially consistent fences share.
+    """
 
     rows: tuple[int, ...]
     seen: tuple[int, ...]
@@ -45,19 +48,19 @@ class State(NamedTuple):
 
 
 class Weak:
-    """Words with all their messages. See search.Memory for what the methods promise."""
+    """Words with all their messages. The methods' contracts are in memory.Memory."""
 
     name = "weak"
 
     def __init__(self, initial: Mapping[int, Number], watched: Collection[Watch] = ()):
         self._places = Places(initial)
         num_words = len(self._places.initial)
-        # Of a word, by lane and whether the load is plain: the word of marks.
+        # By word, then by lane and whether the load is plain: the word that holds the load's marks.
         self._marks: dict[int, dict[tuple[int, bool], int]] = {}
         for mark, watch in enumerate(sorted(watched), num_words):
             word = self._places.addresses.index(watch.address)
             self._marks.setdefault(word, {})[watch.lane, watch.is_plain] = mark
-        self._loads: set[tuple[int, int, bool]] = set()  # that were met: word, lane, is it plain
+        self._loads: set[tuple[int, int, bool]] = set()  # all that were met: word, lane, whether it is plain
         self._stores: set[tuple[int, int, bool]] = set()
         self._last_plain = Memo(self._last_plain_of)  # by word and number of its row
         self._tables = Tables(num_words + len(watched))
@@ -66,12 +69,12 @@ class Weak:
         self._spreadings = Memo(lambda key: spreading(self._tables, *key))
 
     def start(self, num_lanes: int) -> State:
-        """Every word has the message that it was given, which all lanes have seen."""
+        """Every word has one message, its first value, which all lanes have seen."""
         num_marks = sum(map(len, self._marks.values()))
         values = enumerate((*self._places.initial, *(0,) * num_marks))
         rows = tuple(self._tables.row(word, (Message(value, ZERO),)) for word, value in values)
-        nothing = (ZERO,) * num_lanes
-        return State(rows, nothing, nothing, nothing, ZERO)
+        empty = (ZERO,) * num_lanes
+        return State(rows, empty, empty, empty, ZERO)
 
     def values(self, state: State) -> dict[int, Number]:
         """By address, the last in modification order."""
@@ -87,7 +90,7 @@ class Weak:
         return operation.kind in (STORE, FENCE) and operation.ordering != "seq_cst"
 
     def settle(self, state: State, alive: tuple[int, ...]) -> State:
-        """Without the messages that no lane can read any more; indices count from the oldest that is left."""
+        """The state without messages that no lane can read any more; indices count from the oldest that is left."""
         if len(alive) < len(state.seen):
             state = _without_the_dead(state, alive)
         if not alive:
@@ -97,7 +100,7 @@ class Weak:
         return self._renumbered(state, change) if change else state
 
     def unwatched(self) -> frozenset[Watch]:
-        """The loads so far that a store of others may race with, where none is watched."""
+        """The loads so far that a store of another lane may race with; none once loads are watched."""
         if self._marks:
             return frozenset()
         return frozenset(
@@ -116,8 +119,8 @@ class Weak:
         first = self._tables.views[state.seen[lane]][word]
         is_plain = operation.ordering in PLAIN
         if first < (len(row) - 1 if is_plain else self._last_plain[word, state.rows[word]]):
-            what = f"a plain {operation.kind} meets a store" if is_plain else "an access meets a plain store"
-            raise Violation(f"data race: {what} that nothing orders before it")
+            race = f"a plain {operation.kind} meets a store" if is_plain else "an access meets a plain store"
+            raise Violation(f"data race: {race} that nothing orders before it")
         if operation.kind == STORE:
             return self._store(state, lane, word, operation)
         self._loads.add((word, lane, is_plain))
@@ -126,13 +129,13 @@ class Weak:
         return self._load(state, lane, word, operation)
 
     def _last_plain_of(self, key: tuple[int, int]) -> int:
-        """Index of the last plain store in a row, or 0: a lane that has seen that one meets no other."""
+        """Index of the last plain store in a row, or 0: a lane that has seen it meets no unseen plain store."""
         word, number = key
         row = self._tables.rows[word][number]
         return max((index for index, message in enumerate(row) if message.is_plain), default=0)
 
     def _marked(self, state: State, lane: int, word: int, is_plain: bool) -> State:
-        """With a mark of the lane's load of the word, if it is watched: the lane alone has seen the last one."""
+        """The state with a new mark of the lane's load, if that is watched; only the lane has seen the mark."""
         mark = self._marks.get(word, {}).get((lane, is_plain))
         if mark is None:
             return state
@@ -143,7 +146,7 @@ class Weak:
         return State(rows, _with(state.seen, lane, seen), state.read, state.sent, state.total)
 
     def _forgetting(self, mark: int) -> Renumbering:
-        """Every view has missed the last mark."""
+        """The change by which no view holds the last mark any more, so that a new one can take its place."""
 
         def of_view(view: View) -> View:
             return (*view[:mark], 0, *view[mark + 1 :])
@@ -151,7 +154,7 @@ class Weak:
         return Renumbering(self._tables, of_view, (0,) * len(self._tables.rows))
 
     def _check_loads(self, state: State, lane: int, word: int, is_plain: bool) -> None:
-        """Raise Violation where a load of another lane is not known to come before a store of `lane`."""
+        """Raise Violation where no order puts a watched load of another lane before this store of `lane`."""
         self._stores.add((word, lane, is_plain))
         view = self._tables.views[state.seen[lane]]
         for (other, loads_plainly), mark in self._marks.get(word, {}).items():
@@ -186,7 +189,7 @@ class Weak:
         return found
 
     def _load(self, state: State, lane: int, word: int, operation: Operation) -> list[Outcome]:
-        """Loads and read-modify-writes; of the latter one that changes nothing is a load."""
+        """The outcomes of a load or read-modify-write; a compare_swap that fails is a load."""
         row = self._tables.rows[word][state.rows[word]]
         first = self._tables.views[state.seen[lane]][word]
         found: list[Outcome] = []
@@ -208,7 +211,7 @@ class Weak:
                 found.append((message.value, met, age))
                 continue
             if index + 1 < len(row) and row[index + 1].is_bound:
-                continue  # another one has replaced this message
+                continue  # another read-modify-write has replaced this message
             self._check_loads(met, lane, word, False)
             own = met.seen[lane] if operation.releases else met.sent[lane]
             view = self._tables.replaced[self._join(message.view, own), word, 0]  # of a release sequence
@@ -218,7 +221,7 @@ class Weak:
         return found
 
     def _insert(self, state: State, lane: int, word: int, place: int, message: Message) -> State:
-        """With `message` of `lane` at `place` of the word's messages, views behind it count one more."""
+        """The state with `message` of `lane` at `place` in the word's row; indices from there on rise by one."""
         row = self._tables.rows[word][state.rows[word]]
         if place < len(row):
             change = self._spreadings[word, place]
@@ -236,7 +239,7 @@ class Weak:
         return other if view == ZERO else self._tables.joined[view, other]
 
     def _trimming(self, key: tuple[tuple[int, ...], tuple[int, ...]]) -> Renumbering | None:
-        """What `settle` does where lanes have seen this, and those `alive` still run; None for nothing."""
+        """The change that `settle` makes for (views of the lanes, lanes alive), or None."""
         seen, alive = key
         views = [self._tables.views[seen[lane]] for lane in alive]
         first: View = tuple(map(min, *views)) if len(views) > 1 else views[0]
@@ -254,7 +257,7 @@ class Weak:
 
 
 def _without_the_dead(state: State, alive: tuple[int, ...]) -> State:
-    """The state without the views of lanes that have ended: they decide nothing any more."""
+    """The state without the views of lanes that have ended, which have no further effect."""
 
     def kept(views: tuple[int, ...]) -> tuple[int, ...]:
         return tuple([view if lane in alive else ZERO for lane, view in enumerate(views)])

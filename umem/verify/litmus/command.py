@@ -26,7 +26,7 @@ from .text import read
 
 FAIL_CODE, INCONCLUSIVE_CODE = 1, 3
 SEGMENT = "64M"
-# Instances a test by which a world is judged; a tenth of them where nobody says how many.
+# Instances of each test by which a world is judged; a tenth of them is the default of a run.
 FULL = {MAPPED: 1_000_000, NO_PEER_ACCESS: 100_000, HOSTS: 10_000}
 
 
@@ -64,9 +64,9 @@ def tests_of(files: Sequence[Path]) -> list[Litmus]:
 
 
 def run(console: Console, tests: Sequence[Litmus], options: Options, ends: int = SHOWN) -> int:
-    """Play the tests and show what was seen, of each the most common `ends`.
+    """Play the tests and print a table with the `ends` most common ends of each.
 
-    0, FAIL_CODE, or INCONCLUSIVE_CODE where none failed.
+    Returns FAIL_CODE where a forbidden end was seen; INCONCLUSIVE_CODE where one showed nothing, or none ran; else 0.
     """
     found = play(tests, options)
     cores = len(limits.usable_cores())
@@ -88,7 +88,7 @@ def run(console: Console, tests: Sequence[Litmus], options: Options, ends: int =
 
 
 def exit_code(results: Iterable[Result]) -> int:
-    """What a process that found `results` ends with; where all tests were waived, nothing was shown."""
+    """The exit code for these results. Where all tests were waived, it is INCONCLUSIVE_CODE: nothing was shown."""
     seen = set(results)
     if Result.FAIL in seen:
         return FAIL_CODE
@@ -96,7 +96,7 @@ def exit_code(results: Iterable[Result]) -> int:
 
 
 def play(tests: Sequence[Litmus], options: Options) -> list[Evidence]:
-    """Play each test in a world of its number of ranks; tests that agree on it share a world."""
+    """Play each test in a world of as many ranks as it has lanes, or `options.ranks`; tests of one number share it."""
     by_ranks: dict[int, list[Litmus]] = {}
     for litmus in tests:
         by_ranks.setdefault(options.ranks or len(litmus.lanes), []).append(litmus)
@@ -109,7 +109,7 @@ def play(tests: Sequence[Litmus], options: Options) -> list[Evidence]:
 
 
 def table(found: Sequence[Evidence], cores: int, ends: int = SHOWN) -> Table:
-    """A line a test."""
+    """The evidence as a table, a row a test."""
     drawn = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
     drawn.add_column("test", no_wrap=True)
     for name in ("ranks", "a core", "instances"):
@@ -139,7 +139,10 @@ def table(found: Sequence[Evidence], cores: int, ends: int = SHOWN) -> Table:
 
 
 def run_model(console: Console, tests: Sequence[Litmus]) -> int:
-    """Search each test in sequential and in weak memory; 0, or FAIL_CODE for what is forbidden or never seen."""
+    """Search each test in sequential and in weak memory, and print a table.
+
+    Returns FAIL_CODE where a forbidden end was found, an allowed one was not, or a search was cut short; else 0.
+    """
     drawn = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
     for name in ("test", "memory", "states", "ends", "result"):
         drawn.add_column(name, justify="right" if name in ("states", "ends") else "left")

@@ -1,4 +1,4 @@
-"""What the ends of a litmus test on real memory say about it."""
+"""The result of a litmus test on real memory, from how often each end was seen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 3  # ends in a table, unless told; the rest is counted
 
 
 class Result(StrEnum):
-    """Inconclusive: one end alone was seen, so that the lanes may never have met. It is no pass."""
+    """The results of a test. Inconclusive, which is no pass: only one end was seen, so the lanes may never have met."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -45,12 +45,12 @@ class Evidence:
 
     @cached_property
     def allowed(self) -> Counter[Condition]:
-        """How often each allowed condition was met: on a machine whose memory is stronger, never."""
+        """How often each allowed condition was met; memory stronger than the weakest allowed never meets it."""
         return self._count(self.litmus.allowed)
 
     @property
     def result(self) -> Result:
-        """What the ends say together."""
+        """WAIVED, FAIL where a forbidden condition was met, INCONCLUSIVE after one end alone, else PASS."""
         if self.num_ranks < len(self.litmus.lanes):
             return Result.WAIVED
         if self.forbidden:

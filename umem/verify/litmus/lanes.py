@@ -1,4 +1,4 @@
-"""One rank's part of a round: programs of words for its lane, and the loop that runs them (kernels/litmus_lanes)."""
+"""One rank's part of a round: programs of words for its lane, and the loop that runs them (run_lane.py)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPERATIONS = {
     "compare_swap": operations.COMPARE_SWAP,
     "fence": words.FENCE,
 }
-AT_ONCE = np.zeros(INSTANCES, np.int64)  # moments of a round in which nobody waits
+AT_ONCE = np.zeros(INSTANCES, np.int64)  # moments of a round whose lanes do not wait
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A litmus test as plain data: what lanes do to a few words, and which ends must not, or may, be seen."""
+"""A litmus test as plain data: the steps of its lanes on a few words, and its forbidden and allowed ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Form:
-    """What is written behind an operation's name: a place, so many numbers; and whether it gives a value."""
+    """The syntax of an operation: whether it names a place, the numbers behind it, and whether it gives a value."""
 
     has_place: bool
     operands: tuple[str, ...]
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Term:
-    """A comparison of a register, or of what a place holds at the end, with a number."""
+    """A comparison of a register, or of a place's final value, with a number."""
 
     name: str
     relation: str
@@ -60,12 +60,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Condition:
-    """Terms that hold together."""
+    """The conjunction of its terms."""
 
     terms: tuple[Term, ...]
 
     def holds(self, end: Mapping[str, int]) -> bool:
-        """Whether it is so at this end: values by name."""
+        """Whether every term holds at this end, which is values by name."""
         return all(RELATIONS[term.relation](end[term.name], term.value) for term in self.terms)
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Litmus:
-    """A test. `forbidden`: no end may satisfy one of these; `allowed`: ends that weak memory may show."""
+    """A test. No end may satisfy a `forbidden` condition; weak memory may show ends that satisfy an `allowed` one."""
 
     name: str
     title: str
@@ -89,18 +89,18 @@ class Litmus:
         return 1 + max(place.line for place in self.places)
 
     def registers(self, lane: int) -> tuple[str, ...]:
-        """Names of the values that a lane keeps, in its order."""
+        """Names of a lane's registers, in the order of its steps."""
         return tuple(step.register for step in self.lanes[lane] if step.register)
 
     @property
     def watched(self) -> tuple[Place, ...]:
-        """The places whose last value some condition asks for."""
+        """The places that a condition names; their final values are part of an end."""
         asked = {term.name for condition in self.forbidden + self.allowed for term in condition.terms}
         return tuple(place for place in self.places if place.name in asked)
 
     @property
     def observed(self) -> tuple[str, ...]:
-        """Names of what makes up an end: the registers lane by lane, then the watched places."""
+        """Names of the values of an end, in order: the registers lane by lane, then the watched places."""
         names = [name for lane in range(len(self.lanes)) for name in self.registers(lane)]
         return (*names, *(place.name for place in self.watched))
 

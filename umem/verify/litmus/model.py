@@ -28,7 +28,7 @@ INTRINSICS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Checked:
-    """A test searched in one memory; `unseen`: outcomes that it calls allowed and weak memory never shows."""
+    """A test searched in one memory model; `unseen`: its allowed conditions that no end in weak memory satisfies."""
 
     verdict: Verdict
     ends: frozenset[tuple[int, ...]]  # of litmus.observed
@@ -36,17 +36,17 @@ class Checked:
 
     @property
     def passes(self) -> bool:
-        """Every end was searched, no forbidden one is there, and the allowed ones are."""
+        """Whether the search is complete, no end is forbidden, and every allowed condition was seen."""
         return self.verdict.result is Result.EXHAUSTED and not self.unseen
 
 
 def address_of(place: Place) -> int:
-    """Where the model keeps a place; 0 is no address."""
+    """The address of a place in the model; never 0, which is no address."""
     return (1 + place.line) * LINE_BYTES + place.word * WORD_BYTES
 
 
 def program_of(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Program:
-    """The test as a program for the model checker: a bug is an end that is forbidden."""
+    """The test as a program for the model checker; a forbidden end is a bug."""
     addresses = {place.name: address_of(place) for place in litmus.places}
     lanes = []
     for steps in litmus.lanes:
@@ -70,7 +70,7 @@ def program_of(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Program:
 
 
 def check(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Iterator[Checked]:
-    """The result in each of `models`, the simple one first, until one shows a forbidden outcome."""
+    """Search the test in each of `models`, the simple one first, until one shows a forbidden end."""
     for verdict in program_of(litmus, models).check():
         found = [_end(litmus, results, memory) for results, memory in verdict.outcomes]
         may_show = litmus.allowed if verdict.memory == "weak" else ()
@@ -84,7 +84,7 @@ def _arguments(addresses: Mapping[str, int], place: str, operands: tuple[int, ..
 
 
 def _lane(actions: tuple[tuple[Callable[..., Any], tuple[int, ...], bool], ...]) -> tuple[Number, ...]:
-    """Do `actions` in order; the values that are kept."""
+    """Do `actions` in order; returns the values of the registers."""
     kept: tuple[Number, ...] = ()
     index = 0
     while index < len(actions):

@@ -3,12 +3,12 @@
 In each round
     ranks are dealt anew to the lanes of the test: as many groups of lanes as the ranks make, each with places of
     its own, so that all ranks are busy, also where there are more of them than cores;
-    the lines of a group get homes in turn, from a rank on that changes: x and y never share one;
-    its lanes store what the places start with, an equal share of the instances each, then every rank loads all of
-    them: whatever may keep a copy has one;
-    all lanes run, instance by instance, each from a moment of the clock on that they share but for a little
-    chance, so that they meet in many ways;
-    they read what the places hold at the end.
+    the lines of a group get homes in turn, from a rank that changes: x and y never share one;
+    its lanes store the first values of the places, an equal share of the instances each, then every rank loads all
+    of them: every cache that may hold a copy has one;
+    all lanes run, instance by instance, each from a moment of the clock that they share but for a little chance, so
+    that their steps meet in many orders;
+    they read the final values of the places.
 The clock is one for all processes of a machine; on several machines lanes start a barrier apart.
 """
 
@@ -28,14 +28,14 @@ from .lanes import ALL, INSTANCES, LINE_BYTES, Lane, encode
 from .litmus import Litmus, Step
 
 LINE_WORDS = LINE_BYTES // 8
-# From the moment that rank 0 names one until it comes, by memory and by messages: longer than a barrier takes.
+# How far ahead rank 0 sets the moment at which lanes begin, by memory and by messages: longer than a barrier takes.
 LEAD_NS, FAR_LEAD_NS = 100_000, 1_000_000
 CLOSENESS = (1.0, 0.25, 0.0625)
 MORE_S = 0.5
-UNPACED = 2  # rounds that tell how long an instance takes
-SLACK = 1.5  # time for an instance, in those that the slowest lane takes
-# For an instance. Ranks that share cores give theirs away between instances, else a whole round passes in one turn
-# of the scheduler. The longest time is for where some lane had lost its core.
+UNPACED = 2  # rounds that measure how long an instance takes
+SLACK = 1.5  # the period of instances, as a multiple of the slowest lane's time for one
+# Bounds of the period. Ranks that share cores yield between instances, else a whole round passes in one turn of the
+# scheduler. The longest bounds the effect of a lane that had lost its core while it was measured.
 LEAST_NS, LEAST_SHARED_NS, MOST_NS = 400, 20_000, 1_000_000
 
 CACHES = ("none", "back", "through")
@@ -52,7 +52,7 @@ class Deal:
     closeness: float  # of the moments at which lanes begin an instance, as a part of the time that it takes
 
     def place_of(self, rank: int) -> tuple[int, int] | None:
-        """(group, lane) of a rank, or None where it only watches."""
+        """(group, lane) of a rank, or None where it has none in this round."""
         for number, group in enumerate(self.groups):
             if rank in group:
                 return number, group.index(rank)
@@ -68,7 +68,7 @@ def deal(random: np.random.Generator, num_ranks: int, num_lanes: int) -> Deal:
 
 
 class Rounds:
-    """The memory that a test is played in, and how. Made, played and closed in every rank."""
+    """A test with the memory it is played in. Made, played and closed in every rank."""
 
     def __init__(self, space: Space, litmus: Litmus, cache: str, seed: int):
         self.space, self.litmus = space, litmus
@@ -92,17 +92,17 @@ class Rounds:
             space.shared(f"litmus/{number}/{home}", lines, "int64", home, cache=cache, line=LINE_BYTES)
             for home in range(space.num_ranks)
         ]
-        # What lanes have seen: a part for each, and one for the last values.
+        # The values that lanes have seen: a part for each lane's registers, and one for the final values.
         self._widths = [code.num_registers for code in (*self._codes, self._last)]
         seen = (self._num_groups, len(self._widths), INSTANCES, max(*self._widths, 1))
         self._seen = space.shared(f"litmus/{number}/seen", seen, "int64", 0)
         self._begin = space.shared(f"litmus/{number}/begin", 1, "int64", 0)
         self._lead_ns = LEAD_NS if is_mapped else FAR_LEAD_NS
-        # Where nothing keeps a copy, there is nothing to warm.
+        # Without caches there are no copies to warm.
         self._is_warmed = is_mapped or cache != "none"
 
     def play(self, num_instances: int) -> Counter[End]:
-        """How often each end came, over `num_instances` or some more; nothing but at rank 0. Collective.
+        """How often each end came, over at least `num_instances`; empty except at rank 0. Collective.
 
         A test that has shown one end alone goes on for MORE_S: where other programs take the cores, whole rounds
         pass in one turn of the scheduler.
@@ -133,7 +133,7 @@ class Rounds:
         return bool(self.space.world.exchange("litmus/more", b"yes" if answer else b"")[0])
 
     def _round(self) -> int:
-        """All of a round; how long this rank's lane took."""
+        """Play a round; returns how long this rank's lane took, in ns."""
         dealt = deal(self._random, self.space.num_ranks, len(self.litmus.lanes))
         mine = dealt.place_of(self.space.rank)
         places = [self._places(group, dealt.homes) for group in range(self._num_groups)]
@@ -149,12 +149,12 @@ class Rounds:
         took_ns = 0 if mine is None else self._play_lane(*mine, places[group], begin_ns, dealt.closeness)
         self.space.barrier()
         if mine is not None:
-            self._tell(group, len(self._codes), self._lane.run(self._last, places[group], share), share)
+            self._report(group, len(self._codes), self._lane.run(self._last, places[group], share), share)
         self.space.barrier()
         return took_ns
 
     def _share(self, lane: int) -> range:
-        """The instances whose words this lane resets, and reads at the end."""
+        """The instances whose words this lane sets before the round and reads after it."""
         num_lanes = len(self.litmus.lanes)
         return range(INSTANCES * lane // num_lanes, INSTANCES * (lane + 1) // num_lanes)
 
@@ -164,7 +164,7 @@ class Rounds:
         started_ns = max(time.monotonic_ns(), begin_ns)
         results = self._lane.run(self._codes[lane], places, ALL, begin_ns, moments)
         took_ns = time.monotonic_ns() - started_ns
-        self._tell(group, lane, results)
+        self._report(group, lane, results)
         return took_ns
 
     def _agree(self) -> int:
@@ -176,11 +176,11 @@ class Rounds:
         return int(self.space.load(self._begin.address, "int64"))
 
     def _set_pace(self) -> None:
-        """Find out how long an instance takes the slowest lane, in rounds that do not count: nobody waits in them,
-        and a lane with little to do is through before the others begin."""
+        """Measure the slowest lane's time for an instance, in rounds that do not count: their lanes do not wait, so a
+        short one ends before the others begin."""
         took_ns = [self._round() for _ in range(UNPACED)]
-        told = self.space.world.exchange("litmus/pace", json.dumps(took_ns).encode())
-        slowest_ns = min(map(max, zip(*map(json.loads, told), strict=True)))
+        of_all = self.space.world.exchange("litmus/pace", json.dumps(took_ns).encode())
+        slowest_ns = min(map(max, zip(*map(json.loads, of_all), strict=True)))
         self._spread_ns = slowest_ns // INSTANCES
         self._period_ns = min(max(int(self._spread_ns * SLACK), self._least_ns), MOST_NS)
 
@@ -193,8 +193,8 @@ class Rounds:
             addresses.append(self._lines[home].address_of(first, place.word))
         return np.array(addresses, np.int64)
 
-    def _tell(self, group: int, part: int, results: np.ndarray, instances: range = ALL) -> None:
-        """Show rank 0 what was seen in these instances."""
+    def _report(self, group: int, part: int, results: np.ndarray, instances: range = ALL) -> None:
+        """Put the values of these instances where rank 0 counts them."""
         if results.size:
             start = self._seen.address_of(group, part, 0, 0)
             self.space.put(start + instances.start * results[0].nbytes, results)

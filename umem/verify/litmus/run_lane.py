@@ -2,10 +2,10 @@
 
 A program is num_steps rows of STEP_WORDS words; instance i of the test has its places at places[p] + i * stride.
 All instances of a round are run in order, each from its own moment on: lanes of several processes meet by the
-clock, which orders nothing between them and costs no access to memory that is tested.
+clock, which orders none of their accesses and costs no access to the tested memory.
 
 Every access acquires or releases, read-modify-writes do both: coherent accesses (kernels/coherent/typed.py), or the
-processor's own where memory is mapped and nobody keeps copies. A FENCE also orders stores before later loads.
+processor's own where memory is mapped and uncached. A FENCE also orders stores before later loads.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FAR_NS = 5_000  # a lane that has longer to wait gives its core away meanwhile: 
 
 @device_function
 def perform_raw(operation, address, first, second):
-    """One access by the processor; what the word held where that is asked for."""
+    """Do one access by the processor; returns the word's old value, or 0 after a store."""
     if operation == READ:
         return load_acquire_i64(address, 0)
     if operation == WRITE:
@@ -58,7 +58,7 @@ def perform_raw(operation, address, first, second):
 
 @device_function
 def perform(cache, operation, address, first, second):
-    """One step: (OK, what the word held where that is asked for), or another status, and nothing was done."""
+    """Do one step; returns (OK, the word's old value, or 0), or another status where nothing was done."""
     if operation == FENCE:
         fence_seq_cst()
         return OK, 0
@@ -83,7 +83,7 @@ def wait_until(moment_ns):
 
 @device_function
 def run_instance(cache, position, program, num_steps, places, offset, results):
-    """The steps from position[STEP] on, at `offset` from the first instance; OK, or why a step was not done."""
+    """Do the steps from position[STEP] on, `offset` bytes behind the first instance; OK, or a failed step's status."""
     step = load_i64(position, STEP)
     while step < num_steps:
         row = program + step * STEP_WORDS * WORD
@@ -119,7 +119,7 @@ def run_lane(
     num_instances,
     deadline_ns,
 ):
-    """The instances from position[INSTANCE] on, number i not before begin_ns + moments[i].
+    """Run the instances from position[INSTANCE] on, number i not before begin_ns + moments[i].
 
     Registers go to results[i * num_registers ...]. OK when all have run; AGAIN past `deadline_ns`, or the status
     of a step that was not done: call again, with the same arguments, once that is settled.

@@ -34,7 +34,7 @@ _WORDS = frozenset(FORMS) | {"test", "start", "rank", "forbidden", "allowed", "a
 
 
 def read(path: Path) -> Litmus:
-    """The test in a file. Raises ConfigError where there is none, LitmusSyntax for what is not a test."""
+    """The test in a file. Raises ConfigError where the file cannot be read, LitmusSyntax where it is not a test."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -43,7 +43,7 @@ def read(path: Path) -> Litmus:
 
 
 def parse(text: str, file: str = "test") -> Litmus:
-    """The test that `text` describes. Raises LitmusSyntax, with `file`, the line, and what was expected there."""
+    """The test that `text` describes. Raises LitmusSyntax with `file`, the line, and the syntax expected there."""
     parser = _Parser(file)
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):

@@ -1,4 +1,4 @@
-"""`umem verify model`: search what a protocol allows, the table alone and as messages; a line a configuration."""
+"""`umem verify model`: search a protocol's states, the table alone and as messages; a line a configuration."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ATTRIBUTES = (Attribute.BACK, Attribute.THROUGH)  # private memory makes the req
 
 
 def check(console: Console, protocol: str | Path | None, ranks: int, flit_ranks: int, limit_s: float) -> int:
-    """Check a protocol, or all that are shipped, and show what was found; 0, BUG_CODE, or LIMIT_CODE without a bug.
+    """Check a protocol, or all shipped ones, and print the verdicts. Returns 0, BUG_CODE, or LIMIT_CODE without a bug.
 
-    Raises ProtocolError where a file holds no table that means something.
+    Raises ConfigError for the numbers of ranks, ProtocolError where a file holds no valid table.
     """
     for option, value, most in (("--nodes", ranks, MAX_RANKS), ("--flits", flit_ranks, MAX_FLIT_RANKS)):
         if not 0 <= value <= most:
@@ -38,7 +38,7 @@ def check(console: Console, protocol: str | Path | None, ranks: int, flit_ranks:
             for line in lines:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             if verdict.result is Result.BUG:
-                break  # found where the way to it is the simplest; the same would be found again
+                break  # in the simplest configuration that has it; the others would find it again
     if Result.BUG in results:
         return BUG_CODE
     return LIMIT_CODE if Result.LIMIT in results else 0
@@ -47,7 +47,7 @@ def check(console: Console, protocol: str | Path | None, ranks: int, flit_ranks:
 def verdicts(
     protocol: Protocol, ranks: int, flit_ranks: int, limit_s: float
 ) -> Iterator[tuple[Sequence[str], Verdict]]:
-    """Each configuration of a protocol, the simple one first: what to print, and the verdict."""
+    """(lines to print, verdict) of each configuration of a protocol, the simple one first."""
     if ranks:
         model = Atomic(protocol, ranks)
         verdict = search(model, limit_s=limit_s)

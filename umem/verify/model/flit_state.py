@@ -26,16 +26,16 @@ OWNED = frozenset({Tag.E, Tag.M, Tag.PINNED})  # its rank may store
 
 
 class Data(IntEnum):
-    """How old a line is that is held or under way."""
+    """The age of a line's data, held in a slot or under way in a flit."""
 
     NEWEST = 0
-    OVERTAKEN = 1  # in a reply: it was the newest when the reply left, and so after its load began
+    OVERTAKEN = 1  # in a reply: newest when the reply left, so no older than the load that asked
     STALE = 2
     NONE = 3  # there is no line
 
 
 class Kind(IntEnum):
-    """What a flit says. Requests and replies have the numbers of the table's requests and copies."""
+    """The kind of a flit. Requests have the numbers of the table's requests, replies those of its copies plus 4."""
 
     GET_SHARED = Request.GET_SHARED
     GET_OWNED = Request.GET_OWNED
@@ -92,7 +92,7 @@ class Node(NamedTuple):
 
 
 class World(NamedTuple):
-    """All of it; `own` is what the home itself has under way."""
+    """The whole state: directory entry, home memory, the home's own request if one is under way, and the ranks."""
 
     directory: Directory
     home: Data
@@ -106,7 +106,7 @@ def start(num_ranks: int) -> World:
 
 
 def is_locked(world: World) -> bool:
-    """Whether the home works for somebody."""
+    """Whether the home works on a request, a rank's or its own."""
     return bool(world.own) or any(node.served for node in world.nodes)
 
 
@@ -126,7 +126,7 @@ def owner_of(world: World) -> int | None:
 
 
 def relation_of(world: World, rank: int) -> Relation:
-    """What the directory knows of the rank."""
+    """The rank's relation to the line in the directory: owner, sharer or stranger."""
     if not world.nodes[rank].is_named:
         return Relation.STRANGER
     return Relation.OWNER if world.directory is Directory.M else Relation.SHARER
@@ -138,7 +138,7 @@ def with_node(world: World, rank: int, node: Node) -> World:
 
 
 def aged(world: World) -> World:
-    """The world once somebody has stored: nothing in it is the newest any more."""
+    """The world after a store: every copy and every flit is older than the newest."""
     return world._replace(
         home=_older(world.home),
         nodes=tuple(_aged(node) if _has_newest(node) else node for node in world.nodes),

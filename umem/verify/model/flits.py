@@ -112,7 +112,7 @@ class Flits:
     # --- a rank
 
     def _accesses(self, state: World, rank: int, node: Node) -> Iterator[tuple[str, World]]:
-        """What the threads of a rank may begin, or end by themselves."""
+        """The steps that a rank's threads may take by themselves: begin an access, store, drop a copy."""
         tag = node.tag
         if tag is Tag.PINNED:
             stored = aged(state)
@@ -169,7 +169,7 @@ class Flits:
         yield label, with_node(state, rank, node.sent(self._answers, answer))
 
     def _installed(self, node: Node, flit: Flit, label: str) -> Node:
-        """A rank once it has the reply to its request."""
+        """The rank's state after the reply to its request."""
         done = node._replace(is_waiting=False)
         if flit.kind is Kind.DONE:
             if node.tag in (Tag.FILLING, Tag.DROPPED):

@@ -1,7 +1,7 @@
 """Decisions of the messaging design that the table does not make, one a method.
 
-They are what agents and requesters do in kernels/line_*.py. A check plants a bug by overriding one, so that the
-model itself holds no bugs.
+Agents (umem/lines/home) and requesters (kernels/coherent) follow them. A check plants a bug by overriding one, so
+that the model itself holds no bugs.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from .flit_state import OWNED, Data, Flit, Kind, Tag
 
 
 class Rules:
-    """What the design decides."""
+    """The decisions of the design."""
 
     separates_networks = True  # a probe and its answer never wait behind a request or its reply
     waits_for_answers = True  # the home replies when every probe has been answered
 
     def tag_after_invalidate(self, tag: Tag) -> Tag:
-        """A slot after INVALIDATE: one that is being filled is marked, for its grant may have left before."""
+        """The tag after INVALIDATE; a slot being filled is marked, for its grant may have left before the probe."""
         return {Tag.S: Tag.I, Tag.FILLING: Tag.DROPPED}.get(tag, tag)
 
     def tag_after_grant(self, tag: Tag, granted: Copy) -> Tag:
-        """A slot after its grant: a line that was dropped meanwhile is not kept, unless it is owned.
+        """The tag after a grant: a line that was dropped meanwhile is not kept, unless it is owned.
 
         An owned grant left after the answer to the probe: else the directory would have named the owner.
         """
@@ -32,26 +32,25 @@ class Rules:
         return tag in (Tag.FILLING, Tag.DROPPED, Tag.PINNED)
 
     def can_be_taken(self, tag: Tag) -> bool:
-        """Whether there is what the probe wants: an owned copy, or one that is being given back."""
+        """Whether the slot has an owned copy for the probe, or one that is being given back."""
         return tag in OWNED or tag is Tag.TAKEN
 
     def tag_after_take(self, tag: Tag, probe: Kind) -> Tag:
-        """A slot after TAKE_SHARED or TAKE_INVALID: a rank that gives the copy back finds itself a stranger, and then
-        ends the slot."""
+        """The tag after TAKE_SHARED or TAKE_INVALID; a slot that is being given back stays so until its reply, DONE."""
         if tag is Tag.TAKEN:
             return tag
         return Tag.S if probe is Kind.TAKE_SHARED else Tag.I
 
     def tag_after_store(self, tag: Tag) -> Tag:
-        """A pinned slot after the store."""
+        """The tag of a pinned slot after its store."""
         return Tag.M
 
     def line_taken(self, tag: Tag, data: Data) -> Data:
-        """What the answer to a probe carries."""
+        """The data that the answer to a probe carries."""
         return data
 
     def line_given_back(self, tag: Tag, data: Data) -> Data:
-        """What PUT_OWNED carries."""
+        """The data that PUT_OWNED carries."""
         return data
 
     def sends_line(self, relation: Relation, request: Flit) -> bool:
