@@ -136,9 +136,31 @@ def publish_tag_first(geometry, slot, state, word, next_value, is_new_owner):
 
 take_at_once = variant(line_cache.take, "take_at_once", TAKEN=words.INVALID)
 give_back_first = variant(eviction.give_back, "give_back_first", store_release_i64=nothing)
+leave_what_is_taken = variant(eviction.give_back, "leave_what_is_taken", is_of_line=nothing)
+
+hold, take = eviction.hold, line_cache.take
 
 
-hold = eviction.hold
+def await_taker(control, geometry, slot):
+    """Wait until the copy in a slot is TAKEN no more: for ever, where who took it died."""
+    waited = 0
+    while load_acquire_i64(line_cache.tag_address(geometry, slot), 0) & words.STATE_MASK == words.TAKEN:
+        _, waited = directory.wait_turn(control, waited)
+
+
+def hold_when_free(control, geometry, slot, line):
+    """`hold` that awaits whoever has taken the copy."""
+    await_taker(control, geometry, slot)
+    return hold(control, geometry, slot, line)
+
+
+def take_when_free(control, cache, rank, line_log2, line):
+    """`take` that awaits whoever has taken the copy."""
+    geometry = line_cache.geometry_of(cache, line_log2)
+    slot, _ = line_cache.search(geometry, line)
+    if slot != line_cache.NO_SLOT:
+        await_taker(control, geometry, slot)
+    return take(control, cache, rank, line_log2, line)
 
 
 def hold_what_is_taken(control, geometry, slot, line):

@@ -44,6 +44,8 @@ SMALL = {
     "a kill beside a range": ("1:w 2:l", {"num_ways": 2, **TWO_LINES, **OWNED}, 1),
     "a kill, stores at home": ("1:l 2:a", {"attribute": THROUGH}, 1),
     "a kill beside the home": ("0:al 1:a", {"protocol": MESI}, 1),
+    "a kill beside an eviction": ("1:L 2:a", {**TWO_LINES, **OWNED}, 1),
+    "a kill of one who takes a copy": ("2:a 3:l", {"num_ranks": 4, **OWNED}, 1),
 }
 # A wide version only multiplies the states: where nothing depends on it, the search may have a narrow one.
 NARROW, NONE = {"version_bits": 1}, {"version_bits": 0}

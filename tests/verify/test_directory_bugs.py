@@ -36,6 +36,8 @@ from .planted import (
     copy_out_relaxed,
     give_back_first,
     hold_what_is_taken,
+    hold_when_free,
+    leave_what_is_taken,
     let_owner_go_first,
     load_without_second_look,
     nothing,
@@ -45,6 +47,7 @@ from .planted import (
     read_without_second_look,
     set_state_relaxed,
     take_at_once,
+    take_when_free,
     unlock_relaxed,
 )
 
@@ -64,6 +67,7 @@ class Bug:
     kills: int = 0
     model: str = "weak"
     mortal: tuple[int, ...] | None = None
+    is_slow: bool = False  # seconds: the search is for `make verify`
 
 
 def replaced(module: Any, **functions: Any) -> Plant:
@@ -106,6 +110,7 @@ def always(*arguments):
 
 TWO_LINES = {"num_lines": 2}
 OWNED = {"first_owner": 1}
+EVICTED = {**TWO_LINES, **OWNED}
 BESIDE = {"version_bits": 2, **TWO_LINES}
 BUGS = {
     "a store without a pin": Bug("1:a 2:a", "no order", remade(modify_hit=add_without_pin)),
@@ -117,7 +122,7 @@ BUGS = {
     ),
     "a relaxed tag": Bug("1:l 1:l", "no order", replaced(transaction, set_state=set_state_relaxed)),
     "an owner that is never TAKEN": Bug(
-        "1:aA 2:a", "no order", replaced(transaction, take=take_at_once), TWO_LINES
+        "1:aA 2:a", "no order", replaced(transaction, take=take_at_once), TWO_LINES, is_slow=True
     ),
     "no invalidation": Bug("1:l 2:a", "stale copy", replaced(transaction, invalidate=nothing)),
     "an upgrade at once beside another sharer": Bug(
@@ -165,7 +170,7 @@ BUGS = {
         "1:x 1:L", "no order", replaced(eviction, await_group=nothing), {**TWO_LINES, **OWNED}
     ),
     "a dead rank's range is awaited for ever": Bug(
-        "1:x 2:l", "stuck", replaced(line_cache, peer_is_dead=nothing), OWNED, kills=1
+        "1:x 2:l", "stuck", replaced(line_cache, peer_is_dead=nothing), OWNED, kills=1, is_slow=True
     ),
     "a range that a sibling evicts behind a death": Bug(
         "1:xl 1:a 2:l",
@@ -175,6 +180,7 @@ BUGS = {
         kills=1,
         model="sequential",
         mortal=(2,),
+        is_slow=True,
     ),
     "an upgrade without a claim": Bug(
         "1:la 1:L", "data race", replaced(eviction, claimed=claimed_but_for_upgrades), TWO_LINES
@@ -192,10 +198,10 @@ BUGS = {
     ),
     "a lock taken from the living": Bug("1:a 2:a", "", replaced(directory, peer_is_dead=always)),
     "a dead rank's lock is never taken": Bug(
-        "1:a 2:a", "stuck", replaced(directory, peer_is_dead=nothing), kills=1
+        "1:a 2:a", "stuck", replaced(directory, peer_is_dead=nothing), kills=1, is_slow=True
     ),
     "a dead rank's pinned copy is never taken": Bug(
-        "1:a 2:a", "stuck", replaced(line_cache, peer_is_dead=nothing), kills=1
+        "1:a 2:a", "stuck", replaced(line_cache, peer_is_dead=nothing), kills=1, is_slow=True
     ),
     "the owner's copy ends before the next is named": Bug(
         "1:a 2:a", "no copy", replaced(transaction, let_owner_go=let_owner_go_first), kills=1
@@ -207,16 +213,22 @@ BUGS = {
         {"version_bits": 0},
         kills=1,
         model="sequential",
+        is_slow=True,
     ),
     "a copy given back ends before the directory's word": Bug(
-        "1:aA 2:a", "", replaced(eviction, give_back=give_back_first), TWO_LINES, kills=1
+        "1:L 2:a", "", replaced(eviction, give_back=give_back_first), EVICTED, kills=1
+    ),
+    "a copy that a dead rank has taken is never given back": Bug(
+        "1:L 2:a", "stuck", replaced(eviction, give_back=leave_what_is_taken), EVICTED, kills=1, mortal=(1,)
+    ),
+    "a copy that a dead rank had begun to take is never given back": Bug(
+        "1:L 2:a", "stuck", replaced(eviction, hold=hold_when_free), EVICTED, kills=1, mortal=(1,)
+    ),
+    "a copy that a dead rank had begun to take is never taken": Bug(
+        "2:a 3:l", "stuck", replaced(transaction, take=take_when_free), {"num_ranks": 4, **OWNED}, kills=1
     ),
 }
-SLOW = ("1:aA 2:a",)
-CASES = [
-    pytest.param(name, marks=pytest.mark.soak) if bug.kills or bug.lanes in SLOW else name
-    for name, bug in BUGS.items()
-]
+CASES = [pytest.param(name, marks=pytest.mark.soak) if bug.is_slow else name for name, bug in BUGS.items()]
 
 
 @functools.cache
