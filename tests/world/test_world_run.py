@@ -184,11 +184,15 @@ def test_a_rank_that_ignores_sigterm_is_killed(run_script):
 
 
 def test_what_a_rank_started_ends_with_it(run_script):
-    """A child that holds the rank's output open, and one that never stops writing to it."""
+    """A child that holds the rank's output open, and one that never stops writing to it.
+
+    The rank says a pid in one write: with PYTHONUNBUFFERED set, print makes four of a line, and `yes`, which writes to
+    the same pipe, may come between them.
+    """
     source = """
         import os, subprocess
         for command in (["sleep", "1000"], ["yes", "x" * 1000]):
-            print("pid", subprocess.Popen(command).pid, flush=True)
+            os.write(1, b"pid %d\\n" % subprocess.Popen(command).pid)
         os.write(2, b"unfinished")
     """
     done = run_script(source, "-n", 2)

@@ -53,8 +53,9 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(monkeypatch):
+def nothing_is_left(monkeypatch, tmp_path_factory):
     """Fails where a rank, a file in /dev/shm or a folder of the driver outlives the test."""
+    tmp_path_factory.getbasetemp()  # made once, for all tests after this one too: not in a folder that goes away
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         files_before = shared_memory_files()
