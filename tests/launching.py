@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from umem.world import KINDS, WorldSpec, launch
+from tests.parent_server import Servers
+from umem.world import KINDS, WorldSpec, launch, launcher
 from umem.world.job import ALL_RESULTS, Job
 from umem.world.launcher import run_job
 
@@ -26,6 +27,20 @@ RunScript = Callable[..., subprocess.CompletedProcess[str]]
 # Loaded once by the parent instead of once by each rank: what test modules import.
 PRELOAD = ("pytest",)
 SCRIPT_TIMEOUT_S = 60
+
+
+@pytest.fixture(scope="session")
+def parent_servers(session_leaves_nothing_behind: None) -> Iterator[Servers]:
+    """What forks the parents of ranks, from processes that have loaded what ranks need."""
+    servers = Servers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(autouse=True)
+def start_of_parents(monkeypatch: pytest.MonkeyPatch, parent_servers: Servers) -> None:
+    """A launch of a test forks the parent of its ranks, where umem starts a program. Not so in tests/world."""
+    monkeypatch.setattr(launcher, "start_parent", parent_servers.start_parent)
 
 
 @pytest.fixture(params=list(KINDS))

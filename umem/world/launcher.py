@@ -78,7 +78,7 @@ def run_job(job: Job, work: Callable[..., Any], args: Sequence[Any]) -> Any:
     if job.results not in (FIRST_RESULT, ALL_RESULTS):
         raise UnknownName("results", job.results, (FIRST_RESULT, ALL_RESULTS))
     job = replace(job, module_path=list(sys.path))
-    report = _Parent().run(job, cloudpickle.dumps((work, tuple(args))))
+    report = _Parent(job).run(job, cloudpickle.dumps((work, tuple(args))))
     if report.error is not None:
         raise report.error
     assert report.outcome is not None
@@ -119,22 +119,29 @@ def _errors_of(failure: Failure) -> tuple[BaseException, LaunchError]:
     return error, cause
 
 
+def start_parent(job: Job, stream: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the process that will read the job from `stream` and fork its ranks; its output comes in pipes.
+
+    Tests put another in its place, which has loaded what `job` needs already.
+    """
+    # A group of its own: a terminal's Ctrl-C arrives here, and is passed on once.
+    return subprocess.Popen(
+        [sys.executable, "-m", "umem.world.warm_parent", str(stream.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[stream.fileno()],
+        process_group=0,
+    )
+
+
 class _Parent:
     """The warm parent of one launch, seen from the caller: a process, its output, its socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job) -> None:
         self._stream, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "umem.world.warm_parent", str(theirs.fileno())]
-            # A group of its own: a terminal's Ctrl-C arrives here, and is passed on once.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
-                process_group=0,
-            )
+            self._process = start_parent(job, theirs)
         self._frames = FrameBuffer()
         self._report: Report | None = None
         self._selector = selectors.DefaultSelector()
