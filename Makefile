@@ -5,8 +5,8 @@ PYTEST = $(PYTHON_BIN) -m pytest
 # Compiles what the cache lacks, on all cores: part of setting up, so that neither a measurement nor a test waits.
 PREPARE = $(PYTHON_BIN) -c 'from umem.space.startup import compile_all; compile_all()'
 
-# Rooms whose tests count nothing of the machine (processes, files, time): they run two at a time.
-SIDE_BY_SIDE = tests/coherence tests/cuda tests/docs tests/kernels tests/memory tests/unit tests/verify
+# Tests count only what is their own (processes, files in /dev/shm) and judge no speed: files of them run two at a time.
+TWO_AT_A_TIME = -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help bench test verify bars check-long lint types docs
@@ -18,11 +18,10 @@ bench: ## says what this machine's memory is, and writes report.html (under 90 s
 	@scripts/setup
 	$(UMEM) verdict
 
-test: ## all tests but the soaks (under 10 minutes; judges no speed)
+test: ## all tests but the soaks (under 6 minutes; judges no speed)
 	@scripts/setup dev
 	@$(PREPARE)
-	$(PYTEST) -n 2 --dist loadfile $(SIDE_BY_SIDE)
-	$(PYTEST) $(SIDE_BY_SIDE:%=--ignore=%)
+	$(PYTEST) $(TWO_AT_A_TIME)
 
 verify: ## correctness: bounded soaks and kills (under 20 minutes)
 	@scripts/setup dev
