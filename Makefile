@@ -3,7 +3,7 @@ PYTHON_BIN = .venv/bin/python
 UMEM = .venv/bin/umem
 PYTEST = $(PYTHON_BIN) -m pytest
 # Compiles what the cache lacks, on all cores: part of setting up, so that neither a measurement nor a test waits.
-PREPARE = $(PYTHON_BIN) -c 'from umem.space.startup import compile_all; compile_all()'
+PREPARE = $(PYTHON_BIN) -c 'from umem.space.ahead import compile_all; compile_all()'
 
 # Tests count only what is their own (processes, files in /dev/shm) and judge no speed: files of them run two at a time.
 TWO_AT_A_TIME = -n 2 --dist loadfile

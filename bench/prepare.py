@@ -18,7 +18,7 @@ TIMEOUT_S = 1800.0  # everything, cold, on one slow core
 
 
 def prepare(world: str) -> None:
-    """Put into the cache what ranks of `world` load for any case: `startup.kernel_groups`, kernels of the parts.
+    """Put into the cache what ranks of `world` load for any case: `ahead.kernel_groups`, kernels of the parts.
 
     A kernel that does not compile is left out: the process that loads it gets the error.
     """
@@ -30,7 +30,7 @@ def prepare(world: str) -> None:
 def main() -> None:
     """The process that `prepare` starts."""
     from umem.kernels.build.precompile import precompile
-    from umem.space.startup import kernel_groups
+    from umem.space.ahead import kernel_groups
 
     from .harness import hardware
     from .parts.ranks import part_modules

@@ -1,7 +1,7 @@
 """Turns undecorated Python functions into compiled kernels, lazily, and keeps them in a cache.
 
-Nothing is compiled at import. A kernel compiles, or loads from the cache, at its first call, or when the
-warm parent calls `load_all` before it forks the ranks. Compiled code runs without the GIL.
+Nothing is compiled at import. A kernel compiles, or loads from the cache, at its first call; the few that every rank
+needs are loaded before the ranks are forked (umem/space/ahead.py). Compiled code runs without the GIL.
 
     @device_function
     def next_line(address): ...                   # callable from kernels of every target
@@ -133,6 +133,11 @@ class Lazy:
                 if self._ready is None:
                     self._ready = self._load()
         return self._ready
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether this process has the compiled form."""
+        return self._ready is not None
 
     @functools.cached_property
     def folder(self) -> Path | None:

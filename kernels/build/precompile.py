@@ -33,7 +33,7 @@ def precompile(prefix: str = "umem", groups: Iterable[str] = (CORE,), min_missin
     cannot be cached, or whose compilation fails, is left out: the process that loads it gets the error.
     """
     check_jit()
-    missing = [lazy for lazy in registered(prefix, groups) if _is_missing(lazy)]
+    missing = [lazy for lazy in registered(prefix, groups) if is_missing(lazy)]
     if len(missing) < max(min_missing, 1):
         return len(missing)
     sys.stderr.write(f"umem: compiling {len(missing)} kernels, once on this machine\n")
@@ -54,11 +54,11 @@ def compile_here(group: str, what: str, prefix: str = "umem") -> None:
 
     One process of the machine does it, and says that `what` needs it; others wait here for it.
     """
-    if not any(map(_is_missing, registered(prefix, [group]))):
+    if not any(map(is_missing, registered(prefix, [group]))):
         return
     folder = code_cache.machine_folder()
     with compiling(), code_cache.turn(folder) if folder else nullcontext():
-        missing = [lazy for lazy in registered(prefix, [group]) if _is_missing(lazy)]
+        missing = [lazy for lazy in registered(prefix, [group]) if is_missing(lazy)]
         if missing:
             sys.stderr.write(f"umem: compiling {len(missing)} kernels for {what}, once on this machine\n")
         for lazy in missing:
@@ -74,7 +74,8 @@ def _queue(numbers: range) -> int:
     return queue
 
 
-def _is_missing(lazy: Lazy) -> bool:
+def is_missing(lazy: Lazy) -> bool:
+    """True where no process has put it into the cache yet, though it could be there."""
     return lazy.folder is not None and not code_cache.is_ready(lazy.folder)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from .compile import CORE, INLINED, device_function, inlined_function
 
-ON_DEMAND = "on demand"  # group of kernels that are compiled when first called, not before the ranks start
+ON_DEMAND = "on demand"  # group of kernels that are compiled when first called, not by the first start of all
 
 
 def variant(template: Callable[..., Any], name: str, **names: Any) -> Any:
@@ -39,7 +39,7 @@ def bind(template: Callable[..., Any], suffix: str, names: dict[str, Any]) -> An
 
 
 def group_of(element: str) -> str:
-    """Group of the kernels for an element type: float32 is loaded before ranks start, the rest on demand."""
+    """Group of the kernels for an element type: float32 is compiled with the first start of all, the rest on demand."""
     return CORE if element == "f32" else ON_DEMAND
 
 

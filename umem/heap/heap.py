@@ -76,8 +76,9 @@ class Heap:
         self._magazines = Magazines(layout, self.sites, control, self._holder, timeout_s)
         self._epoch = ctypes.c_int64.from_address(control + 8 * CONTROL_EPOCH)
         self._seen_epoch = 0  # so that deaths before this heap are seen too
-        self._alloc: Callable[..., int] = kernel.alloc.compiled
-        self._free: Callable[..., int] = kernel.free.compiled
+        self._alloc: Callable[..., int] = self._first_alloc
+        self._free: Callable[..., int] = self._first_free
+        self._refusal: Callable[..., NoReturn] | None = None
         self._context = self._serve(agent)
         belongs_here(self)
 
@@ -241,6 +242,20 @@ class Heap:
 
     # --- helpers
 
+    def _first_alloc(self, *words: int) -> int:
+        self._load()
+        return self._alloc(*words)
+
+    def _first_free(self, *words: int) -> int:
+        self._load()
+        return self._free(*words)
+
+    def _load(self) -> None:
+        """Load what allocates and what frees, together: a finalizer that frees finds it loaded."""
+        self._alloc, self._free = kernel.alloc.compiled, kernel.free.compiled
+        if self._refusal is not None:  # another thread has closed the heap meanwhile
+            self._alloc = self._free = self._refusal
+
     def _alloc_slowly(self, site: Site, num_bytes: int, align: int) -> int:
         """What `alloc` does where the first attempt did not give an address."""
         arena = site.arena
@@ -327,4 +342,5 @@ class Heap:
         def refusal(*_: object) -> NoReturn:
             raise make_error()
 
+        self._refusal = refusal  # first: `_load` looks at it last
         self._alloc = self._free = refusal

@@ -89,10 +89,8 @@ class Space(Bulk, Named):
         parts = startup.connect(world)
         self.segments, self.page, self.fabric = parts.segments, parts.page, parts.fabric
         self.mapped, self.agent, self.heap = parts.mapped, parts.agent, parts.heap
-        # Homes that are not mapped are asked in one compiled call: the switch's own way through Python takes
-        # 35 us where nothing is in the caches, as long as the home takes to answer.
-        self._remote = self.agent.remote
         self._is_partly_unmapped = len(self.segments.mapped_ranks) < self.num_ranks
+        self._remote = self.agent.remote if self._is_partly_unmapped else None
         self.switch = Switch(self.segments, self.mapped, self._remote)
         if self._remote is not None:
             self.switch.traffic.sources.append(self._remote.traffic)
@@ -100,8 +98,10 @@ class Space(Bulk, Named):
         self.control = self.segments.control
         self._gate = (ctypes.c_int64 * gate.GATE_WORDS)()
         self._gate[gate.GATE_CONTROL], self._gate_pointer = self.control, ctypes.addressof(self._gate)
-        self._get, self._put = gate.get.compiled, gate.put.compiled
         if self._remote is not None:
+            # Homes that are not mapped are asked in one compiled call: the switch's own way through Python takes
+            # 35 us where nothing is in the caches, as long as the home takes to answer.
+            self._get, self._put = gate.get.compiled, gate.put.compiled
             self._remote.serve_gate(self._gate)
         self._synchronise = parts.synchronise
         self._lines, self._line_service = parts.lines, parts.line_service

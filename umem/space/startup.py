@@ -21,8 +21,6 @@ from ..fabric.ucx.channels import num_channels
 from ..fabric.ucx.fabric import UcxFabric
 from ..heap import Heap, HeapLayout
 from ..kernels import status
-from ..kernels.build.compile import CORE, load_all
-from ..kernels.build.precompile import precompile
 from ..kernels.coherent.layout import CACHE_HEADER_BYTES
 from ..kernels.page.barrier import cpu_world_barrier
 from ..kernels.page.control import CONTROL_BYTES, CONTROL_COHERENCE
@@ -58,39 +56,6 @@ class Parts:
     lines: LineLayout
     line_service: LineService | None  # where some ranks are not mapped
     synchronise: Callable[[float], None]
-
-
-def compile_all() -> None:
-    """Put also what worlds load by demand into the cache, so that no run waits for it: part of setting up."""
-    from ..lines import cache
-
-    precompile(groups=[*kernel_groups(is_mapped=False), cache.GROUP], min_missing=1)
-
-
-def kernel_groups(is_mapped: bool = True) -> list[str]:
-    """Groups of kernels that every rank needs from its start. Loads libucp, whose functions some of them call.
-
-    Where not every rank `is_mapped`, agents also serve coherence.
-    """
-    groups = [CORE]
-    if library.is_available():
-        library.load()
-        groups.append("ucx")
-        if not is_mapped:
-            from ..lines.home.service import GROUP
-
-            groups.append(GROUP)
-    return groups
-
-
-def prepare(is_mapped: bool = True) -> None:
-    """Load what every rank needs, in the process that forks the ranks: compiled kernels and libucp.
-
-    No context, no thread: a fork after this is safe.
-    """
-    groups = kernel_groups(is_mapped)
-    precompile(groups=groups)
-    load_all(groups=groups)
 
 
 @dataclass

@@ -28,13 +28,13 @@ from .supervisor import Supervisor
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 # What ranks use but this floor does not know: named as data, so that the world stands without it.
-STARTUP = "umem.space.startup"
+AHEAD = "umem.space.ahead"
 
 _READ_BYTES = 1 << 18
 
 
 def warm_up(preload: Iterable[str] = (), for_space: bool = True, kind: str = MAPPED) -> None:
-    """Import and load what every rank needs, compiled kernels included, so that ranks import nothing.
+    """Import and load what every rank needs, kernels of its start included, so that ranks import nothing.
 
     Kernels that are not in the cache are compiled here, once a machine: other worlds that start now wait
     for them. Without `for_space` only the modules of `preload` are imported.
@@ -44,9 +44,7 @@ def warm_up(preload: Iterable[str] = (), for_space: bool = True, kind: str = MAP
         for name in preload:
             _preload(name)
         if for_space:
-            import_module(STARTUP).prepare(
-                kind == MAPPED
-            )  # last: it also loads the kernels of preloaded modules
+            import_module(AHEAD).prepare(kind)
     # A collection in a rank would write to, and so copy, every page that it shares with its parent.
     gc.freeze()
     gc.enable()

@@ -14,7 +14,7 @@ import importlib, sys
 from umem.bench.parts.ranks import part_modules
 from umem.kernels.build import code_cache
 from umem.kernels.build.compile import registered
-from umem.space.startup import kernel_groups
+from umem.space.ahead import kernel_groups
 for name in part_modules():
     importlib.import_module(name)
 groups = kernel_groups(sys.argv[1] == "mapped")

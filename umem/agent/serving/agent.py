@@ -84,9 +84,10 @@ class Agent:
         bind_ucx()
         self._local_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.state = build_state(world, self.page, fabric, credits + agent_credits, spins, self._local_fd)
+        self._credits, self._spins = credits, spins
         self._client: Client | None = None
-        if fabric is not None:
-            self._client = Client(fabric, self.page, credits, spins)
+        self._making_client = threading.RLock()  # a finalizer may ask in the middle of it
+        self._make_refusal: MakeError | None = None
         for operation, handler in (BUILT_IN | NEAR).items():
             self.register(operation, handler, context=self.state[layout.OWN])
 
@@ -124,17 +125,26 @@ class Agent:
 
     @property
     def client(self) -> Client:
-        """What asks other agents. Raises FabricMissing where there is no UCX to ask over."""
+        """What asks other agents; made when it is first used. Raises FabricMissing where there is no UCX."""
         if self._client is None:
-            raise FabricMissing(f"asking another rank's agent needs UCX. Fix: {FIX}")
+            self._refuse_client()
+            with self._making_client:
+                self._refuse_client()
+                if self._client is None:
+                    assert self._fabric is not None
+                    self._client = Client(self._fabric, self.page, self._credits, self._spins)
         return self._client
+
+    def _refuse_client(self) -> None:
+        if self._fabric is None:
+            raise FabricMissing(f"asking another rank's agent needs UCX. Fix: {FIX}")
+        if self._client is None and self._make_refusal is not None:
+            raise self._make_refusal()
 
     @functools.cached_property
     def remote(self) -> RemoteFabric | None:
         """The fabric to homes that this rank does not map; None where there is no UCX."""
-        if self._client is None or self._fabric is None:
-            return None
-        return RemoteFabric(self._client, self._fabric)
+        return None if self._fabric is None else RemoteFabric(self.client, self._fabric)
 
     def call(
         self,
@@ -188,9 +198,12 @@ class Agent:
                 raise WaitTimeout(f"agent of rank {self.rank}: no end after {JOIN_S:g} s, so a handler hangs")
         os.close(self._local_fd)
         self._local_fd = -1
-        if self._client is not None and self._fabric is not None:
-            self._client.shut(functools.partial(WorldError, "the agent of this rank is closed"))
-            self._fabric.main.set_handler(layout.AM_REPLY, 0, 0)
+        if self._fabric is not None:
+            with self._making_client:
+                self._make_refusal = functools.partial(WorldError, "the agent of this rank is closed")
+                if self._client is not None:
+                    self._client.shut(self._make_refusal)
+                    self._fabric.main.set_handler(layout.AM_REPLY, 0, 0)
             self._fabric.agent.set_handler(layout.AM_REQUEST, 0, 0)
             self._fabric.agent.set_handler(layout.AM_REPLY, 0, 0)
         if self._code[0] != status.OK:
@@ -211,6 +224,7 @@ class Agent:
         self._thread = None
         os.close(self._local_fd)
         self._local_fd = -1
+        self._make_refusal = make_error
         if self._client is not None:
             self._client.shut(make_error)
         refuse(self, make_error, keep=("close",))

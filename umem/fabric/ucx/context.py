@@ -176,7 +176,8 @@ class Worker:
             cb=callback,
             arg=argument,
         )
-        status = self.ucp.ucp_worker_set_am_recv_handler(self.handle, byref(parameters))
+        operands = self.handle, ctypes.addressof(parameters)
+        status = _signed_byte(self.call(self.ucp.ucp_worker_set_am_recv_handler, *operands))
         self.context.check(status, "ucp_worker_set_am_recv_handler")
 
     def progress(self) -> int:

@@ -113,9 +113,6 @@ class UcxFabric:
         self._last_ports: list[
             Port
         ] = []  # of the flushes at the end: a peer that does not receive loses its messages
-        self._put, self._get = operations.put.compiled, operations.get.compiled
-        self._send, self._recv = operations.send.compiled, operations.recv.compiled
-        self._atomic, self._flush = operations.atomic.compiled, operations.flush.compiled
         self._barrier_words = np.zeros(2, np.int64)
         belongs_here(self)
 
@@ -139,7 +136,7 @@ class UcxFabric:
             memory = self.peers[rank].memory
             key = memory.key(address, num_bytes)
             operands = (memory.endpoint.handle, src, num_bytes, address, key)
-            self.ports.put_back(rank, self._run("put", rank, keep, self._put, *operands))
+            self.ports.put_back(rank, self._run("put", rank, keep, operations.put, *operands))
 
     def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
         """Copy `num_bytes` from `address` at `rank` to the pointer `dst`.
@@ -151,7 +148,7 @@ class UcxFabric:
             memory = self.peers[rank].memory
             key = memory.key(address, num_bytes)
             operands = (memory.endpoint.handle, dst, num_bytes, address, key)
-            self.ports.put_back(rank, self._run("get", rank, keep, self._get, *operands))
+            self.ports.put_back(rank, self._run("get", rank, keep, operations.get, *operands))
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
         """Add `value` to the word at `address`, atomically; returns what stood there."""
@@ -176,7 +173,7 @@ class UcxFabric:
                 continue
             for endpoint in peer.endpoints:
                 self.ports.put_back(
-                    peer.rank, self._run("flush", peer.rank, None, self._flush, endpoint.handle)
+                    peer.rank, self._run("flush", peer.rank, None, operations.flush, endpoint.handle)
                 )
 
     # --- messages; both sides take part
@@ -187,7 +184,7 @@ class UcxFabric:
         Messages with one tag between two ranks arrive in order. A large message waits for its receiver.
         """
         endpoint, wire_tag = self.peers[rank].messages.handle, wire(self.rank, checked(tag))
-        port = self._run("send", rank, keep, self._send, endpoint, src, num_bytes, wire_tag)
+        port = self._run("send", rank, keep, operations.send, endpoint, src, num_bytes, wire_tag)
         self.ports.put_back(rank, port)
 
     def recv(self, rank: int, dst: int, max_bytes: int, tag: int = 0, keep: Any = None) -> int:
@@ -195,7 +192,7 @@ class UcxFabric:
 
         Raises FabricError for a message longer than `max_bytes`.
         """
-        port = self._run("recv", rank, keep, self._recv, dst, max_bytes, wire(rank, checked(tag)))
+        port = self._run("recv", rank, keep, operations.recv, dst, max_bytes, wire(rank, checked(tag)))
         num_bytes = int(port.words[RECV_BYTES])
         self.ports.put_back(rank, port)
         return num_bytes
@@ -214,10 +211,10 @@ class UcxFabric:
             tag = BARRIER + distance
             endpoint = self.peers[to].messages.handle
             told = self._run(
-                "barrier", to, None, self._send, endpoint, out, 8, wire(self.rank, tag), **limits
+                "barrier", to, None, operations.send, endpoint, out, 8, wire(self.rank, tag), **limits
             )
             self.ports.put_back(to, told)
-            heard = self._run("barrier", source, None, self._recv, into, 8, wire(source, tag), **limits)
+            heard = self._run("barrier", source, None, operations.recv, into, 8, wire(source, tag), **limits)
             self.ports.put_back(source, heard)
             distance *= 2
 
@@ -244,7 +241,7 @@ class UcxFabric:
                 # The space is closing, which ends waits; this one has its own deadline.
                 port = Port(self.main, peer.rank, _OPEN_PAGE.ctypes.data)
                 self._last_ports.append(port)
-                code = self._flush(port.address, peer.rank, peer.messages.handle)
+                code = operations.flush(port.address, peer.rank, peer.messages.handle)
                 while code == status.AGAIN and not peer.failure and time.monotonic() < deadline:
                     code = operations.resume(port.address, peer.rank)
         turns.close(self.main.address)
@@ -323,7 +320,7 @@ class UcxFabric:
         words = self.peers[rank].words
         operands = (operation, _signed(value), _signed(desired), num_bytes, address)
         key = words.key(address, num_bytes)
-        port = self._run(call, rank, None, self._atomic, words.endpoint.handle, *operands, key)
+        port = self._run(call, rank, None, operations.atomic, words.endpoint.handle, *operands, key)
         old = int(port.words[REPLY]) & ((1 << 8 * num_bytes) - 1)
         self.ports.put_back(rank, port)
         return old
