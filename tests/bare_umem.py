@@ -16,5 +16,5 @@ while "=" in sys.argv[1]:
     name, seconds = sys.argv.pop(1).split("=")
     assert hasattr(supervisor, name), name
     setattr(supervisor, name, float(seconds))
-sys.modules[warm_parent.STARTUP] = SimpleNamespace(prepare=lambda *_: None)  # type: ignore[assignment]
+sys.modules[warm_parent.AHEAD] = SimpleNamespace(prepare=lambda *_: None)  # type: ignore[assignment]
 main()

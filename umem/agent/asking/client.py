@@ -48,8 +48,7 @@ class Client(GateServer):
         credits: int = layout.DEFAULT_CREDITS,
         spins: Spins = Spins(),
     ):
-        if not 1 <= credits <= layout.MAX_CREDITS:
-            raise ConfigError(f"credits={credits} is not between 1 and {layout.MAX_CREDITS}")
+        check_credits(credits)
         self.fabric, self.page, self.timeout_s = fabric, page, fabric.timeout_s
         self.window = max(1, credits - 1)  # of `stream`: one is left for requests between, as a finalizer's
         self._abandoned: dict[
@@ -344,6 +343,12 @@ class Client(GateServer):
                 raise FabricError(f"{what}: UCX could not send ({status.name(code)})")
             progress_in_turn(self.fabric.main.address)
         raise RankLost(rank, what)
+
+
+def check_credits(credits: int) -> None:
+    """Raise ConfigError unless so many requests may be in flight from a rank to an agent."""
+    if not 1 <= credits <= layout.MAX_CREDITS:
+        raise ConfigError(f"credits={credits} is not between 1 and {layout.MAX_CREDITS}")
 
 
 def pieces(num_bytes: int) -> Iterator[tuple[int, int]]:

@@ -27,7 +27,7 @@ from ...kernels.page.control import CONTROL_BYTES
 from ...memory.control_page import ControlPage
 from ...world.forks import MakeError, belongs_here, refuse
 from .. import layout
-from ..asking.client import Client
+from ..asking.client import Client, check_credits
 from ..asking.messages import Request, check, operation_name
 from ..asking.remote import RemoteFabric
 from ..private_memory import Words
@@ -72,6 +72,7 @@ class Agent:
     ):
         self.rank, self.num_ranks = world.rank, world.num_ranks
         self.page = ControlPage(_words_at(control))
+        check_credits(credits)
         self._fabric = fabric
         self._handlers: dict[int, Handler] = {}
         self._thread: threading.Thread | None = None
