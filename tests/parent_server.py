@@ -1,7 +1,8 @@
 """A process that has loaded what ranks need, and forks for each launch of a test the parent of its ranks.
 
 The product starts that parent as a program, which loads the same a second long: tests/world has it so, and every
-other test of a command. What a launch does from there on is the product's own.
+other test of a command. What a launch does from there on is the product's own. A program that a test has as text can
+be run so too, where what it imports is not what is tested.
 
 `python -m tests.parent_server FD KIND NEEDS PRELOAD...` serves the requests that come over the socket FD.
 """
@@ -18,8 +19,11 @@ import struct
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
-from typing import IO
+from subprocess import CompletedProcess
+from types import ModuleType
+from typing import IO, NoReturn
 
 from umem.world import launcher, warm_parent
 from umem.world.job import Job
@@ -39,7 +43,8 @@ Key = tuple[str, ...]
 # --- in the server
 
 
-def main() -> None:
+def main() -> str | None:
+    """Serve until the tests have ended; in a process forked for a program, return the program."""
     control = socket.socket(fileno=int(sys.argv[1]))
     kind, needs, *preload = sys.argv[2:]
     warm_parent.warm_up(preload, needs == FOR_SPACE, kind)
@@ -52,23 +57,42 @@ def main() -> None:
                 continue
             request, fds, _, _ = socket.recv_fds(control, MAX_REQUEST_BYTES, 4)
             if not request:
-                return  # the tests have ended
-            _fork(selector, control, request, fds)
+                return None  # the tests have ended
+            told, stdout, stderr, *stream = fds
+            pid = os.fork()
+            if pid == 0:
+                selector.close()
+                control.close()
+                os.close(told)
+                program = _settle(request, stdout, stderr)
+                if program is not None:
+                    return program
+                _be_parent(*stream)
+            for fd in (stdout, stderr, *stream):
+                os.close(fd)
+            os.write(told, NUMBER.pack(pid))  # and its exit status once it has ended
+            pidfd = os.pidfd_open(pid)
+            selector.register(pidfd, selectors.EVENT_READ, partial(_on_end, selector, pid, pidfd, told))
 
 
-def _fork(selector: selectors.BaseSelector, control: socket.socket, request: bytes, fds: list[int]) -> None:
-    """Fork a parent; its pid goes out at once and its exit status once it has ended, on the last of `fds`."""
-    *theirs, told = fds
-    pid = os.fork()
-    if pid == 0:
-        selector.close()
-        control.close()
-        _be_parent(request, *theirs)
-    for fd in theirs:
+def _settle(request: bytes, stdout: int, stderr: int) -> str | None:
+    """Become the process that the test asked for; the program that it is to run, or None for a parent of ranks."""
+    os.setpgid(0, 0)
+    for target, fd in ((1, stdout), (2, stderr)):
+        os.dup2(fd, target)
         os.close(fd)
-    os.write(told, NUMBER.pack(pid))
-    pidfd = os.pidfd_open(pid)
-    selector.register(pidfd, selectors.EVENT_READ, partial(_on_end, selector, pid, pidfd, told))
+    folder, cores, program = pickle.loads(request)
+    os.chdir(folder)
+    os.sched_setaffinity(0, cores)
+    assert program is None or isinstance(program, str)
+    return program
+
+
+def run_as_main(program: str) -> None:
+    """Run `program` as `python -c` does: what it leaves is taken apart by the end of the interpreter."""
+    sys.argv = ["-c"]
+    sys.modules["__main__"] = main_module = ModuleType("__main__")
+    exec(compile(program, "<string>", "exec"), vars(main_module))
 
 
 def _on_end(selector: selectors.BaseSelector, pid: int, pidfd: int, told: int) -> None:
@@ -82,17 +106,10 @@ def _on_end(selector: selectors.BaseSelector, pid: int, pidfd: int, told: int) -
     os.close(told)
 
 
-def _be_parent(request: bytes, stream: int, stdout: int, stderr: int) -> None:
+def _be_parent(stream: int) -> NoReturn:
     """What `python -m umem.world.warm_parent` does, in the process that it would be."""
     code = 1
     try:
-        os.setpgid(0, 0)
-        for target, fd in ((1, stdout), (2, stderr)):
-            os.dup2(fd, target)
-            os.close(fd)
-        folder, cores = pickle.loads(request)
-        os.chdir(folder)
-        os.sched_setaffinity(0, cores)
         sys.argv = [warm_parent.__file__, str(stream)]
         warm_parent.main()
         code = 0
@@ -109,8 +126,8 @@ def _be_parent(request: bytes, stream: int, stdout: int, stderr: int) -> None:
 # --- in the tests
 
 
-class ForkedParent:
-    """The parent of one launch, as launcher.py uses a Popen."""
+class Forked:
+    """A process of a server, with what launcher.py uses of a Popen."""
 
     def __init__(self, told: int, stdout: IO[bytes], stderr: IO[bytes]):
         self._told = open(told, "rb", buffering=0)  # noqa: SIM115 - closed with the end
@@ -121,7 +138,7 @@ class ForkedParent:
 
     def _number(self, timeout_s: float) -> int:
         if not select.select([self._told], [], [], timeout_s)[0]:
-            raise subprocess.TimeoutExpired("a parent of ranks", timeout_s)
+            raise subprocess.TimeoutExpired("a forked process", timeout_s)
         number: int
         (number,) = NUMBER.unpack(self._told.read(NUMBER.size))
         return number
@@ -155,16 +172,16 @@ class Server:
                 pass_fds=[theirs.fileno()],
             )
 
-    def start_parent(self, stream: socket.socket) -> ForkedParent:
-        """Have a parent forked that reads its job from `stream`."""
+    def start(self, program: str | None, *stream: socket.socket) -> Forked:
+        """Have a process forked that runs `program`, or a parent of ranks that reads its job from `stream`."""
         pipes = [os.pipe() for _ in range(3)]
         theirs = [end for _, end in pipes]
-        request = pickle.dumps((os.getcwd(), os.sched_getaffinity(0)))
-        socket.send_fds(self._control, [request], [stream.fileno(), *theirs])
+        request = pickle.dumps((os.getcwd(), os.sched_getaffinity(0), program))
+        socket.send_fds(self._control, [request], [*theirs, *(one.fileno() for one in stream)])
         for fd in theirs:
             os.close(fd)
-        stdout, stderr, told = (ours for ours, _ in pipes)
-        return ForkedParent(told, open(stdout, "rb"), open(stderr, "rb"))
+        told, stdout, stderr = (ours for ours, _ in pipes)
+        return Forked(told, open(stdout, "rb"), open(stderr, "rb"))
 
     def close(self) -> None:
         self._control.close()
@@ -178,18 +195,34 @@ class Servers:
         self._servers: OrderedDict[Key, Server] = OrderedDict()
         self._environment = self._snapshot()
 
-    def start_parent(self, job: Job, stream: socket.socket) -> ForkedParent | subprocess.Popen[bytes]:
+    def start_parent(self, job: Job, stream: socket.socket) -> Forked | subprocess.Popen[bytes]:
         """In place of launcher.start_parent. What a test has set in the environment, only a new program reads."""
         if self._snapshot() != self._environment:
             return launcher_start_parent(job, stream)
         kind = MAPPED if job.spec.kind == MAPPED else "others"
         key = (kind, FOR_SPACE if job.on_space else BARE, *job.preload)
+        return self._server(key).start(None, stream)
+
+    def run_program(self, program: str, preload: Sequence[str], timeout_s: float) -> CompletedProcess[str]:
+        """Run a program to its end, in a process that has loaded what ranks of a mapped world need, and `preload`."""
+        process = self._server((MAPPED, FOR_SPACE, *preload)).start(program)
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        finally:
+            with process.stdout, process.stderr:
+                printed = [pipe.read().decode() for pipe in (process.stdout, process.stderr)]
+        return CompletedProcess("a forked program", code, *printed)
+
+    def _server(self, key: Key) -> Server:
         if key not in self._servers:
             while len(self._servers) >= MAX_SERVERS:
                 self._servers.popitem(last=False)[1].close()
             self._servers[key] = Server(key)
         self._servers.move_to_end(key)
-        return self._servers[key].start_parent(stream)
+        return self._servers[key]
 
     def close(self) -> None:
         while self._servers:
@@ -203,4 +236,6 @@ class Servers:
 launcher_start_parent = launcher.start_parent
 
 if __name__ == "__main__":
-    main()
+    its_program = main()
+    if its_program is not None:
+        run_as_main(its_program)

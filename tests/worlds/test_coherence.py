@@ -47,7 +47,7 @@ def test_cached_memory(world, ranks, protocol, check):
         assert told == "ok", f"rank {rank}: {told}"
 
 
-@pytest.mark.parametrize("ways", [1, 2, 16])
+@pytest.mark.parametrize("ways", [1, pytest.param(2, marks=pytest.mark.soak), 16])
 def test_a_cache_of_any_ways_keeps_what_it_must(ways):
     told = umem.launch(
         checks_coherence.run_all,

@@ -15,7 +15,7 @@ PRELOAD = ("torch",) if find_spec("torch") else ()  # once, and not by eight ran
 WORLDS = [
     ("mapped", 1),
     ("mapped", 2),
-    ("mapped", 4),
+    pytest.param("mapped", 4, marks=pytest.mark.soak),
     ("mapped", 8),
     ("no-peer-access", 2),
     pytest.param("no-peer-access", 8, marks=pytest.mark.soak),

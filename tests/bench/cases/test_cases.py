@@ -12,7 +12,7 @@ import pytest
 
 from tests.bench.examples import FakeSide
 from umem import limits
-from umem.bench.cases import registry
+from umem.bench.cases import agent, registry
 from umem.bench.harness.case import Case
 from umem.bench.harness.driver import Bench
 from umem.bench.harness.rows import Status
@@ -42,7 +42,8 @@ def bench(request):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.key)
-def test_case_runs_and_its_data_is_right(bench, case):
+def test_case_runs_and_its_data_is_right(bench, case, monkeypatch):
+    monkeypatch.setattr(agent, "HOLD_S", 1.0)  # long enough for the few operations of a tiny run
     if case.key in SAME_EVERYWHERE and bench.options.world != "mapped":
         pytest.skip("the same in every world, and run in mapped")
     results = bench.run(case(), TINY, brief=True)
