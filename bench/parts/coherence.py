@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,14 +47,16 @@ class CachedPart(SpacePart):
     def settled(self, loop: Any, *arguments: int, last: int, first: int = 0) -> int:
         """Run a loop of coherence_loops from `first` to `last`, waiting where it has to; the sum of its third words."""
         loop.load()  # the first time it compiles, which may take longer than a block
-        deadline = time.monotonic() + BLOCK_TIMEOUT_S
         position, total = first, 0
-        while True:
+
+        def step() -> int:
+            nonlocal position, total
             code, position, *more = loop(self.space.cache.address, *arguments, position, last)
             total += sum(more)
-            if code == OK:
-                return total
-            self.space.cache.settle(code, deadline=deadline)
+            return int(code)
+
+        self.space.cache.until_ok(step, timeout_s=BLOCK_TIMEOUT_S)
+        return total
 
     def since(self) -> dict[str, int]:
         """This rank's counters since the last call, without those that stand still."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import numpy as np
 
-from umem.errors import WaitTimeout
 from umem.kernels import status
 from umem.kernels.status import OK
 from umem.space.space import Space
@@ -110,26 +108,27 @@ class Turns(CachedPart):
 
     def _play(self, work: int) -> None:
         """All turns of this rank. Where a block cannot be accessed by kernels, the space moves it."""
-        deadline = time.monotonic() + BLOCK_TIMEOUT_S
         pointer, last = self.own.ctypes.data, self.num_turns * loops.NUM_PHASES
         fixed = self.turn, self.rank, work, self.block, pointer, self.num_bytes, LINE, self._polls
-        position = done = before = 0
-        while True:
+        position = done = 0
+
+        def step() -> int:
+            """OK after progress too: each turn has its own time."""
+            nonlocal position, done
+            before = position
             code, position, done = loops.take_turns(self.space.cache.address, *fixed, position, last, done)
-            if code == OK:
-                return
-            if position > before:
-                before, deadline = position, time.monotonic() + BLOCK_TIMEOUT_S
             if code == status.NOT_CACHED:
                 if work == loops.WRITE:
                     self.space.put(self.block, self.own[: self.num_bytes])
                 else:
                     self.space.get(self.own[: self.num_bytes], self.block)
                 position, done = position + 1, 0
-            elif time.monotonic() > deadline:
-                raise WaitTimeout(f"rank {self.rank}: its turn did not come within {BLOCK_TIMEOUT_S:.0f} s")
-            else:
-                self.space.cache.settle(code, self.turn, deadline)
+            elif position == before:
+                return int(code)
+            return OK
+
+        while position < last:
+            self.space.cache.until_ok(step, lambda: self.turn, BLOCK_TIMEOUT_S)
 
     def close(self) -> None:
         self._cores.close()

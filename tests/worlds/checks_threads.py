@@ -250,6 +250,7 @@ def heap(me: Thread, turn: int) -> None:
 
 
 @covers("LineCache.load", "LineCache.change", "LineCache.read", "LineCache.write", "LineCache.settle")
+@covers("LineCache.until_ok")
 @covers("LineCache.attribute", "LineCache.holds", "LineCache.refuse_raw")
 def cached(me: Thread, turn: int) -> None:
     space, value = me.space, me.value(turn)
@@ -273,6 +274,7 @@ def cached(me: Thread, turn: int) -> None:
     cache.read(row.ctypes.data, own, row.nbytes)
     assert (row == 7).all()
     cache.settle(0)
+    cache.until_ok(lambda: 0)
     assert cache.holds(own, 8) and cache.attribute(own) == ("back", 256)
     with pytest.raises(NotMappable):
         cache.refuse_raw(own, 8)

@@ -6,14 +6,12 @@ A range is written under the pin of a group of slots; adds, evictions and other 
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
 
 import umem
 from umem.bench.parts import coherence_loops as loops
-from umem.kernels.status import OK
 
 WORDS_A_RANK = 400  # of 8 bytes: neither a multiple of a line nor of a group of 32
 NUM_COUNTERS = 4
@@ -23,11 +21,15 @@ DEADLINE_S = 60.0
 def settled(space, loop, *arguments):
     """Run a loop of accesses to its end, as whoever calls kernels does."""
     *arguments, last = arguments
-    deadline, position = time.monotonic() + DEADLINE_S, 0
-    while position < last:
+    position = 0
+
+    def step():
+        nonlocal position
         code, position, *_ = loop(space.cache.address, *arguments, position, last)
-        if code != OK:
-            space.cache.settle(code, deadline=deadline)
+        return code
+
+    space.cache.until_ok(step, timeout_s=DEADLINE_S)
+    assert position == last
 
 
 def work(space, line, num_rounds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 from collections.abc import Callable, Collection
 from functools import partial
 
@@ -14,6 +13,8 @@ from ..kernels import status
 from ..kernels.heap import entries as kernel
 from ..kernels.heap.layout import ARENA_LOCK, MAGAZINE_BYTES, MAGAZINE_ROWS
 from ..kernels.heap.lock import HOLDER_RANK_MASK
+from ..memory.waiting import unless_again
+from ..world.waiting import Deadline, until
 from .layout import NUM_MAGAZINES, Arena, ArenaKind, HeapLayout
 
 NO_ATTRIBUTE = 0  # magazines draw from blocks that no cache protocol has
@@ -40,15 +41,12 @@ class Site:
 
     def finish(self, step: Callable[[], int], timeout_s: float) -> int:
         """Repeat `step` while it says AGAIN, because the lock was held for a slice; returns its last status."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            code = step()
-            if code != status.AGAIN:
-                return code
-            if time.monotonic() >= deadline:
-                holder = ctypes.c_int64.from_address(self.metadata + 8 * ARENA_LOCK).value
-                rank = (holder & HOLDER_RANK_MASK) - 1
-                raise WaitTimeout(f"{self.arena.name}: rank {rank} held the lock for {timeout_s:g} s")
+        code = until(lambda: unless_again(step()), Deadline(timeout_s))
+        if code is None:
+            holder = ctypes.c_int64.from_address(self.metadata + 8 * ARENA_LOCK).value
+            rank = (holder & HOLDER_RANK_MASK) - 1
+            raise WaitTimeout(f"{self.arena.name}: rank {rank} held the lock for {timeout_s:g} s")
+        return code
 
 
 class Sites:

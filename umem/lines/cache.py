@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -42,6 +41,7 @@ from ..memory.address import AddressMap
 from ..memory.control_page import ControlPage
 from ..units import align_up
 from ..world.forks import MakeError, belongs_here, refuse
+from ..world.waiting import Deadline, until
 from . import report
 from .layout import LineLayout
 
@@ -54,15 +54,12 @@ class Heap(Protocol):
 
     def alloc(self, num_bytes: int, home: int | str, align: int) -> int:
         """Address of new memory."""
-        ...
 
     def give(self, address: int) -> None:
         """Make all ranks its owner."""
-        ...
 
     def free(self, address: int) -> None:
         """Give it back."""
-        ...
 
 
 class Peers(Protocol):
@@ -70,23 +67,18 @@ class Peers(Protocol):
 
     def finish(self, cache: int, timeout_s: float) -> None:
         """Wait for the flit that compiled code has left in the header at `cache`, and end it."""
-        ...
 
     def mark(self, home: int, address: int, value: int) -> None:
         """Have a block at `home` cached as the block word says."""
-        ...
 
     def call_home(self, home: int, block: int) -> None:
         """Have every line of a block at `home` uncached."""
-        ...
 
     def look(self, home: int, address: int) -> int:
         """The block word of an address at `home`."""
-        ...
 
     def lift(self, home: int, address: int, line_log2: int) -> None:
         """Lift the poison of a line at `home`."""
-        ...
 
 
 class LineCache:
@@ -119,10 +111,8 @@ class LineCache:
         self._room = np.zeros(1 << words.MAX_LINE_LOG2, np.uint8)
         header = (ctypes.c_int64 * (words.CACHE_HEADER_BYTES // 8)).from_address(self.address)
         header[words.CACHE_NOTES] = self._notes.take(1 << WINDOW_LOG2 - BLOCK_LOG2)
-        header[words.CACHE_COUNTERS], header[words.CACHE_ROOM] = (
-            self._counters.ctypes.data,
-            self._room.ctypes.data,
-        )
+        header[words.CACHE_COUNTERS] = self._counters.ctypes.data
+        header[words.CACHE_ROOM] = self._room.ctypes.data
         header[words.CACHE_GATE] = 0 if gate is None else ctypes.addressof(gate)
         self._in_use = ctypes.c_int64.from_address(self.address + 8 * words.CACHE_IN_USE)
         belongs_here(self)
@@ -177,7 +167,7 @@ class LineCache:
         for block in range(address, address + num_bytes, BLOCK_BYTES):
             home = self.plan.home(block)
             if home in self._mapped:
-                self._until_ok(partial(blocks.call_block_home, self.address, home, block))
+                self._call_home(home, block)
             else:
                 self._remote.call_home(home, block)
             self._mark(block, 0)
@@ -187,10 +177,8 @@ class LineCache:
         """(attribute, line size) of the memory at `address`; ("none", 0) where no rank keeps copies."""
         address = whole(address, "address")
         home = self.plan.home(address)
-        if home in self._mapped:
-            value = blocks.look(self.address, home, address)
-        else:
-            value = self._remote.look(home, address)
+        is_mapped = home in self._mapped
+        value = blocks.look(self.address, home, address) if is_mapped else self._remote.look(home, address)
         if value == 0:
             return "none", 0
         names = {code: name for name, code in ATTRIBUTES.items()}
@@ -223,7 +211,8 @@ class LineCache:
             raise AddressError(f"no memory at {address:#x} is cached, so no line of it can be poisoned")
         start, line_log2 = address & -line, line.bit_length() - 1
         if home in self._mapped:
-            self._repeat(lambda: (blocks.lift(self.address, home, start, line_log2), 0), start)
+            with self._turn:
+                self.until_ok(lambda: blocks.lift(self.address, home, start, line_log2), lambda: start)
         else:
             self._remote.lift(home, start, line_log2)
 
@@ -231,15 +220,11 @@ class LineCache:
 
     def load(self, address: int, num_bytes: int) -> int:
         """The 1, 2, 4 or 8 bytes at `address`, as a signed integer of the same bits; acquires."""
-        kernel = _of_size(LOADS, num_bytes)
-        return self._repeat(lambda: kernel(self.address, address), address, num_bytes)
+        return self._element(_of_size(LOADS, num_bytes), num_bytes, address)
 
     def change(self, address: int, operation: int, first: int, second: int, num_bytes: int) -> int:
         """Do an operation of kernels/page/operations.py (WRITE, FETCH_ADD, ...); what stood there, signed bits."""
-        kernel = _of_size(CHANGES, num_bytes)
-        return self._repeat(
-            lambda: kernel(self.address, address, operation, first, second), address, num_bytes
-        )
+        return self._element(_of_size(CHANGES, num_bytes), num_bytes, address, operation, first, second)
 
     def read(self, dst: int, address: int, num_bytes: int) -> None:
         """Copy `num_bytes` at `address`, all cached, to the pointer `dst`."""
@@ -253,23 +238,43 @@ class LineCache:
             lambda done: write(self.address, address + done, src + done, num_bytes - done), address, num_bytes
         )
 
-    def settle(self, code: int, address: int | None = None, deadline: float | None = None) -> None:
-        """After a coherent kernel returned `code`: wait for what it waits for, or raise what is wrong.
+    def until_ok(
+        self,
+        step: Callable[[], int],
+        where: Callable[[], int | None] = lambda: None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Call `step`, which calls a coherent kernel, until it returns OK; in between `settle` what it returned.
 
-        Then call the kernel again with the same arguments. `address` is that of the access which gave `code`; errors
-        name it. Raises LinePoisoned, AddressError, RankLost, WaitTimeout past `deadline` (time.monotonic), Interrupted.
+        `where` returns the address of the access that is not done, for errors to name. Raises what `settle` raises,
+        WaitTimeout after `timeout_s`.
         """
+        code = step()
         if code == status.OK:
             return
-        where = "an access" if address is None else f"an access at {address:#x}"
+        deadline = Deadline(self.timeout_s if timeout_s is None else timeout_s)
+
+        def look() -> bool | None:
+            nonlocal code
+            self.settle(code, where(), deadline.left_s())
+            code = step()
+            return True if code == status.OK else None
+
+        if until(look, deadline) is None:
+            raise WaitTimeout(f"{_access_at(where())}: others held the line for {deadline.timeout_s:g} s")
+
+    def settle(self, code: int, address: int | None = None, timeout_s: float | None = None) -> None:
+        """After a coherent kernel returned `code`: wait for what it waits for, or raise what is wrong.
+
+        Then call the kernel again with the same arguments; `until_ok` does both. `address` is that of the access which
+        gave `code`; errors name it. Raises LinePoisoned, AddressError, RankLost, WaitTimeout, Interrupted.
+        """
+        if code in (status.OK, status.AGAIN):
+            return
         if code == status.PENDING:
-            left = self.timeout_s if deadline is None else deadline - time.monotonic()
-            self._remote.finish(self.address, max(left, 0.0))
+            self._remote.finish(self.address, self.timeout_s if timeout_s is None else timeout_s)
             return
-        if code == status.AGAIN:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeout(f"{where}: others held the line for {self.timeout_s:g} s")
-            return
+        where = _access_at(address)
         if code == status.POISONED:
             raise LinePoisoned(address)
         if code == status.MISALIGNED:
@@ -312,8 +317,8 @@ class LineCache:
     def close(self) -> None:
         """Let compiled code find no gate any more, and refuse every call but counting: before the agent goes."""
         ctypes.c_int64.from_address(self.address + 8 * words.CACHE_GATE).value = 0
-        counting = ("counters", "invalidated", "report", "clear_counters")
-        refuse(self, partial(WorldError, "the space of this cache is closed"), keep=("close", *counting))
+        keep = ("close", "counters", "invalidated", "report", "clear_counters")
+        refuse(self, partial(WorldError, "the space of this cache is closed"), keep=keep)
 
     # --- helpers
 
@@ -322,38 +327,47 @@ class LineCache:
         assert self._peers is not None, "a world whose ranks are all mapped asks nobody"
         return self._peers
 
-    def _repeat(self, step: Callable[[], tuple[int, int]], address: int, num_bytes: int = 0) -> int:
-        """The value of `step` once it says OK."""
-        deadline = None
-        with self._turn:
-            while True:
-                code, value = step()
-                if code == status.OK:
-                    return value
-                if code == status.MISALIGNED:
-                    raise AlignmentError(address, num_bytes, "an element lies at a multiple of its size")
-                deadline = deadline or time.monotonic() + self.timeout_s
-                self.settle(code, address, deadline)
+    def _element(
+        self, kernel: Callable[..., tuple[int, int]], num_bytes: int, address: int, *more: int
+    ) -> int:
+        """What an access to the element at `address` returns once it says OK."""
+        value = 0
 
-    def _range(self, step: Callable[[int], tuple[int, int]], address: int, num_bytes: int) -> None:
-        done, deadline = 0, time.monotonic() + self.timeout_s
-        with self._turn:
-            while True:
-                code, more = step(done)
-                done += more
-                if code == status.OK:
-                    assert done == num_bytes, (done, num_bytes)
-                    return
-                self.settle(code, address + done, deadline)
+        def step() -> int:
+            nonlocal value
+            code, value = kernel(self.address, address, *more)
+            if code == status.MISALIGNED:
+                raise AlignmentError(address, num_bytes, "an element lies at a multiple of its size")
+            return code
 
-    def _until_ok(self, step: Callable[[int], tuple[int, int]]) -> None:
-        first, deadline = 0, time.monotonic() + self.timeout_s
         with self._turn:
-            while True:
-                code, first = step(first)
-                if code == status.OK:
-                    return
-                self.settle(code, None, deadline)
+            self.until_ok(step, lambda: address)
+        return value
+
+    def _range(self, kernel: Callable[[int], tuple[int, int]], address: int, num_bytes: int) -> None:
+        """Have `kernel` move all bytes; it is called with how many are done."""
+        done = 0
+
+        def step() -> int:
+            nonlocal done
+            code, more = kernel(done)
+            done += more
+            return code
+
+        with self._turn:
+            self.until_ok(step, lambda: address + done)
+        assert done == num_bytes, (done, num_bytes)
+
+    def _call_home(self, home: int, block: int) -> None:
+        first = 0
+
+        def step() -> int:
+            nonlocal first
+            code, first = blocks.call_block_home(self.address, home, block, first)
+            return code
+
+        with self._turn:
+            self.until_ok(step)
 
     def _mark(self, block: int, value: int) -> None:
         home = self.plan.home(block)
@@ -370,6 +384,11 @@ class LineCache:
                 ctypes.c_int64.from_address(header + 8 * words.CACHE_IN_USE).value = 1
             else:
                 self._remote.mark(rank, 0, 0)
+
+
+def _access_at(address: int | None) -> str:
+    """How errors call an access."""
+    return "an access" if address is None else f"an access at {address:#x}"
 
 
 def _of_size(kernels: Mapping[int, Any], num_bytes: int) -> Any:

@@ -1,7 +1,8 @@
 """Deadlines, signals and liveness for waits that run in compiled code.
 
 A compiled wait returns to Python every 50 ms (`AGAIN`), so that Ctrl-C is seen, deadlines hold, and a
-dead peer becomes an error. `complete` calls it again until it ends, for barriers and for requests to agents.
+dead peer becomes an error. `complete` calls it again until it ends, for barriers and for requests to agents;
+`unless_again` makes any other of them a step of the one loop (umem/world/waiting.py).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from ..errors import Interrupted, RankLost, UmemError, WaitTimeout
 from ..kernels import status
-from ..world.deadline import Deadline
+from ..world.waiting import Deadline, until
 from .control_page import ControlPage
 
 LEAVE_S = 1.0  # compiled waits look up every 50 ms; the rest is a long copy
@@ -50,31 +51,30 @@ def complete(
     more look before the wait is given up. Raises RankLost for the first rank of `needs` that is lost,
     WaitTimeout after `timeout_s`, Interrupted when the space is closing, and whatever a signal handler raises.
     """
-    deadline = Deadline(timeout_s)
-    while True:
+
+    def look() -> int | None:
         code = step()
-        if code == status.EPOCH_CHANGED or (code == status.AGAIN and page.departed()):
-            code = step()
-        if code == status.OK:
-            return
         if code == status.INTERRUPTED:
             raise Interrupted(f"{what}: the space is closing")
-        if code not in (status.AGAIN, status.EPOCH_CHANGED):
+        if code not in (status.OK, status.AGAIN, status.EPOCH_CHANGED):
             raise UmemError(f"{what}: kernel returned status {code}")
-        raise_if_lost(page, needs, what)
-        if deadline.has_passed():
-            raise WaitTimeout(
-                f"{what}: no end after {timeout_s:g} s; raise UMEM_TIMEOUT_S where that is expected"
-            )
+        return code if code == status.OK else None
+
+    if until(look, Deadline(timeout_s), lambda: loss(page, needs, what)) is None:
+        raise WaitTimeout(
+            f"{what}: no end after {timeout_s:g} s; raise UMEM_TIMEOUT_S where that is expected"
+        )
 
 
-def raise_if_lost(page: ControlPage, needs: Iterable[int], what: str) -> None:
-    """Raise RankLost for the first rank of `needs` whose death is confirmed, or that an error made leave."""
+def unless_again(code: int) -> int | None:
+    """What a step of `until` finds in the status of a compiled wait: nothing yet where it is AGAIN."""
+    return None if code == status.AGAIN else code
+
+
+def loss(page: ControlPage, needs: Iterable[int], what: str) -> RankLost | None:
+    """The error for the first rank of `needs` whose death is confirmed, or that an error made leave, if one is."""
     lost = page.lost_ranks()
-    if lost:
-        for rank in needs:
-            if rank in lost:
-                raise RankLost(rank, what, lost[rank])
+    return next((RankLost(rank, what, lost[rank]) for rank in needs if rank in lost), None) if lost else None
 
 
 def leave_calls(timeout_s: float = LEAVE_S) -> bool:
@@ -82,12 +82,15 @@ def leave_calls(timeout_s: float = LEAVE_S) -> bool:
 
     The caller has told those threads to end, and takes away the memory that they use after this.
     """
-    deadline, own = time.monotonic() + timeout_s, threading.get_ident()
-    while any(is_in_call(frame) for thread, frame in sys._current_frames().items() if thread != own):
-        if time.monotonic() >= deadline:
-            return False
+    own = threading.get_ident()
+
+    def look() -> bool | None:
+        if not any(is_in_call(frame) for thread, frame in sys._current_frames().items() if thread != own):
+            return True
         time.sleep(LOOK_S)  # nothing tells of a thread that comes back
-    return True
+        return None
+
+    return until(look, Deadline(timeout_s)) is not None
 
 
 def is_in_call(frame: FrameType | None) -> bool:

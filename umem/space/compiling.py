@@ -1,4 +1,4 @@
-"""Tells the world while this rank compiles, so that no deadline of a peer passes meanwhile (umem/world/deadline.py)."""
+"""Tells the world while this rank compiles, so that no deadline of a peer passes meanwhile (umem/world/waiting.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..kernels.page.control import CONTROL_COMPILED_UNTIL
 from ..memory.address import AddressMap
 from ..memory.control_page import ControlPage
 from ..memory.segment import Segments
-from ..world import deadline
+from ..world import waiting
 
 LONGEST_S = 600.0  # a rank that compiles for longer hangs
 TELL_S = 1.0  # for an agent to hear of it
@@ -52,4 +52,4 @@ def notify_of_compiling(
         return page.last_compile_ns() * 1e-9 if agent is not None and agent.is_running else 0.0
 
     compile.observe(tell)
-    deadline.heed(last_compile_s)
+    waiting.heed(last_compile_s)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-import time
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,6 +25,7 @@ from ..kernels.page.control import CONTROL_BYTES, CONTROL_NUM_RANKS
 from ..memory.device.cuda import CudaDevice
 from ..space.space import Space
 from ..units import align_up, format_size
+from ..world.waiting import Deadline, until
 from . import cuda_callbacks as callbacks
 from .closing import AtClose, let_stay
 from .layout import PAGE_GPUS
@@ -100,9 +100,14 @@ class GpuPool:
     def before_close(self, is_forced: bool) -> None:
         """Let torch keep the memory of which it has pieces, or refuse that the space closes: as `at_close` says."""
         self.trim()
-        deadline = time.monotonic() + self.space.timeout_s
-        while self.num_waiting() and time.monotonic() < deadline:
+
+        def look() -> bool | None:
+            if not self.num_waiting():
+                return True
             os.sched_yield()
+            return None
+
+        until(look, Deadline(self.space.timeout_s))
         num_left = self.num_live() + self.num_waiting() + self.num_kept()
         if num_left:
             let_stay(f"{num_left} pieces of {self.device.NAME} are in use by torch", self.at_close, is_forced)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -22,6 +21,8 @@ from ..errors import (
 from ..heap.report import Allocation
 from ..kernels import status
 from ..kernels.heap.record import ANY_GENERATION
+from ..memory.waiting import unless_again
+from ..world.waiting import Deadline, until
 from .layout import PAGE_ADDRESS, PAGE_CONTROL, PAGE_SITES, SITE_ARENA, SITE_WORDS, THREAD_PLACE
 from .parts import pointers_of
 from .pool import Home, Homes, Pool, installed, use_pool
@@ -149,18 +150,18 @@ def storage_at(
 def _take_reference(pool: Pool, address: int, generation: int) -> None:
     site = PAGE_SITES + pool.number_at(address) * SITE_WORDS
     arena, control = pool.page[site + SITE_ARENA], pool.page[PAGE_CONTROL]
-    deadline = time.monotonic() + pool.heap.timeout_s
     words = (control, arena, pool.heap.holder, address, pool.heap.rank, generation)
-    while True:
-        code = add_use(PAGE_ADDRESS, *words)
-        if code == status.OK:
-            return
-        if code == status.FULL:
+
+    def look() -> int | None:
+        while (code := add_use(PAGE_ADDRESS, *words)) == status.FULL:
             pool.grow_uses()
-        elif code != status.AGAIN:
-            raise _reason(address, code)
-        elif time.monotonic() >= deadline:
-            raise WaitTimeout(f"the lock of the heap at {address:#x} was held for {pool.heap.timeout_s:g} s")
+        return unless_again(code)
+
+    code = until(look, Deadline(pool.heap.timeout_s))
+    if code is None:
+        raise WaitTimeout(f"the lock of the heap at {address:#x} was held for {pool.heap.timeout_s:g} s")
+    if code != status.OK:
+        raise _reason(address, code)
 
 
 def _reason(address: int, code: int) -> UmemError:

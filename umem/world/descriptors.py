@@ -13,15 +13,14 @@ import os
 import select
 import socket
 import struct
-import time
 from typing import Protocol
 
 from ..errors import RankLost, WaitTimeout, WorldError
 from .local_sockets import abstract, is_own_user
+from .waiting import SLICE_S, Deadline, until
 
 _HEADER = struct.Struct("<I32s")  # the sender's rank, the listener's name
 _MAX_FDS = 253  # the kernel's SCM_MAX_FD
-_LIVENESS_SLICE_S = 0.05
 
 
 class Members(Protocol):
@@ -47,7 +46,7 @@ def share(world: Members, key: str, fds: list[int], timeout_s: float) -> dict[in
     where a peer cannot be reached or this process may open no more files.
     """
     assert len(fds) <= _MAX_FDS, f"{len(fds)} descriptors do not fit into one message"
-    deadline = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     peers = [rank for rank in range(world.num_ranks) if rank != world.rank and world.may_map(rank)]
     name = os.urandom(16).hex().encode()
     received: dict[int, list[int]] = {}
@@ -89,18 +88,19 @@ def _send(world: Members, peer: int, name: bytes, fds: list[int]) -> None:
             ) from None
 
 
-def _wait_for_peer(world: Members, listener: socket.socket, missing: list[int], deadline: float) -> None:
+def _wait_for_peer(world: Members, listener: socket.socket, missing: list[int], deadline: Deadline) -> None:
     poll = select.poll()
     poll.register(listener, select.POLLIN)
-    while not poll.poll(_LIVENESS_SLICE_S * 1000):
-        for rank in missing:
-            if not world.is_alive(rank):
-                raise RankLost(rank, "before it sent its descriptors")
-        if time.monotonic() >= deadline:
-            raise WaitTimeout(f"no descriptors from rank {', '.join(map(str, missing))}")
+
+    def lost() -> RankLost | None:
+        dead = (rank for rank in missing if not world.is_alive(rank))
+        return next((RankLost(rank, "before it sent its descriptors") for rank in dead), None)
+
+    if until(lambda: poll.poll(SLICE_S * 1000) or None, deadline, lost) is None:
+        raise WaitTimeout(f"no descriptors from rank {', '.join(map(str, missing))}")
 
 
-def _accept(listener: socket.socket, name: bytes, deadline: float) -> tuple[int, list[int]] | None:
+def _accept(listener: socket.socket, name: bytes, deadline: Deadline) -> tuple[int, list[int]] | None:
     """The rank and descriptors of the peer that connected; None for a stranger, whose connection is closed.
 
     Any user of the machine can find the name of an abstract socket and connect to it.
@@ -109,7 +109,7 @@ def _accept(listener: socket.socket, name: bytes, deadline: float) -> tuple[int,
     with stream:
         if not is_own_user(stream):
             return None
-        stream.settimeout(max(_LIVENESS_SLICE_S, deadline - time.monotonic()))
+        stream.settimeout(deadline.left_s(SLICE_S))
         try:
             data, ancillary, flags, _ = stream.recvmsg(_HEADER.size, socket.CMSG_SPACE(4 * _MAX_FDS))
         except TimeoutError:

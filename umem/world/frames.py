@@ -13,17 +13,15 @@ import select
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..errors import UmemError, WaitTimeout, WorldError
-from .deadline import Deadline
+from .waiting import SLICE_S, Deadline, until
 
 _HEADER = struct.Struct("<QBI")
 _LENGTH = struct.Struct("<Q")
 _RECEIVE_BYTES = 1 << 18
-SLICE_S = 0.05
 
 
 class Kind(enum.IntEnum):
@@ -132,34 +130,39 @@ class Channel:
 
     def send(self, kind: Kind, payload: bytes, timeout_s: float) -> None:
         """Send a frame. Raises WaitTimeout where the hub does not read, what `ended` makes where it is gone."""
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s)
+
+        def look() -> bool | None:
+            try:
+                while self._unsent:
+                    del self._unsent[: self._stream.send(self._unsent)]
+            except BlockingIOError:
+                self._wait_for(select.POLLOUT, deadline)
+            except ConnectionError:
+                raise self._ended() from None
+            return None if self._unsent else True
+
         with self._lock:
             self._last_request = (self._last_request + 1) & 0xFFFF_FFFF
             self._unsent += encode(kind, self._last_request, payload)
-            while self._unsent:
-                try:
-                    del self._unsent[: self._stream.send(self._unsent)]
-                except BlockingIOError:
-                    if not self._ready(select.POLLOUT, deadline):
-                        raise WaitTimeout(f"the launcher read no message for {timeout_s:g} s") from None
-                except ConnectionError:
-                    raise self._ended() from None
+            if until(look, deadline) is None:
+                raise WaitTimeout(f"the launcher read no message for {timeout_s:g} s")
 
     def receive(self, request: int, timeout_s: float) -> Frame | None:
         """The reply to `request`, or None where it has not come after `timeout_s`."""
         deadline = Deadline(timeout_s)
-        while True:
-            is_last = deadline.has_passed()
+
+        def look() -> Frame | None:
             with self._lock:
                 if self._replies[request] is None:
                     self._read()
                 if (frame := self._replies[request]) is not None:
                     del self._replies[request]
                     return frame
-            if is_last:
-                return None
-            # A slice at a time: another thread may read the reply.
-            self._ready(select.POLLIN, time.monotonic() + min(timeout_s, SLICE_S))
+            self._wait_for(select.POLLIN, deadline)  # a slice at a time: another thread may read the reply
+            return None
+
+        return until(look, deadline)
 
     def forget(self, request: int) -> None:
         """Give up waiting for a reply: it is dropped, whether it has come or not."""
@@ -193,7 +196,7 @@ class Channel:
         elif frame.request in self._replies:
             self._replies[frame.request] = frame
 
-    def _ready(self, event: int, deadline: float) -> bool:
+    def _wait_for(self, event: int, deadline: Deadline) -> None:
         poll = select.poll()
         poll.register(self._stream, event)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        poll.poll(deadline.left_s(at_most_s=SLICE_S) * 1000)

@@ -17,7 +17,6 @@ import os
 import selectors
 import socket
 import threading
-import time
 from contextlib import suppress
 from functools import partial
 
@@ -29,6 +28,7 @@ from .hub import Hub, Outgoing
 from .launchers import Request
 from .local_sockets import abstract, is_own_user, peer_pid
 from .spec import MAX_RANKS
+from .waiting import Deadline, until
 
 _ANSWER_TIMEOUT_S = 1.0  # at least: the hub answers at once unless rank 0 holds its GIL
 _RETRY_S = 0.01  # an abstract name that is not there yet cannot be waited for
@@ -43,17 +43,22 @@ def enter(asked: Request, timeout_s: float) -> Channel:
     name = abstract(hashlib.sha256(f"{os.geteuid()} {asked.job}".encode()).hexdigest()[:32].encode())
     if asked.rank == 0:
         Meeting(name, asked.num_ranks, timeout_s)
-    deadline = time.monotonic() + timeout_s
-    while True:
-        channel, why_not = _try(name, asked, max(_ANSWER_TIMEOUT_S, deadline - time.monotonic()))
-        if channel is not None:
-            return channel
-        if time.monotonic() >= deadline:
-            raise WaitTimeout(
-                f"rank {asked.rank} of {asked.num_ranks} ({asked.launcher}) was not let in by rank 0 within"
-                f" {timeout_s:g} s: {why_not}; each rank calls umem.init(), and all share one network namespace"
-            )
-        liveness.ended((), _RETRY_S)
+    deadline, why_not = Deadline(timeout_s), ""
+
+    def look() -> Channel | None:
+        nonlocal why_not
+        channel, why_not = _try(name, asked, deadline.left_s(_ANSWER_TIMEOUT_S))
+        if channel is None:
+            liveness.ended((), _RETRY_S)
+        return channel
+
+    channel = until(look, deadline)
+    if channel is None:
+        raise WaitTimeout(
+            f"rank {asked.rank} of {asked.num_ranks} ({asked.launcher}) was not let in by rank 0 within"
+            f" {timeout_s:g} s: {why_not}; each rank calls umem.init(), and all share one network namespace"
+        )
+    return channel
 
 
 def _try(name: bytes, asked: Request, timeout_s: float) -> tuple[Channel | None, str]:

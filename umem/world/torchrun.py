@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from .. import config
 from ..errors import ConfigError, PortInUse, RankLost, WaitTimeout, WorldError
 from . import launchers, liveness
-from .deadline import Deadline
+from .waiting import Deadline, until
 
 Answer = TypeVar("Answer")
 
@@ -133,30 +133,48 @@ class StoreRendezvous:
 
     def get(self, key: str, timeout_s: float, source: int | None = None) -> bytes:
         """The blob under `key`, as soon as `source`, else some rank, has set it. Raises WaitTimeout, RankLost."""
-        deadline = Deadline(timeout_s)
-        while not self._ask(self._store.check, [key]):
-            if deadline.has_passed():
-                raise WaitTimeout(f"nobody set {key!r} for {timeout_s:g} s")
-            if self._pause(() if source is None else (source,)) and not self._ask(self._store.check, [key]):
-                raise RankLost(source or 0, f"it ended, and nobody set {key!r}")
-        return self._ask(self._store.get, key)
+        sources = () if source is None else (source,)
+
+        def look() -> bytes | None:
+            if self._ask(self._store.check, [key]):
+                return self._ask(self._store.get, key)
+            self._ended(sources, _CHECK_INTERVAL_S)
+            return None
+
+        def lost() -> RankLost | None:
+            return next(
+                (RankLost(s, f"it ended, and nobody set {key!r}") for s in self._ended(sources)), None
+            )
+
+        found = until(look, Deadline(timeout_s), lost)
+        if found is None:
+            raise WaitTimeout(f"nobody set {key!r} for {timeout_s:g} s")
+        return found
 
     def gather(self, key: str, blob: bytes, timeout_s: float) -> list[bytes]:
         """Every rank's blob, by rank. Collective. Raises RankLost or WaitTimeout."""
-        deadline = Deadline(timeout_s)
         self._ask(self._store.set, f"{key}/{self._rank}", blob)
         missing = set(range(self._num_ranks))
-        while True:
-            ended = self._pause(missing) if len(missing) < self._num_ranks else []
-            missing = {rank for rank in missing if not self._ask(self._store.check, [f"{key}/{rank}"])}
+
+        def look() -> list[bytes] | None:
+            missing.difference_update(
+                [rank for rank in missing if self._ask(self._store.check, [f"{key}/{rank}"])]
+            )
             if not missing:
                 return [self._ask(self._store.get, f"{key}/{rank}") for rank in range(self._num_ranks)]
-            for rank in ended:
-                if rank in missing:
-                    raise RankLost(rank, f"it ended before exchange {key!r}")
-            if deadline.has_passed():
-                ranks = ", ".join(map(str, sorted(missing)))
-                raise WaitTimeout(f"exchange {key!r} waited {timeout_s:g} s for rank {ranks}")
+            self._ended(missing, _CHECK_INTERVAL_S)
+            return None
+
+        def lost() -> RankLost | None:
+            return next(
+                (RankLost(r, f"it ended before exchange {key!r}") for r in self._ended(missing)), None
+            )
+
+        blobs = until(look, Deadline(timeout_s), lost)
+        if blobs is None:
+            ranks = ", ".join(map(str, sorted(missing)))
+            raise WaitTimeout(f"exchange {key!r} waited {timeout_s:g} s for rank {ranks}")
+        return blobs
 
     def departed(self) -> Mapping[int, str]:
         """Nobody: a store tells nothing unasked, and the ends of processes are seen."""
@@ -172,10 +190,10 @@ class StoreRendezvous:
         except RuntimeError as error:
             raise WorldError(f"the store of this world is gone, or rank 0, which held it: {error}") from None
 
-    def _pause(self, watched: Iterable[int]) -> list[int]:
-        """Let a check interval pass, unless one of the `watched` ranks has ended; returns those."""
+    def _ended(self, watched: Iterable[int], timeout_s: float = 0.0) -> list[int]:
+        """Those of the `watched` ranks that have ended, now or within `timeout_s`, which passes if none has."""
         known = [(rank, self.pidfds[rank]) for rank in watched if rank in self.pidfds]
-        return liveness.ended(known, _CHECK_INTERVAL_S)
+        return liveness.ended(known, timeout_s)
 
 
 def _listen(address: str, port: int) -> socket.socket:

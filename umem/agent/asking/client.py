@@ -7,7 +7,6 @@ and waits; `stream` keeps several in flight, over several homes. Every wait has 
 from __future__ import annotations
 
 import ctypes
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,8 +17,9 @@ from ...kernels import status
 from ...kernels.page import gate as way
 from ...kernels.page import operations
 from ...memory.control_page import ControlPage
-from ...memory.waiting import complete, raise_if_lost
+from ...memory.waiting import complete, loss
 from ...world.forks import MakeError
+from ...world.waiting import Deadline, until
 from .. import layout
 from ..layout import Operation
 from ..spins import Spins
@@ -328,7 +328,8 @@ class Client(GateServer):
 
     def _complete(self, step: Callable[[], int], rank: int, operation: int, timeout_s: float | None) -> None:
         what = f"{operation_name(operation)} at rank {rank}"
-        raise_if_lost(self.page, (rank,), what)  # `complete` looks after a slice, and one has passed
+        if (error := loss(self.page, (rank,), what)) is not None:
+            raise error  # `complete` looks after a slice, and one has passed
         complete(step, self.page, self.timeout_s if timeout_s is None else timeout_s, what, (rank,))
 
     def _raise(self, code: int, rank: int, operation: int) -> NoReturn:
@@ -337,12 +338,15 @@ class Client(GateServer):
             raise ConfigError(f"{what}: there is no such rank in this world")
         if code == status.BAD_REQUEST:
             raise ConfigError(f"{what}: a payload has at most {layout.MAX_PAYLOAD_BYTES} bytes; split it")
-        deadline = time.monotonic() + CONFIRMATION_S
-        while rank not in self.page.dead_ranks():
-            if code != status.RANK_LOST and time.monotonic() >= deadline:
-                raise FabricError(f"{what}: UCX could not send ({status.name(code)})")
+
+        def look() -> RankLost | None:
+            if rank in self.page.dead_ranks():
+                return RankLost(rank, what)
             progress_in_turn(self.fabric.main.address)
-        raise RankLost(rank, what)
+            return None
+
+        found = until(look, Deadline(CONFIRMATION_S))
+        raise found or FabricError(f"{what}: UCX could not send ({status.name(code)})")
 
 
 def check_credits(credits: int) -> None:

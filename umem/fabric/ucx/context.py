@@ -7,13 +7,13 @@ Handles are plain integers, so that compiled code takes them. Nothing here waits
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable, Mapping
 from ctypes import byref, c_int, c_int8, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
 
 from ... import config
 from ...errors import FabricError
+from ...world.waiting import Deadline, until
 from . import abi
 from .library import Library, load, unset
 
@@ -192,13 +192,19 @@ class Worker:
         """Close the endpoints, then the worker; safe to repeat. Takes at most `timeout_s`."""
         if not self.handle:
             return
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s)
         closing = [request for endpoint in self.endpoints if (request := endpoint.begin_close()) > 0]
-        while closing and time.monotonic() < deadline:
+
+        def look() -> bool | None:
+            if not closing:
+                return True
             self.progress()
             for request in [r for r in closing if self.ucp.ucp_request_check_status(r) != abi.UCS_INPROGRESS]:
                 self.ucp.ucp_request_free(request)
                 closing.remove(request)
+            return None
+
+        until(look, deadline)
         self.ucp.ucp_worker_destroy(self.handle)
         self.handle = 0
 

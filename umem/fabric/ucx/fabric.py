@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,8 +25,9 @@ from ...errors import AlignmentError, ConfigError, FabricError, Interrupted, Ran
 from ...kernels import status
 from ...kernels.page.control import CONTROL_BYTES
 from ...memory.control_page import ControlPage
-from ...world.deadline import Deadline
+from ...memory.waiting import loss, unless_again
 from ...world.forks import MakeError, belongs_here, refuse
+from ...world.waiting import Deadline, until
 from . import abi, operations, queues, turns
 from .channels import Channels, address_for, has_shared_memory, num_channels, packed_addresses
 from .context import Context
@@ -106,7 +106,7 @@ class UcxFabric:
                 rank,
                 card,
                 watched,
-                partial(self._await_confirmation, "connect", (rank,)),
+                partial(self._confirmed, "connect", (rank,)),
             )
             for rank, (card, watched) in enumerate(zip(cards, self.watched, strict=True))
         ]
@@ -235,17 +235,21 @@ class UcxFabric:
         """
         if not self.context.handle:
             return
-        deadline, dead = time.monotonic() + timeout_s, self.page.dead_ranks()
+        deadline, dead = Deadline(timeout_s), self.page.dead_ranks()
         for peer in self.peers:
             if peer.has_messages and not peer.failure and peer.rank not in dead:
-                # The space is closing, which ends waits; this one has its own deadline.
-                port = Port(self.main, peer.rank, _OPEN_PAGE.ctypes.data)
-                self._last_ports.append(port)
-                code = operations.flush(port.address, peer.rank, peer.messages.handle)
-                while code == status.AGAIN and not peer.failure and time.monotonic() < deadline:
-                    code = operations.resume(port.address, peer.rank)
+                self._send_off(peer, deadline)
         turns.close(self.main.address)
         self.context.close(timeout_s)
+
+    def _send_off(self, peer: Peer, deadline: Deadline) -> None:
+        """Let `peer` have what was sent to it, until the deadline."""
+        # The space is closing, which ends waits; this one has its own deadline.
+        port = Port(self.main, peer.rank, _OPEN_PAGE.ctypes.data)
+        self._last_ports.append(port)
+        code = operations.flush(port.address, peer.rank, peer.messages.handle)
+        codes = _codes(code, partial(operations.resume, port.address, peer.rank))
+        until(lambda: True if peer.failure else unless_again(next(codes)), deadline)
 
     # --- one operation
 
@@ -264,28 +268,30 @@ class UcxFabric:
 
         `step(port, rank)` goes on after AGAIN, and `between` is called before.
         """
-        deadline, lost_deadline = Deadline(timeout_s), math.inf
-        while code != status.OK:
-            if code == status.AGAIN:
-                now = time.monotonic()
-                if self._lost(needs):  # which may have done its part before it ended
-                    lost_deadline = min(lost_deadline, now + CONFIRM_S)
-                    if now >= lost_deadline:
-                        self._raise_if_lost(call, needs)
-                if self.peers[rank].failure:
-                    raise self._broken(call, rank, self.peers[rank].failure, needs)
-                if deadline.has_passed():
-                    raise WaitTimeout(f"{call} with rank {rank} over ucx: no end after {timeout_s:g} s")
-                if between is not None:
-                    between()
-                code = step(port.address, rank)
-            elif code == status.RANK_LOST:
+
+        def go_on() -> int:
+            if between is not None:
+                between()
+            return step(port.address, rank)
+
+        codes = _codes(code, go_on)
+
+        def look() -> int | None:
+            code = next(codes)
+            if code == status.AGAIN and self.peers[rank].failure:
+                raise self._broken(call, rank, self.peers[rank].failure, needs)
+            if code == status.RANK_LOST:
                 raise RankLost(rank, f"{call} over ucx", self.page.lost_ranks().get(rank, ""))
-            elif code == status.INTERRUPTED:
+            if code == status.INTERRUPTED:
                 raise Interrupted(f"{call} with rank {rank} over ucx: the space is closing")
-            else:
+            if code not in (status.OK, status.AGAIN):
                 assert code == status.FABRIC_FAILED, status.name(code)
                 raise self._broken(call, rank, int(port.words[UCX_STATUS]), needs)
+            return unless_again(code)
+
+        # Over tcp what a rank did before it ended may still be on its way.
+        if until(look, Deadline(timeout_s), partial(self._loss, call, needs), CONFIRM_S) is None:
+            raise WaitTimeout(f"{call} with rank {rank} over ucx: no end after {timeout_s:g} s")
 
     def _run(
         self,
@@ -325,27 +331,32 @@ class UcxFabric:
         self.ports.put_back(rank, port)
         return old
 
-    def _lost(self, needs: Iterable[int]) -> set[int]:
-        return set(self.page.lost_ranks()).intersection(needs)
+    def _loss(self, call: str, needs: Iterable[int]) -> RankLost | None:
+        return loss(self.page, needs, f"{call} over ucx")
 
-    def _raise_if_lost(self, call: str, needs: Iterable[int]) -> None:
-        reasons = self.page.lost_ranks()
-        for lost in self._lost(needs):
-            raise RankLost(lost, f"{call} over ucx", reasons[lost])
-
-    def _broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError:
-        """The error for a failed call; RankLost is raised instead where a death explains it."""
-        if ucx_status in BROKEN:
-            self._await_confirmation(call, needs)
+    def _broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError | RankLost:
+        """The error for a failed call: RankLost where a death explains it."""
+        lost = self._confirmed(call, needs) if ucx_status in BROKEN else None
         text = self.context.library.status_text(ucx_status)
-        return FabricError(f"{call} with rank {rank} over ucx failed: {text} ({ucx_status})")
+        return lost or FabricError(f"{call} with rank {rank} over ucx failed: {text} ({ucx_status})")
 
-    def _await_confirmation(self, call: str, needs: Iterable[int]) -> None:
-        """Raise RankLost if the death of one of `needs` is confirmed within CONFIRM_S."""
-        deadline = time.monotonic() + CONFIRM_S
-        while time.monotonic() < deadline:
-            self._raise_if_lost(call, needs)
-            time.sleep(CONFIRM_STEP_S)
+    def _confirmed(self, call: str, needs: Iterable[int]) -> RankLost | None:
+        """The error for the death of one of `needs`, if it is confirmed within CONFIRM_S."""
+
+        def look() -> RankLost | None:
+            error = self._loss(call, needs)
+            if error is None:
+                time.sleep(CONFIRM_STEP_S)
+            return error
+
+        return until(look, Deadline(CONFIRM_S))
+
+
+def _codes(code: int, go_on: Callable[[], int]) -> Iterator[int]:
+    """The statuses of an operation that has returned `code`: that one, then what `go_on` returns each time."""
+    yield code
+    while True:
+        yield go_on()
 
 
 def _is_watched(world: Ranks, rank: int) -> bool:

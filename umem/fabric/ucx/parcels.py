@@ -11,6 +11,7 @@ waits for a message takes in others, though it looks less often.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -20,7 +21,9 @@ import numpy as np
 
 from ...errors import FabricError, Interrupted, RankLost, WaitTimeout
 from ...kernels import status
+from ...memory.waiting import unless_again
 from ...units import format_size
+from ...world.waiting import Deadline, until
 from . import operations
 from .channels import Channels
 from .peer import Peer
@@ -111,9 +114,8 @@ class Parcels:
         """See the send in `port` through, for as long as that takes, in another thread."""
 
         def go_on() -> None:
-            code = status.AGAIN
-            while code == status.AGAIN:
-                code = operations.resume(port.address, rank)
+            # It has no deadline: it ends with the connection, or when the space closes.
+            until(lambda: unless_again(operations.resume(port.address, rank)), Deadline(math.inf))
             self._fabric.ports.give_up(rank, port)
 
         threading.Thread(target=go_on, name="umem-send", daemon=True).start()

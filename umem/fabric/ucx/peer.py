@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AddressError, FabricError
+from ...errors import AddressError, FabricError, RankLost
 from ...kernels.build.compile import c_callback
 from ...kernels.intrinsics.scalar import store_i64
 from .channels import Channels, address_for
@@ -56,11 +56,11 @@ class Peer:
         rank: int,
         card: dict[str, Any],
         is_watched: bool,
-        await_confirmation: Callable[[], None],
+        confirmed: Callable[[], RankLost | None],
     ):
-        """`await_confirmation` raises RankLost where it learns that `rank` has died."""
+        """`confirmed` waits a moment for news of the death of `rank`, and returns the error for it."""
         self.worker, self.rank, self.is_watched = channels.of(rank), rank, is_watched
-        self._await_confirmation = await_confirmation
+        self._confirmed = confirmed
         self.endpoints: list[Endpoint] = []
         self._name = f"rank {rank}"
         self._main_address = address_for(card["main"], own_rank)
@@ -116,7 +116,8 @@ class Peer:
         try:
             endpoint = self.worker.connect(address, self._name, callback, word)
         except FabricError:  # there is nobody at that address
-            self._await_confirmation()
+            if (lost := self._confirmed()) is not None:
+                raise lost from None
             raise
         self.endpoints.append(endpoint)
         return endpoint

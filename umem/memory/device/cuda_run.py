@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
 from collections.abc import Sequence
 
 from ... import config
 from ...errors import ConfigError, WaitTimeout
+from ...world.waiting import Deadline, until
 from .cuda import CudaDevice
 
 DEFAULT_STREAM = 0
@@ -79,11 +79,15 @@ def synchronize(device: CudaDevice, timeout_s: float | None = None) -> None:
     """
     device.make_current()
     timeout_s = config.timeout_s() if timeout_s is None else timeout_s
-    deadline = time.monotonic() + timeout_s
-    while not device.driver.stream_is_done(DEFAULT_STREAM):
-        if time.monotonic() > deadline:
-            raise WaitTimeout(f"{device.NAME}: kernels still run after {timeout_s:g} s")
+
+    def look() -> bool | None:
+        if device.driver.stream_is_done(DEFAULT_STREAM):
+            return True
         os.sched_yield()
+        return None
+
+    if until(look, Deadline(timeout_s)) is None:
+        raise WaitTimeout(f"{device.NAME}: kernels still run after {timeout_s:g} s")
 
 
 def copy_in(device: CudaDevice, dst_pointer: int, src: bytes) -> None:

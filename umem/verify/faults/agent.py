@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from ...errors import RankLost, WaitTimeout
 from ...space.space import Space
+from ...world.waiting import Deadline, until
 from .journal import Journal
 from .play import victims
 
@@ -49,14 +48,17 @@ class AgentWork:
 
     def recover(self, victim: int) -> None:
         """Ask the dead rank until that raises RankLost. Raises WaitTimeout where it never does."""
-        deadline = time.monotonic() + self.space.timeout_s
-        while time.monotonic() < deadline:
+
+        def look() -> bool | None:
             try:
                 self.ask(victim)
             except RankLost as lost:
                 assert lost.rank == victim, "another is dead"
-                return
-        raise WaitTimeout(f"rank {victim} is dead and not said to be lost")
+                return True
+            return None
+
+        if until(look, Deadline(self.space.timeout_s)) is None:
+            raise WaitTimeout(f"rank {victim} is dead and not said to be lost")
 
     def check(self, dead: list[int]) -> None:
         """Assert that living homes still answer and that asking a dead one raises RankLost."""

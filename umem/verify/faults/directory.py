@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from ...errors import LinePoisoned, RankLost, WaitTimeout
 from ...space.space import Space
+from ...world.waiting import Deadline, until
 from .journal import INTENT, LOST, NUM_COUNTERS, REPORTED, Journal
 from .play import victims
 
@@ -76,16 +75,19 @@ class DirectoryWork:
     def recover(self, victim: int) -> None:
         """Add to the line that `victim` owned: it is salvaged where memory is mapped, else poisoned, and then reset."""
         address = self.own.address_of(victim, 0)
-        deadline = time.monotonic() + self.space.timeout_s
-        while time.monotonic() < deadline:
+
+        def look() -> int | None:
             try:
-                self.space.fetch_add(address, 1)
-                return
+                return int(self.space.fetch_add(address, 1))
             except LinePoisoned as lost:
                 assert lost.address == address, "the error names the address"
                 assert not self.all_mapped, "what the dead owned lies in memory that is mapped"
                 self.space.cache.reset(address)
                 self.num_lost += 1
+                return None
+
+        if until(look, Deadline(self.space.timeout_s)) is not None:
+            return
         raise WaitTimeout(f"the line at {address:#x}, which rank {victim} had, is not usable again")
 
     def check(self, dead: list[int]) -> None:

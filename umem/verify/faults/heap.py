@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from ...errors import OutOfMemory, RankLost, WaitTimeout
 from ...space.space import Space
+from ...world.waiting import Deadline, until
 from .journal import Journal
 
 MAX_HELD = 12
@@ -47,10 +46,9 @@ class HeapWork:
 
     def recover(self, victim: int) -> None:
         """Wait until the death is known, reclaim the blocks that the dead rank had here, and allocate."""
-        deadline = time.monotonic() + self.space.timeout_s
-        while victim not in self.space.page.dead_ranks():
-            if time.monotonic() >= deadline:
-                raise WaitTimeout(f"the death of rank {victim} is not noticed")
+        deadline = Deadline(self.space.timeout_s)
+        if until(lambda: victim in self.space.page.dead_ranks() or None, deadline) is None:
+            raise WaitTimeout(f"the death of rank {victim} is not noticed")
         self.space.heap.reclaim()
         self.space.free(self.space.alloc(4096))
 

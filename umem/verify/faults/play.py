@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import RankLost, WaitTimeout
 from ...space.space import Space
+from ...world.waiting import Deadline, until
 from .journal import PID, STEPS, Journal
 
 STEPS_BETWEEN = 20  # of each living rank before the next kill
@@ -104,12 +105,19 @@ def kill(journal: Journal, work: Work, victim: int, timeout_s: float, rng: np.ra
 def work_until_all_have(journal: Journal, work: Work, ranks: list[int], timeout_s: float) -> None:
     """Work until each of `ranks` has made a few steps more. Raises WaitTimeout: one of them hangs."""
     wanted = {rank: int(journal.rows[rank, STEPS]) + STEPS_BETWEEN for rank in ranks}
-    deadline = time.monotonic() + timeout_s
-    while slow := journal.behind(wanted):
-        if time.monotonic() >= deadline:
-            raise WaitTimeout(f"ranks {slow} have made no {STEPS_BETWEEN} steps within {timeout_s:g} s")
+
+    slow: list[int] = []
+
+    def look() -> bool | None:
+        slow[:] = journal.behind(wanted)
+        if not slow:
+            return True
         go_on(work.step)
         journal.rows[0, STEPS] += 1
+        return None
+
+    if until(look, Deadline(timeout_s)) is None:
+        raise WaitTimeout(f"ranks {slow} have made no {STEPS_BETWEEN} steps within {timeout_s:g} s")
 
 
 def go_on(step: Callable[[], None]) -> None:

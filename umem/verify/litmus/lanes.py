@@ -80,10 +80,10 @@ class Lane:
         program = (self._position.ctypes.data, code.rows.ctypes.data, len(code.rows))
         where = (places.ctypes.data, LINE_BYTES, begin_ns, moments.ctypes.data)
         kept = (results.ctypes.data, code.num_registers, part.stop)
-        deadline_s = time.monotonic() + self._space.timeout_s
-        while True:
+
+        def step() -> int:
             slice_end_ns = time.monotonic_ns() + status.SLICE_NS
-            answer = self._run(self._cache, *program, *where, *kept, slice_end_ns)
-            if answer == status.OK:
-                return results[part.start : part.stop]
-            self._space.cache.settle(answer, deadline=deadline_s)
+            return int(self._run(self._cache, *program, *where, *kept, slice_end_ns))
+
+        self._space.cache.until_ok(step)
+        return results[part.start : part.stop]
