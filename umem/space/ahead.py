@@ -64,7 +64,7 @@ def kernels_of_start(kind: str = MAPPED) -> list[Lazy]:
         kernels += service.HANDLERS.values()
         kernels += [requests.ask, requests.post_request, requests.ask_for_gate, requests.receive_reply]
         kernels += [gate.get, gate.put, turns.call_in_turn]
-        kernels += [operations.send, operations.recv, operations.flush]
+        kernels += [operations.send, operations.recv, operations.resume, operations.flush]
     if kind == HOSTS:
         kernels += [state.note_lost_connection, note_failure]
     return kernels
