@@ -70,14 +70,14 @@ class Array:
     def write(self, values: Any) -> None:
         """Copy `values` (broadcast to the shape) into the array; works in every world.
 
-        Floats are rounded to the array's dtype. Integers must fit, or it raises ArgumentRangeError; what would
-        change otherwise, floats as integers above all, raises ArgumentTypeError.
+        Floats are rounded to the array's dtype. Raises ArgumentRangeError for integers that do not fit, and
+        ArgumentTypeError for values that would change otherwise, such as floats in an integer array.
         """
         source = np.ascontiguousarray(np.broadcast_to(values_as(values, self.dtype), self.shape))
         self.space.put(self.address, source)
 
     def free(self) -> None:
-        """Give the memory back. No view of it may be used afterwards, by any rank."""
+        """Free the memory. No rank may use a view of it afterwards."""
         self.space.free(self.address)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -18,7 +18,7 @@ from .scalars import Scalars
 
 
 class Bulk(Scalars):
-    """The part of a space that moves many bytes at a time: plain accesses, ordered by what `Space` says."""
+    """The bulk accesses of a space: plain copies, which barriers, signals and scalar accesses order (see Space)."""
 
     mapped: MappedFabric
     _has_cached: ctypes.c_int64
@@ -88,7 +88,7 @@ class Bulk(Scalars):
                 target.fabric.put(target.rank, target.address + offset, pointer, size, keep=bounce)
 
     def _is_done(self, code: int, address: int, operation: int, keep: np.ndarray) -> bool:
-        """Whether a bulk access was one request to its home; waits for what compiled code has left undone."""
+        """Wait for a bulk access that compiled code has begun. False where it has not: fabrics must move the bytes."""
         if code == status.OK:
             return True
         if not gate.is_pending(code) or self._remote is None:

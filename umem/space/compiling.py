@@ -24,10 +24,10 @@ TELL_S = 1.0  # for an agent to hear of it
 def notify_of_compiling(
     rank: int, page: ControlPage, segments: Segments, plan: AddressMap, agent: Agent
 ) -> None:
-    """Write into each rank's control page until when `rank`, this one, compiles: at the latest, and then in fact.
+    """Note in each rank's control page until when `rank`, this one, compiles: first the latest end, then the real one.
 
-    And have this process's deadlines heed what stands in its own `page`. Both end with the agent, which is closed
-    before the memory goes, and which a forked child does not have.
+    This process's deadlines then heed its own `page`. Both end with the agent, which is closed before the memory
+    goes, and which a forked child does not have.
     """
     mapped = sorted(segments.mapped_ranks)
     others = [other for other in range(plan.num_ranks) if other not in segments.mapped_ranks]
@@ -42,7 +42,7 @@ def notify_of_compiling(
             word = plan.meta_address(peer) + 8 * (CONTROL_COMPILED_UNTIL + rank)
             ctypes.c_int64.from_address(word).value = time.monotonic_ns() + more_ns
         for peer in others:
-            with suppress(UmemError):  # one that cannot be told has a deadline that passes
+            with suppress(UmemError):  # the deadline of a peer that cannot be told passes
                 agent.call(
                     peer, Operation.COMPILING, arguments=(more_ns,), max_reply_bytes=0, timeout_s=TELL_S
                 )

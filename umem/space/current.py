@@ -1,4 +1,4 @@
-"""The one open space of this process, for code that has no other way to it: arrays that are unpickled."""
+"""The one open space of this process, for code that is handed no space: an array being unpickled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Holder(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be used by this process."""
+        """Whether this process can use it."""
 
     def get(self, dst: np.ndarray, address: int) -> None:
         """Fill `dst` from `address`."""
@@ -30,7 +30,7 @@ class Holder(Protocol):
 
 
 _space: Holder | None = None
-_is_taken = False  # a space has closed and left its memory mapped, at the addresses of any other
+_is_taken = False  # a space has closed and left its memory mapped, at the addresses that any other would use
 
 
 def opened() -> Holder:
@@ -48,7 +48,7 @@ def enter(space: Holder) -> None:
 
 
 def leave(space: Holder) -> bool:
-    """Forget `space`; whether it was the current one."""
+    """Forget `space`. Returns whether it was the current one."""
     global _space
     if _space is not space:
         return False
@@ -69,7 +69,7 @@ def leave_mapped() -> None:
 
 def check_free() -> None:
     """Raise WorldError where this process can open no space."""
-    if _space is not None and _space.is_open:  # that of a forked child is not; joining says so
+    if _space is not None and _space.is_open:  # in a forked child it is not open; joining raises there
         raise WorldError("this process already has an open space; close it first")
     if _is_taken:
         raise WorldError(

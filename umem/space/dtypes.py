@@ -1,4 +1,4 @@
-"""Dtypes and values that programs hand over: kept whole on the way into memory, or refused.
+"""Dtypes and values of a program's accesses: stored without loss but rounding of floats, or refused.
 
 | value | into | |
 |---|---|---|
@@ -31,9 +31,9 @@ _NOT_OBJECTS = "umem holds bytes, which mean the same in every process; send obj
 
 
 def element_type(dtype: Any) -> np.dtype:
-    """NumPy's dtype of elements in memory, from what NumPy takes, torch's dtypes, and "bfloat16".
+    """The NumPy dtype of elements in memory, from a NumPy or torch dtype, or a name such as "bfloat16".
 
-    Raises ArgumentTypeError for what is none, has no size, or holds Python objects.
+    Raises ArgumentTypeError for anything else, and for a dtype without a size or with Python objects.
     """
     name = str(dtype) if not isinstance(dtype, type) else ""
     is_torch = name.startswith(_TORCH)
@@ -74,7 +74,7 @@ def access_of(dtype: Any) -> access.Access:
 
 
 def scalar_address(value: Any) -> int:
-    """`value` as an address that compiled code can be asked for."""
+    """`value` as an address of 64 bits, for compiled code. Raises AddressError, ArgumentTypeError."""
     address = whole(value, "address")
     if not -(1 << 63) <= address < 1 << 63:
         raise AddressError(f"address {address:#x} lies in no segment of this world") from None
@@ -110,7 +110,7 @@ def _as_float(number: Any, element: access.Access) -> float:
 
 
 def values_as(values: Any, dtype: np.dtype) -> np.ndarray:
-    """`values`, whatever NumPy makes an array of, as an array of `dtype`: see the table above."""
+    """`values` (anything NumPy makes an array of) as an array of `dtype`: see the table above."""
     is_read_by_numpy = isinstance(dtype, np.dtypes.VoidDType) or dtype.kind in "mM"  # tuples, dates as text
     if is_read_by_numpy and not hasattr(values, "dtype"):
         return np.asarray(values, dtype)
@@ -137,9 +137,9 @@ def values_as(values: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def _array_of(values: Any) -> np.ndarray:
-    """NumPy's array of `values`: of objects only for ints where no dtype of its holds them all."""
+    """NumPy's array of `values`; its dtype is object only for ints that no integer dtype holds together."""
     if str(getattr(values, "dtype", "")) == _TORCH + "bfloat16":
-        values = values.float()  # which torch can hand to NumPy, and holds the same numbers
+        values = values.float()  # the same numbers in a dtype that torch hands to NumPy
     source = np.asarray(values)
     if source.dtype.kind == "f" and not hasattr(values, "dtype"):
         as_objects = np.asarray(values, object)
@@ -158,7 +158,7 @@ def _floats(integers: np.ndarray) -> np.ndarray:
 
 
 def _known(dtype: np.dtype) -> np.dtype:
-    """`dtype`, or float32 for bfloat16, of which NumPy's rules for casting do not know that it is a float."""
+    """`dtype`, or float32 for bfloat16, which NumPy's casting rules do not know to be a float."""
     return np.dtype(np.float32) if dtype.name == "bfloat16" else dtype
 
 

@@ -1,6 +1,6 @@
 """Python objects from rank to rank: pickled, each as one message.
 
-How things are pickled can be extended: `umem.torch.install` has tensors of its pool travel as addresses.
+The pickler can be replaced: that of `umem.torch.install` writes tensors of its pool as addresses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MakePickler = Callable[[io.BytesIO, int], pickle.Pickler]
 
 
 class Messages:
-    """Sends and receives objects for one rank. `make_pickler(file, rank)` writes what is sent to `rank`."""
+    """Sends and receives objects for one rank. `make_pickler(file, rank)` makes the pickler of a message to `rank`."""
 
     def __init__(self, fabric: UcxFabric | None):
         self._fabric = fabric

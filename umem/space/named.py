@@ -60,8 +60,8 @@ class Named:
     ) -> Array:
         """One array for all ranks, zeroed. Collective: every rank, in the same order, with the same arguments.
 
-        What fails at one rank is raised at all, and names the rank: OutOfMemory, RankLost for a dead home, ConfigError
-        for arguments that are wrong or differ. Then nothing was made, and the name is as it was.
+        An error at one rank is raised at all, and names the rank: OutOfMemory, RankLost for a dead home, ConfigError
+        for arguments that are wrong or differ. Then no array was made, and the name is as it was.
         """
 
         def asked() -> str:
@@ -69,12 +69,12 @@ class Named:
             fields = {"name": name, "shape": dims, "dtype": repr(kind)}
             return json.dumps({**fields, "home": home_of(home), "cache": cache, "line": whole(line, "line")})
 
-        what = f"shared array {name!r}"
-        with one_at_a_time(self._collective, self.timeout_s, what):
-            told = agree(self.world, "shared array", asked)
-            for rank, other in enumerate(told):
-                if other != told[0]:
-                    raise ConfigError(f"{what}: rank 0 asks for {told[0]}, rank {rank} for {other}")
+        title = f"shared array {name!r}"
+        with one_at_a_time(self._collective, self.timeout_s, title):
+            wishes = agree(self.world, "shared array", asked)
+            for rank, wish in enumerate(wishes):
+                if wish != wishes[0]:
+                    raise ConfigError(f"{title}: rank 0 asks for {wishes[0]}, rank {rank} for {wish}")
             dims, kind = elements(shape, dtype)
 
             def made() -> int:
@@ -84,10 +84,10 @@ class Named:
                 self._announce(name, self._array(address, dims, kind))
                 return address
 
-            return self._array(agree(self.world, what, made)[0], dims, kind)
+            return self._array(agree(self.world, title, made)[0], dims, kind)
 
     def publish(self, name: str, array: Array) -> None:
-        """Let every rank `find` this array by name. Raises ConfigError for what is no array of the space."""
+        """Let every rank `find` this array by name. Raises ConfigError where `array` is not an Array."""
         if not isinstance(array, Array):
             raise ConfigError(
                 f"publish({name!r}): a {type(array).__name__} is no array of the space; see empty"
@@ -107,7 +107,7 @@ class Named:
         self.world.set(f"array/{name}", pickle.dumps((array.address, array.shape, array.dtype)))
 
     def _make_zeroed(self, num_bytes: int, home: int | str, cache: str, line: int) -> int:
-        """Memory that belongs to all ranks, so that it outlives the one that asked for it."""
+        """Address of zeroed memory that all ranks own, so that it outlives the rank that allocated it."""
         if cache != "none":
             # Zeroed before it has copies: line by line would take a message each where the home is not mapped.
             return self.cache.alloc(

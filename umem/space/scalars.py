@@ -16,12 +16,12 @@ from .dtypes import READY, access_of, scalar_address, scalar_value
 if TYPE_CHECKING:
     from ..lines.cache import LineCache
 
-# What compiled code does not take as it is: then the argument is converted and asked for again, or refused.
+# Raised for arguments that compiled code does not take: they are converted and the call is repeated, or refused.
 ARGUMENT_ERRORS = (TypeError, OverflowError)
 
 
 class Scalars:
-    """The part of a space that accesses one element at a time; `Space` says what orders them and what they raise."""
+    """The scalar accesses of a space, one element each; their ordering and errors are those of `Space`."""
 
     _gate: ctypes.Array[ctypes.c_int64]
     _gate_pointer: int
@@ -60,7 +60,7 @@ class Scalars:
             self._finish(address, element, code, operations.WRITE, value)
 
     def fetch_add(self, address: int, value: int, dtype: Any = "int64") -> int:
-        """Add `value` to the integer at `address`, atomically; returns what stood there.
+        """Add `value` to the integer at `address`, atomically; returns the old value.
 
         `value` must fit the dtype; the sum wraps around, modulo 2**bits.
         """
@@ -72,7 +72,7 @@ class Scalars:
         return old if code == status.OK else self._finish(address, element, code, operations.FETCH_ADD, value)
 
     def exchange(self, address: int, value: int, dtype: Any = "int64") -> int:
-        """Put `value` at `address`, atomically; returns what stood there."""
+        """Put `value` at `address`, atomically; returns the old value."""
         element = self._atomic(dtype)
         try:
             code, old = element.exchange(self._gate_pointer, address, value)
@@ -81,7 +81,7 @@ class Scalars:
         return old if code == status.OK else self._finish(address, element, code, operations.EXCHANGE, value)
 
     def compare_swap(self, address: int, expected: int, desired: int, dtype: Any = "int64") -> int:
-        """Put `desired` at `address` if `expected` stands there, atomically; returns what stood there."""
+        """Put `desired` at `address` if it holds `expected`, atomically; returns the old value."""
         element = self._atomic(dtype)
         try:
             code, old = element.compare_swap(self._gate_pointer, address, expected, desired)
@@ -101,7 +101,7 @@ class Scalars:
     def _finish(
         self, address: int, element: access.Access, code: int, operation: int, first: Any = 0, second: Any = 0
     ) -> Any:
-        """What a scalar access comes to that compiled code has not done: the value, or the error."""
+        """Do a scalar access that compiled code has refused or left open: returns its value, or raises its error."""
         self.switch.check_open()
         address = int(address)  # from here on plain arithmetic, which NumPy's narrow integers would overflow
         if code == status.MISALIGNED:
@@ -124,7 +124,7 @@ class Scalars:
     def _finish_remote(
         self, address: int, element: access.Access, code: int, operation: int, first: Any, second: Any
     ) -> int:
-        """The bits that a home answers which compiled code has asked, or not asked because a sibling was asking."""
+        """The bits that an unmapped home answers: to the request that compiled code has posted, else to a new one."""
         assert self._remote is not None
         home, num_bytes = self.segments.map.home(address), element.num_bytes
         reply = self._remote.finish_gate(code, home, operation)

@@ -35,7 +35,7 @@ from .named import DEFAULT_LINE_BYTES, Named
 if TYPE_CHECKING:
     from ..lines.cache import LineCache
 
-# What `control` names after close: a page of zeros, by which no address has a home.
+# The control page after close: zeros, by which no address has a home.
 _CLOSED_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)
 
 
@@ -75,8 +75,8 @@ class Space(Bulk, Named):
     `copy`, views) are plain: order them by `barrier`, a signal or a scalar access.
 
     Any thread of a rank may make any call at any time. What orders the accesses of one thread does not order those of
-    another: that takes what orders two ranks (a scalar access, a message, a barrier), or Python's own locks. Calls in
-    other threads end with Interrupted or WorldError when the space closes.
+    another: only a scalar access, a message, a barrier or Python's own locks do, as between two ranks. Calls in other
+    threads end with Interrupted or WorldError when the space closes.
 
     Raises AddressError outside all segments, AlignmentError, RankLost for a home that died,
     WaitTimeout past `timeout_s`.
@@ -118,7 +118,7 @@ class Space(Bulk, Named):
 
     @property
     def cache(self) -> LineCache:
-        """This rank's coherent copies of cached memory: their counters, and what kernels need to use them."""
+        """This rank's coherent copies of cached memory: allocation, counters, and the address that kernels take."""
         if self._cache is None:
             self.switch.check_open()
             with self._making:
@@ -127,7 +127,7 @@ class Space(Bulk, Named):
         return self._cache
 
     def _make_cache(self) -> LineCache:
-        # Here, for they load kernels that spaces without cached memory never need.
+        # Imported here: they load kernels that spaces without cached memory never need.
         from ..lines.cache import LineCache
         from ..lines.remote import RemoteLines
 
@@ -162,7 +162,7 @@ class Space(Bulk, Named):
 
         `home` is a rank, "local", "striped" (over all ranks, in blocks) or "host" (this rank's host
         memory). `cache` says whether ranks keep coherent copies, in lines of `line` bytes: see LineCache.alloc.
-        Raises OutOfMemory, which says what is free where.
+        Raises OutOfMemory, which lists the free memory of each home.
         """
         self.switch.check_open()
         if cache != "none":
@@ -170,7 +170,7 @@ class Space(Bulk, Named):
         return self.heap.alloc(num_bytes, home, align)
 
     def free(self, address: int) -> None:
-        """Give back what `alloc` returned; any rank may. Raises DoubleFree, NotAllocated, and changes nothing then."""
+        """Free the allocation at `address`; any rank may. Raises DoubleFree, NotAllocated, and changes nothing then."""
         self.switch.check_open()
         if self._has_cached.value and self.cache.attribute(address)[1]:
             self.cache.free(address, self.heap.find(address).num_bytes)
@@ -185,7 +185,7 @@ class Space(Bulk, Named):
         cache: str = "none",
         line: int = DEFAULT_LINE_BYTES,
     ) -> Array:
-        """A new array of this rank's own, uninitialised; cached memory (see `alloc`) belongs to all ranks."""
+        """A new array, uninitialised, that this rank owns; one in cached memory (see `alloc`) belongs to all ranks."""
         dims, kind = elements(shape, dtype)
         num_bytes = max(math.prod(dims) * kind.itemsize, 1)
         return Array(self, self.alloc(num_bytes, home, cache=cache, line=line), dims, kind)
@@ -193,7 +193,7 @@ class Space(Bulk, Named):
     def view(self, address: int, num_bytes: int) -> np.ndarray:
         """The bytes at `address` as a writable uint8 array, no copy. Raises NotMappable where a home is not mapped.
 
-        Works in a forked child too: what it writes there, the rank sees.
+        Works in a forked child too, whose writes the rank sees.
         """
         if not self._is_forked:
             self.switch.check_open()
@@ -213,12 +213,12 @@ class Space(Bulk, Named):
         return np.ctypeslib.as_array(memory)
 
     def pointer(self, address: int) -> int:
-        """What this process dereferences for `address`: on the host the same number."""
+        """This process's pointer to `address`: on the host the same number. Raises AddressError."""
         self.segments.map.place(whole(address, "address"))
         return int(address)
 
     def address(self, pointer: int) -> int:
-        """The address of what `pointer` points to. Raises AddressError for memory outside the space."""
+        """The address of the memory at `pointer`. Raises AddressError for memory outside the space."""
         self.segments.map.place(whole(pointer, "pointer"))
         return int(pointer)
 
@@ -234,7 +234,7 @@ class Space(Bulk, Named):
         access.fence()
 
     def barrier(self, timeout_s: float | None = None) -> None:
-        """Wait for every rank; what each stored before is visible to all after. Collective.
+        """Wait for every rank; every store from before it is visible to all ranks after it. Collective.
 
         Where several threads of a rank call it, or `shared`, one waits for the other: the ranks' calls pair in order.
         """
@@ -249,26 +249,28 @@ class Space(Bulk, Named):
         Arrays of the space travel as their addresses, and so do torch's tensors in its memory where
         umem.torch is installed; all else by value. Messages with one tag arrive in the order sent, and whole.
 
-        A small message leaves at once, a large one once `rank` receives it, or waits in a `send` or `recv` of another:
-        a rank that waits there takes in what others send to it, up to 256 MiB or else one message, for its later
-        `recv`. So ranks may send to each other before they receive. Raises ConfigError, RankLost, FabricMissing,
-        WaitTimeout: then the message stays under way, its bytes are kept, and `rank` gets it whole if it asks for it.
+        A small message leaves at once; a large one once `rank` receives it, or waits in any `send` or `recv`, where it
+        takes in arriving messages, up to 256 MiB or else one message, for its later `recv`. So ranks may send to each
+        other before they receive. Raises ConfigError, RankLost, FabricMissing, WaitTimeout: then the message stays
+        under way, its bytes are kept, and `rank` gets it whole if it asks for it.
         """
         self.switch.check_open()
         self.messages.send(message, rank, tag)
 
     def recv(self, rank: int, tag: int = 0) -> Any:
-        """What `rank` has sent with `tag`, in the order sent.
+        """The next object that `rank` sent with `tag`; messages with one tag come in the order sent.
 
-        A receive that fails or is interrupted takes nothing, one that cannot unpickle what came takes just that: the
-        messages behind it stay as they are. Raises ConfigError, RankLost, WaitTimeout, FabricMissing.
+        A receive that fails or is interrupted takes no message; one that cannot unpickle its message takes only that
+        one, and the messages behind it stay. Raises ConfigError, RankLost, WaitTimeout, FabricMissing.
         """
         self.switch.check_open()
         return self.messages.recv(rank, tag)
 
     def before_close(self, check: Callable[[bool], None]) -> None:
-        """Call `check(is_forced)` when the space is about to close, the latest first; it may raise to keep it open,
-        unless `is_forced`, as after an exception that has left the context."""
+        """Have `close` first call `check(is_forced)`, the latest check first; it may raise to keep the space open.
+
+        With `is_forced`, as after an exception that has left the context, it must not.
+        """
         self._close_checks.append(check)
 
     def keep_mapped(self) -> None:
@@ -276,10 +278,11 @@ class Space(Bulk, Named):
         self._views.add(id(self))
 
     def close(self, *, is_forced: bool = False, error: BaseException | None = None) -> None:
-        """Leave the world, by an `error` if one is why. Collective where all ranks live; the last one frees the memory.
+        """Leave the world, telling ranks that wait the `error` that is its reason. Collective where all ranks live.
 
-        Where numpy or torch views are still alive, or another thread does not come back from a call, the pages stay
-        mapped until the process ends, so that using one is never a crash; this process can then not open another space.
+        The memory is freed when the last rank has left. Where numpy or torch views are still alive, or another thread
+        does not come back from a call, its pages stay mapped until the process ends, so that using a view is never a
+        crash; this process can then not open another space.
         """
         if not self.is_open:
             return
@@ -292,21 +295,21 @@ class Space(Bulk, Named):
         if self._cache is not None:
             self._cache.close()
         self.heap.close()
-        leave_calls()  # before what they use goes
+        leave_calls()  # before the agent and the fabric that calls use are gone
         self.agent.close()
         if self.fabric is not None:
             self.fabric.close()
         self.world.leave(error)
-        self._has_cached = ctypes.c_int64(0)  # the header that tells of it goes with the memory
+        self._has_cached = ctypes.c_int64(0)  # the header that counts cached memory goes with the segments
         if self._views:
-            gc.collect()  # those that only cycles hold
+            gc.collect()  # frees views that only cycles hold
         if not self._views and leave_calls():
             self.segments.close()
         else:
             current.leave_mapped()
 
     def disown(self, make_error: MakeError) -> None:
-        """In a forked child: refuse every call but views, whose memory the rank shares; closing does nothing."""
+        """Refuse, in a forked child, every call but `view`, whose memory child and rank share; `close` does nothing."""
         if not self.is_open:
             return
         self._is_forked = True
@@ -328,7 +331,7 @@ class Space(Bulk, Named):
         if kind is None and self.is_open:
             try:
                 self.barrier()
-            except RankLost:  # what this rank did stands; others that live may still use its memory
+            except RankLost:  # this rank's stores stand, and other living ranks may still use its memory
                 self.world.await_living("close")
         self.close(is_forced=kind is not None, error=error)
 
@@ -338,6 +341,6 @@ class Space(Bulk, Named):
     # --- helpers
 
     def _shut(self) -> None:
-        """Let neither Python nor compiled code find the way to a home."""
+        """Refuse accesses from Python and from compiled code: no address has a home any more."""
         self.switch.close()
         self.control = self._gate[gate.GATE_CONTROL] = _CLOSED_PAGE.ctypes.data

@@ -1,4 +1,4 @@
-"""How a rank's part of the address space comes up: memory, control page, transport, agent, heap.
+"""The start-up of a rank's part of the address space: memory, control page, transport, agent, heap.
 
 The order matters. A rank's own metadata is complete before a peer can map it; the agent answers before
 any peer can ask; every rank is connected before the first collective call.
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << BLOCK_LOG2
 HOST_SHARE = 4  # by default a rank contributes a quarter as much host memory as device memory
-# open in a rank: as such, a channel, a rank beyond those
+# Open files of a rank: its own, for each of its channels, for each rank of the world beyond these.
 FILES_OF_RANK, FILES_OF_CHANNEL, FILES_BETWEEN = 8, 11, 2
 
 
 @dataclass
 class Parts:
-    """What a space is made of."""
+    """The parts of a space that `connect` makes."""
 
     segments: Segments
     page: ControlPage
@@ -54,13 +54,13 @@ class Parts:
     agent: Agent
     heap: Heap
     lines: LineLayout
-    line_service: LineService | None  # where some ranks are not mapped
+    line_service: LineService | None  # None where every rank is mapped
     synchronise: Callable[[float], None]
 
 
 @dataclass
 class Plan:
-    """What all ranks agree on before they have memory."""
+    """The layout and the protocol that all ranks agree on before they have memory."""
 
     addresses: AddressMap
     lines: LineLayout
@@ -68,7 +68,7 @@ class Plan:
 
 
 def plan(world: World) -> Plan:
-    """The address map of `world`, its caches and its protocol: rank 0's wishes, for all ranks. Collective.
+    """The address map of `world`, its caches and its protocol, as rank 0's spec asks for them. Collective.
 
     Raises SegmentTooLarge where this host cannot back the segments of its ranks, ConfigError, ProtocolError.
     """
@@ -99,7 +99,7 @@ def plan(world: World) -> Plan:
 
 
 def _protocol(name_or_file: str) -> Protocol:
-    """The coherence protocol; one from a file only once all that it allows was searched. Raises ProtocolError."""
+    """The protocol of this name; one from a file is model-checked first. Raises ProtocolError."""
     if name_or_file in PROTOCOLS:
         return PROTOCOLS[name_or_file]
     protocol = load_protocol(name_or_file)
@@ -108,7 +108,7 @@ def _protocol(name_or_file: str) -> Protocol:
 
 
 def connect(world: World) -> Parts:
-    """Bring up this rank's part and join it with all others'. Collective."""
+    """Make this rank's part of the address space and connect it with the other ranks'. Collective."""
     open_files.require(_num_files(world), f"a rank of {world.num_ranks}")
     agreed = plan(world)
     address_map = agreed.addresses
@@ -117,7 +117,7 @@ def connect(world: World) -> Parts:
     num_local = sum(host == world.host for host in world.hosts)
     words = segments.view(segments.control, CONTROL_BYTES).view("int64")
     page = ControlPage(words)
-    # Of the world's cores: the rank itself may be pinned to one of them by now.
+    # Counted by the world's cores: the rank itself may be pinned to one of them by now.
     page.initialise(world.rank, address_map, has_own_core=num_local <= len(world.usable_cores))
     layout = HeapLayout(address_map)
     layout.initialise(world.rank)
@@ -150,7 +150,7 @@ def _num_files(world: World) -> int:
 
 
 def _line_service(agent: Agent, fabric: UcxFabric | None, header: int, segments: Segments) -> LineService:
-    """What agents do for each other's caches; loaded only where a world has ranks that are not mapped."""
+    """The agent's service for caches of other ranks; loaded only where some ranks are not mapped."""
     from ..lines.home.service import LineService
 
     assert fabric is not None
@@ -158,7 +158,7 @@ def _line_service(agent: Agent, fabric: UcxFabric | None, header: int, segments:
 
 
 def _transport(world: World, segments: Segments) -> UcxFabric | None:
-    """UCX where it is installed; None where it is not and every rank is mapped, so that none is needed."""
+    """The UCX transport; None where UCX is not installed and every rank is mapped. Else raises FabricMissing."""
     try:
         library.load()
     except FabricMissing:

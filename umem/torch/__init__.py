@@ -5,10 +5,10 @@
         with umem.torch.use_pool(home=1):     # what torch allocates here lives in rank 1's memory
             model = MyModel()
 
-layout and callbacks (what runs inside torch's allocator), c10 and shim (how torch is told of it), memory and
-threads (what a thread has), pool (use_pool), cuda_callbacks and cuda (the same for a GPU), attach (install),
-placement, flight and sharing, offload, summary. Floor 7. Nothing here is loaded, and torch is not imported,
-before one of the names below is used.
+layout and callbacks (the compiled code inside torch's allocator), c10 and shim (putting it in force), memory and
+threads (each thread's part), uses, pool (use_pool), closing, cuda_callbacks and cuda (the same for a GPU), attach
+(install), parts and placement, flight, borrow and sharing, offload, summary. Floor 7. Nothing here is loaded, and
+torch is not imported, before one of the names below is used.
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ def install(
     """Make torch's CPU allocator able to serve from `space`; nothing changes until `use_pool`.
 
     With `gpu_bytes` ("8G") that much memory of torch's current GPU is set aside for `use_gpu_pool`.
-    `at_close` says what `space.close` does while tensors of the pool are alive that no collection frees. Their
-    memory stays mapped until the process ends, which can then open no other space: with a line of warning
-    ("warn"), without one ("detach"). "refuse" raises WorldError with a list of them and leaves the space open.
-    After an exception the space closes in any case, and says nothing. A tensor that is sent and never
-    received is kept for `lease_s` (the space's timeout unless given). Installing into the same space again
-    changes only these two, and may add `gpu_bytes`. Raises WorldError in a forked child, or where the space is
-    closed; AllocatorRefused where torch does not let itself be served; DeviceMissing where it has no CUDA.
+    `at_close` decides the close of the space while tensors of the pool are alive that no collection frees. "warn" and
+    "detach", the latter without a warning, let their memory stay mapped until the process ends, which can then open
+    no other space. "refuse" raises WorldError with a list of them and leaves the space open. After an exception the
+    space closes in any case, silently. A tensor that is sent and never received is kept for `lease_s` (the space's
+    timeout unless given). Installing into the same space again changes only these two, and may add `gpu_bytes`.
+    Raises WorldError in a forked child, or where the space is closed; AllocatorRefused where torch's allocator cannot
+    be replaced; DeviceMissing where torch has no CUDA.
     """
     if at_close not in get_args(AtClose):
         raise ConfigError(f"at_close={at_close!r} is none of {', '.join(map(repr, get_args(AtClose)))}")

@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 
 def pieces_of(space: Space, address: int, num_bytes: int) -> tuple[Piece, ...]:
-    """Where the bytes at an address of the space are to be found by any process of this user."""
+    """The segments that hold the bytes at an address of the space, as any process of this user can open them."""
     plan, pids = space.segments.map, space.world.pids
     return tuple(
         Piece(pids[place.rank], segment_name(place.rank, place.kind), place.offset, size)
@@ -52,7 +52,7 @@ def borrow_mapped(address: int, num_bytes: int, word: int, number: int) -> torch
 
 
 def borrow_by_descriptor(pieces: tuple[Piece, ...], board: Piece, number: int) -> torch.UntypedStorage:
-    """A storage over memory that is mapped here for it; its reference in flight stands at `board`.
+    """A storage over `pieces`, which are mapped here for it; its reference in flight stands at `board`.
 
     Raises NotMappable where the descriptors cannot be opened, NotAllocated after the lease.
     """
@@ -65,8 +65,10 @@ def borrow_by_descriptor(pieces: tuple[Piece, ...], board: Piece, number: int) -
 
 
 def _storage_over(array: np.ndarray, word: int, held: int, board: mmap.mmap | None) -> torch.UntypedStorage:
-    """A storage over `array` that lets go with its last use; `board` keeps the word mapped until then."""
-    weakref.finalize(array, _end, word, held, board).atexit = False  # the sender sees that a process ends
+    """A storage over `array` whose last use lets the reference go; `board` keeps the word mapped until then."""
+    weakref.finalize(
+        array, _end, word, held, board
+    ).atexit = False  # the sender notices the end of the process
     return torch.from_numpy(array).untyped_storage()
 
 
@@ -75,7 +77,7 @@ def _end(word: int, held: int, board: mmap.mmap | None) -> None:
 
 
 def _map(pieces: tuple[Piece, ...]) -> tuple[mmap.mmap, int]:
-    """The pieces in a row, and the address of the first byte. They stay mapped as long as the first value lives."""
+    """Map the pieces in a row: (the mapping, which lives as long as this object, and the address of the first byte)."""
     page = device.granularity
     inside = pieces[0].offset % page
     room = mmap.mmap(-1, align_up(inside + sum(piece.num_bytes for piece in pieces), page), mmap.MAP_PRIVATE)

@@ -1,9 +1,9 @@
-"""torch's CPU allocator from outside: found in libc10, its layout verified, replaced by one of our functions.
+"""Replaces torch's CPU allocator without a compiler: finds it in libc10, verifies its layout, puts ours in its place.
 
 c10::Allocator is a C++ class. On x86-64 an object of it is a pointer to a table of functions, and ours is
-made of compiled callbacks, so that no compiler is needed. How the table looks and what `allocate` returns is
-no promise of torch's, so it is checked against torch's live default allocator before anything is replaced;
-where it differs, or on another CPU, shim.py compiles the same few lines with the system's compiler.
+made of compiled callbacks. torch promises neither the table's layout nor that of `allocate`'s result, so both are
+checked against torch's live default allocator before anything is replaced; where they differ, or on another CPU,
+shim.py compiles the same few lines with the system's compiler.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class C10:
             raise AllocatorRefused("another library has given torch an allocator of a higher priority")
 
     def default_functions(self, allocator: int) -> tuple[int, int, list[int]]:
-        """(allocate, delete, all slots) of `allocator`, after what we rely on was seen to hold.
+        """(allocate, delete, all slots) of `allocator`, once its layout is verified. Raises AllocatorRefused.
 
         Every function is looked up before one is called, so that a strange table is an error, not a crash.
         """
@@ -117,15 +117,15 @@ class C10:
         known = ctypes.CDLL(None).dladdr(ctypes.c_void_p(function), ctypes.byref(found))
         return bool(known) and Path(found.file.decode()).name == self.path.name
 
-    def _check(self, holds: bool, what: str) -> None:
+    def _check(self, holds: bool, difference: str) -> None:
         if not holds:
             raise AllocatorRefused(
-                f"the allocator of torch {torch.__version__} is not laid out as known: {what}"
+                f"the allocator of torch {torch.__version__} is not laid out as known: {difference}"
             )
 
 
 def make_object(page: Words, c10: C10, default: int) -> int:
-    """An allocator over the default one at `default`: the table and the object stand in the page. Its address."""
+    """Make an allocator over the default one at `default`, its table and object in the page. Returns its address."""
     allocate, delete, slots = c10.default_functions(default)
     page[PAGE_DEFAULT], page[PAGE_DEFAULT_ALLOCATE], page[PAGE_DEFAULT_DELETE] = default, allocate, delete
     page[PAGE_THROW] = c10.throw

@@ -1,4 +1,4 @@
-"""What torch calls: allocate, delete, and the end of a thread; compiled, without the GIL.
+"""The functions that torch calls: allocate, delete, and the end of a thread; compiled, without the GIL.
 
 `this` of the allocator is the page's object, and every other fact comes from the page: see layout.py.
 """
@@ -70,13 +70,13 @@ from .uses import NOT_SHARED, STILL_USED, drop_use, release_uses
 
 ALIGNMENT = 64  # torch's own, on every CPU
 CPU_DEVICE = 0xFF00  # c10::Device: type 0, index -1
-DEFAULT = 0  # from `pool_allocate`: not ours, take torch's own allocator
+DEFAULT = 0  # from `pool_allocate`: torch's own allocator serves this one
 DIGITS = 19  # of the largest int64
 
 
 @inlined_function
 def current_thread(page):
-    """The calling thread's part, or 0 where it never entered the pool."""
+    """The calling thread's part, or 0 where the thread never entered the pool."""
     offset = load_i64(page, PAGE_KEY_OFFSET)
     if offset != 0:
         return load_i64(thread_pointer() + offset, 0)
@@ -85,7 +85,7 @@ def current_thread(page):
 
 @inlined_function
 def pool_allocate(page, num_bytes):
-    """Memory for a storage of `num_bytes`: an address of the pool, or DEFAULT. Throws where no home has room."""
+    """Address in the pool of memory for a storage of `num_bytes`, or DEFAULT. Throws where no home has room."""
     if load_i64(page, PAGE_MODE) != OPEN or num_bytes <= 0:
         return DEFAULT
     thread = current_thread(page)
@@ -111,14 +111,14 @@ def pool_allocate(page, num_bytes):
 
 @inlined_function
 def count_allocation(thread, num_bytes):
-    """One more storage of this thread."""
+    """Count a storage of this thread."""
     store_i64(thread, THREAD_NUM_ALLOCS, load_i64(thread, THREAD_NUM_ALLOCS) + 1)
     store_i64(thread, THREAD_NUM_BYTES, load_i64(thread, THREAD_NUM_BYTES) + num_bytes)
 
 
 @c_callback("int64(int64, int64, int64)")
 def allocate_slowly(thread, policy, num_bytes):
-    """The homes of a policy in order, those of dead ranks left out; throws where none has room."""
+    """Allocate at the first home of a policy that has room; homes of dead ranks are skipped. Throws where none has."""
     page = PAGE_ADDRESS
     control = load_i64(page, PAGE_CONTROL)
     deadline_ns = now_ns() + load_i64(page, PAGE_TIMEOUT_NS)
@@ -146,7 +146,7 @@ def allocate_slowly(thread, policy, num_bytes):
 
 @device_function
 def site_is_alive(page, control, site):
-    """1 where no rank is dead without which an arena cannot be used."""
+    """1 where every rank whose memory the arena manages is alive."""
     if load_relaxed_i64(control, CONTROL_EPOCH) == 0:
         return 1
     if site != load_i64(page, PAGE_STRIPED_SITE):
@@ -161,7 +161,7 @@ def site_is_alive(page, control, site):
 
 @device_function
 def throw_out_of_memory(page, thread, policy, num_bytes):
-    """Leave by a C++ exception, which torch turns into a RuntimeError: the policy's text, then `num_bytes`."""
+    """Throw a C++ exception with the policy's text and `num_bytes`; torch turns it into a RuntimeError."""
     text = thread + THREAD_TEXT * 8
     length = load_i64(policy, POLICY_TEXT_BYTES)
     copy_bytes(text, load_i64(policy, POLICY_TEXT), length)
@@ -186,7 +186,7 @@ def site_of(page, address):
 
 @inlined_function
 def pool_delete(page, address):
-    """The last local use of a storage is gone: drop this rank's reference, unless it is not ours to drop."""
+    """Drop this rank's reference to a storage that torch deletes, unless others use it or the pool is not open."""
     if load_i64(page, PAGE_MODE) != OPEN:
         fetch_add_i64(page, PAGE_NUM_ORPHANS, 1)
         return
@@ -209,7 +209,7 @@ def pool_delete(page, address):
 
 @inlined_function
 def drop_reference(page, thread, address):
-    """Free `address` in the name of this rank, by the thread's magazine where it has one."""
+    """Free `address` for this rank, by the thread's magazine or else the site's guest magazine."""
     site = site_of(page, address)
     magazine = 0
     if thread != 0:
@@ -222,7 +222,7 @@ def drop_reference(page, thread, address):
 
 @c_callback("int64(int64, int64, int64)")
 def free_slowly(magazine, address, unused):
-    """Free through the core. What cannot be freed is counted: a deleter cannot raise."""
+    """Free through the heap's core. A failure is counted: a deleter cannot raise."""
     page = PAGE_ADDRESS
     deadline_ns = now_ns() + load_i64(page, PAGE_TIMEOUT_NS)
     control = load_i64(page, PAGE_CONTROL)
@@ -239,7 +239,7 @@ def free_slowly(magazine, address, unused):
 
 @c_callback("void(int64)")
 def delete(address):
-    """The deleter of every storage of the pool, and of memory that is deleted through the allocator itself."""
+    """The deleter of all CPU memory that torch deletes while ours is in force: the pool's, or torch's own."""
     page = PAGE_ADDRESS
     if load_i64(page, PAGE_LOW) <= address < load_i64(page, PAGE_HIGH):
         pool_delete(page, address)
@@ -271,18 +271,18 @@ def allocate_bytes(num_bytes):
 
 @c_callback("int64(int64)")
 def raw_deleter(this):
-    """c10::Allocator::raw_deleter: it deletes both the pool's memory and torch's own."""
+    """c10::Allocator::raw_deleter: the address of `delete`."""
     return load_i64(PAGE_ADDRESS, PAGE_DELETE)
 
 
 @c_callback("void(int64)")
 def destroy(this):
-    """The allocator's destructor: it lives as long as the process."""
+    """The allocator's destructor, which does nothing: the allocator lives as long as the process."""
 
 
 @c_callback("void(int64)")
 def end_thread(thread):
-    """When a thread ends: its stock goes back to the heap, and another thread may have its part."""
+    """Return the stock of a thread that ends to the heap, and free its part for another thread."""
     page = PAGE_ADDRESS
     if load_i64(page, PAGE_MODE) == OPEN:
         control = load_i64(page, PAGE_CONTROL)

@@ -1,4 +1,4 @@
-"""What becomes of memory that torch still has when its space closes."""
+"""The close of a space whose memory torch still uses: refuse, or warn and let the memory stay mapped."""
 
 from __future__ import annotations
 
@@ -20,39 +20,43 @@ FRAMES_TO_USER = 5  # let_stay, before_close, Space.close, Space.__exit__, the l
 
 
 class Holder(Protocol):
-    """What a pool knows of the memory that it has given out."""
+    """A pool, as far as it can tell its own memory."""
 
     def holds(self, pointer: int) -> bool:
         """Whether the memory at `pointer` is the pool's."""
 
     def rank_of(self, pointer: int) -> int:
-        """The rank whose memory it is."""
+        """The rank in whose segment an address of the pool lives."""
 
 
 def let_stay(
-    what: str, at_close: AtClose, is_forced: bool, describe: Callable[[], Iterator[str]] = lambda: iter(())
+    survivors: str,
+    at_close: AtClose,
+    is_forced: bool,
+    describe: Callable[[], Iterator[str]] = lambda: iter(()),
 ) -> None:
-    """Warn that `what` outlives its space, or raise WorldError with what `describe` tells of it; or do neither.
+    """Let `survivors` outlive their space: silently ("detach"), with a warning, or ("refuse") raise WorldError.
 
-    With `is_forced` an exception has left the context, and is the news.
+    The error lists the lines of `describe`. With `is_forced` it is silent too: an exception has left the context, and
+    is the news.
     """
     if is_forced or at_close == "detach":
         return
     if at_close == "refuse":
         raise WorldError(
-            "\n  ".join([f"{what} in this space:", *describe()])
+            "\n  ".join([f"{survivors} in this space:", *describe()])
             + "\ndelete them before the space closes, or install(space, at_close='warn') lets them keep their memory"
         )
     warnings.warn(
-        f"{what} in a space that closes: their memory stays until the process ends, and it can open no other space."
-        " Delete them before, or install(space, at_close=...): 'refuse' lists them, 'detach' is silent",
+        f"{survivors} in a space that closes: their memory stays until the process ends, and it can open no other"
+        " space. Delete them before, or install(space, at_close=...): 'refuse' lists them, 'detach' is silent",
         RuntimeWarning,
         stacklevel=FRAMES_TO_USER,
     )
 
 
 def describe_live(pool: Holder) -> Iterator[str]:
-    """A line a living tensor of the pool that Python knows, largest first."""
+    """A line for each living tensor of the pool that Python's collector knows, largest first."""
     found = sorted(live_tensors(pool), key=lambda tensor: -tensor.untyped_storage().nbytes())
     for tensor in found[:HOLDERS_SHOWN]:
         size = format_size(tensor.untyped_storage().nbytes())
@@ -66,7 +70,7 @@ def describe_live(pool: Holder) -> Iterator[str]:
 
 
 def live_tensors(pool: Holder) -> list[torch.Tensor]:
-    """Tensors whose memory is the pool's, one a storage, as far as Python's collector knows them."""
+    """The pool's living tensors that Python's collector knows, one a storage."""
     found: dict[int, torch.Tensor] = {}
     for item in gc.get_objects():
         # Not isinstance: that asks objects for __class__, and some of torch's answer with a warning.

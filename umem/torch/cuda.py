@@ -1,8 +1,8 @@
 """GPU memory of umem under torch's CUDA side: a MemPool over two compiled functions and a heap over VMM memory.
 
-The memory is created as segments of a GPU are (device/cuda.py). Its heap stands apart from it, in private
-memory of the process, so that no CPU touches the GPU's. Tests run all of this on a fake driver and with a
-stand-in for torch's CUDA side; it has not run on a GPU by the authors. scripts/gpu-check does that.
+The memory is created as segments of a GPU are (umem/memory/device/cuda.py). Its heap's metadata is private memory
+of the process, so that no CPU touches the GPU's. Tests run all of this on a fake driver and with a stand-in for
+torch's CUDA side; scripts/gpu-check runs it on a GPU, which the authors have not done.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GpuPool:
         self.space, self.at_close = space, at_close
         self.device = CudaDevice(torch.cuda.current_device())
         self.num_bytes = align_up(num_bytes, max(self.device.granularity, BLOCK_BYTES))
-        # No segment of the world has its address there.
+        # Behind the address range of the world's segments.
         self.address = align_up(space.segments.map.striped_end, self.device.granularity)
         descriptor = self.device.create(self.num_bytes, "torch")
         try:
@@ -77,11 +77,11 @@ class GpuPool:
         return self._mem_pool
 
     def num_live(self) -> int:
-        """Pieces of memory that torch has: of tensors, and those that it keeps for later ones."""
+        """Pieces of memory that torch has: those of tensors, and those in its cache."""
         return self._words[callbacks.GPU_NUM_LIVE]
 
     def num_waiting(self) -> int:
-        """Pieces that torch gave up and that a stream may still use."""
+        """Pieces that torch has freed and that a stream may still use."""
         return int(callbacks.poll(self._part))
 
     def num_kept(self) -> int:
@@ -93,12 +93,12 @@ class GpuPool:
         return self.pointer <= pointer < self.pointer + self.num_bytes
 
     def trim(self) -> None:
-        """Take back what torch only keeps for later tensors. Not inside of `use_gpu_pool`."""
-        self._mem_pool = None  # torch gives it up with its MemPool
+        """Have torch free the pieces in its cache. Not inside of `use_gpu_pool`."""
+        self._mem_pool = None  # torch frees its cached pieces with their MemPool
         gc.collect()
 
     def before_close(self, is_forced: bool) -> None:
-        """Let torch keep the memory of which it has pieces, or refuse that the space closes: as `at_close` says."""
+        """Let torch keep the pieces that it uses, or raise WorldError to keep the space open: as `at_close` says."""
         self.trim()
 
         def look() -> bool | None:
@@ -118,7 +118,7 @@ class GpuPool:
             self.device.close()
 
     def _make_part(self, timeout_s: float) -> int:
-        """The words that the callbacks know this GPU by, and a heap of one process over its memory."""
+        """Make the GPU's part, the words that the callbacks read, and a heap over its memory for this process alone."""
         control, magazine = lasting_words(CONTROL_BYTES // 8), lasting_words(MAGAZINE_ROWS)
         words_at(control, CONTROL_BYTES // 8)[CONTROL_NUM_RANKS] = 1
         arena = lasting_tables(arena_bytes(self.num_bytes, 1))

@@ -1,9 +1,9 @@
-"""What torch's CUDA side calls to get and give up memory of a GPU; compiled, without the GIL.
+"""The functions that torch's CUDA side calls to allocate and free GPU memory; compiled, without the GIL.
 
-torch keeps what tensors free and hands it out again by itself, to the stream that had it. It calls `give` only
-for what it gives up; by then it has waited for the streams that record_stream named, but work on the memory's
-own stream may still be under way. So memory that is given up waits here for an event, recorded on that stream
-at that moment: until it has passed the memory is not given out again, on any stream.
+torch caches the memory that tensors free and reuses it by itself, on the same stream. It calls `give` only for
+memory that leaves its cache; by then it has waited for the streams that record_stream named, but work on the
+memory's own stream may still be under way. So the memory waits here for an event that `give` records on that
+stream: until the event has passed no stream gets the memory.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ GPU_CREATE_EVENT, GPU_RECORD_EVENT, GPU_QUERY_EVENT, GPU_DESTROY_EVENT = 7, 8, 9
 GPU_EXCHANGE_MODE = 11
 GPU_RESULT = 12  # where the driver writes handles
 GPU_MODE = 13  # stream capture mode that the thread under the lock had
-GPU_PUSH_STATUS = 14  # what the driver said to the thread under the lock
-GPU_NUM_LIVE = 16  # torch has them
-GPU_NUM_WAITING = 17
-GPU_NUM_KEPT = 18  # given up, and never given out again: no event could be had
-GPU_WAITING = 24  # rows of what waits
+GPU_PUSH_STATUS = 14  # the driver's answer to the push of the context by the thread under the lock
+GPU_NUM_LIVE = 16  # pieces that torch has
+GPU_NUM_WAITING = 17  # freed, and waiting for their events
+GPU_NUM_KEPT = 18  # freed, and never given out again: the driver gave no event
+GPU_WAITING = 24  # a row for each waiting piece
 WAITING_ADDRESS, WAITING_EVENT, WAITING_WORDS = 0, 1, 2
 MAX_WAITING = 1024
 GPU_WORDS = GPU_WAITING + MAX_WAITING * WAITING_WORDS
@@ -54,7 +54,7 @@ def gpu_part(device):
 
 @device_function
 def acquire_gpu(part):
-    """Take the part's lock, make its context the thread's, and let a graph that is being captured be."""
+    """Take the part's lock and make its context current; a graph that the thread is capturing goes on undisturbed."""
     while compare_swap_i64(part, GPU_LOCK, 0, 1) != 0:
         yield_cpu()
     code = call_handler(load_i64(part, GPU_PUSH_CONTEXT), load_i64(part, GPU_CONTEXT), 0, 0)
@@ -80,7 +80,7 @@ def add_to(part, word, value):
 
 @device_function
 def record_event(part, stream):
-    """A new event behind all work that `stream` has now; 0 where the driver refuses."""
+    """A new event behind all work that `stream` has now; 0 where the driver gives none."""
     if call_handler(load_i64(part, GPU_CREATE_EVENT), part + GPU_RESULT * 8, DISABLE_TIMING, 0) & STATUS_MASK:
         return 0
     event = load_i64(part, GPU_RESULT)
@@ -92,7 +92,7 @@ def record_event(part, stream):
 
 @device_function
 def settle(part):
-    """Return to the heap what waits for an event that has passed; how much still waits."""
+    """Return waiting pieces whose events have passed to the heap; returns the number that still wait."""
     num_waiting = load_i64(part, GPU_NUM_WAITING)
     index = num_waiting - 1
     while index >= 0:
@@ -121,9 +121,9 @@ def give_back(part, address):
 
 @c_callback("int64(int64, int32, int64)")
 def take(num_bytes, device, stream):
-    """void *alloc(size_t, int, cudaStream_t): 0 where there is no room, also after what waits has passed.
+    """void *alloc(size_t, int, cudaStream_t): waits for events of freed pieces where there is no room; 0 if none comes.
 
-    The next owner may use it on any stream at once.
+    The memory may be used on any stream at once.
     """
     part = gpu_part(device)
     if part == 0:
@@ -147,7 +147,7 @@ def take(num_bytes, device, stream):
 
 @c_callback("void(int64, int64, int32, int64)")
 def give(address, num_bytes, device, stream):
-    """void free(void *, size_t, int, cudaStream_t): the memory waits for what `stream` has to do now.
+    """void free(void *, size_t, int, cudaStream_t): the memory waits until `stream` has done its work of now.
 
     Where the driver gives no event, or the table of waiting memory is full beyond the time-out, the memory is kept
     for good: it could still be written.
@@ -177,7 +177,7 @@ def give(address, num_bytes, device, stream):
 
 @cpu_kernel("int64(int64)")
 def poll(part):
-    """`settle`, for Python: how much still waits."""
+    """`settle`, for Python: the number of pieces that still wait."""
     acquire_gpu(part)
     num_waiting = settle(part)
     release_gpu(part)

@@ -6,10 +6,10 @@ receiver notes the arrival. A reference in flight ends when
 
     the receiver has its own         it has put 0 into the word
     the receiver is known and dead   its messages are lost
-    the lease is over                nobody read the message: a queue was dropped, a reader died
+    the lease is over                the message was never read: a queue was dropped, a reader died
 
-whichever comes first. One that comes after its lease finds another generation and is told so: never a wrong
-value. Ended references are collected at the next send or arrival, by memory_summary and at the close.
+whichever comes first. A tensor that arrives after its lease finds another generation and raises NotAllocated: never
+a wrong value. Ended references are collected at the next send or arrival, by memory_summary and at the close.
 
 A process that is no rank, such as a worker of a DataLoader, has no reference of its own in the heap. It *holds*
 the sender's instead: its pid stands in the word until it lets go or ends. While this process has workers of
@@ -35,7 +35,7 @@ from ..kernels.intrinsics.scalar import compare_swap_i64, load_acquire_i64, stor
 from ..world.liveness import has_ended
 
 BOARD_WORDS = 512
-ANYONE = -1  # as a receiver: whoever reads the queue
+ANYONE = -1  # as a receiver: any process that reads the queue
 PID_BITS = 22  # the kernel's largest pid: /proc/sys/kernel/pid_max is at most 1 << 22
 
 
@@ -53,7 +53,7 @@ def write_word(address, value):
 
 @cpu_kernel("int64(int64, int64, int64)")
 def swap_word(address, expected, value):
-    """Put `value` into a word that is `expected`; 1 where it was."""
+    """Replace `expected` in the word at `address` by `value`; 1 where the word held it, else 0."""
     return 1 if compare_swap_i64(address, 0, expected, value) == expected else 0
 
 
@@ -87,14 +87,14 @@ class Flights:
         self._lock = threading.RLock()
 
     def start(self, storage: torch.UntypedStorage, receiver: int = ANYONE) -> tuple[int, int]:
-        """Keep `storage` until it has arrived; returns the word and the number by which `land` is told."""
+        """Keep `storage` until it has arrived; returns the word and the number that `land` and `hold` take."""
         self.collect()
         with self._lock:
             if not self._free:
                 board = self._heap.alloc(BOARD_WORDS * 8)
                 self._boards.append(board)
                 self._free = [board + 8 * index for index in range(BOARD_WORDS)]
-            # Not to be met by chance: a late receiver looks for it where other data may stand by then.
+            # Random: a late receiver compares it with a word that may hold other data by then.
             number = secrets.randbits(62) | 1
             word = self._free.pop()
             write_word(word, number)
@@ -114,7 +114,7 @@ class Flights:
         return num_left
 
     def close(self) -> None:
-        """End all that no living worker holds, and give the boards back. A later `start` makes new ones."""
+        """End the references that no living worker holds; free the boards if none is left. `start` makes new ones."""
         with self._lock:
             ended = [self._end(flight) for flight in list(self._flights.values()) if self._can_end(flight)]
             if not self._flights:
@@ -131,7 +131,7 @@ class Flights:
         return (is_late or flight.receiver in dead) and self._can_end(flight)
 
     def _can_end(self, flight: Flight) -> bool:
-        """Whether no process holds the reference; from here on none can take it."""
+        """Whether no living process holds the reference; if so none can take it any more."""
         if swap_word(flight.word, flight.number, 0):
             return True
         word = read_word(flight.word)
@@ -148,11 +148,11 @@ def land(word: int, number: int) -> None:
 
 
 def hold(word: int, number: int) -> int:
-    """Keep a reference in flight for this process, which is no rank; returns what `let_go` asks for.
+    """Hold a reference in flight for this process, which is no rank; returns the value that `let_go` takes.
 
     Raises NotAllocated where the reference has ended.
     """
-    # What is left of the number keeps a late `let_go` from meeting other data that stands there by chance.
+    # The number's high bits stay, lest a late `let_go` meet equal data that stands there by then.
     held = -(number >> PID_BITS << PID_BITS | os.getpid())
     if not swap_word(word, number, held):
         raise NotAllocated(
@@ -163,7 +163,7 @@ def hold(word: int, number: int) -> int:
 
 
 def let_go(word: int, held: int) -> None:
-    """End what `hold` began. Does nothing in a fork of the process that holds."""
+    """End the hold of a reference. Does nothing in a fork of the process that holds it."""
     if _pid_of(held) == os.getpid():
         swap_word(word, held, 0)
 

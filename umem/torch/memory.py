@@ -1,4 +1,4 @@
-"""Private memory that is never given back: what torch's allocator may touch until the process is gone.
+"""Private memory that is never freed, for torch's allocator, which may use it until the process is gone.
 
 Deleters run after the interpreter has taken its modules apart, so nothing of this may belong to a Python
 object.

@@ -23,7 +23,7 @@ from .pool import Home, Homes, installed, use_pool
 MIN_BYTES = 4096  # below that a copy costs more than the memory is worth
 SMALL = "small"
 STATES_SHOWN = 5  # by a warning
-NUMBERS = (Number, str, NoneType)  # what the state holds beside tensors, and needs no home
+NUMBERS = (Number, str, NoneType)  # values of a state beside tensors; they need no home
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def offload_activations(
     keep: torch.nn.Module | Iterable[torch.Tensor] = (),
     min_bytes: int = MIN_BYTES,
 ) -> Iterator[None]:
-    """Context of a forward pass: what autograd saves for backward is copied to `home`, its original let go.
+    """Context of a forward pass: tensors that autograd saves for backward are copied to `home`, their originals freed.
 
     Left alone are leaves of the graph (parameters, inputs), tensors that share memory with those of `keep` (a
     module, or tensors), those in the pool already, and those below `min_bytes`. Raises what use_pool raises.
@@ -59,15 +59,15 @@ def offload_activations(
 class offload_optimizer:
     """Keeps the state of `optimizer` at `home`, from its next step on, until `remove`.
 
-    State appears with the first step and with load_state_dict; right after either it is moved, also what stands in
-    lists, tuples and dicts. `left_behind` names what stays where it is: tensors below `min_bytes`, and, with one
-    warning, those of other devices, views of larger tensors, and what objects hold. Raises what use_pool raises.
+    State is moved when it has appeared, after the first step and after load_state_dict, also from lists, tuples and
+    dicts. `left_behind` names the state that stays where it is: tensors below `min_bytes`, and, with one warning,
+    tensors of other devices, views of larger tensors, and state inside other objects. Raises what use_pool raises.
     """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, home: Home, spill: Homes = (), min_bytes: int = MIN_BYTES
     ):
-        use_pool(home, spill)  # raises here what is wrong with the homes
+        use_pool(home, spill)  # raises here where the homes are wrong
         self._optimizer = optimizer
         self._home, self._spill, self._min_bytes = home, tuple(spill), min_bytes
         self._has_warned = False
@@ -78,12 +78,12 @@ class offload_optimizer:
         self._move()
 
     def remove(self) -> None:
-        """Move no more; state that lives at the home stays there."""
+        """Stop moving; state that lives at the home stays there."""
         for hook in self._hooks:
             hook.remove()
 
     def left_behind(self) -> dict[str, str]:
-        """The state that is not moved, by name, and why; parameters count from 0 as in state_dict()."""
+        """The state that is not moved, by name, with the reason; parameters count from 0 as in state_dict()."""
         reasons = ((name, self._why_it_stays(value)) for name, value in _named_state(self._optimizer))
         return {name: why for name, why in reasons if why}
 
@@ -125,7 +125,7 @@ class offload_optimizer:
             )
 
     def _why_it_stays(self, value: Any) -> str:
-        """Why a value of the state is not moved, or "" where it is, or has nothing to move."""
+        """The reason why a value of the state is not moved, or "" where it is moved or needs no home."""
         if not isinstance(value, torch.Tensor):
             return "" if isinstance(value, NUMBERS) else f"in a {type(value).__name__}"
         if not value.is_cpu:  # a fifth of the time of device.type

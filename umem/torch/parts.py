@@ -1,6 +1,6 @@
 """The memory behind a tensor: its own storage, or those of the tensors that a sparse or a wrapper tensor is made of.
 
-Some tensors have none: a lazy parameter, one on the meta device, what functorch passes to the function it maps.
+Some tensors have none: a lazy parameter, one on the meta device, a tensor that functorch passes to a mapped function.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def pointer_of(tensor: torch.Tensor) -> int:
     """First address of a tensor's own storage; 0 where it has none on the CPU."""
     if type(tensor) in PLAIN_KINDS:
         return _own_pointer(tensor)
-    with torch._C.DisableTorchFunctionSubclass():  # a lazy parameter refuses to be asked anything
+    with torch._C.DisableTorchFunctionSubclass():  # a lazy parameter raises at most questions
         return _own_pointer(tensor)
 
 
 def sparse_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """What a sparse tensor is made of: indices and values; compressed ones, plain ones and values."""
+    """The parts of a sparse tensor: indices and values; if it is compressed, compressed indices, plain ones, values."""
     if tensor.layout is torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -52,5 +52,5 @@ def _own_pointer(tensor: torch.Tensor) -> int:
         return 0
     try:
         return tensor.untyped_storage().data_ptr()
-    except RuntimeError:  # a wrapper's storage, or functorch's: nothing tells them from others beforehand
+    except RuntimeError:  # a wrapper's storage, or functorch's, which no query tells from others
         return 0

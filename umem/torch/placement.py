@@ -53,11 +53,11 @@ def _home_at(pool: Pool, pointer: int) -> int | str | None:
 
 
 def to_home(what: TensorOrModule, home: Home, spill: Homes = ()) -> TensorOrModule:
-    """`what` at `home`: the same tensor where it lives there already, else a copy, as `Tensor.to`.
+    """The tensor or module `what` at `home`: itself where it lives there already, else a copy, as by `Tensor.to`.
 
     Gradients flow through the copy. A module is changed in place, as by `Module.to`: its parameters stay the
-    same objects. What has no memory yet, a lazy parameter or a tensor on the meta device, stays as it is.
-    Raises what use_pool raises.
+    same objects. A tensor without memory, a lazy parameter or one on the meta device, stays as it is. Raises
+    what use_pool raises.
     """
     move = mover(home, spill)
     if isinstance(what, torch.nn.Module):
@@ -66,7 +66,7 @@ def to_home(what: TensorOrModule, home: Home, spill: Homes = ()) -> TensorOrModu
 
 
 def mover(home: Home, spill: Homes = ()) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`to_home` for many tensors: homes are looked up once. Of use at once; a rank may die."""
+    """`to_home` as a function, for many tensors: homes are looked up once. Use it at once, for a rank may die."""
     context, pool = use_pool(home, spill), installed()
     sites = {pool.number_of(one) for one in (home, *spill)}
 
@@ -94,8 +94,8 @@ def empty(*size: Any, home: Home = "local", spill: Homes = (), **options: Any) -
 def adopt(address: int, shape: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """A contiguous tensor over memory of the heap, without a copy: all of an allocation, or a part of it.
 
-    The tensor holds a reference. To what this rank has allocated it takes over the rank's own: the memory is
-    freed with the last tensor over it, and must not be freed besides. To what others own it adds one. Adopting
+    The tensor holds a reference. Of an allocation of this rank it takes over the rank's own: the memory is freed
+    with the last tensor over it, and must not be freed besides. To one of another rank it adds a reference. Adopting
     the memory of a living tensor is a mistake: take views of that tensor. Raises NotAllocated, AddressError
     past the end of the allocation, AlignmentError, NotMappable, also of cached memory.
     """

@@ -1,7 +1,7 @@
 """install and use_pool: torch's CPU allocator over the heap of a space, for the thread that asks for it.
 
-Inside `use_pool` everything that torch allocates on the CPU comes from the homes named: factory functions,
-outputs of operations, parameters, gradients, optimizer state, what torch.load reads. A storage is freed at
+Inside `use_pool` all memory that torch allocates on the CPU comes from the homes named: for factory functions,
+outputs of operations, parameters, gradients, optimizer state, and torch.load. A storage is freed at
 its home whenever its last use ends: on any thread, inside or outside of the context, in any order.
 """
 
@@ -94,12 +94,12 @@ class Pool:
         self.flights = Flights(self.heap, space.page.dead_ranks, lease_s)
         self.threads = Threads(self.page, self.heap, self.heap.holder, self.sites)
         self._fill_page()
-        self.num_before = self._num_live()  # detached by an earlier space of this process
+        self.num_before = self._num_live()  # storages that outlived an earlier space of this process
 
     # --- homes
 
     def number_of(self, home: Home) -> int:
-        """The site that a home means. Raises UnknownName, RankLost, OutOfMemory, NotMappable."""
+        """The number of a home's site. Raises UnknownName, RankLost, OutOfMemory, NotMappable."""
         if not self.heap.sites.dead.issuperset(self.space.page.dead_ranks()):
             self.heap.reclaim()
         site = self.heap.sites.at_home(home)
@@ -108,7 +108,7 @@ class Pool:
         return self._number(site)
 
     def number_at(self, address: int) -> int:
-        """The site that an address of the pool belongs to."""
+        """The number of the site that manages an address of the pool."""
         return self._number(self.heap.sites.of_address(address))
 
     def check_mapped(self, address: int) -> None:
@@ -127,10 +127,10 @@ class Pool:
                     " send(..., staged=True) sends its bytes"
                 )
 
-    def _check_rank(self, rank: int, what: str) -> None:
+    def _check_rank(self, rank: int, place: str) -> None:
         if rank not in self.space.segments.mapped_ranks:
             raise NotMappable(
-                f"{what}: torch reads its memory by plain loads, and rank {self.space.rank} cannot map that of rank"
+                f"{place}: torch reads its memory by plain loads, and rank {self.space.rank} cannot map that of rank"
                 f" {rank}; use homes that are mapped, and space.put/get to move data there"
             )
 
@@ -196,7 +196,7 @@ class Pool:
             words[row + SITE_GUEST] = open_guest(site, self.heap.holder, self.heap.rank)
 
     def grow_uses(self) -> None:
-        """Twice as many places in the table of local uses."""
+        """Double the places in the table of local uses."""
         log2 = self.page[PAGE_USES_LOG2] + 1
         move_uses(PAGE_ADDRESS, lasting_words(ENTRY_WORDS << log2), log2)
 
@@ -207,7 +207,7 @@ class Pool:
         return self.page[PAGE_LOW] <= pointer < self.page[PAGE_HIGH]
 
     def counters(self) -> dict[str, int]:
-        """Of this process since torch was imported: how many allocations, bytes, ..., by name."""
+        """Counts of this process since umem.torch was imported: allocations, bytes, ..., by name."""
         total = self.threads.total
         return {
             "allocations": total(THREAD_NUM_ALLOCS),
@@ -226,9 +226,9 @@ class Pool:
         return made - self.threads.total(THREAD_NUM_FREES) - self.page[PAGE_NUM_FREES]
 
     def before_close(self, is_forced: bool) -> None:
-        """Let tensors that live keep the space's memory, or refuse that it closes: as `at_close` says.
+        """Let living tensors keep the space's memory, or raise WorldError to keep the space open: as `at_close` says.
 
-        Tensors that are on their way to another process are given up first: they could not be received any more.
+        References in flight end first: their tensors could not be received any more.
         """
         self.flights.close()
         if self.num_live():
@@ -247,7 +247,7 @@ class Pool:
         return int(self.space.segments.map.home(pointer))
 
     def _end(self) -> None:
-        """From here on torch allocates by itself; what still lives in the pool is never freed."""
+        """Give torch its own allocator back; storages that still live in the pool are never freed."""
         self.threads.trim()
         self.page[PAGE_MODE] = CLOSED
         assert _c10 is not None
@@ -283,7 +283,7 @@ class use_pool(ContextDecorator):
 
 
 def open_pool(space: Space, at_close: AtClose, lease_s: float) -> Pool:
-    """The pool of `space`, made unless it has one; torch's allocator is ours from here on."""
+    """The pool of `space`, made unless it has one; from here on our allocator serves torch."""
     global _pool
     with _open_lock:
         if page()[PAGE_MODE] == FORKED:
@@ -304,12 +304,12 @@ def open_pool(space: Space, at_close: AtClose, lease_s: float) -> Pool:
 
 
 def pool_or_none() -> Pool | None:
-    """The pool of this process, where it has one that can be used."""
+    """The open pool of this process, or None."""
     return _pool if _pool is not None and _pool.page[PAGE_MODE] == OPEN else None
 
 
 def inherited() -> Pool | None:
-    """The pool of the rank that this process is a fork of: its memory is mapped here, all else is the rank's."""
+    """In a fork of a rank the rank's pool, whose memory is mapped here; else None."""
     return _pool if _pool is not None and _pool.page[PAGE_MODE] == FORKED else None
 
 
@@ -325,7 +325,7 @@ def installed() -> Pool:
 
 
 def _take_over(words: Words) -> None:
-    """Put our allocator in force; the first time also find torch's own, and make ours over it."""
+    """Put our allocator in force; the first call also finds torch's own and makes ours over it."""
     global _own_allocator, _default_allocator, _c10
     if _c10 is None:
         c10 = C10()
@@ -344,13 +344,13 @@ def _take_over(words: Words) -> None:
 
 
 def _after_fork() -> None:
-    """In the child: leave the parent's memory alone, allocate by torch's own allocator."""
+    """Leave, in the child, the parent's memory alone: torch's own allocator serves it."""
     if _pool is not None and _pool.page[PAGE_MODE] == OPEN:
         _pool.page[PAGE_MODE] = FORKED
 
 
 def _at_exit() -> None:
-    """What torch still frees while the process is taken apart stays: the heap may be gone already."""
+    """Ignore what torch still frees while the process is taken apart: the heap may be gone already."""
     if _pool is not None and _pool.page[PAGE_MODE] == OPEN:
         _pool.page[PAGE_MODE] = CLOSED
 

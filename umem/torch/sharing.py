@@ -1,9 +1,9 @@
 """Tensors of the pool travel as their addresses: through multiprocessing's queues and pipes, and by Space.send.
 
 A storage of the pool is pickled as an address, a size and a generation; the receiver makes a storage at the
-same address, with a reference of its own. A process that is no rank borrows the sender's (borrow.py). All else
-of a tensor is torch's part of the message: in Space.send what pickle would send of it, so that everything that
-pickle can write arrives as it was, and in queues what torch.multiprocessing sends.
+same address, with a reference of its own. A process that is no rank borrows the sender's (borrow.py). The rest of a
+tensor is pickled as ever: in Space.send as pickle does, so that everything that pickle can write arrives as it was,
+and in queues as torch.multiprocessing does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STORED_UNTYPED = frozenset(torch.storage._new_dtypes())  # dtypes whose tensors 
 
 
 def register(pool: Pool) -> None:
-    """Teach multiprocessing and the space how storages of the pool travel. torch's own way stays for all others."""
+    """Have multiprocessing and the space pickle storages of the pool by address; others are pickled as ever."""
     ForkingPickler.register(torch.UntypedStorage, reduce_storage)
     for kind in (torch.Tensor, torch.nn.Parameter):
         ForkingPickler.register(kind, reduce_tensor)
@@ -39,7 +39,7 @@ def register(pool: Pool) -> None:
 
 
 def reduce_storage(storage: torch.UntypedStorage) -> tuple[Any, ...]:
-    """How a storage is pickled for another process: by address where it is the pool's."""
+    """Pickle a storage for another process: by address where it is the pool's, else as torch.multiprocessing does."""
     pool = pool_or_none()
     if pool is None or not _is_in(pool, storage):
         return reductions.reduce_storage(storage)
@@ -47,7 +47,7 @@ def reduce_storage(storage: torch.UntypedStorage) -> tuple[Any, ...]:
 
 
 def reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """How a tensor is pickled for another process: torch.multiprocessing's way forgets some of what pickle's keeps."""
+    """Pickle a tensor for another process: as torch.multiprocessing does, or as pickle where that would lose a part."""
     if tensor.layout in SPARSE_LAYOUTS:
         return _reduce_sparse(tensor)
     if tensor.is_conj() or tensor.is_neg() or tensor.is_quantized:
@@ -57,7 +57,7 @@ def reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def send(message: Any, rank: int, tag: int = 0, *, staged: bool = False) -> None:
-    """Space.send, with a choice: with `staged` tensors of the pool travel by value too.
+    """Space.send; with `staged` tensors of the pool travel by value too.
 
     From the main thread. Raises NotMappable, and sends nothing, where `rank` cannot map a tensor's home.
     """
@@ -66,7 +66,7 @@ def send(message: Any, rank: int, tag: int = 0, *, staged: bool = False) -> None
 
 
 def recv(rank: int, tag: int = 0) -> Any:
-    """What `rank` has sent with `tag`, in the order sent. Raises RankLost, WaitTimeout; from the main thread."""
+    """The next object that `rank` sent with `tag`: Space.recv. From the main thread. Raises RankLost, WaitTimeout."""
     return installed().space.recv(rank, tag)
 
 
@@ -78,7 +78,7 @@ class _MessagePickler(pickle.Pickler):
         self._pool, self._rank, self._staged = pool, rank, staged
 
     def reducer_override(self, item: Any) -> Any:
-        """How a storage on the CPU is written, once for all tensors over it; all else is left to pickle."""
+        """Pickle a storage on the CPU, once for all tensors over it; all else is left to pickle."""
         kind = type(item)  # not isinstance, which asks objects for their __class__
         if kind is torch.Tensor and item.layout in SPARSE_LAYOUTS:
             return _reduce_sparse(item)
@@ -98,7 +98,7 @@ class _MessagePickler(pickle.Pickler):
 
 
 def _reduce_sparse(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """How a sparse tensor is pickled: torch.load's way, which pickle takes, keeps what is read until the next load."""
+    """Pickle a sparse tensor by its parts: torch's own reader keeps what it has read until the next torch.load."""
     parts = sparse_parts(tensor)
     if tensor.layout is torch.sparse_coo:
         return _sparse_coo, (*parts, tensor.shape, tensor.is_coalesced())
@@ -122,7 +122,7 @@ def _sparse_compressed(
 
 
 def _with_typed_storage(rebuild: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What Tensor.__reduce_ex__ gave for a dtype of STORED_UNTYPED, in a form that not only torch.load can read."""
+    """The result of Tensor.__reduce_ex__ for a dtype of STORED_UNTYPED, in a form that pickle too can read."""
     if rebuild is torch._tensor._rebuild_from_type_v2:
         inner, kind, inner_args, state = args
         inner, inner_args = _with_typed_storage(inner, inner_args)
@@ -136,7 +136,7 @@ def _with_typed_storage(rebuild: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
 class Ticket(NamedTuple):
     """A storage on its way: `num_bytes` from `offset` on in the allocation at `address`.
 
-    The sender, its reference in flight, and where a process that is no rank finds both.
+    Also the sender, its reference in flight, and the segments in which a process that is no rank finds both.
     """
 
     sender: int
@@ -174,7 +174,7 @@ def _ticket(pool: Pool, storage: torch.UntypedStorage, receiver: int) -> tuple[A
 
 
 def arrive(*fields: Any) -> torch.UntypedStorage:
-    """The storage that was sent; the sender's reference in flight ends, or is held where this is no rank."""
+    """The storage of a ticket; the sender's reference in flight ends, or is held where this process is no rank."""
     ticket = Ticket(*fields)
     pool = pool_or_none()
     if pool is not None and _is_of(pool, ticket):

@@ -1,7 +1,7 @@
-"""The allocator in C++, compiled once a torch version by the system's compiler: where c10.py cannot make it.
+"""The allocator in C++ for machines where c10.py cannot make it, compiled once a torch version.
 
-The library lies in umem's cache folder, under a name that says what it was compiled for. It needs the headers
-that come with torch, and takes about a second.
+The library lies in umem's cache folder, under a name made of the source, the torch version and the machine. Compiling
+takes the system's compiler, the headers that come with torch, and about a second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMPILE_TIMEOUT_S = 120
 
 
 def make_object(page: Words, c10: C10, refusal: AllocatorRefused) -> int:
-    """Address of an allocator in C++ over the one in force. `refusal` is why c10.py made none.
+    """Make an allocator in C++ over the one in force; returns its address. `refusal` is the error of c10.py.
 
     Raises AllocatorRefused, with both reasons, where it cannot be compiled.
     """
@@ -51,7 +51,7 @@ def make_object(page: Words, c10: C10, refusal: AllocatorRefused) -> int:
 
 
 def compiled() -> Path:
-    """The shim for the torch that is loaded; compiled unless that was done before."""
+    """Path of the shim for the torch that is loaded, compiled at the first call. Raises AllocatorRefused."""
     source = SOURCE.read_text()
     abi = int(torch.compiled_with_cxx11_abi())
     key = f"{source}|{torch.__version__}|{abi}|{platform.machine()}"
@@ -70,7 +70,7 @@ def _compile(path: Path, abi: int) -> None:
     if compiler is None:
         raise AllocatorRefused(f"no C++ compiler is installed ({', '.join(COMPILERS)})")
     root = Path(torch.__file__).parent
-    # Under a name of its own first, so that a process that starts meanwhile sees all of it or nothing.
+    # Under a temporary name first, so that a process that starts meanwhile sees a whole file or none.
     descriptor, partly = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(descriptor)
     command = [compiler, "-std=c++20", "-O2", "-fPIC", "-shared", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]

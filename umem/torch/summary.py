@@ -1,4 +1,4 @@
-"""What the pool holds, as a table in the style of torch.cuda.memory_summary."""
+"""The pool's memory as a table in the style of torch.cuda.memory_summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOME_WIDTH, WIDTH = 16, 13
 
 
 def memory_summary() -> str:
-    """A table: a row an arena of the world, with the bytes this rank and all ranks hold there and what is free.
+    """A table with a row for each arena of the world: the bytes that this rank and all ranks hold there, and free ones.
 
     "in stock" are free pieces that threads keep for their next allocations. Below stand this process's
     storages in the pool. Asks the agents of homes that are not mapped: call it from the main thread.

@@ -1,6 +1,6 @@
 """The part of the pool that belongs to one Python thread: its policy in force and its magazines.
 
-Made when a thread first enters the pool, and kept for good. When the thread ends, compiled code returns its
+It is made when a thread first enters the pool, and never freed. When the thread ends, compiled code returns its
 stock to the heap and the next new thread gets its part, so that memory is bounded by the threads at one time.
 """
 
@@ -67,7 +67,7 @@ _lock = threading.Lock()
 
 
 class Threads:
-    """The parts of this process's threads on one heap. `sites` are those that it maps, by number in the page."""
+    """The parts of this process's threads on one heap. `sites`: the sites it maps, by their number in the page."""
 
     def __init__(self, page: Words, heap: Heap, holder: int, sites: dict[int, Site]):
         self.heap, self.holder, self.sites = heap, holder, sites
@@ -79,7 +79,7 @@ class Threads:
         return self._join() if part is None else part
 
     def open(self, part: ThreadPart, number: int) -> None:
-        """See to it that the calling thread, whose part this is, has a magazine on a site."""
+        """Give the calling thread, whose part this is, a magazine on a site unless it has one."""
         if part.words[THREAD_MAGAZINES + number] == 0:
             with _lock:
                 magazine = _spare_magazines.pop() if _spare_magazines else lasting_words(MAGAZINE_BYTES // 8)
@@ -158,7 +158,7 @@ def _thread_key(page: Words) -> int:
 
 
 def _offset_of(key: int) -> int:
-    """Where, from its thread pointer, a thread has what pthread_getspecific(key) returns; 0 where it is not so.
+    """Bytes from a thread's pointer to the value that pthread_getspecific(key) returns; 0 where they differ by thread.
 
     glibc keeps the first 32 keys in the thread's own block, and a load there is a tenth of an allocation
     faster than the call. It promises nothing of the kind, so two threads look for it, and must agree.

@@ -1,4 +1,4 @@
-"""How often this process uses an allocation that it sent to or received from others.
+"""The table of this process's uses of allocations that it sent to or received from others.
 
 In the heap a rank holds an allocation once, however many storages it has of it. A process counts them here:
 {address -> storages}, in private memory. Only shared addresses are in the table, so that it is empty, and
@@ -40,7 +40,7 @@ def release_uses(page):
 
 @device_function
 def first_place(page, address):
-    """Where the search for an address begins."""
+    """The place in the table where the search for an address begins."""
     mixed = ((address >> HASH_SHIFT) & HASH_MASK) * HASH_FACTOR & HASH_MASK
     return mixed >> (32 - load_i64(page, PAGE_USES_LOG2))
 
@@ -81,7 +81,7 @@ def remove_entry(page, entry):
 
 @device_function
 def drop_use(page, address):
-    """One storage fewer at `address`. STILL_USED, NOT_SHARED, or LAST_USE, which leaves the lock with the caller."""
+    """Count one storage fewer at `address`: STILL_USED, NOT_SHARED, or LAST_USE, where the caller holds the lock."""
     acquire_uses(page)
     entry = find_entry(page, address)
     count = load_i64(entry, ENTRY_COUNT)
@@ -98,7 +98,7 @@ def drop_use(page, address):
 
 @device_function
 def insert_use(page, address, is_alive):
-    """One storage more at `address`; with `is_alive`, only note the one that lives. FULL where the table is."""
+    """Count one storage more at `address`; with `is_alive` an entry that exists already counts it. OK, or FULL."""
     entry = find_entry(page, address)
     if load_i64(entry, ENTRY_ADDRESS) == 0:
         used = load_i64(page, PAGE_NUM_SHARED)
@@ -114,7 +114,7 @@ def insert_use(page, address, is_alive):
 
 @cpu_kernel("int64(int64, int64)")
 def note_use(page, address):
-    """A storage that lives in this process is about to be sent. OK, or FULL: `grow` and call again."""
+    """Enter a storage that lives here and is about to be sent. OK, or FULL: grow the table and call again."""
     acquire_uses(page)
     code = insert_use(page, address, True)
     release_uses(page)
@@ -123,9 +123,9 @@ def note_use(page, address):
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64)")
 def add_use(page, control, arena, holder, address, rank, generation):
-    """A storage is about to be made at `address`: take the rank's reference and count it, both or none.
+    """Take the rank's reference to `address` for a new storage and count the storage, both or neither.
 
-    OK; FULL: `grow` and call again; AGAIN; what `heap_retain` says of a wrong or stale address.
+    OK; FULL: grow the table and call again; AGAIN; the status of `heap_retain` for a wrong or stale address.
     """
     acquire_uses(page)
     if 2 * (load_i64(page, PAGE_NUM_SHARED) + 1) > 1 << load_i64(page, PAGE_USES_LOG2):
@@ -140,7 +140,7 @@ def add_use(page, control, arena, holder, address, rank, generation):
 
 @cpu_kernel("int64(int64, int64, int64)")
 def move_uses(page, table, table_log2):
-    """Go over to a larger, empty table; returns the old one's address, which no thread reads any more."""
+    """Move the entries to a larger, empty table; returns the old one's address, which no thread reads any more."""
     acquire_uses(page)
     old, end = load_i64(page, PAGE_USES), 1 << load_i64(page, PAGE_USES_LOG2)
     store_i64(page, PAGE_USES, table)
