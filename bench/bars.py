@@ -37,7 +37,7 @@ STATISTICS: dict[str, Callable[[Samples], float]] = {
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another reference, which counts where the first one reaches `from_fraction` of its speed."""
+    """Another reference, used where the first one reaches `from_fraction` of its speed."""
 
     against: str
     limit: Limit
@@ -76,7 +76,7 @@ class Bar:
 
     @property
     def setting(self) -> tuple[str, Point, str, int]:
-        """Bars with the same one are measured together."""
+        """The setting of the bar; bars of one setting are measured together."""
         return (self.case, self.point, self.world, self.ranks)
 
     @property
@@ -89,7 +89,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a bar. `reason`: why it failed or was waived, or how few pairs it rests on."""
+    """The outcome of a bar, with its figures. `reason`: of a failure or a waiver, or how few pairs it rests on."""
 
     id: str
     group: str
@@ -104,7 +104,7 @@ class Result:
     reason: str = ""
 
     def line(self) -> str:
-        """`id ratio interval bar outcome`, in columns."""
+        """The result as a line of columns: id, ratio, interval, bar, outcome."""
         if self.ratio is None:
             figures = f"{'-':>8} {'-':>18}"
         else:
@@ -112,12 +112,12 @@ class Result:
         return f"{self.id:<30} {figures} {self.bar:>8} {self.outcome}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as a dict for JSON."""
         return {**asdict(self), "outcome": str(self.outcome)}
 
 
 def read(file: Path = FILE) -> list[Bar]:
-    """The bars of bars.toml, in its order. Raises ConfigError for one that is not well formed."""
+    """The bars of bars.toml, in its order. Raises ConfigError where a bar is not well formed."""
     document = tomllib.loads(file.read_text())
     bars = [_parse(one) for entry in document["bar"] for one in _each(entry)]
     twice = {bar.id for bar in bars if sum(other.id == bar.id for other in bars) > 1}
@@ -135,7 +135,7 @@ def select(name: str, bars: Sequence[Bar]) -> list[Bar]:
 
 
 def worst_case_s(bars: Iterable[Bar]) -> float:
-    """Seconds that `bars` take where none is decided before its time is up."""
+    """Seconds that `bars` take if no bar is decided before its time is up."""
     return sum(
         SETTING_OVERHEAD_S + max(bar.time_limit_s for bar in together) + max(bar.round_s for bar in together)
         for together in _settings(bars)
@@ -229,7 +229,7 @@ def _run_together(bench: Bench, bars: Sequence[Bar]) -> list[Result]:
 
 
 def _needed(bench: Bench, bars: Sequence[Bar]) -> list[Side]:
-    """The sides that these bars compare, of all that their case has."""
+    """The sides of the case that these bars compare."""
     names = {bar.side for bar in bars} | {bar.against for bar in bars}
     names |= {bar.alternative.against for bar in bars if bar.alternative}
     case = registry.find(bars[0].case)()
@@ -284,7 +284,7 @@ def _sample(bench: Bench, bars: Sequence[Bar], sides: Sequence[Side]) -> dict[st
 
 
 def evaluate(bar: Bar, measured: Measured, rng: np.random.Generator) -> Result:
-    """What the blocks so far say of a bar. Wrong data fails it."""
+    """The result of a bar from the blocks measured so far. Wrong data fails it."""
     against, limit = bar.against, bar.limit
     if bar.alternative and _is_reached(bar, bar.alternative, measured):
         against, limit = bar.alternative.against, bar.alternative.limit

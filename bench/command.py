@@ -1,4 +1,4 @@
-"""What `umem bench` does with its options."""
+"""The command `umem bench`: run cases or bars, compare results, list cases."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Outputs:
 
 
 def run_cases(console: Console, names: Sequence[str], options: Options, outputs: Outputs) -> int:
-    """Measure the cases of `names` and show them.
+    """Measure the cases of `names` and print their rows.
 
-    WRONG_CODE where a row has an error; INCOMPLETE_CODE where there is nothing but what was waived.
+    Returns WRONG_CODE where a row has an error, INCOMPLETE_CODE where all were waived, else SUCCESS_CODE.
     """
     chosen = registry.select(names)
     rows: list[Row] = []
@@ -80,7 +80,7 @@ def run_cases(console: Console, names: Sequence[str], options: Options, outputs:
 def core_ping_pong_ns() -> tuple[float, ...]:
     """Round trip of a line between two cores, in C, best of PING_PONG_TRIES; empty where none succeeds.
 
-    The least is the hardware's: whatever else runs on a core makes a round trip longer, never shorter.
+    The least is the hardware's: other work on a core makes a round trip longer, never shorter.
     """
     found = []
     for _ in range(PING_PONG_TRIES):
@@ -90,20 +90,21 @@ def core_ping_pong_ns() -> tuple[float, ...]:
 
 
 def show_comparison(console: Console, old: Path, new: Path) -> None:
-    """Two results of --json, row by row."""
+    """Print two results of --json, row by row."""
     print_comparison(console, compare(read_json(old), read_json(new)))
 
 
 def list_cases(console: Console) -> None:
-    """Every case and its sentence."""
+    """Print every case and its sentence."""
     for case in registry.all_cases():
         console.print(f"{case.key:<24} {case.description}", highlight=False, markup=False, soft_wrap=True)
 
 
 def run_bars(group: str, options: Options, json_file: Path | None) -> int:
-    """Measure the bars of `group`: a line each on stdout and nothing else.
+    """Measure the bars of `group`, and print a line for each and nothing else on stdout.
 
-    WRONG_CODE where one fails; INCOMPLETE_CODE where all were waived. Reasons go to stderr, and into the JSON.
+    Returns WRONG_CODE where one fails, INCOMPLETE_CODE where all were waived, else SUCCESS_CODE. Reasons go to
+    stderr, and into the JSON.
     """
     outputs = Outputs(json=json_file)
     results = []

@@ -1,4 +1,4 @@
-"""What no measurement may wait for, made ready before any clock starts: compiled kernels, and the C of hardware.c.
+"""Compiles kernels and hardware.c before any clock starts, so that no measurement waits for them.
 
 A process of its own does it, on all cores and with a line on stderr where there is something to do: it forks, so it
 must have one thread, and the driver need not load a compiler.
@@ -18,7 +18,7 @@ TIMEOUT_S = 1800.0  # everything, cold, on one slow core
 
 
 def prepare(world: str) -> None:
-    """Put into the cache what ranks of `world` load for any case: `ahead.kernel_groups`, kernels of the parts.
+    """Compile into the cache all kernels that ranks of `world` load for any case, and hardware.c.
 
     A kernel that does not compile is left out: the process that loads it gets the error.
     """

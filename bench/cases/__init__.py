@@ -1,1 +1,1 @@
-"""What is measured: one small class a case. A module here registers its own."""
+"""The cases of the benchmark: one small class each, registered when its module is imported."""

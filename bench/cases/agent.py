@@ -1,4 +1,4 @@
-"""Homes that are busy, and agents that are not."""
+"""The answers of a busy home's agent, and the CPU time of idle ranks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BusyHome:
         self._num_users = 0
 
     def open(self) -> None:
-        """For the first of its users: make the part and start the other busy processes."""
+        """Make the part and start the other busy processes, at the first user's call."""
         self.part.open()
         self._num_users += 1
         if self._num_users == 1:
@@ -51,7 +51,7 @@ class BusyHome:
             self._burners = [subprocess.Popen(burn) for _ in range(self.num_burners)]
 
     def call(self, operation: str, num_samples: int) -> Samples:
-        """`num_samples` of an operation by rank 0, all while rank 1 holds its GIL."""
+        """Seconds of `num_samples` operations by rank 0, all while rank 1 holds its GIL."""
         if time.monotonic() + num_samples * SLOWEST_S > self._held_until:
             self.release()
             self.part.post("hold", HOLD_S, only=HOME)
@@ -68,7 +68,7 @@ class BusyHome:
             self._is_posted = False
 
     def close(self) -> None:
-        """For the last of its users: end what was started."""
+        """End the processes and the call of rank 1, at the last user's call."""
         self._num_users -= 1
         if self._num_users == 0:
             for burner in self._burners:
@@ -102,7 +102,7 @@ class BusySide(Side):
 
 @register
 class Agent(Case):
-    """A home that holds its GIL."""
+    """Accesses to a home whose user code holds the GIL."""
 
     key = "agent.busy_home"
     description = (
@@ -135,22 +135,22 @@ class Agent(Case):
         """The worst cases, which a median and a 99th percentile hide."""
         samples = {name: np.concatenate(blocks) * 1e6 for name, blocks in measured.blocks.items()}
         worst = [f"{name} {samples[name].max():.0f}" for name in OPERATIONS if name in samples]
-        told = [f"{measured.point.label}: worst case in us: {', '.join(worst)}"]
+        remarks = [f"{measured.point.label}: worst case in us: {', '.join(worst)}"]
         if "eventfd" in samples:
             percentiles = np.percentile(samples["eventfd"], [50, 99, 100])
-            told.append("eventfd p50 {:.0f}, p99 {:.0f}, worst {:.0f}".format(*percentiles))
-        return ["; ".join(told)]
+            remarks.append("eventfd p50 {:.0f}, p99 {:.0f}, worst {:.0f}".format(*percentiles))
+        return ["; ".join(remarks)]
 
 
 class Watch:
-    """CPU time of a group's processes over a window in which nobody asks them anything."""
+    """CPU time of a group's processes over a window in which they get no request."""
 
     def __init__(self, ranks: Group):
         self.ranks = ranks
         self.window_s = IDLE_WINDOW_S
 
     def cpu_s(self) -> float:
-        """Watch one window."""
+        """CPU seconds that all processes of the group use in one window."""
         begin_s, begin = self._cpu_s(), time.monotonic()
         time.sleep(IDLE_WINDOW_S)
         self.window_s = time.monotonic() - begin
@@ -170,14 +170,14 @@ class IdleSide(Side):
 
     def open(self) -> None:
         self._watch.ranks.start()
-        time.sleep(SETTLE_S)  # start-up's last work is not idling, and nothing tells its end
+        time.sleep(SETTLE_S)  # the last work of start-up is not idling, and gives no sign of its end
 
     def block(self, num_samples: int) -> Samples:
         return np.array([self._watch.cpu_s()])
 
 
 class ShareSide(Side):
-    """One per cent of the same window."""
+    """One per cent of the same window: the limit of idle ranks."""
 
     def __init__(self, watch: Watch):
         super().__init__("one_percent", NO_SEMANTICS, peer="1 % of a core")

@@ -1,4 +1,4 @@
-"""What the five steps of the staged path cost, beside one pass of loads and stores."""
+"""The cost of the five steps of the staged path, beside one pass of loads and stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_ROWS = 256
 
 @register
 class Anatomy(Case):
-    """A slice of every other row of a matrix at the peer's, wanted here."""
+    """A slice, every other row of a matrix in the peer's memory, brought here."""
 
     key = "anatomy"
     description = (

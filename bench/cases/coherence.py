@@ -1,4 +1,4 @@
-"""Copies of a peer's lines: what a hit, a miss and an upgrade cost one rank."""
+"""The cost of hits, misses and upgrades of one rank's copies of a peer's lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINE_BYTES = 128
 LINE_SIZES = (LINE_BYTES, 4 * KIB)  # the default one and the largest
 HIT_LINES, HIT_BATCH = 64, 64 * 256
 SMALL_CACHE = "64K"
-MISS_LINES = 2048  # four times what the small cache holds, and no more than the processor's holds
+MISS_LINES = 2048  # four times the lines of the small cache, and no more than fit the processor's
 MISS_ACCESSES = {MAPPED: 2048, NO_PEER_ACCESS: 512, HOSTS: 64}
 UPGRADE_LINES = {MAPPED: 512, NO_PEER_ACCESS: 64, HOSTS: 16}
 PAIR = 2  # ranks
@@ -29,12 +29,12 @@ ATTRIBUTES = ("back", "through", "none")
 
 
 def transport(workers: Workers) -> str:
-    """How a peer's memory is reached in the world of this run."""
+    """The transport to a peer's memory in the world of this run."""
     return "mapped" if workers.options.world == MAPPED else workers.options.transport
 
 
 class CachedSide(PartSide):
-    """A side that uses cached memory; at its end it leaves what its part has counted with its case."""
+    """A side that uses cached memory; when it closes it hands its part's counters to its case."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class CachedSide(PartSide):
 
 
 class CoherenceCase(Case):
-    """A case of cached memory: its sides for each attribute, and what their counters say."""
+    """A case of cached memory: its sides for each attribute, and their counters as remarks."""
 
     semantics: ClassVar[tuple[str, ...]] = ("load_store", "message")
     most_samples = 20
@@ -77,17 +77,17 @@ class CoherenceCase(Case):
         return [Point(8)]
 
     def message(self, workers: Workers, num_bytes: int, kind: str = f"{PARTS}:Asked") -> Side:
-        """The same by messages of `num_bytes`."""
+        """A side that does the same by messages of `num_bytes`."""
         part = Part(workers.ranks(), kind, num_bytes=num_bytes)
         way = workers.options.transport
         return PartSide("message", "message", part, transport=way)
 
     def unit(self, ranks: Group) -> Side:
-        """One compare-and-swap."""
+        """A side of one compare-and-swap on private memory."""
         return PartSide("compare_swap", NO_SEMANTICS, Part(ranks, f"{PARTS}:Unit"), peer="own CAS")
 
     def least(self, ranks: Group, verbs: Sequence[str], num_lines: int, num_accesses: int) -> list[Side]:
-        """The same steps on memory of one's own, with no protocol around them."""
+        """Sides that do the same steps on private memory, without a protocol."""
         part = Part(ranks, f"{PARTS}_least:Least", num_lines=num_lines, num_accesses=num_accesses)
         return [
             PartSide(f"least_{verb}", NO_SEMANTICS, part, verb, peer="bare steps", detail=verb)
@@ -98,18 +98,18 @@ class CoherenceCase(Case):
         return 0
 
     def remarks(self, measured: Measured) -> Sequence[str]:
-        """What rank 0 counted at this point, warm-up included."""
-        told = []
+        """Rank 0's cache counters at this point, warm-up included."""
+        remarks = []
         for cache in [cache for cache, counters in self.counted.items() if counters]:
-            words = ", ".join(f"{what} {number}" for what, number in self.counted[cache].items())
-            told.append(f"{measured.point.label or measured.point.num_bytes}: {cache}: {words}")
+            words = ", ".join(f"{counter} {number}" for counter, number in self.counted[cache].items())
+            remarks.append(f"{measured.point.label or measured.point.num_bytes}: {cache}: {words}")
         self.counted = {}
-        return told
+        return remarks
 
 
 @register
 class Hit(CoherenceCase):
-    """Accesses to copies that a rank has."""
+    """Accesses to lines of which a rank has copies."""
 
     key = "coherence.hit"
     description = (

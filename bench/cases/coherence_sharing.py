@@ -1,4 +1,4 @@
-"""Patterns of sharing (Weber and Gupta 1989): what two ranks do with the same lines."""
+"""The sharing patterns of Weber and Gupta (1989), by two ranks on the same lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MANY_ROWS, FEW_ROWS, CACHED_SHARE = 1 << 20, 1 << 14, 4
 def turns(
     case: CoherenceCase, workers: Workers, method: str, num_bytes: int, attributes: Sequence[str] = ATTRIBUTES
 ) -> list[Side]:
-    """A side an attribute, of ranks that work in turn."""
+    """A side for each attribute, of two ranks that work in turn."""
     number = max(NUM_TURNS[workers.options.world] // max(num_bytes // (2 * KIB), 1), 4)
     arguments = {"num_bytes": num_bytes, "num_turns": number}
     return [
@@ -69,7 +69,7 @@ class HandOver(CoherenceCase):
 
 @register
 class Migratory(CoherenceCase):
-    """Data that one rank after the other updates."""
+    """Data that the ranks update one after the other."""
 
     key = "coherence.migratory"
     description = (

@@ -1,4 +1,4 @@
-"""What `import umem` costs, and what it must not load."""
+"""The time of `import umem`, and the number of heavy modules that it loads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTED = f"import sys, umem; print(sum(name in sys.modules for name in {FORBIDD
 
 
 class PrintSide(Side):
-    """What a new Python prints, plus a constant."""
+    """The number that a new Python process prints, plus a constant."""
 
     def __init__(self, name: str, code: str, peer: str | None = None, plus: float = 0.0):
         super().__init__(name, NO_SEMANTICS, peer)
@@ -42,7 +42,7 @@ class PrintSide(Side):
 
 
 class ConstantSide(Side):
-    """A number to compare with."""
+    """A constant to compare with."""
 
     def __init__(self, name: str, value: float, peer: str):
         super().__init__(name, NO_SEMANTICS, peer)
@@ -54,7 +54,7 @@ class ConstantSide(Side):
 
 @register
 class ImportTime(Case):
-    """Seconds."""
+    """Seconds of `import umem`."""
 
     key = "import.time"
     description = "import umem in a new Python, against import numpy there plus 0.1 s"
@@ -79,7 +79,7 @@ class ImportTime(Case):
 
 @register
 class ImportModules(Case):
-    """Modules."""
+    """Heavy modules that `import umem` loads."""
 
     key = "import.modules"
     description = (

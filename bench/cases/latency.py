@@ -1,4 +1,4 @@
-"""How long one access takes: a line the peer just stored, dependent loads of its memory, a message."""
+"""The time of one access: a line that the peer just stored, dependent loads of its memory, a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine does without umem, in C, in this process."""
+"""This machine's own bandwidth and latency: C, without umem, in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cases there are. A module of bench/cases registers its own when it is imported."""
+"""The table of all cases. A module of bench/cases registers its own when it is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a world takes to stand."""
+"""The time that a world takes to start."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run_command(num_ranks: int, world: str) -> list[str]:
 
 @register
 class Startup(Case):
-    """Eight ranks against one."""
+    """The start of eight ranks against that of one."""
 
     key = "startup.ranks"
     description = (
@@ -100,7 +100,7 @@ class Startup(Case):
 
 @register
 class Run(Case):
-    """The command itself."""
+    """The command `umem run`."""
 
     key = "startup.run"
     description = "umem run -n 2 of an empty script, against python -c 'import numba'"

@@ -1,4 +1,4 @@
-"""What the cases under torch share. Nothing here imports torch: the ranks do."""
+"""The base of the cases under torch. Nothing here imports torch: the ranks do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TorchCase(Case):
 
 
 def torch_ranks(workers: Workers) -> Group:
-    """Two ranks with torch; the same for all cases, and no others, so that nothing else meets torch's threads."""
+    """Two ranks with torch: the same for all cases under torch, and for no others, which its threads would disturb."""
     return workers.ranks(num_ranks=2, preload=PRELOAD)
 
 

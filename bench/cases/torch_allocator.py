@@ -32,7 +32,7 @@ class PreloadSide(PartSide):
 
 @register
 class Raw(TorchCase):
-    """c10::Allocator."""
+    """The allocator called from compiled code, as c10::Allocator."""
 
     key = "torch.raw"
     description = "allocations and frees of a training step through torch's allocator, by compiled code"
@@ -61,7 +61,7 @@ class Raw(TorchCase):
 
 @register
 class Empty(TorchCase):
-    """torch.empty."""
+    """The allocator called through torch.empty."""
 
     key = "torch.empty"
     description = "torch.empty of 64 B to 64 KiB and the end of the tensor; a sample is a mean of 2,000"

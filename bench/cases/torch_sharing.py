@@ -43,7 +43,7 @@ class SharingCase(TorchCase):
 
 @register
 class Time(SharingCase):
-    """Seconds."""
+    """Seconds from the sending until the answer."""
 
     key = "torch.sharing"
     description = (
@@ -54,7 +54,7 @@ class Time(SharingCase):
 
 @register
 class Wire(SharingCase):
-    """Bytes."""
+    """Bytes that the queue carries."""
 
     key = "torch.wire"
     description = (

@@ -30,7 +30,7 @@ class TrainingCase(TorchCase):
 
 @register
 class Training(TrainingCase):
-    """All in the pool."""
+    """Training with all memory in the pool."""
 
     key = "torch.training"
     description = (
@@ -48,7 +48,7 @@ class Training(TrainingCase):
 
 @register
 class Offload(TrainingCase):
-    """Activations and optimizer state."""
+    """Training with activations and optimizer state offloaded."""
 
     key = "torch.offload"
     description = (

@@ -1,4 +1,4 @@
-"""The main job as a whole."""
+"""`umem verdict` as a whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 @register
 class WholeVerdict(Case):
-    """umem verdict."""
+    """The time of `umem verdict`."""
 
     key = "verdict"
     description = "umem verdict from start to end, against 90 s"

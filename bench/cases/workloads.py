@@ -1,4 +1,4 @@
-"""Workloads, each in every semantics that makes sense: where does memory stop to win?"""
+"""Workloads, each in every semantics that makes sense, over sizes: they show where memory stops to win."""
 
 from __future__ import annotations
 

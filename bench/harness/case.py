@@ -1,4 +1,4 @@
-"""What is measured: a case, its points, and the sides that run in turns at each."""
+"""The interface of a case: its points, and the sides that run in turns at each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .workers import Workers
 class Case(ABC):
     """One thing to measure.
 
-    `about` says what a row's limit and a crossover are in: "time" (microseconds) or "rate" (GB/s).
-    `limit_side` names the side that is this machine's limit. `budget_s` is what the case may take
-    inside the verdict; there it stops sampling when the budget is used up. `min_cores` is a side's.
+    `about` is the unit of a row's limit and a crossover: "time" (microseconds) or "rate" (GB/s).
+    `limit_side` names the side that is this machine's limit. `budget_s` is the time of the case
+    inside the verdict; there it stops sampling when the budget is used up. `min_cores` as of a Side.
     """
 
     key: ClassVar[str]
@@ -25,19 +25,19 @@ class Case(ABC):
     semantics: ClassVar[tuple[str, ...]] = (NO_SEMANTICS,)
     about: ClassVar[str] = "time"
     limit_side: ClassVar[str | None] = None
-    home: ClassVar[str] = "peer"  # whose memory: also rank N, local (the driver's own), NO_HOME
+    home: ClassVar[str] = "peer"  # home of the memory: also rank N, local (the driver's own), NO_HOME
     min_ranks: ClassVar[int] = 2
     min_cores: ClassVar[int] = 1
     worlds: ClassVar[tuple[str, ...]] = WORLDS
-    most_samples: ClassVar[int] = 1000  # a block's, where more would only take long
+    most_samples: ClassVar[int] = 1000  # of a block; smaller where more would only take long
     budget_s: ClassVar[float]
 
     def waived(self, options: Options, brief: bool = False) -> str | None:
-        """Why the case cannot run with these options on this machine, or None. `brief`: at its brief points."""
+        """The reason why the case cannot run with these options here, or None. `brief`: at its brief points."""
         return self.meaningless(options)
 
     def meaningless(self, options: Options) -> str | None:
-        """Why nothing is lost where the case does not run: what it measures is not there; or None."""
+        """The reason why the case has no meaning here, where the thing that it measures does not exist; or None."""
         num_cores = len(limits.usable_cores())
         if num_cores < self.min_cores:
             return f"needs {self.min_cores} cores and has {num_cores}"
@@ -59,12 +59,12 @@ class Case(ABC):
 
     @abstractmethod
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
-        """What to compare at `point`, not yet open."""
+        """The sides to compare at `point`, not yet open."""
 
     def bytes_moved(self, point: Point) -> int:
         """Bytes that one operation moves; 0 where a rate has no meaning."""
         return point.num_bytes
 
     def remarks(self, measured: Measured) -> Sequence[str]:
-        """What the rows of a point cannot say; stands under the table."""
+        """Remarks on a point that its rows cannot hold; printed under the table."""
         return ()

@@ -23,14 +23,14 @@ ROUNDS = 10  # blocks a side gets at a point of `umem bench`
 
 
 class Bench(Workers):
-    """One run: measures cases with its workers, and makes rows of what it finds."""
+    """One run: measures cases with its workers, and makes rows of the samples."""
 
     def __init__(self, options: Options, call_timeout_s: float = CALL_TIMEOUT_S):
         super().__init__(options, call_timeout_s)
         self.machine = host.machine()
 
     def run(self, case: Case, depth: Depth | None = None, brief: bool = False) -> Results:
-        """Measure a case: its rows, and a note for whatever could not run."""
+        """Measure a case: its rows, and a note for every side that could not run."""
         reason = case.waived(self.options, brief)
         if reason is not None:
             row = self._empty_row(case, Status.WAIVED)
@@ -47,12 +47,12 @@ class Bench(Workers):
         return Results(self.machine, tuple(rows), tuple(notes))
 
     def depth(self, case: Case) -> Depth:
-        """How deep `umem bench` samples: --iters samples a side and point, in ROUNDS blocks."""
+        """The depth of `umem bench`: --iters samples a side and point, in ROUNDS blocks."""
         per_block = max(1, -(-self.options.iters // ROUNDS))
         return Depth(min(ROUNDS, self.options.iters), min(per_block, case.most_samples), self.options.warmup)
 
     def measure_point(self, case: Case, point: Point, depth: Depth) -> Results:
-        """Rows of all sides of one point, measured in turns."""
+        """The rows of all sides of one point, measured in turns."""
         wanted = [side for side in case.sides(self, point) if self._is_wanted(side)]
         num_cores = len(limits.usable_cores())
         sides = [side for side in wanted if side.min_cores <= num_cores]

@@ -1,6 +1,6 @@
-/* What this machine's hardware allows, in C: one short function a limit, called through limits.py.
+/* This machine's own limits, in C: one short function a limit, called through hardware.py.
  *
- * limits.py compiles this file on the machine it measures (-O3 -march=native), so a vector is as wide
+ * hardware.py compiles this file on the machine it measures (-O3 -march=native), so a vector is as wide
  * as the processor's, as it is in the kernels that are compared with these figures. Addresses may have
  * any alignment unless a function says otherwise. Nothing here is used by umem itself.
  */

@@ -1,9 +1,9 @@
-"""What this machine's hardware allows, measured by the C of hardware.c through ctypes.
+"""This machine's limits, measured by the C of hardware.c through ctypes.
 
 The file is compiled once for this machine by its C compiler (a second or two) into the cache folder;
 where there is none, `load` raises Waived. Every function takes int64 numbers, addresses among them,
-releases the GIL, and is described in hardware.c. Timing them, interleaved with what they are compared
-to, is the caller's: only the two round trips, which need two threads, are timed here.
+releases the GIL, and is described in hardware.c. The caller times them, interleaved with the sides they
+are compared to; only the two round trips, which need two threads, are timed here.
 """
 
 from __future__ import annotations

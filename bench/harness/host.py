@@ -1,4 +1,4 @@
-"""Which machine a result is from."""
+"""The description of the machine that a result is from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from umem.units import format_size
 
 
 def machine() -> dict[str, Any]:
-    """What a reader of results must know about this machine and this copy of umem."""
+    """This machine and this copy of umem, as written beside results."""
     return {
         "host": description(),
         "cpu": cpu_model(),
@@ -43,7 +43,7 @@ def cpu_model() -> str:
 
 
 def version() -> str:
-    """Version of umem that runs."""
+    """Version of the umem that runs."""
     return metadata.version("umem")
 
 

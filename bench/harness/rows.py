@@ -14,7 +14,7 @@ from umem.errors import ConfigError
 
 
 class Status(StrEnum):
-    """How a row came to be, in nvbandwidth's words."""
+    """The status of a row, in nvbandwidth's words."""
 
     PASSED = "Passed"
     WAIVED = "Waived"
@@ -36,7 +36,7 @@ class Row:
 
     `p50_us`, `p99_us` and `cv` are of `samples` samples, each the time of one operation (or the mean
     of a batch where an operation is too short to be timed alone). `peer` is None for umem's own rows.
-    `limit` is what this machine does without umem: microseconds where the case is about time, GB/s
+    `limit` is this machine's own figure, without umem: microseconds where the case is about time, GB/s
     where it is about bandwidth; `fraction_of_limit` is 1 at the limit and less below it. Rows that
     were measured in turns share `pair`. Numbers that a case does not have are None.
     """
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What makes a row of one run the same row of another."""
+        """The fields that two rows of the same measurement, in two runs, have in common."""
         side = (self.semantics, self.cache, self.peer, self.transport)
         return (self.case, *side, self.world, self.home, self.ranks, self.bytes)
 
@@ -78,7 +78,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 @dataclass(frozen=True)
 class Results:
-    """What one run of `umem bench` found: rows, notes on them, and the machine.
+    """The results of one run of `umem bench`: rows, notes on them, and the machine.
 
     A note begins with its kind, one of NOTE_KINDS.
     """
@@ -99,7 +99,7 @@ def write_json(path: Path, results: Results) -> None:
 
 
 def read_json(path: Path) -> Results:
-    """Read what `write_json` wrote. Raises ConfigError where the file is missing or something else."""
+    """Read a file of `write_json`. Raises ConfigError where it is missing or holds something else."""
     try:
         document = json.loads(path.read_text())
         rows = tuple(Row(**row) for row in document["rows"])

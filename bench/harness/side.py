@@ -1,4 +1,4 @@
-"""What is compared at a point of a sweep: the options of a run, the points, and the sides that take turns."""
+"""The options of a run, the points of a sweep, and the sides that take turns at a point."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PEERS = ("ucx_perftest", "gloo", "mpi", "ucxx")
 WORLDS = tuple(KINDS)
 NO_SEMANTICS = "none"  # of rows that move no bytes between ranks: limits, start-up
 NO_HOME = "none"  # of rows that use no rank's memory
-STREAM_WINDOW = 16  # messages in flight of a stream whose point does not say
+STREAM_WINDOW = 16  # messages in flight of a stream, unless its point has the setting `window`
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user of `umem bench` asked for."""
+    """The options of `umem bench`."""
 
     ranks: int = 2
     begin_bytes: int = 8
@@ -38,14 +38,14 @@ class Options:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for what, names, known in (
+        for kind, names, known in (
             ("semantics", self.semantics, SEMANTICS),
             ("peer", self.peers, PEERS),
             ("world", (self.world,), WORLDS),
         ):
             for name in names:
                 if name not in known:
-                    raise UnknownName(what, name, known)
+                    raise UnknownName(kind, name, known)
         if self.ranks < 1:
             raise ConfigError(f"{self.ranks} ranks: at least 1 is needed")
         if self.factor < 2:
@@ -57,14 +57,14 @@ class Options:
 
     @cached_property
     def transport(self) -> str:
-        """What carries messages between the ranks, as UCX calls it: of shared memory, what has room for its queues."""
+        """The transport of messages between the ranks, as UCX calls it; of the kinds of shared memory one with room."""
         from umem.fabric.ucx import queues
         from umem.fabric.ucx.channels import num_channels
 
         transports = TRANSPORTS[self.world]
-        way = transports.partition(",")[0]
-        if way != queues.POSIX:
-            return way
+        first = transports.partition(",")[0]
+        if first != queues.POSIX:
+            return first
         return queues.choose(self.ranks, num_channels({"UCX_TLS": transports}, self.ranks))
 
     def sizes(self, least: int = 1, most: int = 1 << 62) -> list[int]:
@@ -80,7 +80,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a case's sweep: bytes of one operation, and what else the case varies."""
+    """One point of a case's sweep: the bytes of one operation, and the case's other settings."""
 
     num_bytes: int
     settings: tuple[tuple[str, int | str], ...] = ()
@@ -101,17 +101,17 @@ class Point:
 
     @property
     def label(self) -> str:
-        """The settings as they are written: `transport=tcp window=16`."""
+        """The settings as `parse` reads them: `transport=tcp window=16`."""
         return " ".join(f"{name}={value}" for name, value in self.settings)
 
 
 class Side(ABC):
     """One of the things that are compared at a point; runs when it is its turn and sleeps otherwise.
 
-    `name` is unique at its point and is what bars.toml calls it. `peer` is None for umem itself. `detail`
+    `name` is unique at its point; bars.toml names sides by it. `peer` is None for umem itself. `detail`
     stands in the row's case where a side is one part of an operation: a step, a kind of limit. `cache` is
-    the attribute of the memory that it uses. With fewer than `min_cores` it has no meaning: what polls without
-    giving its core away keeps the one that it waits for from running.
+    the attribute of the memory that it uses. With fewer than `min_cores` it has no meaning: a side that polls
+    without yielding its core keeps the process that it waits for from running.
     """
 
     detail = ""
@@ -134,7 +134,7 @@ class Side(ABC):
         return 0
 
     def close(self) -> None:  # noqa: B027
-        """Give back what `open` took."""
+        """Release the resources of `open`."""
 
 
 class PartSide(Side):
@@ -180,7 +180,7 @@ class PartSide(Side):
 
 @dataclass
 class Measured:
-    """What was found at one point: the blocks of each side, in the order they ran."""
+    """The measurements of one point, by side: its blocks in the order they ran, and its errors."""
 
     point: Point
     blocks: dict[str, list[Samples]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """From samples to statements: summaries, ratios of paired blocks, intervals, verdicts on bars.
 
-The host drifts by tens of percent within minutes, so no time stands alone. What is compared runs in
+The host drifts by tens of percent within minutes, so no time stands alone. Compared sides run in
 turns (block A, block B, block A, ...); each block gives one number, each neighbouring pair one ratio,
 and the interval is a percentile bootstrap of the median ratio: Efron and Tibshirani, An Introduction
 to the Bootstrap, chapter 13.
@@ -18,11 +18,11 @@ Samples = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
-MIN_PAIRS = 8  # below this a percentile bootstrap of a median covers visibly less than it says
+MIN_PAIRS = 8  # below this a percentile bootstrap of a median covers visibly less than its nominal 95 %
 
 
 class Outcome(StrEnum):
-    """What can be said about a bar."""
+    """The outcomes of a bar."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -51,7 +51,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Limit:
-    """The bar itself: a ratio that must not be above (`at_most`) or below (not `at_most`) `value`."""
+    """The limit of a bar: its ratio must not be above (`at_most`) or below (not `at_most`) `value`."""
 
     value: float
     at_most: bool
@@ -117,7 +117,7 @@ class Stretch:
 
 
 def stretches(sizes: Samples, first_times: Samples, second_times: Samples) -> list[Stretch]:
-    """Which of two sides is the faster, by stretches of `sizes`, which ascend; the first one where they are equal.
+    """The stretches of the ascending `sizes` in which one of two sides is faster; equal times count for the first.
 
     A stretch begins where a log-log line between the two sizes around it crosses; the first at sizes[0].
     """

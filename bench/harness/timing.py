@@ -10,12 +10,12 @@ from umem.errors import FabricMissing, NotMappable, UmemError, Waived
 
 from .side import Measured, Point, Side
 
-LACKS = (Waived, FabricMissing, NotMappable)  # of the machine, not faults of ours
+LACKS = (Waived, FabricMissing, NotMappable)  # errors that the machine causes, not a fault of umem
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How much to sample at a point: `num_rounds` rounds of one block a side, fewer when time is up."""
+    """The amount of sampling at a point: `num_rounds` rounds of one block a side, fewer when time is up."""
 
     num_rounds: int
     samples_per_block: int
@@ -30,19 +30,19 @@ class Depth:
 
 @dataclass(frozen=True)
 class Missing:
-    """A side that could not run, and why."""
+    """A side that could not run, and the error that stopped it."""
 
     side: Side
     error: UmemError
 
     @property
     def is_waived(self) -> bool:
-        """Whether the machine is the reason, not a fault of ours."""
+        """Whether the machine is the reason, not a fault of umem."""
         return isinstance(self.error, LACKS)
 
 
 def open_sides(sides: Sequence[Side]) -> tuple[list[Side], list[Missing]]:
-    """Open every side that can run here; the others come back with their reason."""
+    """Open every side that can run here; returns the open ones, and the others with their errors."""
     opened: list[Side] = []
     missing: list[Missing] = []
     try:
@@ -73,15 +73,15 @@ def run_rounds(sides: Sequence[Side], measured: Measured, num_rounds: int, sampl
 
 
 def run_block(side: Side, measured: Measured, num_samples: int) -> None:
-    """Run one block of one side and count what it got wrong."""
+    """Run one block of one side, and add its samples and its errors to `measured`."""
     measured.blocks.setdefault(side.name, []).append(side.block(num_samples))
     measured.errors[side.name] = measured.errors.get(side.name, 0) + side.num_errors()
 
 
 def warm_up(sides: Sequence[Side], num_samples: int) -> list[Missing]:
-    """One block a side whose times are dropped: page faults, connections, branch predictors.
+    """Run one block a side and drop its times: page faults, connections, branch predictors.
 
-    Returns the sides that only now find out what they lack.
+    Returns the sides that find only now that the machine lacks something.
     """
     missing = []
     for side in [side for side in sides if side.warms_up and num_samples]:
@@ -96,9 +96,9 @@ def warm_up(sides: Sequence[Side], num_samples: int) -> list[Missing]:
 def measure(
     sides: Sequence[Side], point: Point, depth: Depth, clock: Callable[[], float] = time.monotonic
 ) -> tuple[Measured, list[Missing]]:
-    """Blocks of all open `sides` in turns, as deep as `depth` says and its time allows.
+    """Run blocks of all open `sides` in turns, to `depth` or until its time is up.
 
-    Beside them the sides that found out in their warm-up what they lack; these are not run.
+    Returns also the sides whose warm-up found that the machine lacks something; these are not run.
     """
     measured = Measured(point)
     end = clock() + depth.time_limit_s

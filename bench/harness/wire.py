@@ -31,7 +31,7 @@ _TAIL_BYTES = 2000
 
 
 class WorkerError(UmemError):
-    """A worker raised something that is not one of umem's own errors; the text says what and where."""
+    """A worker raised an error that is not one of umem's own; the text has its type, message and place."""
 
 
 def serve(path: str, rank: int, context: object) -> None:
@@ -51,7 +51,7 @@ def serve(path: str, rank: int, context: object) -> None:
                 driver.send((True, _obey(parts, context, command, key, rest)))
             except BrokenPipeError:
                 break
-            except Exception as error:  # noqa: BLE001  whatever it was, the driver must hear of it
+            except Exception as error:  # noqa: BLE001  the driver must hear of any error
                 driver.send((False, _sendable(error)))
     for part in parts.values():
         part.close()
@@ -73,7 +73,7 @@ def _obey(parts: dict[int, Any], context: object, command: str, key: int, rest: 
 
 
 def _sendable(error: Exception) -> Exception:
-    """What tells the driver of `error`: its type and text where it is umem's, else a WorkerError."""
+    """`error` in a form that can be sent: its type and text where it is umem's, else a WorkerError."""
     if isinstance(error, UmemError):
         return _Carried(type(error), str(error), getattr(error, "rank", None))
     where = traceback.extract_tb(error.__traceback__)[-1]
@@ -108,7 +108,7 @@ class Part:
         self._failure: Exception | None = None
 
     def open(self) -> None:
-        """Make the part in every worker, for the first of its users. What failed once fails again."""
+        """Make the part in every worker, at the first user's call. An error is raised to every later user too."""
         if self._failure is not None:
             raise self._failure
         if self._num_users == 0:
@@ -121,15 +121,15 @@ class Part:
         self._num_users += 1
 
     def call(self, method: str, *arguments: Any, only: int | None = None) -> list[Any]:
-        """Results of `method(*arguments)` in every worker, or in one; raises what a worker raised."""
+        """Results of `method(*arguments)` in every worker, or in one; raises a worker's error."""
         return self.group.command("call", self.key, method, arguments, only=only)
 
     def post(self, method: str, *arguments: Any, only: int) -> None:
-        """Start a call in one worker and return; nothing else may be asked of it until `take`."""
+        """Start a call in one worker and return; the worker takes no other call until `take`."""
         self.group.send("call", self.key, method, arguments, only=only)
 
     def take(self, only: int) -> Any:
-        """The result of what was posted."""
+        """The result of the posted call, once it has ended."""
         return self.group.collect([only])[0]
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ class Group:
     def start(self) -> None:
         """Start the workers and wait until all have connected; nothing where they run already.
 
-        What could not be started once is not tried again: the same WorkerError is raised.
+        A start that has failed is not tried again: the same WorkerError is raised.
         """
         if self._failure is not None:
             raise self._failure
@@ -220,10 +220,10 @@ class Group:
         ordered = [found[rank] for rank in range(self.num_workers)]
         return [connection for connection, _ in ordered], [pid for _, pid in ordered]
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, event: str) -> None:
         text = self._tail()
         self.close()
-        self._failure = WorkerError(f"{self.name} {what}" + (f":\n{text}" if text else ""))
+        self._failure = WorkerError(f"{self.name} {event}" + (f":\n{text}" if text else ""))
         raise self._failure
 
     def _tail(self) -> str:

@@ -1,4 +1,4 @@
-"""The processes that a run of the benchmark has started, and what its user asked for."""
+"""The worker processes of a run of the benchmark, with its options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEGMENT_BYTES = 640 * MIB  # holds the rotating buffers of a 64 MiB copy
 
 
 class Workers:
-    """The worker processes and the choices of one run. Use as a context manager: it ends every worker.
+    """The worker processes and the options of one run. Use as a context manager: it ends every worker.
 
     Groups start when a case first needs them and stay, asleep, for the cases after it. A block that takes longer
     than `call_timeout_s` ends its group.
@@ -43,8 +43,8 @@ class Workers:
     ) -> Group:
         """The ranks of a world of umem, not started yet; the same call gives the same ranks.
 
-        `preload` names modules that they need besides those of bench/parts; `line_cache` is how much a rank
-        keeps of lines of others.
+        `preload` names modules that they need besides those of bench/parts; `line_cache` is the size of a rank's
+        cache of other ranks' lines.
         """
         num_ranks = num_ranks or self.options.ranks
         spec: dict[str, Any] = {
@@ -74,7 +74,7 @@ class Workers:
         num_workers: int,
         environment: dict[str, str] | None = None,
     ) -> Group:
-        """The group of this key: an existing one that is not broken, or a new one."""
+        """The group of this key: the existing one unless it is broken, else a new one."""
         if key not in self._groups:
             full = None if environment is None else {**config.snapshot(), **environment}
             self._groups[key] = Group(name, command, num_workers, full, self.call_timeout_s)

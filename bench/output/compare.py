@@ -1,7 +1,7 @@
 """Two results of `umem bench --json`, row by row.
 
-The rows are from different runs, so a difference may be the host's: what is compared is the fraction
-of the limit that was measured in turns with the row, where there is one, and the time else.
+The rows are from different runs, so a difference may be the host's: a row is compared by its fraction of the
+limit, which was measured in turns with it, and by its time where it has no limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .table import number
 
 @dataclass(frozen=True)
 class Change:
-    """One row in both results. `speedup` above 1: the new one is faster; None where neither is known."""
+    """A row that is in both results. `speedup` above 1: the new one is faster; None where a time is missing."""
 
     row: Row
     old_us: float | None
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def compare(old: Results, new: Results) -> Comparison:
-    """Match rows by what they measured. Raises ConfigError where no row is in both."""
+    """Match the rows of two results by their identity. Raises ConfigError where no row is in both."""
     before = {row.identity: row for row in old.rows}
     after = {row.identity: row for row in new.rows}
     changes = tuple(_change(before[key], after[key]) for key in before if key in after)

@@ -25,7 +25,7 @@ CACHED = {
     "back": "#0b3c6f",
     "through": "#5fa8e8",
     "private": "#9bb8d3",
-}  # loads and stores of what has copies
+}  # loads and stores of cached memory
 
 
 def sweep_figure(rows: Sequence[Row]) -> Figure:
@@ -39,9 +39,9 @@ def sweep_figure(rows: Sequence[Row]) -> Figure:
 
 
 def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each panel, by its name: a case, with its setting and what its sides do (`case[setting read]`).
+    """The rows of each panel, by its name: a case with its setting and its sides' operation (`case[setting read]`).
 
-    A side that stands for all that others do (`case[setting]`: a message, a limit) is in the panel of each.
+    A side without an operation of its own (`case[setting]`: a message, a limit) is in the panel of each.
     """
     names = list(dict.fromkeys(row.case for row in rows))
     special = {name: [other for other in names if _is_special(other, name)] for name in names}
@@ -53,7 +53,7 @@ def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _is_special(name: str, common: str) -> bool:
-    """Whether a panel called `name` is one of several that `common` is about."""
+    """Whether panel `name` is a special case of `common`: the same case with further words in its brackets."""
     (case, _, words), (other, _, others) = name.rstrip("]").partition("["), common.rstrip("]").partition("[")
     return case == other and name != common and f"{words} ".startswith(f"{others} " if others else "")
 

@@ -36,7 +36,7 @@ MEANING = {"mapped": SAME_DRAM, "no-peer-access": UNMAPPED, "hosts": OTHER_HOST}
 
 
 def print_header(console: Console, results: Results, world: str, ping_pong_ns: Sequence[float]) -> None:
-    """What the reader must know before the first number."""
+    """Print umem's version, the machine, the meaning of 'peer' and the distance of the cores."""
     machine = results.machine
     _comment(console, f"umem {machine['version']} {machine['commit']}".rstrip())
     _comment(console, f"{machine['host']}, {machine['memory']}, numba {machine['numba']}, world {world}")
@@ -47,14 +47,14 @@ def print_header(console: Console, results: Results, world: str, ping_pong_ns: S
 
 
 def core_distance(ping_pong_ns: Sequence[float]) -> str:
-    """What round trips of a line between two cores, at one or both ends of a run, say about where they are.
+    """A sentence on whether the cores share a cache, from round trips of a line at one or both ends of a run.
 
-    A virtual machine's host may move them at any time.
+    A virtual machine's host may move its cores at any time.
     """
     best, worst = min(ping_pong_ns), max(ping_pong_ns)
     if best < FAR_NS <= worst:
-        told = " and later ".join(f"{one:.0f}" for one in ping_pong_ns)
-        return f"a line goes to the other core and back in {told} ns: the host moves the cores, near and far"
+        times = " and later ".join(f"{one:.0f}" for one in ping_pong_ns)
+        return f"a line goes to the other core and back in {times} ns: the host moves the cores, near and far"
     near, far = "the cores share a cache", "the cores are far apart, on two cache complexes"
     where = near if best < FAR_NS else far
     return f"a line goes to the other core and back in {best:.0f} ns at best: {where}"
@@ -80,10 +80,10 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """What the table shows of a row."""
+    """The cells of a row, in the order of HEADINGS."""
     return (
         format_size(row.bytes) if row.bytes else "-",
-        what(row) or "-",
+        setting_of(row) or "-",
         access(row),
         row.peer or "umem",
         row.transport or "-",
@@ -98,14 +98,14 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def access(row: Row) -> str:
-    """How the bytes move, and the attribute of the memory where ranks keep copies of it."""
+    """The semantics of the row, with the attribute of its memory where ranks keep copies of it."""
     if row.semantics == "none":
         return "-"
     return row.semantics if row.cache == "none" else f"{row.semantics} {row.cache}"
 
 
-def what(row: Row) -> str:
-    """Settings of the row's point and which part of the operation it is: what stands in the case's brackets."""
+def setting_of(row: Row) -> str:
+    """The text in the brackets of the row's case: its point's settings, and the part of the operation."""
     return row.case.partition("[")[2].rstrip("]")
 
 
@@ -121,7 +121,7 @@ def number(value: float | None) -> str:
 
 
 def print_footer(console: Console, rows: Iterable[Row], ping_pong_ns: Sequence[float] = ()) -> None:
-    """Wrong data and failures, over all rows; where the cores were, once the run has ended."""
+    """Print the counts of wrong data, errors and waivers, and the distance of the cores at both ends of the run."""
     rows = list(rows)
     failed = sum(row.status == Status.ERROR for row in rows)
     waived = sum(row.status == Status.WAIVED for row in rows)

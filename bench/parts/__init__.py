@@ -1,1 +1,1 @@
-"""What runs inside the ranks: one class a family of cases, made in every rank by the driver's command."""
+"""The parts of the benchmark that run inside the ranks: one class a family of cases, made at the driver's command."""

@@ -1,8 +1,8 @@
-"""What rank 0 gets from a home whose user code holds the GIL: the home's agent must answer meanwhile.
+"""Accesses of rank 0 to a home whose user code holds the GIL, so that its agent must answer.
 
-Beside it round trips with threads in C of the same two processes, which block until they are asked: over eventfds,
+Beside them round trips with threads in C of the same two processes, which block until they are asked: over eventfds,
 whose descriptors travel over a socket in the driver's folder (that works between network namespaces too), and
-between hosts over a TCP connection, which is the least that anything over tcp can take there.
+between hosts over a TCP connection, which bounds every transport over tcp from below.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def burn(duration_ns):
 
 
 class Home(SpacePart):
-    """Rank 1 holds its GIL; rank 0 asks for its memory. `folder` is where the two find each other."""
+    """Rank 1 holds its GIL while rank 0 accesses its memory. `folder` has the socket by which the two meet."""
 
     def __init__(self, space: Space, folder: str):
         super().__init__(space)
@@ -97,7 +97,7 @@ class Home(SpacePart):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _echo(self, ask: int, answer: int) -> None:
-        """Answer what comes by `ask` from a thread of its own."""
+        """Start a thread that answers every event of the descriptor `ask` by `answer`."""
         echo = hardware.load().event_ping_pong
         self.threads.append(threading.Thread(target=echo, args=(ask, answer, 1, ENDLESS), daemon=True))
         self.threads[-1].start()
@@ -105,7 +105,7 @@ class Home(SpacePart):
     # --- the home
 
     def hold(self, duration_s: float) -> None:
-        """One call that keeps the GIL for `duration_s`; the client is told when it begins."""
+        """Make one call that keeps the GIL for `duration_s`, after a byte that tells the client that it begins."""
         if self.rank != HOME:
             return
         assert self.socket is not None
@@ -122,7 +122,7 @@ class Home(SpacePart):
             raise WaitTimeout("the home ended before it held its GIL")
 
     def get(self, num_samples: int) -> Samples:
-        """8 B from the home: a word a sample, all of them new in every block."""
+        """Get 8 B from the home: a word a sample, all of them new in every block."""
         values = self._new_words(num_samples)
         self.space.put(self.words, values)
         found = np.zeros_like(values)
@@ -132,7 +132,7 @@ class Home(SpacePart):
         return samples
 
     def put(self, num_samples: int) -> Samples:
-        """8 B to the home: a word a sample, read back after the block."""
+        """Put 8 B to the home: a word a sample, read back after the block."""
         values = self._new_words(num_samples)
         words = np.split(values, num_samples)
         samples = self._each(num_samples, lambda i: self.space.put(self.words + 8 * i, words[i]))
@@ -149,7 +149,7 @@ class Home(SpacePart):
         return samples
 
     def alloc(self, num_samples: int) -> Samples:
-        """4 KiB of the home's memory, given back outside the timing."""
+        """Allocate 4 KiB of the home's memory, freed outside the timing."""
         found: list[int] = []
         samples = self._each(num_samples, lambda _: found.append(self.space.alloc(ALLOC_BYTES, home=HOME)))
         self.expect(len(set(found)) == num_samples)
@@ -170,7 +170,7 @@ class Home(SpacePart):
         return self._each(num_samples, lambda _: ping(fd, fd, 0, 1))
 
     def _new_words(self, num_samples: int) -> np.ndarray:
-        """Words that have not stood at the home before."""
+        """Random words, which the home does not hold yet."""
         assert num_samples <= MAX_SAMPLES
         return self.random.integers(1, 1 << 62, num_samples)
 

@@ -18,7 +18,7 @@ from ..harness import hardware
 from ..harness.stats import Samples
 from .base import SpacePart
 
-HOME = 0  # whose memory both ranks allocate from
+HOME = 0  # both ranks allocate from its memory
 ALIGN = 64
 NUM_LIVE = 1024  # powers of two, as malloc_churn wants them
 NUM_SIZES = 256

@@ -22,7 +22,7 @@ SENDER_STEPS = STEPS[:2]
 
 
 class Slice(SpacePart):
-    """`num_rows` rows of `row_bytes`, every other row of a matrix at the owner's, wanted at the reader's."""
+    """`num_rows` rows of `row_bytes`, every other row of a matrix in the owner's memory, brought to the reader's."""
 
     def __init__(self, space: Space, num_rows: int, row_bytes: int):
         super().__init__(space)
@@ -54,7 +54,7 @@ class Slice(SpacePart):
         return samples
 
     def staged(self, num_samples: int) -> Samples | None:
-        """The same through the five steps; from the owner's first to the reader's last."""
+        """Bring the rows over by the five steps; a sample is from the owner's first to the reader's last."""
         path = self._path()
         rows = (self.num_rows, self.row_bytes)
         steps = {step: np.zeros(num_samples) for step in STEPS}
@@ -76,8 +76,8 @@ class Slice(SpacePart):
         return samples
 
     def step(self, num_samples: int, name: str) -> Samples | None:
-        """What the last `staged` block took for one step, as the rank knows it that does the step."""
-        self._path()  # or there was no such block
+        """Seconds of step `name` in the last `staged` block, from the rank that does the step."""
+        self._path()  # raises where no `staged` block could run
         return self._steps.get(name) if self.rank == (OWNER if name in SENDER_STEPS else READER) else None
 
     def _path(self) -> Staged:

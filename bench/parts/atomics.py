@@ -1,4 +1,4 @@
-"""Atomics on a word of the peer's: by the processor, by UCX, by the home's agent, by C."""
+"""Atomics on a word in the peer's memory: by the processor, by UCX, by the home's agent, by C."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UCX_OPERATIONS = {
 
 
 class Word(SpacePart):
-    """One word at the peer's. `contended`: ranks 0 and 1 act on it at the same time."""
+    """One word in the peer's memory. `contended`: ranks 0 and 1 operate on it at the same time."""
 
     def __init__(self, space: Space, operation: str, contended: int):
         super().__init__(space)
@@ -58,7 +58,7 @@ class Word(SpacePart):
         return self._run(num_samples, function)
 
     def near(self, num_samples: int) -> Samples | None:
-        """Shipped to the home's agent, one request at a time; asked from Python."""
+        """Operations by the home's agent, one request at a time, asked from Python."""
         if not self.is_timed:
             return None
         ask = getattr(self.space.agent.client, self.operation)
@@ -104,7 +104,7 @@ class Word(SpacePart):
             self.expect(self.space.load(self.word, "int64") == self.expected)
 
     def num_errors(self) -> int:
-        """The word must be what all operations together made of it."""
+        """Errors since the last call; the word must hold the result of all operations."""
         if not self.contended:
             self._check()
         return super().num_errors()
@@ -120,7 +120,7 @@ class RemoteWord(UcxPart):
         self.num_done = 0  # value of the word
 
     def rma(self, num_samples: int) -> Samples | None:
-        """Each timed, complete on return; every one must find what the one before it left."""
+        """Operations that are complete on return, each timed; each must find the value that the one before it left."""
         if not self.is_timed:
             return None
         address = self.space.segments.remote_address(self.word)

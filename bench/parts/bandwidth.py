@@ -1,4 +1,4 @@
-"""Copies from the peer's memory: through buffers larger than every cache, or one that stays in it."""
+"""Copies from the peer's memory: through buffers larger than every cache, or one block that stays in a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts share: memory of their own, the barrier before a sample, counted errors."""
+"""The base of the parts: memory of their own, the barrier before a sample, counted errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SpacePart:
         return f"bench/{next(_serial)}"
 
     def keep(self, array: Array) -> Array:
-        """Free a shared array with the part."""
+        """Have `close` free a shared array; returns it."""
         self._arrays.append(array)
         return array
 
@@ -75,7 +75,7 @@ class SpacePart:
         return samples if self.is_timed else None
 
     def alone(self, num_samples: int, num_operations: int, run: Callable[[], int]) -> Samples | None:
-        """The same for what rank 0 does by itself, while the others sleep."""
+        """`timed` for an operation that rank 0 does by itself while the others sleep."""
         return sampled(num_samples, num_operations, run) if self.is_timed else None
 
     def expect(self, is_right: bool) -> None:
@@ -88,7 +88,7 @@ class SpacePart:
         return found
 
     def close(self) -> None:
-        """Free what the part holds. Collective."""
+        """Free the part's memory. Collective."""
         self.space.barrier()
         if self.rank == 0:
             for array in self._arrays:

@@ -1,4 +1,4 @@
-"""What one rank does with its copies of a peer's lines: hits, copies of whole lines, misses, upgrades."""
+"""Accesses of one rank to its copies of a peer's lines: hits, copies of whole lines, misses, upgrades."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOME = 1
 LINE = 128
 UNIT_BATCH = 10_000
 COPIES_A_SAMPLE = 50
-LEAST_MISSES = 0.9  # of accesses: what a set of ways makes of more lines than it holds
+LEAST_MISSES = 0.9  # of accesses, in a walk round more lines than the sets of the cache hold
 
 
 class CachedPart(SpacePart):
@@ -45,7 +45,7 @@ class CachedPart(SpacePart):
         ).address
 
     def settled(self, loop: Any, *arguments: int, last: int, first: int = 0) -> int:
-        """Run a loop of coherence_loops from `first` to `last`, waiting where it has to; the sum of its third words."""
+        """Run a loop of coherence_loops from `first` to `last`, settling where it stops; returns the sum it made."""
         loop.load()  # the first time it compiles, which may take longer than a block
         position, total = first, 0
 
@@ -59,26 +59,26 @@ class CachedPart(SpacePart):
         return total
 
     def since(self) -> dict[str, int]:
-        """This rank's counters since the last call, without those that stand still."""
+        """The changes of this rank's counters since the last call, without those that are 0."""
         before, self._at_last = self._at_last, self.space.cache.counters()
         return {name: value - before[name] for name, value in self._at_last.items() if value != before[name]}
 
     def begin_count(self) -> None:
-        """A block begins: other parts' have run since the last one."""
+        """Note the counters at the start of a block: other parts have run since the last one."""
         self._begin = self.space.cache.counters()
 
     def end_count(self) -> None:
-        """It has ended."""
+        """Add the changes of the counters since `begin_count` to those of this part."""
         self._counted.update(self.space.cache.counters())
         self._counted.subtract(self._begin)
 
     def counted(self) -> dict[str, int]:
-        """What this rank's accesses in all blocks came to, without what stayed 0."""
+        """This rank's counters over all blocks of the part, without those that are 0."""
         return {name: number for name, number in self._counted.items() if number}
 
 
 class Unit(SpacePart):
-    """What accesses are measured in: one compare-and-swap on a word that nobody else uses."""
+    """The unit that accesses are compared to: one compare-and-swap on a private word."""
 
     def __init__(self, space: Space):
         super().__init__(space)
@@ -86,7 +86,7 @@ class Unit(SpacePart):
         self.num_done = 0
 
     def compare_swap(self, num_samples: int) -> Samples | None:
-        """By rank 0; each finds what the one before it left."""
+        """Compare-and-swaps by rank 0, each of which finds the value that the one before it left."""
         return self.alone(num_samples, UNIT_BATCH, self._count)
 
     def _count(self) -> int:
@@ -97,13 +97,13 @@ class Unit(SpacePart):
 
 
 class Hits(CachedPart):
-    """Rank 0 uses lines of rank 1 of which it has copies: owned ones for `back`, shared ones for `through`."""
+    """Rank 0 accesses lines of rank 1 of which it has copies: owned ones for `back`, shared ones for `through`."""
 
     def __init__(self, space: Space, attribute: str, num_threads: int, num_lines: int, num_accesses: int):
         super().__init__(space, attribute)
         self.num_threads, self.num_lines, self.num_accesses = num_threads, num_lines, num_accesses
         self.base = self.lines(num_lines * LINE)
-        self.words = np.zeros(num_lines, np.int64)  # what stands there
+        self.words = np.zeros(num_lines, np.int64)  # the expected values
 
     def load(self, num_samples: int) -> Samples | None:
         """Loads; with two threads the other loads the same lines all the time, on the other core."""
@@ -192,21 +192,21 @@ class Lines(CachedPart):
         """Own memory to own memory, by the kernel that copies vectors."""
         return self._copies(num_samples, loops.READ_RAW, self.src.ctypes.data, self.dst)
 
-    def _copies(self, num_samples: int, what: int, block: int, own: np.ndarray) -> Samples | None:
+    def _copies(self, num_samples: int, operation: int, block: int, own: np.ndarray) -> Samples | None:
         if not self.is_timed:
             return None
         self.number += 1
         self.src[:] = self.number & 255
-        if what == loops.READ:
+        if operation == loops.READ:
             self.space.put(self.block, self.src)
-        arguments = what, block, own.ctypes.data, self.num_bytes
+        arguments = operation, block, own.ctypes.data, self.num_bytes
 
         def run() -> int:
             self.settled(loops.copy_each, *arguments, last=COPIES_A_SAMPLE)
             return OK
 
         samples = self.alone(num_samples, COPIES_A_SAMPLE, run)
-        if what != loops.WRITE:
+        if operation != loops.WRITE:
             self.expect(bool((self.dst == self.src).all()))
         return samples
 
@@ -221,7 +221,7 @@ class Misses(CachedPart):
         super().__init__(space, attribute)
         self.num_lines, self.num_accesses = num_lines, num_accesses
         self.base = self.lines(num_lines * LINE)
-        self.words = np.zeros(num_lines, np.int64)  # what stands there
+        self.words = np.zeros(num_lines, np.int64)  # the expected values
         self.at = 0
 
     def read(self, num_samples: int) -> Samples | None:
@@ -229,13 +229,13 @@ class Misses(CachedPart):
         return self._walk(num_samples, loops.load_each, "read_misses")
 
     def write(self, num_samples: int) -> Samples | None:
-        """Stores; what is evicted goes home."""
+        """Stores; evicted lines are written back to their home."""
         return self._walk(num_samples, loops.store_each, "write_misses")
 
     def _walk(self, num_samples: int, loop: Any, counter: str) -> Samples | None:
         if not self.is_timed:
             return None
-        walks: list[tuple[int, int]] = []  # last position, and the sum of what was loaded
+        walks: list[tuple[int, int]] = []  # last position, and the sum of the loaded values
 
         def walk(num_accesses: int = self.num_accesses) -> int:
             first, self.at = self.at, self.at + num_accesses
@@ -244,7 +244,7 @@ class Misses(CachedPart):
             return OK
 
         begin = self.at
-        walk(self.num_lines)  # what the cache holds from before goes first
+        walk(self.num_lines)  # evicts what earlier blocks left in the cache
         self.since()
         samples = self.alone(num_samples, self.num_accesses, walk)
         counted = self.since()
@@ -259,7 +259,7 @@ class Misses(CachedPart):
         return samples / max(fraction, LEAST_MISSES)
 
     def _check(self, loop: Any, visited: np.ndarray, total: int) -> None:
-        """What was loaded must have been stored; what was stored is remembered."""
+        """Check the sum of a walk's loads against the stored values, or note the values that it stored."""
         lines = visited % self.num_lines
         if loop is loops.load_each:
             self.expect(total == int(self.words[lines].sum()))
@@ -276,7 +276,7 @@ class Upgrades(CachedPart):
         self.base = self.lines(num_lines * LINE)
 
     def store(self, num_samples: int) -> Samples | None:
-        """Before each sample rank 0 owns the lines, and the home's loads make them shared."""
+        """Stores that upgrade shared copies; before each sample the home's loads make rank 0's owned lines shared."""
         self._access(loops.store_each)
         self.since()
         samples = self.timed(num_samples, self.num_lines, self._store, self._share)
@@ -296,14 +296,14 @@ class Upgrades(CachedPart):
         self._access(loops.load_each, HOME)
 
     def _access(self, loop: Any, rank: int = 0) -> int:
-        """`loop` over all lines, by one rank."""
+        """Run `loop` over all lines, by one rank; returns its sum."""
         if self.rank != rank:
             return 0
         return self.settled(loop, self.base, LINE, self.num_lines - 1, last=self.num_lines)
 
 
 class Asked(Message):
-    """The same by messages: the home's user code is asked for the bytes, and sends them."""
+    """The same by messages: rank 0 asks the home's user code, which sends the bytes."""
 
     def message(self, num_samples: int) -> Samples | None:
         """A round trip."""

@@ -1,5 +1,5 @@
-"""The least that an access to a copy comes to: the same loads, stores and atomic steps on as many lines, in the same
-order, with nothing to look up and no other rank to wait for. The time beyond that is the price of the protocol.
+"""The bare steps of an access to a copy: the same loads, stores and atomics on as many lines, in the same order,
+without look-ups and without another rank to wait for. The time beyond them is the price of the protocol.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EACH = "UniTuple(int64, 2)(int64, int64, int64, int64, int64, int64, int64)"
 
 @cpu_kernel(_EACH, group=GROUP)
 def load_each(tags, copies, directory, home, mask, first, last):
-    """Load a word of line i & mask, whose slot is known, between two looks at its tag: (accesses, their sum)."""
+    """Load a word of line i & mask for every i, between two loads of its tag: (number of accesses, sum of words)."""
     total, done, i = 0, 0, first
     while i < last:
         slot = i & mask
@@ -52,13 +52,13 @@ def load_each(tags, copies, directory, home, mask, first, last):
 
 @device_function
 def pin(tags, slot, tag):
-    """True once the slot of `tag` is PINNED."""
+    """Try to set the slot of `tag` to PINNED; returns whether it was."""
     return compare_swap_i64(tags, slot, tag, in_state(tag, PINNED)) == tag
 
 
 @cpu_kernel(_EACH, group=GROUP)
 def store_each(tags, copies, directory, home, mask, first, last):
-    """Store i there, the slot pinned meanwhile: (accesses, 0)."""
+    """Store i to such a word for every i, the slot pinned meanwhile: (number of accesses, 0)."""
     done, i = 0, first
     while i < last:
         slot = i & mask
@@ -73,7 +73,7 @@ def store_each(tags, copies, directory, home, mask, first, last):
 
 @cpu_kernel(_EACH, group=GROUP)
 def add_each(tags, copies, directory, home, mask, first, last):
-    """Add 1 there, the slot pinned meanwhile: (accesses, 0)."""
+    """Add 1 to such a word for every i, the slot pinned meanwhile: (number of accesses, 0)."""
     done, i = 0, first
     while i < last:
         slot = i & mask
@@ -88,14 +88,14 @@ def add_each(tags, copies, directory, home, mask, first, last):
 
 @device_function
 def lock(directory, line):
-    """(True, its word) once the line is locked."""
+    """Try to lock a line: (whether it was, its directory word)."""
     seen = load_acquire_i64(directory, line)
     return compare_swap_i64(directory, line, seen, seen | LOCKED) == seen, seen
 
 
 @device_function
 def fill(tags, copies, directory, home, line, slot, state):
-    """Claim `slot`, lock the line, copy it, and let both go: 1, or 0 where something stands in the way."""
+    """Claim `slot`, lock the line, copy it, and release both: 1, or 0 where the slot or the line is taken."""
     tag = load_acquire_i64(tags, slot)
     if compare_swap_i64(tags, slot, tag, line << TAG_STATE_BITS | FILLING) != tag:
         return 0
@@ -110,7 +110,7 @@ def fill(tags, copies, directory, home, line, slot, state):
 
 @cpu_kernel(_EACH, group=GROUP)
 def read_each(tags, copies, directory, home, mask, first, last):
-    """Bring line i & mask into a slot and load a word of it: (accesses, their sum)."""
+    """Copy line i & mask into a slot and load a word of it, for every i: (number of accesses, sum of the words)."""
     total, done, i = 0, 0, first
     while i < last:
         line, slot = i & mask, i * VICTIM_STEP & (mask >> 2)
@@ -122,7 +122,7 @@ def read_each(tags, copies, directory, home, mask, first, last):
 
 @cpu_kernel(_EACH, group=GROUP)
 def write_each(tags, copies, directory, home, mask, first, last):
-    """Give back the line of a slot, bring another one into it, and store to it: (accesses, 0)."""
+    """Write back the line of a slot, copy another one into it, and store to it: (number of accesses, 0)."""
     done, i = 0, first
     while i < last:
         line, slot = i & mask, i * VICTIM_STEP & (mask >> 2)

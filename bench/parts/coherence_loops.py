@@ -20,7 +20,7 @@ from .message_loops import finish
 
 GROUP = "coherence"  # compiled where coherence is measured, and only there
 UCX_GROUP = "ucx"
-ADD, WRITE, READ, READ_RAW = 0, 1, 2, 3  # what is done with a block
+ADD, WRITE, READ, READ_RAW = 0, 1, 2, 3  # kinds of work on a block
 WAIT, WORK, PASS_ON, NUM_PHASES = 0, 1, 2, 3  # of a turn
 MAX_POLLS = 1 << 16  # then Python looks at the clock
 NEVER_STREAMS = 1 << 40  # bytes
@@ -31,7 +31,7 @@ ucp_get = calls.get
 
 @cpu_kernel(_EACH, group=GROUP)
 def load_each(cache, base, stride, mask, first, last):
-    """Load one word at `base` + (i & mask) * stride for every i; also the sum of what was loaded."""
+    """Load the word at `base` + (i & mask) * stride for every i; third, the sum of the words."""
     total, i = 0, first
     while i < last:
         code, value = coherent_load_i64(cache, base + (i & mask) * stride)
@@ -44,7 +44,7 @@ def load_each(cache, base, stride, mask, first, last):
 
 @cpu_kernel(_EACH, group=GROUP)
 def store_each(cache, base, stride, mask, first, last):
-    """Store i there for every i."""
+    """Store i to the word at `base` + (i & mask) * stride for every i."""
     i = first
     while i < last:
         code = coherent_store_i64(cache, base + (i & mask) * stride, i)
@@ -56,7 +56,7 @@ def store_each(cache, base, stride, mask, first, last):
 
 @cpu_kernel(_EACH, group=GROUP)
 def add_each(cache, base, stride, mask, first, last):
-    """Add 1 there for every i."""
+    """Add 1 to the word at `base` + (i & mask) * stride for every i."""
     i = first
     while i < last:
         code, _ = coherent_fetch_add_i64(cache, base + (i & mask) * stride, 1)
@@ -122,7 +122,7 @@ def work(cache, what, block, own, num_bytes, stride, done):
 
 @cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
 def copy_each(cache, what, block, own, num_bytes, first, last):
-    """READ, WRITE or READ_RAW (memory that nobody has copies of) a whole block, time after time."""
+    """READ, WRITE or READ_RAW (uncached memory) a whole block, for every i."""
     i = first
     while i < last:
         if what == READ_RAW:
@@ -181,7 +181,7 @@ def read_rows(cache, table, row_bytes, indices, own, first, last):
     group=UCX_GROUP,
 )
 def get_rows(port, endpoint, rank, key, table, row_bytes, indices, own, num_rows, deadline_ns):
-    """The same without copies: one get over UCX a row."""
+    """Read row indices[i] to `own` for every i by one get over UCX each: (status, sum of the rows' first words)."""
     total, i = 0, 0
     while i < num_rows:
         address = table + load_i64(indices, i) * row_bytes

@@ -15,11 +15,11 @@ from .message import UcxPart
 
 ROW_BYTES = 256
 SKEW = 1.05  # of the zipf distribution
-FILL_ROWS = 1 << 14  # written at once
+FILL_ROWS = 1 << 14  # rows written at once
 
 
 class Draws:
-    """Rows to read, drawn by popularity; which rows are popular is random too. The same for every side.
+    """Rows to read, drawn by popularity, with random rows as the popular ones; the same for every side.
 
     The draws are used in turn, and then again.
     """

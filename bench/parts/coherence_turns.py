@@ -1,4 +1,4 @@
-"""What two ranks do with the same lines: in turn, mostly reading, at the same time."""
+"""Accesses of two ranks to the same lines: in turn, mostly loads, or at the same time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POOL = 1 << 14  # random offsets, used in turn
 
 
 def third_rank(num_ranks: int) -> int:
-    """The home: a rank that takes no part where there is one, else rank 1."""
+    """The home of the lines: rank 2 where there is one, which takes no part, else rank 1."""
     return SIDES if num_ranks > SIDES else 1
 
 
@@ -38,7 +38,7 @@ class OwnCores:
             os.sched_setaffinity(0, {cores[rank]})
 
     def close(self) -> None:
-        """As it was."""
+        """Restore the affinity from before."""
         os.sched_setaffinity(0, self._before)
 
 
@@ -55,7 +55,7 @@ class RawLine(Line):
 
 
 class Turns(CachedPart):
-    """Ranks 0 and 1 work on a block in turn; a word of the same memory says which one has it. A sample is a turn."""
+    """Ranks 0 and 1 work on a block in turn; a word of the same memory counts turns. A sample is a turn."""
 
     def __init__(self, space: Space, attribute: str, num_bytes: int, num_turns: int):
         super().__init__(space, attribute)
@@ -70,7 +70,7 @@ class Turns(CachedPart):
         self._polls = POLLS_OWN_CORE if is_alone else POLLS_SHARED_CORE
 
     def update(self, num_samples: int) -> Samples | None:
-        """Each adds 1 to a word of every line; a block without bytes is the hand-over itself."""
+        """Each rank adds 1 to a word of every line; with a block of 0 bytes a turn is the hand-over alone."""
         samples = self._take_turns(num_samples, (loops.ADD, loops.ADD))
         self.num_done += num_samples * self.num_turns
         self.space.barrier()

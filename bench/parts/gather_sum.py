@@ -1,4 +1,4 @@
-"""Pooled look-up: rank 0 sums rows of a table that lives at rank 1, by four ways of reaching it.
+"""Pooled look-up: rank 0 sums rows of a table that lives at rank 1, by loads, at the home, or by messages.
 
 `num_rows` rows of 64 float32 are summed into one. load_store reads them where they are; near ships the
 indices to the home's agent, which sums there; message asks the home's user code, which waits in a compiled
@@ -30,7 +30,7 @@ PREFETCH_ROWS = 64
 
 
 class Request:
-    """The same table and the same requests, for every way."""
+    """The table and the requests, the same for every side."""
 
     def __init__(self, part: SpacePart, num_rows: int, seed: int):
         self.num_rows = num_rows
@@ -160,5 +160,5 @@ class Asked(UcxPart):
         return samples
 
     def table_pointer(self) -> int:
-        """What the home dereferences for its own table."""
+        """The home's pointer to its own table."""
         return self.space.pointer(self.request.table.address)

@@ -13,7 +13,7 @@ from .base import SpacePart, check
 
 INSTANCES = 256  # a round
 LANES = {"CoRR": lane_corr, "MP": lane_mp, "SB": lane_sb}
-BOTH_OBSERVE = ("SB",)  # the outcome is made of what both lanes read
+BOTH_OBSERVE = ("SB",)  # the outcome has a register of each lane
 
 
 class Litmus(SpacePart):

@@ -1,4 +1,4 @@
-"""Litmus tests on raw mapped words: what two ranks can see of each other's stores.
+"""Litmus tests on raw mapped words: the orders in which two ranks see each other's stores.
 
 Each test is two lanes over many pairs of words. Word i of x and of y stands at i * STRIDE_WORDS, so that
 instances do not share a line. A lane stores what it read as one outcome per instance; the histogram over
@@ -92,7 +92,9 @@ def warm(x, y, num_instances):
     return total
 
 
-MAX_DELAY = 64  # turns of an empty loop, so that the lanes meet in many ways; a few hundred nanoseconds
+MAX_DELAY = (
+    64  # turns of an empty loop, a few hundred nanoseconds, so that the lanes' steps meet in many orders
+)
 
 
 @device_function

@@ -28,7 +28,7 @@ WORD_BYTES = 8
 
 
 class UcxPart(SpacePart):
-    """What driving UCX from a compiled loop needs: a port, the other rank, clocks."""
+    """The base of parts that drive UCX from a compiled loop: a port, the other rank, clocks."""
 
     def __init__(self, space: Space):
         super().__init__(space)
@@ -54,7 +54,7 @@ class UcxPart(SpacePart):
     def rounds(self, num_samples: int, num_warm: int, loop: Callable[[int, int], int]) -> Samples:
         """Seconds of each round of `loop(num_rounds, times)`: `num_samples`, after `num_warm` dropped ones.
 
-        The loop writes the cycles of each round to `times`; what a cycle is follows from the whole.
+        The loop writes the cycles of each round to `times`; the time of the whole loop gives the length of a cycle.
         """
         times = np.zeros(num_warm + num_samples, np.int64)
         begin_ns = time.perf_counter_ns()

@@ -218,8 +218,8 @@ def atomic(
 ):
     """`num_operations` fetching atomics, each of which makes of an 8-byte word the next number, from `first` on.
 
-    The operand is `operand`, then `operand_step` more each time; what a compare-and-swap writes is the next
-    number. `times` takes the cycles of each, `replies` what stood there.
+    The operand is `operand`, then `operand_step` more each time; a compare-and-swap writes the next number.
+    `times` takes the cycles of each, `replies` the old values.
     """
     done = 0
     begin = cycles()

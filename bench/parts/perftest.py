@@ -33,7 +33,7 @@ RUN_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 10.0
 POLL_S = 0.002
 WARMUP = 500  # iterations
-# Of what UCX allocated itself it could store to the peer's memory without asking; umem's memory it did not allocate.
+# UCX maps memory that it allocated itself and stores to the peer's directly; umem's memory it did not allocate.
 MEMORY = {"UCX_ALLOC_PRIO": "heap"}
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
@@ -135,7 +135,7 @@ def seconds_per_operation(printed: str, operation: str) -> float:
 
 
 def free_port(address: str) -> int:
-    """A port of `address` that nobody uses now."""
+    """A TCP port of `address` that is free now."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])

@@ -61,7 +61,7 @@ def fill_chase(base, num_lines, multiplier, increment):
 
 @cpu_kernel("int64(int64, int64, int64)")
 def exchange_many(word, first, num_operations):
-    """Exchange `word` for first, first + 1, ...; the sum of what stood there."""
+    """Exchange `word` for first, first + 1, ...; returns the sum of the old values."""
     total = 0
     done = 0
     while done < num_operations:
@@ -92,7 +92,7 @@ def post_messages(control, ring, num_slots, doorbell, taken, first, num_messages
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
 def take_messages(control, ring, num_slots, doorbell, taken, first, num_messages, deadline_ns):
-    """Take what `post_messages` stores; the number of messages that were wrong, or a negative status."""
+    """Take the messages of `post_messages`; returns the number of wrong ones, or a negative status."""
     wrong = 0
     received = first
     while received < first + num_messages:
@@ -152,6 +152,6 @@ def copy_each_by(dst, src, num_bytes, num_buffers, first, count, function_addres
 
 
 @cpu_kernel("int64(int64, int64)")
-def nothing(control, address):
-    """Return at once: what it costs to enter compiled code with a scalar load's arguments."""
+def enter_and_return(control, address):
+    """Return at once: the cost of entering compiled code with a scalar load's arguments."""
     return 0

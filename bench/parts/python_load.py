@@ -1,4 +1,4 @@
-"""What a scalar load from Python costs, of uncached memory and of a copy, beyond the entry into compiled code."""
+"""A scalar load from Python, of uncached memory and of a copy, beside the bare entry into compiled code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Load(SpacePart):
 
     def empty_call(self, num_samples: int) -> Samples | None:
         """An empty compiled function with the arguments of the compiled load."""
-        call, control, word = probe_loops.nothing.compiled, self.space.control, self.word
+        call, control, word = probe_loops.enter_and_return.compiled, self.space.control, self.word
 
         def batch() -> int:
             for _ in range(BATCH):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def obey(space: Space, path: str) -> None:
-    """What every rank does: serve the driver at `path`."""
+    """Serve, in every rank, the driver at `path`."""
     serve(path, space.rank, space)
 
 

@@ -1,4 +1,4 @@
-"""How a rank reaches every other: by which fabric, and that the bytes it finds are right."""
+"""The fabric by which each rank reaches every other, with a check that it finds the right bytes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Reach(SpacePart):
         space.store(self.words[self.rank], MAGIC + self.rank, "int64")
         space.barrier()
 
-    def ways(self) -> list[str]:
-        """By rank: how this rank reaches its memory, "" where what it read there was wrong."""
-        return [self._way(rank, address) for rank, address in enumerate(self.words)]
+    def routes(self) -> list[str]:
+        """By home: the fabric by which this rank reaches its memory, "" where it read a wrong value there."""
+        return [self._route(rank, address) for rank, address in enumerate(self.words)]
 
-    def _way(self, rank: int, address: int) -> str:
+    def _route(self, rank: int, address: int) -> str:
         if self.space.load(address, "int64") != MAGIC + rank:
             return ""
         if mapped_here(self.space.control, address, 8):

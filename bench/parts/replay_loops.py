@@ -13,27 +13,27 @@ from umem.kernels.intrinsics.system import call_handler
 
 DATA_WORDS = 8  # more than a DataPtr has
 ALLOCATE, RAW_DELETER = 2, 4  # slots of an allocator's table of functions; see umem/torch/c10.py
-LINE_BYTES = 64  # what blocks are aligned to
+LINE_BYTES = 64  # the alignment of blocks
 MARK_MASK = 255
 
 
 @device_function
 def raw_allocate(allocator, data, num_bytes):
-    """`num_bytes` of an allocator; the words at `data` have room for a DataPtr."""
+    """Allocate `num_bytes` by an allocator; returns the address. The words at `data` have room for a DataPtr."""
     call_handler(load_i64(load_i64(allocator, 0), ALLOCATE), data, allocator, num_bytes)
     return load_i64(data, 0)
 
 
 @device_function
 def raw_deallocate(allocator, address):
-    """Give back what `raw_allocate` gave."""
+    """Free a block of `raw_allocate`."""
     delete = call_handler(load_i64(load_i64(allocator, 0), RAW_DELETER), allocator, 0, 0)
     call_handler(delete, address, 0, 0)
 
 
 @cpu_kernel("void(int64, int64, int64, int64, int64, int64)")
 def replay(allocator, trace, num_entries, live, data, num_rounds):
-    """The whole trace `num_rounds` times. `live` has a word a slot."""
+    """Replay the whole trace `num_rounds` times. `live` has a word a slot."""
     while num_rounds > 0:
         entry = 0
         while entry < num_entries:
@@ -58,7 +58,7 @@ def mark(address, num_bytes, value):
 
 @device_function
 def is_marked(address, num_bytes, value):
-    """1 where a block still has what `mark` wrote."""
+    """1 where a block still holds the bytes that `mark` wrote."""
     offset = 0
     while offset < num_bytes:
         if load_u8(address, offset) != value:
@@ -69,7 +69,7 @@ def is_marked(address, num_bytes, value):
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
 def checked_replay(allocator, trace, num_entries, live, sizes, data, low, high):
-    """The trace once, with every block marked when it is allocated and looked at when it is freed.
+    """Replay the trace once, with every block marked when it is allocated and checked when it is freed.
 
     Returns the errors: blocks outside of [low, high), misaligned, or overwritten by another. `sizes` has a
     word a slot.

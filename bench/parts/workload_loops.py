@@ -21,7 +21,7 @@ from .message_loops import EVERY_BIT, finish, receive, send, tag_recv
 
 NUM_COLUMNS = 64
 ROW_BYTES = 4 * NUM_COLUMNS
-STREAM_BYTES = 1 << 40  # never: what is packed here is read at once
+STREAM_BYTES = 1 << 40  # never streams: the packed rows are read at once
 
 sum_rows, reduce_f32 = GATHER_SUM["f32"], REDUCE["f32"]
 

@@ -1,4 +1,4 @@
-"""What umem is measured against. A peer is a module here with `OPERATIONS` and
+"""The libraries that umem is measured against. A peer is a module here with `OPERATIONS` and
 `side(workers, operation, point)`.
 
 | operation | one operation of it |
@@ -12,7 +12,7 @@
 | reduce | an all-reduce (sum of float32) over all ranks |
 | exchange | an all-to-all, point.num_bytes for each pair |
 
-Modules load when they are chosen, since what they wrap may not be installed.
+Modules load when they are chosen, since their library may not be installed.
 """
 
 from __future__ import annotations

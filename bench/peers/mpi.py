@@ -51,7 +51,7 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
 
 
 def command(path: str, num_ranks: int) -> list[str]:
-    """How to start the job. Raises Waived where there is no MPI."""
+    """The command that starts the job. Raises Waived where there is no MPI."""
     mpirun = Path(sys.executable).with_name("mpirun")
     program = str(mpirun) if mpirun.exists() else shutil.which("mpirun")
     if program is None or find_spec("mpi4py") is None:

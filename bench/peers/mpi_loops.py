@@ -1,4 +1,4 @@
-"""MPI in compiled loops: what a C program would reach, without a Python call an operation.
+"""MPI in compiled loops, as fast as in a C program: no Python call between two operations.
 
 Handles are Open MPI's: pointers, passed as int64. Import only after libmpi is loaded for compiled code.
 """

@@ -92,7 +92,7 @@ class Connection:
         self.ucx, self.rank, self.loop, self.endpoint = ucx, rank, loop, endpoint
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result of `work`."""
+        """Run the coroutine `work` in the event loop; returns its result."""
         return self.loop.run_until_complete(work)
 
 

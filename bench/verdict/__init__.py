@@ -1,1 +1,1 @@
-"""`umem verdict`: what this machine is, with the evidence."""
+"""`umem verdict`: one memory or stacked servers, with the evidence."""

@@ -1,4 +1,4 @@
-"""What the verdict rests on, as plain data: which ranks reach which and how, and what litmus tests showed."""
+"""The evidence of the verdict as plain data: how each rank reaches each home, and the litmus tests' outcomes."""
 
 from __future__ import annotations
 
@@ -45,44 +45,44 @@ class LitmusResult:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Ways by [rank][home]; sums by [rank][home] of words to which every rank has added 1; litmus results."""
+    """Routes by [rank][home]; sums by [rank][home] of words to which every rank has added 1; litmus results."""
 
-    ways: Sequence[Sequence[str]]
+    routes: Sequence[Sequence[str]]
     sums: Sequence[Sequence[int]]
     litmus: Sequence[LitmusResult] = ()
 
     @property
     def num_ranks(self) -> int:
         """Ranks of the world."""
-        return len(self.ways)
+        return len(self.routes)
 
     @property
     def is_one_address(self) -> bool:
         """Whether every rank found the right bytes at every address, and all their additions."""
-        right = all(way for row in self.ways for way in row)
+        right = all(route for row in self.routes for route in row)
         return right and all(value == self.num_ranks for row in self.sums for value in row)
 
     @property
     def is_forbidden(self) -> bool:
-        """Whether a litmus test showed what coherent memory never shows."""
+        """Whether a litmus test showed an outcome that coherent memory never shows."""
         return any(result.num_forbidden for result in self.litmus)
 
     @property
     def islands(self) -> list[list[int]]:
-        """Ranks that reach each other by load and store, directly or over others, in groups."""
+        """Groups of ranks that reach each other by load and store, directly or through others of the group."""
         left = list(range(self.num_ranks))
         groups = []
         while left:
             group = [left.pop(0)]
             for rank in group:
-                near = [other for other in left if self._both_ways(rank, other)]
+                near = [other for other in left if self._are_mapped(rank, other)]
                 group += near
                 left = [other for other in left if other not in near]
             groups.append(sorted(group))
         return groups
 
-    def _both_ways(self, a: int, b: int) -> bool:
-        return self.ways[a][b] == LOAD_STORE and self.ways[b][a] == LOAD_STORE
+    def _are_mapped(self, a: int, b: int) -> bool:
+        return self.routes[a][b] == LOAD_STORE and self.routes[b][a] == LOAD_STORE
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The last line and its evidence. `is_shown`: whether all evidence for it was there."""
+    """The conclusion and its reasons. `is_shown`: whether all evidence that it needs was measured."""
 
     line: str
     is_supernode: bool
@@ -109,11 +109,11 @@ class Conclusion:
 
 
 def conclude(evidence: Evidence, speed: Speed = Speed()) -> Conclusion:
-    """One memory, or stacked servers: decided by reach and coherence alone; speed is told, not judged.
+    """The conclusion, one memory or stacked servers: from reach and coherence alone, whatever the speed.
 
     Ranks that map each other are one island unless a litmus test showed a forbidden outcome: memory that
-    is not coherent is no common memory, and every rank is an island then. That they are a supernode is said only
-    where all of it was looked at: every litmus test conclusive, latency and rate measured.
+    is not coherent is no common memory, and every rank is an island then. They are a supernode only where all the
+    evidence is there: every litmus test conclusive, latency and rate measured.
     """
     num_ranks = evidence.num_ranks
     islands = [[rank] for rank in range(num_ranks)] if evidence.is_forbidden else evidence.islands
@@ -133,7 +133,7 @@ def conclude(evidence: Evidence, speed: Speed = Speed()) -> Conclusion:
 
 
 def _lacks(evidence: Evidence, speed: Speed) -> list[str]:
-    """What a supernode has shown and these ranks have not."""
+    """The evidence of a supernode that is missing here."""
     shown = {result.test for result in evidence.litmus if result.conclusion == "ok"}
     lacks = [f"litmus {test}" for test in FORBIDDEN if test not in shown]
     lacks += [] if speed.has_latency else ["the latency of loads and stores"]
@@ -141,36 +141,38 @@ def _lacks(evidence: Evidence, speed: Speed) -> list[str]:
 
 
 def _reach_reason(evidence: Evidence) -> str:
-    ways = [way for rank, row in enumerate(evidence.ways) for home, way in enumerate(row) if rank != home]
-    mapped = sum(way == LOAD_STORE for way in ways)
-    others = sorted({way for way in ways if way and way != LOAD_STORE})
+    routes = [
+        route for rank, row in enumerate(evidence.routes) for home, route in enumerate(row) if rank != home
+    ]
+    mapped = sum(route == LOAD_STORE for route in routes)
+    others = sorted({route for route in routes if route and route != LOAD_STORE})
     by_others = f", the others by {', '.join(others)}" if others else ""
-    return f"{mapped} of {len(ways)} pairs of ranks reach each other's memory by load and store{by_others}"
+    return f"{mapped} of {len(routes)} pairs of ranks reach each other's memory by load and store{by_others}"
 
 
 def _litmus_reason(result: LitmusResult) -> str:
-    told = {
+    sentences = {
         "ok": f"0 of {result.num_instances} instances forbidden",
         "forbidden": f"{result.num_forbidden} of {result.num_instances} instances forbidden: NOT coherent",
         "inconclusive": f"inconclusive: one outcome in all {result.num_instances} instances, so no overlap",
     }
-    return f"{result.test}: {told[result.conclusion]}"
+    return f"{result.test}: {sentences[result.conclusion]}"
 
 
 def gather(ranks: Group, seed: int, num_instances: int = NUM_INSTANCES) -> Evidence:
-    """Ask every rank of a world. Litmus tests need ranks 0 and 1 to map each other; else there are none."""
+    """Gather the evidence from every rank of a world. Litmus tests run where ranks 0 and 1 map each other."""
     part = Part(ranks, REACH)
     part.open()
     try:
-        ways = part.call("ways")
+        routes = part.call("routes")
         part.call("add")
         sums = part.call("sums")
     finally:
         part.close()
-    evidence = Evidence(ways, sums)
+    evidence = Evidence(routes, sums)
     if evidence.num_ranks < 2 or len(evidence.islands[0]) < 2 or 1 not in evidence.islands[0]:
         return evidence
-    return Evidence(ways, sums, run_litmus(ranks, seed, num_instances))
+    return Evidence(routes, sums, run_litmus(ranks, seed, num_instances))
 
 
 def run_litmus(ranks: Group, seed: int, num_instances: int) -> tuple[LitmusResult, ...]:

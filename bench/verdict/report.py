@@ -30,7 +30,7 @@ th { border-bottom: 2px solid #9aa4af; } svg { max-width: 100%; height: auto; }
 
 @dataclass(frozen=True)
 class Section:
-    """One table with what its columns stand for on this machine, and pictures."""
+    """One table, the meaning of its columns on this machine, and pictures."""
 
     title: str
     meaning: str
@@ -62,7 +62,7 @@ def show(
 
 
 def comment(console: Console, text: str) -> None:
-    """A line that is no row."""
+    """Print a comment line."""
     console.print(f"# {text}", highlight=False, markup=False, soft_wrap=True)
 
 

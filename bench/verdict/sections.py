@@ -1,6 +1,6 @@
-"""What the verdict shows: a table for each thing that it asks of the machine.
+"""The sections of the verdict: a table for each question to the machine.
 
-A section whose cases have nothing to say here is absent: nothing is estimated.
+A section whose cases have no rows here is absent: nothing is estimated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEMORY, MESSAGES = ("load_store",), ("message", "staged")
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that was measured, before it is shown."""
+    """All evidence and results of a verdict."""
 
     evidence: Evidence
     results: dict[str, Results]  # by case
@@ -44,7 +44,7 @@ class Findings:
 
 
 def describe(findings: Findings, options: Options) -> list[Section]:
-    """The sections that have something to say."""
+    """The sections that have rows, in the order of the report."""
     made = [
         reach_section(findings.evidence, options.world),
         address_section(findings.evidence),
@@ -83,26 +83,26 @@ def describe(findings: Findings, options: Options) -> list[Section]:
 
 
 def reach_section(evidence: Evidence, world: str) -> Section:
-    """The matrix."""
+    """The matrix of routes, rank by home."""
     homes = [f"home {rank}" for rank in range(evidence.num_ranks)]
     rows = [
-        (f"rank {rank}", *("own" if rank == home else way or "WRONG" for home, way in enumerate(row)))
-        for rank, row in enumerate(evidence.ways)
+        (f"rank {rank}", *("own" if rank == home else route or "WRONG" for home, route in enumerate(row)))
+        for rank, row in enumerate(evidence.routes)
     ]
     meaning = f"how each rank reaches a byte at each home; {table.MEANING[world]}"
     return Section("How each byte is reached", meaning, ("", *homes), tuple(rows))
 
 
 def address_section(evidence: Evidence) -> Section:
-    """One address, and coherence."""
+    """The check that an address is one for all ranks, and the litmus tests."""
     found = "right" if evidence.is_one_address else "WRONG"
     num_words = evidence.num_ranks**2
     promise = "every rank reads what every home stored, and adds 1 there"
     rows = [("one address", promise, f"{num_words} words {found}")]
     for result in evidence.litmus:
         outcomes = ", ".join(f"{r0}{r1}: {count}" for (r0, r1), count in sorted(result.histogram.items()))
-        told = f"{result.num_forbidden} forbidden of {result.num_instances} ({outcomes})"
-        rows.append((f"litmus {result.test}", SHAPES[result.test], f"{told}: {result.conclusion}"))
+        counts = f"{result.num_forbidden} forbidden of {result.num_instances} ({outcomes})"
+        rows.append((f"litmus {result.test}", SHAPES[result.test], f"{counts}: {result.conclusion}"))
     meaning = "litmus: compiled loads and stores of ranks 0 and 1 on raw mapped words, outcomes r0 r1 counted"
     return Section("One address, one value", meaning, ("test", "what must hold", "found"), tuple(rows))
 
@@ -124,17 +124,17 @@ def measured_rows(findings: Findings, key: str) -> list[Row]:
 
 
 def steps_section(findings: Findings) -> Section | None:
-    """The five steps."""
+    """The times of the five steps, beside one pass of loads and stores."""
     rows = measured_rows(findings, "anatomy")
     steps = [row for row in rows if "[" in row.case]
     if not rows:
         return None
     sizes = sorted({row.bytes for row in rows})
-    names = list(dict.fromkeys(table.what(row) for row in steps))
+    names = list(dict.fromkeys(table.setting_of(row) for row in steps))
     wholes = [("staged", "all five, end to end"), ("load_store", "one pass of loads and stores")]
     lines = []
     for name in names:
-        mine = [row for row in steps if table.what(row) == name]
+        mine = [row for row in steps if table.setting_of(row) == name]
         lines.append((name, *(time_of(mine, size) for size in sizes)))
     for semantics, label in wholes:
         chosen = [row for row in rows if row.semantics == semantics and "[" not in row.case]
@@ -150,7 +150,7 @@ def steps_figures(rows: Sequence[Row], steps: Sequence[Row]) -> tuple[Figure, ..
     """One picture of the largest slice."""
     size = max(row.bytes for row in steps)
     memory = [row for row in rows if row.bytes == size and row.semantics == "load_store"]
-    parts = [(table.what(row), row.p50_us or 0.0) for row in steps if row.bytes == size]
+    parts = [(table.setting_of(row), row.p50_us or 0.0) for row in steps if row.bytes == size]
     memory_us = memory[0].p50_us if memory else None
     return (plot.steps_figure(parts, memory_us, f"a slice of {format_size(size)}"),)
 
@@ -171,7 +171,7 @@ def crossover_section(findings: Findings) -> Section | None:
             continue
         times = [np.array([side[size] for size in sizes]) for side in (memory, message)]
         leads = [lead(memory[size], message[size], size) for size in (sizes[0], sizes[-1])]
-        lines.append((key, *leads, told(stretches(np.array(sizes, float), *times), sizes)))
+        lines.append((key, *leads, stretches_text(stretches(np.array(sizes, float), *times), sizes)))
     if not lines:
         return None
     heading = ("workload", "smallest", "largest", "who is ahead where")
@@ -181,12 +181,12 @@ def crossover_section(findings: Findings) -> Section | None:
 
 def lead(memory_us: float, message_us: float, size: int) -> str:
     """The side that is ahead at this size, and by how much."""
-    who, ratio = (
+    side, ratio = (
         ("memory", message_us / memory_us)
         if memory_us <= message_us
         else ("messages", memory_us / message_us)
     )
-    return f"{who} {ratio:.3g} x at {format_size(size)}"
+    return f"{side} {ratio:.3g} x at {format_size(size)}"
 
 
 def fastest(rows: Sequence[Row], semantics: Sequence[str]) -> dict[int, float]:
@@ -198,7 +198,7 @@ def fastest(rows: Sequence[Row], semantics: Sequence[str]) -> dict[int, float]:
     return best
 
 
-def told(found: Sequence[Stretch], sizes: Sequence[int]) -> str:
+def stretches_text(found: Sequence[Stretch], sizes: Sequence[int]) -> str:
     """Stretches of sizes in words."""
     names = ["memory" if stretch.is_first_ahead else "messages" for stretch in found]
     if len(found) == 1:

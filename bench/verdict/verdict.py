@@ -1,7 +1,7 @@
 """`umem verdict`: is this one memory, or a stack of servers? Under 90 s once all is compiled, with the evidence.
 
-Cases give the numbers, `evidence` decides, `sections` show. Every case stops at its own budget; a test adds the
-budgets up. What could not be measured is named, and the exit code tells of it.
+Cases give the numbers, evidence.py decides, sections.py shows. Every case stops at its own budget; a test adds the
+budgets up. Cases that could not be measured are named, and give an exit code of their own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ PEERS = ("ucx_perftest",)  # the message path is held against it, never taken on
 
 
 def cases() -> list[type[Case]]:
-    """What the verdict runs, in the order of its sections."""
+    """The cases of the verdict, in the order of its sections."""
     return [registry.find(key) for key in MEASURED + WORKLOADS]
 
 
@@ -82,8 +82,8 @@ def run(
 ) -> int:
     """Compile, measure, show, conclude.
 
-    SUCCESS_CODE whatever the conclusion is; WRONG_CODE where data was wrong or a case failed; else INCOMPLETE_CODE
-    where something that has a meaning here could not be measured.
+    Returns WRONG_CODE where data was wrong or a case failed, else INCOMPLETE_CODE where a case that has a meaning here
+    could not be measured, else SUCCESS_CODE, whatever the conclusion is.
     """
     outputs = command.Outputs(json=json_file)
     require_writable(report)
@@ -106,7 +106,7 @@ def run(
 
 
 def judge(findings: Findings) -> Conclusion:
-    """What the evidence says, with what failed and what is missing."""
+    """The conclusion from the evidence, with failed and missing cases among its reasons."""
     conclusion = conclude(findings.evidence, speed(findings))
     failed = [row for row in findings.rows if row.status == Status.ERROR]
     reasons = list(conclusion.reasons)
@@ -120,7 +120,7 @@ def judge(findings: Findings) -> Conclusion:
 
 
 def speed(findings: Findings) -> Speed:
-    """Which rows of umem's own loads and stores there are."""
+    """Whether the latency and the rate of umem's own loads and stores were measured."""
     own = {
         row.case.partition("[")[0]
         for row in findings.rows
@@ -130,13 +130,13 @@ def speed(findings: Findings) -> Speed:
 
 
 def failure(failed: Sequence[Row], num_rows: int) -> str:
-    """What the last line says of rows that failed."""
+    """The reason in the last line for rows that failed."""
     names = ", ".join(dict.fromkeys(row.case.partition("[")[0] for row in failed))
     return f"but {len(failed)} of {num_rows} rows FAILED: {names}"
 
 
 def unmeasured(findings: Findings) -> list[str]:
-    """Cases of which something has a meaning here and could not be measured; their notes say why."""
+    """Cases of which a part has a meaning here and could not be measured; their notes give the reason."""
     return [
         key
         for key, results in findings.results.items()
@@ -175,6 +175,6 @@ def measure(bench: Bench, end: float) -> Findings:
 
 
 def depth_of(case: type[Case]) -> Depth:
-    """How deep a case samples in the verdict: as its budget allows."""
+    """The depth of a case in the verdict: as its budget allows."""
     time_limit_s = case.budget_s * (1 - SETUP_SHARE)
     return Depth(ROUNDS, min(SAMPLES, case.most_samples), time_limit_s=time_limit_s, min_rounds=1)

@@ -1,8 +1,8 @@
 """`umem info`, `umem verdict`, `umem bench`, `umem verify`: options in, exit codes out; the work is elsewhere.
 
-Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used, 3 for what was not wholly looked
-at (`verdict`, `bench` and `verify`). `umem run` does not
-pass through here (umem/__main__.py): its start-up is promised, and this module's imports cost more.
+Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used, 3 for an incomplete result of
+`verdict`, `bench` or `verify`. `umem run` does not pass through here (umem/__main__.py): its start-up time is
+promised, and this module's imports take longer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..world.spec import KINDS, MAPPED
 if TYPE_CHECKING:
     from ..bench.harness.side import Options
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk: nobody's bug
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full or read-only disk is no bug
 USAGE_CODE, FAILURE_CODE, INTERRUPTED_CODE = 2, 1, 130
 WORLD_HELP = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
 
@@ -57,7 +57,7 @@ def info(
     ranks: Ranks = 2,
     world: World = MAPPED,
 ) -> None:
-    """What this machine offers to umem, what is missing, and the line that fixes it."""
+    """List this machine's devices, fabrics and limits, and for each that is missing the line that fixes it."""
     from . import info as report
 
     report.show(_console(), ranks, world, json_file)
@@ -75,8 +75,8 @@ def verdict(
 ) -> None:
     """Say whether this machine's ranks form one memory or a stack of servers, with the evidence.
 
-    What must be compiled is compiled first. Exit code 0: all that has a meaning here was measured, and all data was
-    right; 1: wrong data, or a case failed; 3: something could not be measured, and the last line names it.
+    Kernels are compiled first. Exit code 0: every case that has a meaning here was measured, and all data was right;
+    1: wrong data, or a case failed; 3: a case could not be measured, and the last line names it.
     """
     from ..bench.verdict import verdict as judge
 
@@ -114,7 +114,7 @@ def bench(
 ) -> None:
     """Measure: rows of cases, a comparison of two results, or bars.
 
-    Exit code 1: a row has an error, or a bar fails; 3: all that was asked for was waived.
+    Exit code 1: a row has an error, or a bar fails; 3: every case or bar that was asked for was waived.
     """
     from ..bench import command
 
@@ -133,7 +133,7 @@ def bench(
 
 verify_app = typer.Typer(
     no_args_is_help=True,
-    help="Check what tests alone cannot: all executions of a kernel, all states of a protocol.",
+    help="Check all executions of a kernel, all states of a protocol, litmus tests, and deaths of ranks.",
 )
 app.add_typer(verify_app, name="verify")
 
@@ -154,7 +154,7 @@ def verify_model(
 ) -> None:
     """Search every state that a coherence protocol can reach (default: all that are shipped).
 
-    Exit code 0: all exhausted; 1: a bug, with the shortest way to it; 2: a table that means nothing; 3: a search
+    Exit code 0: all exhausted; 1: a bug, with the shortest trace to it; 2: a table that is not valid; 3: a search
     reached its limit, which is no pass.
     """
     from ..verify.model import command
@@ -173,8 +173,7 @@ def verify_kernel(
 ) -> None:
     """Model-check kernels as they are: every execution of their lanes, sequential and in weak memory.
 
-    Exit code 0: all exhausted; 1: a bug, with the shortest way to it; 3: a search reached its limit, which is
-    no pass.
+    Exit code 0: all exhausted; 1: a bug, with a trace to it; 3: a search reached its limit, which is no pass.
     """
     from ..verify.kernel import command
 
@@ -190,7 +189,9 @@ def verify_litmus(
         int | None, typer.Option("-n", "--ranks", help="ranks of the world (default: the lanes of each test)")
     ] = None,
     world: World = MAPPED,
-    cache: Annotated[str, typer.Option("--cache", help="what the memory is: none, back, through")] = "none",
+    cache: Annotated[
+        str, typer.Option("--cache", help="attribute of the memory: none, back, through")
+    ] = "none",
     line_cache: Annotated[
         str | None, typer.Option("--line-cache", help="of copies that a rank keeps; a small one evicts")
     ] = None,
@@ -209,10 +210,10 @@ def verify_litmus(
     seed: Seed = 1,
     ends: Annotated[int, typer.Option("--ends", min=1, help="of each test to show, most common first")] = 3,
 ) -> None:
-    """Play litmus tests on the memory of a world: which ends are seen, and that no forbidden one is.
+    """Play litmus tests on the memory of a world, count the ends seen, and fail if a forbidden one is.
 
-    Exit code 0: all pass; 1: a forbidden end was seen; 3: of some test only one end was, or every test needs more
-    ranks than there are, which is no pass.
+    Exit code 0: all pass; 1: a forbidden end was seen; 3, which is no pass: a test showed only one end, or every test
+    needs more ranks than there are.
     """
     from ..verify.litmus import command
 
@@ -232,10 +233,10 @@ def verify_faults(
     world: World = MAPPED,
     seed: Seed = 1,
 ) -> None:
-    """Kill ranks at random moments of their work: the others go on, and find what is right.
+    """Kill ranks at random moments of their work, and check that the survivors go on with right values.
 
-    Recovery is the time from a death to the first success of a survivor that needs what the dead rank held, or to
-    the error that says that it is lost. Exit code 1: a survivor hung, lost something or found something wrong.
+    Recovery is the time from a death to a survivor's first access to memory that the dead rank held, or to the error
+    that the memory is lost. Exit code 1: a survivor hung, lost memory that it must not, or found a wrong value.
     """
     from ..verify.faults import command
 

@@ -1,7 +1,6 @@
-"""What `umem info` shows: facts about this machine, as plain data, and how they are printed.
+"""The facts of `umem info` about this machine, as plain data, and their printing.
 
-Nothing here is measured; the one thing that is started is a small world, to ask its ranks how they reach
-each other.
+Nothing here is measured; a small world is started, whose ranks report how they reach each other.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Fact:
-    """One line: what, its value, and the line that fixes it where something is missing (else empty)."""
+    """A fact: its name, its value, and the line that fixes it where something is missing (else empty)."""
 
     name: str
     value: str
@@ -109,7 +108,7 @@ def devices() -> Group:
 
 
 def segments(num_ranks: int) -> Group:
-    """What a rank contributes unless told otherwise."""
+    """The segments that a rank contributes by default."""
     from ..space.startup import HOST_SHARE
 
     device = default_device_bytes(num_ranks)
@@ -149,12 +148,12 @@ def fabrics() -> Group:
 
 
 def bounds() -> Group:
-    """What the container or the kernel allows."""
+    """Limits that the container or the kernel sets."""
     return Group("limits", (_shared_memory(), _mappings(), *_ulimits(), _userfaultfd(), _huge_pages()))
 
 
 def versions() -> Group:
-    """Versions of what umem stands on."""
+    """Versions of umem and the software that it uses."""
     facts = [
         Fact("umem", __version__),
         Fact("python", platform.python_version()),
@@ -179,8 +178,8 @@ def reach(spec: WorldSpec) -> Group:
         return Group(title, (Fact("not available", str(error), str(error)),))
     facts = [Fact(name, value) for name, value in rows[0]["map"]]
     for rank, row in enumerate(rows):
-        ways = ", ".join(f"{home}: {way}" for home, way in enumerate(row["ways"]))
-        facts.append(Fact(f"rank {rank} reaches homes", ways))
+        routes = ", ".join(f"{home}: {fabric}" for home, fabric in enumerate(row["routes"]))
+        facts.append(Fact(f"rank {rank} reaches homes", routes))
     return Group(title, tuple(facts))
 
 
@@ -200,8 +199,8 @@ def _look_around(space: Any) -> dict[str, Any]:
         ),
         ("host segment", f"{format_size(plan.host_bytes)} a rank"),
     ]
-    ways = [space.switch.fabric_to(rank).name for rank in range(space.num_ranks)]
-    return {"map": windows, "ways": ways}
+    routes = [space.switch.fabric_to(rank).name for rank in range(space.num_ranks)]
+    return {"map": windows, "routes": routes}
 
 
 # --- facts
@@ -281,7 +280,7 @@ def _ulimits() -> tuple[Fact, ...]:
 
 
 def _userfaultfd() -> Fact:
-    """Tried, not guessed: containers often filter the call."""
+    """Whether userfaultfd works, by a call: containers often filter it."""
     number = USERFAULTFD.get(platform.machine())
     if number is None:
         return Fact("userfaultfd", f"not tried on {platform.machine()}")

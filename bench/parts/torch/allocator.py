@@ -27,7 +27,7 @@ ANYWHERE = (1, 1 << 62)  # addresses
 
 
 class Replay:
-    """A trace and where it keeps what is alive."""
+    """A trace of allocations, with room for its live blocks."""
 
     def __init__(self, model: str, seed: int):
         self.trace = of_step(model, seed)
@@ -47,7 +47,7 @@ class Replay:
         return sampled(num_samples, self.num_pairs, run)
 
     def num_errors(self, allocator: int, low: int, high: int) -> int:
-        """Blocks that lie outside of [low, high), misaligned, or in each other's way."""
+        """The number of blocks outside of [low, high), misaligned, or overlapping, in one replay."""
         words = self._live.ctypes.data, self._sizes.ctypes.data, self._data.ctypes.data
         return checked_replay(allocator, self.trace.ctypes.data, len(self.trace), *words, low, high)
 
@@ -86,7 +86,7 @@ class Raw(TorchPart):
 
 
 class RawAlone:
-    """The same in a process without umem's space, over whatever malloc that process was started with."""
+    """The same in a process without a space, over the malloc that the process was started with."""
 
     def __init__(self, context: None, model: str, seed: int, library: str):
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What the parts under torch share: an installed pool, whose memory is borrowed, torch's own allocator."""
+"""The base of the parts under torch: a pool over the neighbour's memory, and torch's own allocator beside it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TorchPart(SpacePart):
 def uninstalled() -> Iterator[int]:
     """Context in which torch's allocator is its own again, as if umem had never been; gives its address.
 
-    The reference of what is installed is measured so, in the same process: two processes differ by more
-    than the few percent in question, each for as long as it lives.
+    The reference is so measured in the same process: two processes differ by more than the few percent in
+    question, each for as long as it lives.
     """
     c10 = C10()
     ours, own = c10.allocator(), page()[PAGE_DEFAULT]

@@ -22,7 +22,7 @@ from ..base import BLOCK_TIMEOUT_S
 from .base import TorchPart
 
 Make = Callable[[], torch.Tensor]
-Check = Callable[[torch.Tensor, int], None]  # of what was sent, and where the receiver has it
+Check = Callable[[torch.Tensor, int], None]  # of the tensor sent, and the receiver's pointer to it
 
 
 class CountedConnection(Connection):

@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from umem.torch.offload import MIN_BYTES
 from umem.torch.parts import pointer_of
 
-TakeBack = Callable[[], torch.Tensor]  # a copy of what went out, in memory of its own
+TakeBack = Callable[[], torch.Tensor]  # returns a copy of a tensor that went out, in memory of its own
 PutOut = Callable[[torch.Tensor], TakeBack]
 
 
@@ -49,11 +49,11 @@ class File:
         return take_back
 
     def num_bytes(self) -> int:
-        """How long the file is."""
+        """The length of the file."""
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
-        """The file goes."""
+        """Close the file, which deletes it."""
         self._file.close()
 
 
@@ -63,13 +63,13 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 
 
 def is_worth_it(tensor: torch.Tensor) -> bool:
-    """Whether umem's offload would move it, by its size."""
+    """Whether umem's offload would move a tensor of this size."""
     return tensor.numel() * tensor.itemsize >= MIN_BYTES
 
 
 @contextmanager
 def swapped_activations(put_out: PutOut, model: torch.nn.Module) -> Iterator[None]:
-    """Context of a forward pass: what autograd saves, besides parameters, goes out and comes back in backward."""
+    """Context of a forward pass: tensors that autograd saves, but parameters, go out and come back in backward."""
     kept = {pointer_of(tensor) for tensor in model.state_dict(keep_vars=True).values()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | TakeBack:
@@ -101,4 +101,4 @@ class SwappedOptimizer:
             for name, value in state.items():
                 if is_worth_it(value):
                     self._out.append((state, name, self._put_out(value)))
-                    state[name] = torch.empty(0)  # the memory of what went out is free for others
+                    state[name] = torch.empty(0)  # frees the memory of the tensor that went out

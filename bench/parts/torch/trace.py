@@ -14,8 +14,8 @@ MEMORY_EVENT = "[memory]"
 def of_step(model: str, seed: int) -> NDArray[np.int64]:
     """Entries (slot, bytes) and (slot, 0) of one step of training; see replay_loops.py.
 
-    torch's profiler reports sizes, not addresses, so a free ends the youngest block of its size. What lives
-    longer than the step, or was older, is left out: every slot is allocated once and freed once.
+    torch's profiler reports sizes, not addresses, so a free ends the youngest block of its size. Blocks that
+    outlive the step, or are older, are left out: every slot is allocated once and freed once.
     """
     trainer = Trainer(model, seed)
     trainer.step()  # the first one also makes the optimizer's state

@@ -1,4 +1,4 @@
-"""Two models that are trained: what they compute is the same wherever their memory is."""
+"""Two models and their training, whose results do not depend on where their memory is."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Trainer:
         self.finish(self.loss())
 
     def digest(self) -> bytes:
-        """What all weights are, bit by bit."""
+        """A hash of all weights."""
         found = hashlib.sha256()
         for parameter in self.model.parameters():
             found.update(parameter.detach().numpy().tobytes())

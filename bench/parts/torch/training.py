@@ -16,7 +16,7 @@ from .trainer import Trainer
 
 
 class Weights:
-    """What the weights are after a number of steps, as whoever came there first had them."""
+    """The weights after each number of steps, of the side that came there first."""
 
     def __init__(self) -> None:
         self._digests: dict[int, bytes] = {}
@@ -64,7 +64,7 @@ class Training(TrainingPart):
                 self._by_default = Trainer(model, seed)
 
     def pool(self, num_samples: int) -> Samples | None:
-        """All that a step allocates comes from the neighbour."""
+        """Steps whose memory all comes from the neighbour."""
         with self.at_neighbour():
             return self.trained(self._in_pool, num_samples) if self.is_timed else None
 

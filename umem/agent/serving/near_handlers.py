@@ -1,8 +1,8 @@
 """Handlers that compute beside the data: gather rows, sum bags of rows, add a block to memory.
 
 `near` semantics ships the operation to the home: indices or a block travel there, rows, sums or nothing
-come back. The loops are those of kernels/data/gather.py, gather_sum.py and reduce.py, so results are the same
-bits as of the same loop over mapped memory. `own` describes the home's memory: every row is checked to
+come back. The loops are kernels/data/gather.py, kernels/data/gather_sum.py and kernels/data/reduce.py, so results have
+the same bits as by the same loop over mapped memory. `own` describes the home's memory: every row is checked to
 be the home's before it is touched. Other types than float32 are served where Agent.serve_other_types was
 called: loading them would lengthen every start.
 """
