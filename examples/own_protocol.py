@@ -1,4 +1,4 @@
-"""A protocol of one's own: MSI, but who reads a line that nobody has owns it at once, and may then store silently."""
+"""A protocol of one's own: MSI, but a rank that loads a line without copies owns it, and may then store silently."""
 
 from pathlib import Path
 

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Floor:
-    """Modules that know of each other only in the order given, and what they are together."""
+    """A floor: its modules, each of which may import those before it, and their purpose."""
 
     number: int
-    what: str
+    purpose: str
     modules: tuple[str, ...]
 
 
 FLOORS = (
     Floor(
         0,
-        "plain values: errors, arguments, sizes, settings, what the machine leaves to us, files that outlive a run",
+        "plain values: errors, arguments, sizes, settings, the machine's limits, files that outlive a run",
         ("umem.errors", "umem.arguments", "umem.units", "umem.limits", "umem.config", "umem.files"),
     ),
     Floor(
         1,
-        "every inner loop, one Python source for every target; the table of coherence, and what judges it",
+        "every inner loop, one Python source for every target; the table of coherence, and its checks",
         (
             "umem.kernels.status",
             "umem.kernels.intrinsics",
@@ -42,7 +42,7 @@ FLOORS = (
     ),
     Floor(
         2,
-        "processes and memory: who takes part, whose memory is mapped where",
+        "processes and memory: the ranks of a world, and the memory that each maps",
         ("umem.world", "umem.memory"),
     ),
     Floor(
@@ -50,11 +50,11 @@ FLOORS = (
         "reaching memory: transports and the one place that routes, the serving thread, allocation, coherent copies",
         ("umem.fabric", "umem.agent", "umem.heap", "umem.lines"),
     ),
-    Floor(4, "what a program holds: the space and its arrays", ("umem.space",)),
+    Floor(4, "the space and its arrays, which a program holds", ("umem.space",)),
     Floor(7, "umem under torch: its allocator, sharing, offload", ("umem.torch",)),
     Floor(
         8,
-        "what a person runs: measurements, checks, the command line",
+        "the tools that a person runs: measurements, checks, the command line",
         (
             "umem",
             "umem.bench.harness",
@@ -74,14 +74,14 @@ FLOORS = (
     ),
 )
 
-# Packages whose rooms are named one by one: their own name covers nothing but their `__init__`, or else it
-# would cover every module that was forgotten.
+# Packages whose rooms are named one by one: their own name covers only their `__init__`, or else it would cover
+# every module that was forgotten.
 NAMED_BY_ROOMS = ("umem", "umem.kernels", "umem.bench")
 
 # The only module that reads or writes the process's environment.
 ENVIRONMENT_READER = "umem.config"
 
-# Heavy or optional: nobody below this floor imports them while being imported.
+# Heavy or optional: no module below this floor imports them while being imported.
 OPTIONAL_PACKAGES = frozenset({"torch", "cupy", "ucxx", "ucp", "mpi4py", "pyroute2"})
 OPTIONAL_FROM_FLOOR = 7
 

@@ -63,7 +63,7 @@ def check_streams() -> str:
 
 
 def check_full() -> str:
-    """Where the memory is full torch raises its own error, and what is freed can be had again."""
+    """Check that torch raises its own error where the memory is full, and that freed memory is allocated again."""
     import torch
 
     with umem.torch.use_gpu_pool():

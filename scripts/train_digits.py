@@ -31,12 +31,12 @@ NEIGHBOUR = 1
 BATCH = 64
 SEED = 1
 TIMEOUT_S = 3600.0  # rank 1 lends its memory, and waits
-Places = dict[str, Counter[str]]  # what -> home -> bytes
+Places = dict[str, Counter[str]]  # kind of tensors -> home -> bytes
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out of a training, and the bytes at each home after its last step."""
+    """The result of a training, and the bytes at each home after its last step."""
 
     accuracy: float
     weights: tuple[bytes, ...]
@@ -85,7 +85,7 @@ def train(num_epochs: int) -> Trained:
 
 @contextmanager
 def saved_tensors() -> Iterator[list[torch.Tensor]]:
-    """Context of a forward pass that gives what autograd saves for backward: the activations, and weights."""
+    """Context of a forward pass that yields the tensors that autograd saves for backward: activations, and weights."""
     saved: list[torch.Tensor] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ def saved_tensors() -> Iterator[list[torch.Tensor]]:
 
 
 def where(model: nn.Module, optimizer: torch.optim.Optimizer, saved: list[torch.Tensor]) -> Places:
-    """Bytes of all that training keeps, by home. `saved` is what autograd has saved."""
+    """Bytes of all tensors that training keeps, by kind and home. `saved` are those of autograd."""
     weights = list(model.parameters())
     addresses = {weight.data_ptr() for weight in weights}
     return {
@@ -131,7 +131,7 @@ def work(space: umem.Space, num_epochs: int) -> tuple[Trained, Trained] | None:
 
 
 def main() -> int:
-    """Print what came out; 1 where the two differ."""
+    """Train twice and print both results; returns 1 where they differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", type=int, default=15)
     epochs = parser.parse_args().epochs

@@ -1,4 +1,4 @@
-"""Writes docs/protocol.md from the tables of umem/coherence and what searches of them find: `make docs`."""
+"""Writes docs/protocol.md from the tables of umem/coherence and searches of them: `make docs`."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ table says every transition of a line: umem/coherence/protocol.py. Kernels inter
 atomic operations on the words of the home; agents interpret the same rows where it is not, by messages. A variant
 is another table, and no other line of code.
 
-A transaction is atomic under the line's lock, so the table needs stable states only. A row answers: the directory
-has the line in this state, this request comes from a rank in this relation to it; what is done, in which state is
-the line then, and in which the requester's copy."""
+A transaction is atomic under the line's lock, so the table needs stable states only. A row's key is the state of the
+line in the directory, the request, and the requester's relation to the line; its value is the actions, and the states
+of the line and of the requester's copy after them."""
 
 STATES = """\
-States of a line: U nobody has a copy, S some have copies equal to home, M one rank owns it: its copy is E, equal to
-home, or M, stored into. E becomes M without a word to anybody. A cell is what is done / the line's state then, if it
-changes, and the requester's copy, if it has one then; `-` is nothing. An empty cell cannot happen. What differs from
-MSI is bold."""
+States of a line: U no rank has a copy, S some have copies equal to home, M one rank owns it: its copy is E, equal to
+home, or M, stored into. E becomes M without a message. A cell is the actions / the line's next state, if it changes,
+and the requester's copy, if it has one then; `-` is no action. An empty cell cannot happen. Cells that differ from
+MSI's are bold."""
 
 SAID = {
     "msi": "The directory names the sharers and the owner (Sorin, Hill, Wood, chapter 8).",
-    "mesi": "Who reads what nobody has gets it alone (E), and may store without asking.",
+    "mesi": "A rank that reads a line without copies gets it alone (E), and may store without asking.",
     "snoop": "The directory names no sharers: every rank is asked, as on a bus (chapter 7).",
 }
 
@@ -61,12 +61,12 @@ Messages a round, and how many of them carry the line, among {RANKS} ranks and a
 by stepping the tables:"""
 
 LESSON = """\
-MESI pays where one rank reads and then stores what is its own. SNOOP saves the names of sharers, and asks everybody
-for them. `through` never moves a line to its writer, and pays with every store."""
+MESI gains where one rank reads and then stores to lines that no other rank uses. SNOOP saves the names of sharers, and
+asks every rank instead. `through` never moves a line to its writer, and pays with every store."""
 
 MESSAGES = """\
 Where no memory is mapped, the requester claims its slot (FILLING, or TAKEN for a copy that it gives back), asks the
-home's agent, and installs what comes. The home's agent locks the line, sends probes to the holders (INVALIDATE,
+home's agent, and installs the reply. The home's agent locks the line, sends probes to the holders (INVALIDATE,
 TAKE_SHARED, TAKE_INVALID), waits for all answers, does the rest of the row, replies, and unlocks at once. What a
 holder does depends on its slot:
 
@@ -75,7 +75,7 @@ holder does depends on its slot:
 | S | becomes I | - |
 | E, M | - | the line goes home; S or I; first it waits for a range that its rank writes beside it |
 | PINNED | - | waits until the store ends |
-| FILLING | becomes DROPPED: what comes shared is not kept | waits for the grant that is under way |
+| FILLING | becomes DROPPED: a shared grant is then not kept | waits for the grant that is under way |
 | DROPPED | stays | waits for the grant that is under way |
 | TAKEN | stays | the line goes home; stays, and its PUT_OWNED comes from a stranger |
 | I | stays | - |
@@ -87,29 +87,29 @@ a rank and its home, so their order does not matter."""
 
 CHECKED = """\
 ```
-umem verify model                                  # all that is shipped: 8 ranks, 3 by messages
+umem verify model                                  # all shipped protocols: 8 ranks, 3 by messages
 umem verify model --protocol mesi --flits 4        # 4 ranks by messages, half a minute each
 ```
 
 `atomic` is the table alone: every access of every attribute, by each rank and by the home, copies dropped and given
 back, and requests that come late. `flits` are the messages above, in every order in which they may arrive. Data is
-an age, not a value: a copy is the newest there is, or stale.
+an age, not a value: a copy is the newest, or stale.
 
 | property | meaning |
 | --- | --- |
-| SWMR | who may store is alone; the home may read where the directory does not say M |
-| data-value | whatever may be read is the newest; a load that is not kept was the newest after it began |
-| rows | every case that happens has a row; rows that nothing asks for are listed |
+| SWMR | a rank that may store is alone; the home may read where the directory does not say M |
+| data-value | all data that may be read is the newest; a load that is not kept was the newest after it began |
+| rows | every case that happens has a row; rows that no case uses are listed |
 | unexpected | no flit meets a slot that is in no state for it |
 | unbounded | at most one flit of a network is under way between a rank and the home |
-| stuck | from every state all that was asked can come to its end; an access that nobody disturbs ends |
+| stuck | from every state all requests can come to an end; an access ends while no other rank acts |
 
-Ranks are alike, so states that differ only in which rank is which are one (as in Murphi). Of a bug the shortest way
-to it is shown. Not modelled: two lines in one slot, memory that is mapped (that is checked as it runs,
+Ranks are alike, so states that differ only by a renaming of ranks are one (as in Murphi). A bug is shown with the
+shortest trace to it. Not modelled: two lines in one slot, memory that is mapped (that is checked as it runs,
 in tests/verify/test_directory.py), ranks that die."""
 
 VARIANT = """\
-A file that assigns `protocol`; here a load of what nobody has gets the line alone, which makes MESI of MSI:
+A file that assigns `protocol`; here a load of a line without copies gets it alone, which makes MESI of MSI:
 
 ```python
 from umem.coherence.protocol import *
@@ -123,16 +123,16 @@ protocol = Protocol("mine", {
 `umem verify model --protocol mine.py` checks it. Before it searches, it refuses a table that lacks a row, has one
 for a case that cannot happen, or contradicts itself (SET_OWNER and a line that is not M then): `ProtocolError`, with
 the row and the way out, exit code 2. From Python, `umem.coherence.load` has `load_protocol(name_or_file)` and
-`check_protocol(protocol)`, which takes a fraction of a second and raises the same error with the way to the bug. A
-world that starts with `--protocol mine.py` does that first; what messages make of a table only `umem verify model`
-searches.
+`check_protocol(protocol)`, which takes a fraction of a second and raises the same error with the trace to the bug. A
+world that starts with `--protocol mine.py` does that first; only `umem verify model` also searches the table by
+messages.
 
 A bug is exit code 1, a search that reached its limit 3, which is no pass. This is what is found if an upgrade
 forgets INVALIDATE:"""
 
 
 def accesses() -> str:
-    """Which request an access makes."""
+    """The table of the requests that accesses make."""
     rows = [
         (
             f"`{attribute.name.lower()}`",
@@ -145,17 +145,17 @@ def accesses() -> str:
 
 
 def actions() -> str:
-    """What the actions mean, as the layout of the words says it."""
+    """The table of actions, with their meanings from the comments of the layout."""
     source = inspect.getsource(layout)
     meanings = dict(re.findall(r"^([A-Z_]+) = 1 << \d+(?:  # (.+))?$", source, re.MULTILINE))
     meanings["SET_OWNER"] = "the directory names the requester as the owner"
     meanings["ADD_SHARER"] = "the directory names the requester as a sharer"
     rows = [(f"`{action.name}`", meanings[str(action.name)]) for action in Action]
-    return "Done in this order:\n\n" + table(("action", "what is done"), rows)
+    return "Done in this order:\n\n" + table(("action", "meaning"), rows)
 
 
 def protocol_table(protocol: Protocol) -> str:
-    """States and relations down, requests across; what differs from MSI in bold."""
+    """A protocol as a table: states and relations down, requests across; cells that differ from MSI's in bold."""
     rows = []
     for directory in Directory:
         for relation in relations(directory):
@@ -172,14 +172,14 @@ def protocol_table(protocol: Protocol) -> str:
 
 
 def cell(row: Row | None, of_msi: Row | None, directory: Directory) -> str:
-    """Actions / line then, copy of the requester then."""
+    """A row as a cell: actions / the line's next state, the requester's copy."""
     if row is None:
         return ""
     done = " ".join(str(action.name) for action in Action if action & row.actions) or "-"
     line = "" if row.directory is directory else f" / {row.directory.name}"
     copy = "" if row.copy is Copy.I else f", copy {row.copy.name}"
-    said = f"{done}{line}{copy}"
-    return said if row == of_msi else f"**{said}**"
+    text = f"{done}{line}{copy}"
+    return text if row == of_msi else f"**{text}**"
 
 
 def tables() -> Iterator[str]:
@@ -196,7 +196,9 @@ def comparison() -> str:
     rows = []
     for pattern in PATTERNS:
         costs = [cost(protocol, pattern, attribute) for _, protocol, attribute in kinds]
-        rows.append((pattern.name, pattern.what, *(f"{each.messages:g} ({each.lines:g})" for each in costs)))
+        rows.append(
+            (pattern.name, pattern.description, *(f"{each.messages:g} ({each.lines:g})" for each in costs))
+        )
     heads = [f"{name} `{attribute.name.lower()}`" for name, _, attribute in kinds]
     return "\n\n".join((COSTS, table(("pattern", "a round", *heads), rows), LESSON))
 
@@ -215,13 +217,13 @@ def page() -> str:
         "# The protocol",
         "Written by `make docs` from umem/coherence; do not edit.",
         INTRODUCTION,
-        "## What an access asks for",
+        "## Requests of accesses",
         accesses(),
         "## Actions",
         actions(),
         "## Tables",
         *tables(),
-        "## What sharing costs",
+        "## The cost of sharing",
         comparison(),
         "## By messages",
         MESSAGES,

@@ -35,13 +35,13 @@ def first_sentence(thing: object) -> str:
 
 def floors() -> str:
     rows = [
-        (floor.number, " ".join(f"`{name}`" for name in floor.modules), floor.what)
+        (floor.number, " ".join(f"`{name}`" for name in floor.modules), floor.purpose)
         for floor in reversed(FLOORS)
     ]
     return (
         "A module imports only from floors below its own, or from names that stand before it on its floor.\n"
         f"A file has at most {MAX_LINES} lines. (tests/unit/test_layers.py)\n\n"
-        + table(("floor", "modules, lowest first", "what they are"), rows)
+        + table(("floor", "modules, lowest first", "purpose"), rows)
     )
 
 
@@ -82,7 +82,7 @@ def intrinsics() -> str:
 
 
 def stem(intrinsic: Intrinsic) -> str:
-    """`load_acquire_T` for load_acquire_i64: what the types of one intrinsic share."""
+    """The name that all types of an intrinsic share: `load_acquire_T` for load_acquire_i64."""
     suffix = f"_{intrinsic.element.name}" if intrinsic.element else ""
     return (
         intrinsic.name.removesuffix(suffix) + "_T"

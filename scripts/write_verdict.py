@@ -96,7 +96,7 @@ def drawn(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def filled(page: str, lines: Sequence[str]) -> str:
-    """The page with these lines between its markers, in place of what stood there."""
+    """The page with these lines between its markers, in place of the old ones."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -98,7 +98,7 @@ def snapshot() -> dict[str, str]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set `variables` inside the block and restore what stood there: for libraries that read them when loaded."""
+    """Set `variables` inside the block, for libraries that read them when loaded, and then restore the old values."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -30,7 +30,7 @@ def _restore(
 
 
 def _as_it_can_travel(error: BaseException | None) -> BaseException | None:
-    """The error where it survives pickling, else one that has its text."""
+    """The error itself where it survives pickling, else a UmemError with its text."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - a user's exception may raise anything while it is pickled
@@ -46,15 +46,15 @@ class ArgumentTypeError(ConfigError, TypeError):
 
 
 class ArgumentRangeError(ConfigError, OverflowError):
-    """A number that does not fit where it is to be stored."""
+    """A number that does not fit the element or field that it is stored into."""
 
 
 class ProtocolError(ConfigError):
     """A coherence protocol that cannot be loaded or is not right: no table, no row, a contradiction, a bug."""
 
-    def __init__(self, protocol: str, what: str, key: object = None):
-        self.protocol, self.what, self.key = protocol, what, key
-        super().__init__(f"protocol {protocol}: {what}")
+    def __init__(self, protocol: str, fault: str, key: object = None):
+        self.protocol, self.fault, self.key = protocol, fault, key
+        super().__init__(f"protocol {protocol}: {fault}")
 
 
 class UnknownName(ConfigError):
@@ -66,7 +66,7 @@ class UnknownName(ConfigError):
 
 
 class LitmusSyntax(ConfigError):
-    """A litmus test that cannot be read: the file, the line, what was expected there and what was found."""
+    """A litmus test that cannot be read: the file, the line, the syntax expected there and the text found."""
 
     def __init__(self, file: str, line: int, expected: str, found: str):
         self.file, self.line, self.expected, self.found = file, line, expected, found
@@ -78,7 +78,7 @@ class AddressError(UmemError, ValueError):
 
 
 class AlignmentError(AddressError):
-    """An address that is not a multiple of what the access needs."""
+    """An address that is not a multiple of the alignment that the access needs."""
 
     def __init__(self, address: int, alignment: int, way_out: str = ""):
         self.address, self.alignment = address, alignment
@@ -87,7 +87,7 @@ class AlignmentError(AddressError):
 
 
 class NotAllocated(AddressError):
-    """An address at which no allocation begins, where one was named to be freed, held or looked up."""
+    """No allocation begins at an address that was given to free, hold or look one up."""
 
 
 class DoubleFree(NotAllocated):
@@ -103,7 +103,7 @@ class AddressSpaceFull(UmemError):
 
 
 class OutOfMemory(MemoryError, UmemError):  # in this order: unpickling makes it by the first base's __new__
-    """A segment has no room for an allocation; the text says what is free where."""
+    """A segment has no room for an allocation; the text lists the free memory of each home."""
 
 
 class SegmentTooLarge(ConfigError):
@@ -115,7 +115,7 @@ class WaitTimeout(UmemError, TimeoutError):
 
 
 class RankLost(UmemError):
-    """A rank is confirmed dead, or an error has made it leave (`reason`), and what was asked depends on it."""
+    """A rank that an operation depends on is confirmed dead, or an error has made it leave (`reason`)."""
 
     def __init__(self, rank: int, detail: str = "", reason: str = ""):
         self.rank, self.reason = rank, reason
@@ -128,7 +128,7 @@ class WorldError(UmemError, RuntimeError):
 
 
 class ForkedRank(WorldError):
-    """A process that a rank forked used what is the rank's: its space, heap, agent or world; `pid` is the rank's."""
+    """A process that a rank forked used the rank's space, heap, agent or world; `pid` is the rank's."""
 
     def __init__(self, rank: int, pid: int):
         self.rank, self.pid = rank, pid
@@ -152,7 +152,7 @@ class PortInUse(WorldError):
 
 
 class DeviceError(UmemError):
-    """A device's driver refused a call; the text carries the call, its status and what it was asked for."""
+    """A device's driver refused a call; the text carries the call, its status and the details of the request."""
 
     def __init__(self, call: str, status: str, detail: str = ""):
         self.call, self.status = call, status
@@ -180,11 +180,11 @@ class HandlerError(UmemError):
 
 
 class UnknownOperation(HandlerError):
-    """No handler is registered for the operation at the rank that was asked."""
+    """No handler is registered for the operation at the rank that got the request."""
 
 
 class LinePoisoned(UmemError):
-    """The only whole copy of a line was lost with a dead rank; `address` is where it was met, None if not told."""
+    """The only whole copy of a line was lost with a dead rank; `address` is the access's, None if not known."""
 
     def __init__(self, address: int | None):
         self.address = address
@@ -215,7 +215,7 @@ class TorchMissing(UmemError, ImportError):
 
 
 class AllocatorRefused(UmemError):
-    """torch's allocator could not be taken over in this process; the text has what was tried and the way out."""
+    """torch's allocator could not be replaced in this process; the text has the attempts and the way out."""
 
 
 class Waived(UmemError):
@@ -223,4 +223,4 @@ class Waived(UmemError):
 
 
 class ModelError(UmemError):
-    """A kernel cannot be model-checked as it is: it uses what has no model, or keeps a local that cannot be hashed."""
+    """A kernel cannot be model-checked as it is: it uses a call without a model, or a local that cannot be hashed."""

@@ -1,4 +1,4 @@
-"""What this machine leaves to us: cores, caches, memory, and the memory limits of control groups, version 2 and 1.
+"""The machine's limits for this process: cores, caches, memory, and control groups, version 2 and 1.
 
 A limit may stand on the process's own group or on any group above it; the tightest holds. Page cache
 that the kernel can drop counts as free, as it does in MemAvailable: without that a container that has read
@@ -19,7 +19,7 @@ UNLIMITED = 1 << 60  # version 1 writes a number near 2**63 where there is no li
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """A group's limit and what of it can still be had, in bytes."""
+    """A control group's memory limit, and the part of it that is free, in bytes."""
 
     total_bytes: int
     free_bytes: int
@@ -90,7 +90,7 @@ def _fields(path: Path) -> dict[str, int]:
 
 
 def available_memory_bytes() -> int:
-    """Memory that this process can still get: the kernel's MemAvailable, or what its container leaves."""
+    """Memory that this process can still get: the kernel's MemAvailable, or less where its container has less left."""
     return min([_meminfo("MemAvailable"), *(limit.free_bytes for limit in memory_limits())])
 
 

@@ -1,8 +1,8 @@
 """The table alone, as a model to search: every transaction is one step, as under the line's lock.
 
-All accesses of all attributes, by every rank and by the home; copies dropped and given back; and what comes late:
-a rank asks for what a sibling has got meanwhile, or gives back what was taken from it. Here the rows are judged;
-how their actions travel as messages is judged by umem/verify/model/flits.py.
+All accesses of all attributes, by every rank and by the home; copies dropped and given back; and late requests: a
+rank asks for a line that a sibling has got meanwhile, or gives back a copy that was taken from it. This model judges
+the rows; umem/verify/model/flits.py judges their actions as messages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ACCESSES = [(attribute, kind) for attribute in Attribute for kind in Access]
 
 
 class Atomic:
-    """The model of one line, a home and `num_ranks` other ranks. `used` collects the rows that were needed."""
+    """The model of one line, a home and `num_ranks` other ranks."""
 
     def __init__(self, protocol: Protocol, num_ranks: int):
         self.name = f"{protocol.name} atomic, {num_ranks} ranks"
@@ -42,7 +42,7 @@ class Atomic:
 
     @property
     def unused(self) -> list[Key]:
-        """Rows that no state asked for, so far."""
+        """The rows that no step has used so far."""
         return [key for key in self._rows if key not in self._rows.used]
 
     def start(self) -> Line:
@@ -58,16 +58,16 @@ class Atomic:
         return failure(state)
 
     def is_quiet(self, state: Line) -> bool:
-        """Always: `access` itself goes on until it ends, or says that it never will."""
+        """True: `access` itself goes on until it ends, and raises where it never would."""
         return True
 
     def steps(self, state: Line) -> Iterator[tuple[str, Line]]:
         """Every access, eviction and late request of the home and of one of each kind of ranks."""
         unlike = {holder: rank for rank, holder in enumerate(state.ranks)}
         for rank in (HOME_RANK, *unlike.values()):
-            who = "home" if rank == HOME_RANK else f"rank {rank}"
+            actor = "home" if rank == HOME_RANK else f"rank {rank}"
             for attribute, kind in ACCESSES:
-                label = f"{who}: {kind.value} ({attribute.name.lower()})"
+                label = f"{actor}: {kind.value} ({attribute.name.lower()})"
                 yield label, _line_after(label, access, self._protocol, state, rank, attribute, kind)
             if rank != HOME_RANK:
                 yield from self._without_access(state, rank)
@@ -88,7 +88,7 @@ class Atomic:
             ranks[rank] = Holder(is_named=holder.is_named)
             yield f"rank {rank}: drops its copy", state._replace(ranks=tuple(ranks))
         late = [Request.GET_SHARED, Request.GET_OWNED]
-        # What is given back late was taken before: the rank has no copy any more, and is not the owner.
+        # A copy that is given back late was taken before: the rank has none any more, and is not the owner.
         if is_owned(holder.copy) or relation_of(state, rank) is not Relation.OWNER:
             late += [Request.PUT_OWNED] if holder.copy is not Copy.S else []
         for request in late:
@@ -104,7 +104,7 @@ def _line_after(label: str, function: Callable[..., Outcome], *arguments: object
 
 
 class _Noting(dict[Key, Row]):
-    """Rows that note which of them are asked for."""
+    """Rows that note which of them are looked up."""
 
     def __init__(self, rows: Mapping[Key, Row]):
         super().__init__(rows)

@@ -1,4 +1,4 @@
-"""Protocols by name or from a file, and what must hold of a table before it may run.
+"""Loads protocols by name or from a file, and checks a table before it may run.
 
 A variant is a Python file that assigns `protocol = Protocol(name, rows)`; it may start from MSI.rows.
 """
@@ -15,17 +15,16 @@ from .machine import is_owned, key_text
 from .protocol import PROTOCOLS, Action, Copy, Directory, Key, Protocol, Relation, Request, Row, required_keys
 from .search import Result, search
 
-CHECKED_RANKS = 4  # beside the home: an owner, a sharer, one who asks, and one who watches
+CHECKED_RANKS = 4  # beside the home: an owner, a sharer, a requester, and a bystander
 _FORWARDS = Action.FORWARD_SHARED | Action.FORWARD_INVALID
 _GIVES_COPY = Action.READ_HOME | Action.SET_OWNER | Action.ADD_SHARER
 _GIVES_NO_COPY = (Request.PUT_OWNED, Request.WRITE_HOME)
 
 
 def load_protocol(name_or_file: str | Path) -> Protocol:
-    """The protocol of this name, or the one that this Python file assigns, with a table that means something.
+    """The protocol of this name, or that of this Python file, with rows that `check_rows` accepts.
 
-    Raises ProtocolError, and ConfigError where the file cannot be run. Whether the table is right says
-    `check_protocol`.
+    Raises ProtocolError, and ConfigError where the file cannot be run. `check_protocol` searches the table for bugs.
     """
     if str(name_or_file) in PROTOCOLS:
         return PROTOCOLS[str(name_or_file)]
@@ -45,9 +44,9 @@ def load_protocol(name_or_file: str | Path) -> Protocol:
 
 
 def check_protocol(protocol: Protocol, num_ranks: int = CHECKED_RANKS) -> None:
-    """Search all that the table allows `num_ranks` ranks and a home, in a fraction of a second.
+    """Search every state that `num_ranks` ranks and a home reach by the table, in a fraction of a second.
 
-    Raises ProtocolError with the shortest way to what is wrong.
+    Raises ProtocolError with a bug and the shortest trace to it.
     """
     check_rows(protocol)
     verdict = search(Atomic(protocol, num_ranks))
@@ -56,7 +55,7 @@ def check_protocol(protocol: Protocol, num_ranks: int = CHECKED_RANKS) -> None:
 
 
 def check_rows(protocol: Protocol) -> None:
-    """Every case has a row, and every row a meaning. Raises ProtocolError that names the first that has none."""
+    """Raise ProtocolError for the first case without a row, or row that is no Row or contradicts itself."""
     if not isinstance(protocol.rows, Mapping):
         raise ProtocolError(protocol.name, "its rows are no mapping of (line, request, relation) to Row")
     required = list(required_keys())
@@ -69,8 +68,8 @@ def check_rows(protocol: Protocol) -> None:
     for key in required:
         row = protocol.rows[key]
         if not _is_row(row):
-            what = f"{key_text(key)} has {row!r}; give it a Row(Action, Directory, Copy)"
-            raise ProtocolError(protocol.name, what, key)
+            fault = f"{key_text(key)} has {row!r}; give it a Row(Action, Directory, Copy)"
+            raise ProtocolError(protocol.name, fault, key)
         for contradiction in contradictions(key, row):
             raise ProtocolError(protocol.name, f"{key_text(key)}: {contradiction}", key)
 
@@ -85,7 +84,7 @@ def _is_row(row: object) -> bool:
 
 
 def contradictions(key: Key, row: Row) -> Iterator[str]:
-    """What in a row contradicts itself or its case, in words; whether the rest is right, a search says."""
+    """The contradictions of a row, in itself or with its case, in words; a search finds all other bugs."""
     directory, request, relation = key
     actions, after, copy = row.actions, row.directory, row.copy
     has_owner, names_owner = directory is Directory.M, after is Directory.M
@@ -120,8 +119,8 @@ def contradictions(key: Key, row: Row) -> Iterator[str]:
     if copy is not Copy.I and relation is not Relation.OWNER and not actions & Action.READ_HOME:
         yield "it grants a copy without the line; add READ_HOME (a sharer may have dropped its copy)"
     if actions & Action.ACCESS_HOME and not (at_home or request is Request.WRITE_HOME):
-        yield "ACCESS_HOME belongs to WRITE_HOME, and to the home itself; whoever gets a copy accesses that"
+        yield "ACCESS_HOME belongs to WRITE_HOME, and to the home itself; a rank that gets a copy accesses the copy"
     if actions & Action.ACCESS_HOME and names_owner:
-        yield "the access cannot be done at the home while somebody owns the line"
+        yield "the access cannot be done at the home while a rank owns the line"
     if (at_home or request is Request.WRITE_HOME) and not actions & Action.ACCESS_HOME:
         yield "the requester waits for an access at the home, which is not done; add ACCESS_HOME"

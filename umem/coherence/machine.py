@@ -1,7 +1,7 @@
-"""What the rows of a table do to one line: pure steps over plain values, one transaction at a time.
+"""The effect of a table's rows on one line: pure steps over plain values, one transaction at a time.
 
-Data is an age, not a value: a copy is the newest there is, or stale. So a check needs no numbers that grow, and
-a load may be judged by itself. Searches, simulators and documents step lines here; kernels and agents do the
+Data is an age, not a value: a copy is the newest, or stale. So a check needs no numbers that grow, and
+every load can be judged by itself. Searches, simulators and documents step lines here; kernels and agents do the
 same to memory.
 """
 
@@ -20,11 +20,11 @@ class Age(IntEnum):
     """Whether a copy or the memory at home is the newest value or a stale one."""
 
     NEWEST = 0
-    STALE = 1  # somebody has stored since
+    STALE = 1  # a store has made a newer one
 
 
 class Attribute(Enum):
-    """What memory is, per allocation: which requests its accesses make."""
+    """The attribute of cached memory, which decides the requests that accesses make."""
 
     BACK = words.BACK
     THROUGH = words.THROUGH
@@ -32,7 +32,7 @@ class Attribute(Enum):
 
 
 class Access(Enum):
-    """What a rank does with a line; an update reads and stores in one."""
+    """The kinds of accesses; an update reads and stores in one."""
 
     LOAD = "load"
     STORE = "store"
@@ -40,7 +40,7 @@ class Access(Enum):
 
 
 class Holder(NamedTuple):
-    """A rank, as far as one line goes: its copy, how old that is, and whether the directory names it."""
+    """A rank's state of one line: its copy, the copy's age, and whether the directory names the rank."""
 
     copy: Copy = Copy.I
     age: Age = Age.STALE
@@ -48,7 +48,7 @@ class Holder(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line in all the world: the directory's state, the age of its memory at home, every other rank."""
+    """The whole state of one line: the directory's state, the age of its memory at home, every other rank."""
 
     directory: Directory
     home: Age
@@ -56,10 +56,10 @@ class Line(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a request came to: the line then, the age of what the requester may read (None: nothing), messages.
+    """The outcome of a request: the line after it, the age of the data that the requester may read, messages.
 
-    `messages` are those of a world without mapped memory: request, reply, and a probe and its answer for every
-    rank that is asked; `lines` of them carry the line.
+    `read` is None where it may read none. `messages` are those of a world without mapped memory: request, reply, and
+    a probe and its answer for every rank that is asked; `lines` of them carry the line.
     """
 
     line: Line
@@ -70,16 +70,16 @@ class Outcome(NamedTuple):
 
 
 class Broken(Exception):
-    """A protocol does what no protocol may; the text says what."""
+    """A protocol breaks an invariant; the text names it."""
 
 
 def unused_line(num_ranks: int) -> Line:
-    """A line that nobody has touched, and `num_ranks` ranks beside its home."""
+    """A line that no rank has touched, with `num_ranks` ranks beside its home."""
     return Line(Directory.U, Age.NEWEST, (Holder(),) * num_ranks)
 
 
 def relation_of(line: Line, rank: int) -> Relation:
-    """What the directory knows of the rank."""
+    """The rank's relation to the line in the directory: home, owner, sharer or stranger."""
     if rank == HOME_RANK:
         return Relation.HOME
     if not line.ranks[rank].is_named:
@@ -88,7 +88,7 @@ def relation_of(line: Line, rank: int) -> Relation:
 
 
 def request_of(attribute: Attribute, access: Access, rank: int) -> Request:
-    """What a rank asks for so that it may do the access."""
+    """The request of a rank for an access that it cannot do by itself."""
     if attribute is Attribute.PRIVATE and rank != HOME_RANK:
         return Request.GET_OWNED
     if access is Access.LOAD:
@@ -105,7 +105,7 @@ def is_owned(copy: Copy) -> bool:
 def hits(line: Line, rank: int, attribute: Attribute, access: Access) -> bool:
     """Whether the rank may do the access without a message to another."""
     if rank == HOME_RANK:
-        return False  # the home has rows of its own, that say when it needs nobody
+        return False  # the home has rows of its own, also for accesses without a message
     copy = line.ranks[rank].copy
     if access is Access.LOAD:
         return copy is not Copy.I
@@ -113,7 +113,7 @@ def hits(line: Line, rank: int, attribute: Attribute, access: Access) -> bool:
 
 
 def step(protocol: Protocol, line: Line, request: Request, rank: int) -> Outcome:
-    """What the request of a rank does, all at once, as under the line's lock. Raises Broken."""
+    """Do the request of a rank in one step, as under the line's lock. Raises Broken."""
     key = (line.directory, request, relation_of(line, rank))
     row = protocol.row(*key)
     if row is None:
@@ -123,7 +123,7 @@ def step(protocol: Protocol, line: Line, request: Request, rank: int) -> Outcome
     if actions & (Action.FORWARD_SHARED | Action.FORWARD_INVALID):
         owner = owner_of(line)
         if owner is None or not is_owned(ranks[owner].copy):
-            raise Broken(f"{key_text(key)} takes the line from its owner, and nobody owns it")
+            raise Broken(f"{key_text(key)} takes the line from its owner, and no rank owns it")
         home = ranks[owner].age
         stays = actions & Action.FORWARD_SHARED
         ranks[owner] = Holder(Copy.S, home) if stays else Holder()
@@ -155,7 +155,7 @@ def step(protocol: Protocol, line: Line, request: Request, rank: int) -> Outcome
 
 
 def store(line: Line, rank: int) -> Line:
-    """The line after a store: of a rank into its copy, or at the home. All else that is held is stale then."""
+    """The line after a store, by a rank into its copy or at the home; all other data of it is stale."""
     ranks = tuple(
         Holder(Copy.M, Age.NEWEST, holder.is_named) if number == rank else holder._replace(age=Age.STALE)
         for number, holder in enumerate(line.ranks)
@@ -164,9 +164,9 @@ def store(line: Line, rank: int) -> Line:
 
 
 def access(protocol: Protocol, line: Line, rank: int, attribute: Attribute, kind: Access) -> Outcome:
-    """An access to its end, by a rank that nobody disturbs; messages are counted over all its requests.
+    """Do an access to its end while no other rank acts; messages are counted over all its requests.
 
-    Raises Broken where a row does, where a stale value is read, or where it asks for ever.
+    Raises Broken where a step does, where a stale value is read, or where the requests never end.
     """
     request = request_of(attribute, kind, rank)
     met, messages, lines = {line}, 0, 0
@@ -198,7 +198,7 @@ def owner_of(line: Line) -> int | None:
 
 
 def failure(line: Line) -> str | None:
-    """What is wrong with a line between two transactions, or None."""
+    """The invariant that a line between two transactions violates, in words, or None."""
     holders = list(enumerate(line.ranks))
     owners = [rank for rank, holder in holders if is_owned(holder.copy)]
     readers = [rank for rank, holder in holders if holder.copy is Copy.S]
@@ -215,10 +215,10 @@ def violation(
     home_reads: bool,
     home_is_newest: bool,
 ) -> str | None:
-    """Which invariant does not hold: of ranks that may store or read, and whom the directory calls the owner.
+    """The violated invariant, in words, or None, for the ranks that may store or read, and the directory's owner.
 
-    SWMR: a rank that may store is alone, and the home may read where the directory names no owner. Data-value: whatever
-    may be read is the newest. (Sorin, Hill, Wood, "A Primer", 2nd edition, section 2.3.)
+    SWMR: a rank that may store is alone, and the home may read where the directory names no owner. Data-value: all data
+    that may be read is the newest. (Sorin, Hill, Wood, "A Primer", 2nd edition, section 2.3.)
     """
     if len(owners) > 1:
         return f"SWMR: ranks {owners[0]} and {owners[1]} may both store"
@@ -229,7 +229,7 @@ def violation(
     if stale:
         return f"data-value: the copy of rank {stale[0]} is stale"
     if home_reads and not home_is_newest:
-        return "data-value: the memory at home is stale, and the directory says that nobody owns the line"
+        return "data-value: the memory at home is stale, and the directory says that no rank owns the line"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What sharing costs: the messages of the usual patterns of access, counted by stepping the table.
+"""The cost of sharing: the messages of the usual patterns of access, counted by stepping the table.
 
 Patterns after Weber and Gupta, "Analysis of cache invalidation patterns in multiprocessors" (ASPLOS
 1989). Counted are requests, replies, probes and answers to probes, as where no memory is mapped; where it is, a
@@ -33,10 +33,10 @@ class Do(NamedTuple):
 
 @dataclass(frozen=True)
 class Pattern:
-    """A way of sharing: what happens in round after round."""
+    """A pattern of sharing: the events of each round, by its number."""
 
     name: str
-    what: str
+    description: str
     events: Callable[[int], Iterator[Do | Give]]
 
 
@@ -48,7 +48,7 @@ class Cost(NamedTuple):
 
 
 def cost(protocol: Protocol, pattern: Pattern, attribute: Attribute = Attribute.BACK) -> Cost:
-    """What a round of the pattern costs once it has gone on for a while."""
+    """The mean cost of a round of the pattern, after the first rounds."""
     line = unused_line(RANKS)
     messages = lines = 0
     for number in range(_WARM_ROUNDS + _COUNTED_ROUNDS):

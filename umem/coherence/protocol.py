@@ -1,7 +1,7 @@
 """THE table: every transition of a line, as in a textbook. No transition stands anywhere else.
 
-A row answers: the directory has the line in this state, this request comes from a rank in this relation to
-it; what is done, in which state is the line then, and in which the requester's copy. Kernels interpret the
+A row's key is the state of the line in the directory, the request, and the requester's relation to the line;
+its value is the actions, and the states of the line and of the requester's copy after them. Kernels interpret the
 rows where memory is mapped, agents where it is not, `umem verify model` searches them, docs print them.
 
 MSI and MESI with a directory that names sharers and owner, as in Sorin, Hill, Wood, "A Primer on Memory
@@ -21,7 +21,7 @@ from ..kernels.coherent import layout as words
 class Directory(IntEnum):
     """State of a line at its home."""
 
-    U = words.LINE_UNCACHED  # nobody has a copy
+    U = words.LINE_UNCACHED  # no rank has a copy
     S = words.LINE_SHARED  # some have copies equal to home
     M = words.LINE_OWNED  # one rank has the only valid copy, which it may have changed
 
@@ -31,12 +31,12 @@ class Copy(IntEnum):
 
     I = words.INVALID  # noqa: E741 - the field's own name
     S = words.SHARED_COPY
-    E = words.EXCLUSIVE  # the only copy, equal to home: becomes M without a word to anybody
+    E = words.EXCLUSIVE  # the only copy, equal to home: becomes M without a message
     M = words.MODIFIED
 
 
 class Request(IntEnum):
-    """What a rank asks of the home of a line."""
+    """The requests of a rank to the home of a line."""
 
     GET_SHARED = words.GET_SHARED  # to load
     GET_OWNED = words.GET_OWNED  # to store and update in its cache
@@ -45,7 +45,7 @@ class Request(IntEnum):
 
 
 class Relation(IntEnum):
-    """What the directory knows of the requester."""
+    """The requester's relation to the line in the directory."""
 
     STRANGER = words.STRANGER
     SHARER = words.SHARER  # it may have dropped its copy silently
@@ -54,7 +54,7 @@ class Relation(IntEnum):
 
 
 class Action(IntFlag):
-    """What is done for a request, in this order. Meanings: kernels/coherent/layout.py."""
+    """The actions of a row, done in this order. Meanings: kernels/coherent/layout.py."""
 
     FORWARD_SHARED = words.FORWARD_SHARED
     FORWARD_INVALID = words.FORWARD_INVALID
@@ -73,7 +73,7 @@ Key = tuple[Directory, Request, Relation]
 
 @dataclass(frozen=True)
 class Row:
-    """What a request does: actions, the line's state then, and the state of the requester's copy."""
+    """The effect of a request: actions, the line's state after them, and the state of the requester's copy."""
 
     actions: Action
     directory: Directory
@@ -92,7 +92,7 @@ class Protocol:
         return self.rows.get((directory, request, relation))
 
     def words(self) -> list[int]:
-        """The table as kernels read it: coherence_layout.NUM_ROWS words, 0 where there is no row."""
+        """The table as kernels read it: NUM_ROWS words of kernels/coherent/layout.py, 0 where there is no row."""
         table = [0] * words.NUM_ROWS
         for key, row in self.rows.items():
             table[row_index(*key)] = (
@@ -105,7 +105,7 @@ class Protocol:
 
 
 def row_index(directory: int, request: int, relation: int) -> int:
-    """Where the row of this case stands in the words of a table."""
+    """Index of the row of this case in the words of a table."""
     return (directory * words.NUM_REQUESTS + request) * words.NUM_RELATIONS + relation
 
 
@@ -165,10 +165,10 @@ _MSI: dict[Key, Row] = {
 }
 MSI = Protocol("msi", _MSI)
 
-# Who reads what nobody has gets it alone, and may then write it without asking.
+# A rank that reads a line of which no rank has a copy gets it alone, and may then store without asking.
 MESI = Protocol("mesi", {**_MSI, (U, GET_SHARED, STRANGER): Row(READ_HOME | SET_OWNER, M, Copy.E)})
 
-# The directory knows that a line is shared, not by whom: every rank is asked to drop it.
+# The directory knows that a line is shared, but no sharers: every rank is asked to drop its copy.
 SNOOP = Protocol(
     "snoop",
     {

@@ -20,7 +20,7 @@ _TURNS_PER_CLOCK = 256
 
 
 class Result(StrEnum):
-    """What a search may say. A limit is never a pass."""
+    """The results of a search. LIMIT, a search that was cut short, is never a pass."""
 
     EXHAUSTED = "exhausted"
     BUG = "bug"
@@ -28,11 +28,11 @@ class Result(StrEnum):
 
 
 class Illegal(Exception):
-    """A step that no model may take: its name, and what is wrong with it."""
+    """A step that no model may take: its name, and its fault."""
 
-    def __init__(self, label: str, what: str):
-        super().__init__(label, what)
-        self.label, self.what = label, what
+    def __init__(self, label: str, fault: str):
+        super().__init__(label, fault)
+        self.label, self.fault = label, fault
 
 
 class Model(Protocol):
@@ -44,13 +44,13 @@ class Model(Protocol):
         """The first state."""
 
     def steps(self, state: Any) -> Iterator[tuple[str, Any]]:
-        """Every step from a state: its name, and the state then. Raises Illegal."""
+        """Every step from a state: its name, and the state after it. Raises Illegal."""
 
     def canonical(self, state: Any) -> Any:
-        """The one of all states that renaming of ranks makes of this one, by which it is known."""
+        """The representative of all states that differ from this one only by a renaming of ranks."""
 
     def failure(self, state: Any) -> str | None:
-        """What is wrong with a state, or None."""
+        """The invariant that a state violates, in words, or None."""
 
     def is_quiet(self, state: Any) -> bool:
         """Whether nothing is under way: such a state must be within reach from everywhere."""
@@ -61,7 +61,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a search; for a bug its description, and the shortest way to it, a line a step."""
+    """The outcome of a search; for a bug its description, and the shortest trace to it, a line a step."""
 
     name: str
     result: Result
@@ -72,7 +72,7 @@ class Verdict:
     trace: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """The verdict in words: one line, and of a bug the way to it."""
+        """The verdict in words: one line, and for a bug the trace to it."""
         yield (
             f"{self.name:<34} {self.result:<9} {self.num_states:>9} states {self.num_steps:>9} steps"
             f" {self.elapsed_s:7.2f} s"
@@ -86,9 +86,9 @@ class Verdict:
 def search(
     model: Model, limit_states: int = DEFAULT_LIMIT_STATES, limit_s: float = DEFAULT_LIMIT_S
 ) -> Verdict:
-    """Every state of the model: exhausted, or the first bug, or a limit of states or seconds, which is no pass.
+    """Search every state of the model: exhausted, or the first bug, or a limit of states or seconds, which is no pass.
 
-    A bug is: a step that is illegal, a state that is wrong, or one from which no quiet state is reached.
+    A bug is: an illegal step, a state with a `failure`, or a state from which no quiet state is reached.
     """
     return _Search(model).run(limit_states, limit_s)
 
@@ -121,7 +121,7 @@ class _Search:
                     sources.append(number)
                     targets.append(target)
             except Illegal as illegal:
-                return self._verdict(Result.BUG, illegal.what, number, is_last=True)
+                return self._verdict(Result.BUG, illegal.fault, number, is_last=True)
             number += 1
             too_long = number % _TURNS_PER_CLOCK == 0 and time.monotonic() - self._begin > limit_s
             if (too_long or len(states) > limit_states) and number < len(states):
@@ -150,13 +150,19 @@ class _Search:
 
     def _verdict(self, result: Result, bug: str = "", number: int = 0, is_last: bool = False) -> Verdict:
         elapsed_s = time.monotonic() - self._begin
-        what, trace = self._replay(number, is_last) if bug else (None, ())
+        replayed, trace = self._replay(number, is_last) if bug else (None, ())
         return Verdict(
-            self._model.name, result, len(self._states), len(self._arrows[0]), elapsed_s, what or bug, trace
+            self._model.name,
+            result,
+            len(self._states),
+            len(self._arrows[0]),
+            elapsed_s,
+            replayed or bug,
+            trace,
         )
 
     def _replay(self, number: int, is_last: bool) -> tuple[str | None, tuple[str, ...]]:
-        """What is wrong in the end, and the way there, with ranks that keep their numbers."""
+        """The bug and the trace to it, replayed with ranks that keep their numbers."""
         path = []
         while number > 0:
             path.append(number)
@@ -175,5 +181,5 @@ class _Search:
             for _ in model.steps(state):
                 pass
         except Illegal as illegal:
-            return illegal.what, (*lines, illegal.label)
+            return illegal.fault, (*lines, illegal.label)
         raise AssertionError("a step was illegal, and is not any more")

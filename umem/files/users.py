@@ -1,4 +1,4 @@
-"""Files of users: programs to check and protocols to load, which they hand over, and results, which they want."""
+"""Files of users: programs and protocols that are run, and results that are written."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..errors import ConfigError
 
 
 def run_file(file: Path) -> dict[str, Any]:
-    """What the file assigns. Raises ConfigError with the file's line where it raises anything itself."""
+    """Run a Python file; returns the names that it assigns. Raises ConfigError with its line where it raises."""
     try:
         return runpy.run_path(str(file))
-    except Exception as error:  # whatever a user's file raises is the user's to know
+    except Exception as error:  # any error of a user's file is reported to the user
         own = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
         ]
@@ -31,9 +31,10 @@ PROBE_BYTES = 64 << 10  # about as large as a result
 
 
 def require_writable(*files: Path | None) -> None:
-    """Raise ConfigError for one of `files` that cannot be written: now, not after the minutes whose result it is.
+    """Raise ConfigError for the first of `files` that cannot be written, before minutes of work are spent on it.
 
-    A folder that is missing or not writable, a full disk. Nothing is left there; None is no file.
+    Reasons are a folder that is missing or not writable, and a full disk. The files are not made or changed; None is
+    no file.
     """
     for file in files:
         if file is None:
