@@ -1,6 +1,6 @@
-"""What is made ready before a rank's first line: compiled code in the cache, and in memory where every rank needs it.
+"""Compiled code that is ready before a rank's first line: in the cache, and in memory where every rank needs it.
 
-All other kernels are loaded by who calls them first, in 1 to 4 ms each, and ranks that never call them pay nothing.
+All other kernels are loaded at their first call, in 1 to 4 ms each, and ranks that never call them pay nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ assert space  # ranks open one: they find it imported
 
 
 def compile_all() -> None:
-    """Put also what worlds load by demand into the cache, so that no run waits for it: part of setting up."""
+    """Compile all kernels into the cache, also those that worlds load on demand, so that no run waits for it."""
     from ..lines import cache
 
     precompile(groups=[*kernel_groups(is_mapped=False), cache.GROUP], min_missing=1)
 
 
 def kernel_groups(is_mapped: bool = True) -> list[str]:
-    """Groups of kernels that ranks find in the cache. Loads libucp, whose functions some of them call.
+    """The groups of kernels that ranks find in the cache. Loads libucp, whose functions some of them call.
 
-    Where not every rank `is_mapped`, agents also serve coherence.
+    Where not every rank `is_mapped`, they include those by which agents serve coherence.
     """
     groups = [CORE]
     if library.is_available():
@@ -47,10 +47,10 @@ def kernel_groups(is_mapped: bool = True) -> list[str]:
 
 
 def kernels_of_start(kind: str = MAPPED) -> list[Lazy]:
-    """What every rank of such a world calls, or hands to UCX or its agent, from the opening of its space to the end.
+    """The kernels that every rank of such a world calls or hands to UCX or its agent, from its start to its end.
 
-    Handlers are among them, though few are ever asked for: an agent answers at once, also while its rank's program
-    keeps Python from loading anything.
+    Handlers are among them, though few are ever called: an agent must answer at once, also while its rank's program
+    keeps Python from loading one.
     """
     kernels: list[Lazy] = [entries.init, entries.open_for_nobody, turns.close]
     kernels += [agent.publish_handler, agent.refuse_without_ucx, agent.serve]
@@ -71,10 +71,10 @@ def kernels_of_start(kind: str = MAPPED) -> list[Lazy]:
 
 
 def prepare(kind: str = MAPPED) -> None:
-    """Load what every rank needs, in the process that forks the ranks: libucp and the kernels of the start.
+    """Load libucp and the kernels of the start, in the process that forks the ranks.
 
-    Where one of those is not in the cache, all kernels are put there. No context, no thread: a fork after this is
-    safe.
+    Where one of those is not in the cache, all kernels are put there. It makes no UCX context and starts no thread, so
+    a fork after it is safe.
     """
     groups = kernel_groups(kind == MAPPED)
     needed = [lazy for lazy in kernels_of_start(kind) if lazy.group in groups]
