@@ -9,8 +9,9 @@ def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
     if sys.argv[1:2] == ["run"]:
         from .world.command import run_command
+        from .world.leave import leave
 
-        sys.exit(run_command(sys.argv[2:]))
+        leave(run_command(sys.argv[2:]))
     from .cli import app
 
     sys.exit(app.main())

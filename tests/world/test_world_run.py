@@ -96,6 +96,13 @@ def test_a_module_runs_by_name(tmp_path):
     assert done.stdout.count("The Zen of Python") == 2
 
 
+def test_exit_handlers_run_in_the_parent_as_in_the_rank(run_script, tmp_path):
+    """What `umem run` loaded is not taken apart at its end; what asked to be called then is called."""
+    (tmp_path / "heir.py").write_text("import atexit\natexit.register(print, 'handled', flush=True)\n")
+    done = run_script("print('ran')", "-n", 1, "--preload", "heir", "--no-prefix")
+    assert (done.returncode, done.stdout.split()) == (0, ["ran", "handled", "handled"]), done.stderr
+
+
 def test_modules_of_the_current_folder_run_and_import_as_python_m_has_it(tmp_path):
     package = tmp_path / "parts"
     package.mkdir()

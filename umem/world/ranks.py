@@ -6,24 +6,23 @@ UMEM_RANK and UMEM_NUM_RANKS stand in a rank's environment for what it runs; ume
 
 from __future__ import annotations
 
-import atexit
 import os
 import pickle
 import runpy
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from .. import config
 from ..errors import RankLost
 from . import liveness
 from .frames import Channel, Kind, pack_blobs
+from .leave import leave
 from .membership import Bootstrap, become_rank, is_fork_of_rank, join
 from .placement import Placement
 from .spec import WorldSpec
@@ -65,7 +64,7 @@ def fork_rank(placement: Placement, inheritance: Inheritance, work: Work, releas
             code = work(placement.rank, channel)
         except BaseException:  # noqa: BLE001 - nothing may return into the parent's code
             traceback.print_exc()
-        _end(code)
+        leave(code)
     return pid
 
 
@@ -116,18 +115,6 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
-
-
-def _end(code: int) -> NoReturn:
-    """End as an interpreter does, but without taking apart what the parent loaded."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]  # joins threads that are not daemons
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # noqa: BLE001 - a broken pipe at the last flush, Ctrl-C, a bad exit handler
-        code = code or 1
-    os._exit(code)
 
 
 def run_script(channel: Channel, script: str, arguments: list[str], is_module: bool) -> int:

@@ -13,12 +13,11 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
-import cloudpickle
-
 from .. import config
 from ..errors import ConfigError, UmemError
 from .frames import Channel, FrameBuffer, Kind, encode, unpack_blobs
 from .job import ALL_RESULTS, Job, Outcome, Report
+from .leave import leave
 from .ranks import run_function
 from .spec import MAPPED
 from .supervisor import Supervisor
@@ -81,7 +80,7 @@ def _receive_job(caller: socket.socket) -> tuple[Job, bytes]:
 
 
 def _run(job: Job, pickled_work: bytes, caller: socket.socket) -> Outcome:
-    assert cloudpickle  # imported here so that no rank has to
+    import_module("cloudpickle")  # so that no rank has to; scripts need none
     sys.path[:] = job.module_path
     warm_up(job.preload, job.on_space, job.spec.kind)
 
@@ -94,3 +93,4 @@ def _run(job: Job, pickled_work: bytes, caller: socket.socket) -> Outcome:
 
 if __name__ == "__main__":
     main()
+    leave(0)
