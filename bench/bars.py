@@ -25,7 +25,7 @@ from .harness.stats import MIN_PAIRS, Interval, Limit, Outcome, Samples, judge, 
 from .harness.timing import Missing, close_sides, open_sides, run_rounds, warm_up
 
 FILE = Path(__file__).with_name("bars.toml")
-ALL = "all"
+_ALL = "all"
 GROUP_LIMIT_S = 720.0
 SETTING_OVERHEAD_S = 6.0  # start of the ranks, their memory, one block a side to warm up
 
@@ -128,9 +128,9 @@ def read(file: Path = FILE) -> list[Bar]:
 
 def select(name: str, bars: Sequence[Bar]) -> list[Bar]:
     """Bars of the group `name`, the one bar of that id, or all. Raises UnknownName."""
-    chosen = [bar for bar in bars if name in (ALL, bar.group, bar.id)]
+    chosen = [bar for bar in bars if name in (_ALL, bar.group, bar.id)]
     if not chosen:
-        raise UnknownName("group of bars", name, [*dict.fromkeys(bar.group for bar in bars), ALL])
+        raise UnknownName("group of bars", name, [*dict.fromkeys(bar.group for bar in bars), _ALL])
     return chosen
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from umem.errors import Waived
 from umem.world.spec import MAPPED
 
-TIMEOUT_S = 1800.0  # everything, cold, on one slow core
+_TIMEOUT_S = 1800.0  # everything, cold, on one slow core
 
 
 def prepare(world: str) -> None:
@@ -24,7 +24,7 @@ def prepare(world: str) -> None:
     """
     command = [sys.executable, "-m", "umem.bench.prepare", world]
     with suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=TIMEOUT_S)
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=_TIMEOUT_S)
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def check(gate, address, num_bytes):
 @device_function
 def is_noted(gate, address):
     """True where this rank has noted that the memory of an unmapped home is cached; else the home will say so."""
-    cache = load_i64(gate, way.CACHE)
+    cache = load_i64(gate, way.GATE_CACHE)
     return cache != 0 and note_of(cache, address) != 0
 
 
@@ -154,8 +154,8 @@ def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
         code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, load(address, 0)
-        if code == status.CACHED and load_i64(gate, way.CACHE) != 0:
-            return load_here(load_i64(gate, way.CACHE), address)
+        if code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
+            return load_here(load_i64(gate, way.GATE_CACHE), address)
         value = zero
         if code == status.NOT_MAPPED:
             if not way.enter(gate):
@@ -179,8 +179,8 @@ def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
         code = check(gate, address, num_bytes)
         if code == status.OK:
             store(address, 0, value)
-        elif code == status.CACHED and load_i64(gate, way.CACHE) != 0:
-            code, _ = store_here(load_i64(gate, way.CACHE), address, 0, value, value)
+        elif code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
+            code, _ = store_here(load_i64(gate, way.GATE_CACHE), address, 0, value, value)
         elif code == status.NOT_MAPPED:
             if not way.enter(gate):
                 return way.pending(0)
@@ -203,8 +203,8 @@ def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, 
         code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, update(address, 0, value)
-        if code == status.CACHED and load_i64(gate, way.CACHE) != 0:
-            return update_here(load_i64(gate, way.CACHE), address, 0, value, value)
+        if code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
+            return update_here(load_i64(gate, way.GATE_CACHE), address, 0, value, value)
         old = zero
         if code == status.NOT_MAPPED:
             if not way.enter(gate):
@@ -228,8 +228,8 @@ def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
         code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, swap(address, 0, expected, desired)
-        if code == status.CACHED and load_i64(gate, way.CACHE) != 0:
-            return swap_here(load_i64(gate, way.CACHE), address, 0, expected, desired)
+        if code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
+            return swap_here(load_i64(gate, way.GATE_CACHE), address, 0, expected, desired)
         old = zero
         if code == status.NOT_MAPPED:
             if not way.enter(gate):

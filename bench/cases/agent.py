@@ -14,20 +14,20 @@ import numpy as np
 from umem.world.spec import HOSTS, NO_PEER_ACCESS
 
 from ..harness.case import Case
-from ..harness.side import NO_HOME, NO_SEMANTICS, Measured, Options, Point, Side
+from ..harness.side import HOME_NONE, NO_SEMANTICS, Measured, Options, Point, Side
 from ..harness.stats import Samples
 from ..harness.wire import Group, Part
 from ..harness.workers import Workers
 from .registry import register
 
-CLIENT, HOME = 0, 1
+CLIENT, _HOME = 0, 1
 HOLD_S = 5.0
 SLOWEST_S = 0.004  # an operation and the gap before it, with a wide margin
 IDLE_WINDOW_S = 1.0
 ONE_PERCENT = 0.01
 SETTLE_S = 1.0  # after start-up, before idle ranks are watched
 
-OPERATIONS = {"get": "rma", "put": "rma", "fetch_add": "rma", "alloc": "near"}
+_OPERATIONS = {"get": "rma", "put": "rma", "fetch_add": "rma", "alloc": "near"}
 
 
 class BusyHome:
@@ -54,7 +54,7 @@ class BusyHome:
         """Seconds of `num_samples` operations by rank 0, all while rank 1 holds its GIL."""
         if time.monotonic() + num_samples * SLOWEST_S > self._held_until:
             self.release()
-            self.part.post("hold", HOLD_S, only=HOME)
+            self.part.post("hold", HOLD_S, only=_HOME)
             self._is_posted = True
             self.part.call("await_hold", only=CLIENT)
             self._held_until = time.monotonic() + HOLD_S
@@ -64,7 +64,7 @@ class BusyHome:
     def release(self) -> None:
         """Wait until rank 1 is back from its call."""
         if self._is_posted:
-            self.part.take(only=HOME)
+            self.part.take(only=_HOME)
             self._is_posted = False
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Agent(Case):
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         home = BusyHome(workers.ranks(num_ranks=2), int(point.setting("burners", 0)))
-        sides: list[Side] = [BusySide(name, semantics, home) for name, semantics in OPERATIONS.items()]
+        sides: list[Side] = [BusySide(name, semantics, home) for name, semantics in _OPERATIONS.items()]
         sides.append(BusySide("eventfd", NO_SEMANTICS, home, peer="eventfd"))
         if workers.options.world == HOSTS:
             sides.append(BusySide("tcp", NO_SEMANTICS, home, peer="tcp"))
@@ -134,7 +134,7 @@ class Agent(Case):
     def remarks(self, measured: Measured) -> Sequence[str]:
         """The worst cases, which a median and a 99th percentile hide."""
         samples = {name: np.concatenate(blocks) * 1e6 for name, blocks in measured.blocks.items()}
-        worst = [f"{name} {samples[name].max():.0f}" for name in OPERATIONS if name in samples]
+        worst = [f"{name} {samples[name].max():.0f}" for name in _OPERATIONS if name in samples]
         remarks = [f"{measured.point.label}: worst case in us: {', '.join(worst)}"]
         if "eventfd" in samples:
             percentiles = np.percentile(samples["eventfd"], [50, 99, 100])
@@ -196,7 +196,7 @@ class Idle(Case):
         "CPU time that all ranks of a world use together in a second in which nobody asks for anything"
     )
     limit_side = "one_percent"
-    home = NO_HOME
+    home = HOME_NONE
     most_samples = 1
     min_ranks = 1
     budget_s = 5.0

@@ -16,7 +16,7 @@ from ..harness.wire import Group, Part
 from ..harness.workers import Workers
 from .registry import register
 
-PARTS = "umem.bench.parts.coherence"
+_PARTS = "umem.bench.parts.coherence"
 LINE_BYTES = 128
 LINE_SIZES = (LINE_BYTES, 4 * KIB)  # the default one and the largest
 HIT_LINES, HIT_BATCH = 64, 64 * 256
@@ -25,7 +25,7 @@ MISS_LINES = 2048  # four times the lines of the small cache, and no more than f
 MISS_ACCESSES = {MAPPED: 2048, NO_PEER_ACCESS: 512, HOSTS: 64}
 UPGRADE_LINES = {MAPPED: 512, NO_PEER_ACCESS: 64, HOSTS: 16}
 PAIR = 2  # ranks
-ATTRIBUTES = ("back", "through", "none")
+MEASURED_ATTRIBUTES = ("back", "through", "none")
 
 
 def transport(workers: Workers) -> str:
@@ -76,7 +76,7 @@ class CoherenceCase(Case):
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(8)]
 
-    def message(self, workers: Workers, num_bytes: int, kind: str = f"{PARTS}:Asked") -> Side:
+    def message(self, workers: Workers, num_bytes: int, kind: str = f"{_PARTS}:Asked") -> Side:
         """A side that does the same by messages of `num_bytes`."""
         part = Part(workers.ranks(), kind, num_bytes=num_bytes)
         way = workers.options.transport
@@ -84,11 +84,11 @@ class CoherenceCase(Case):
 
     def unit(self, ranks: Group) -> Side:
         """A side of one compare-and-swap on private memory."""
-        return PartSide("compare_swap", NO_SEMANTICS, Part(ranks, f"{PARTS}:Unit"), peer="own CAS")
+        return PartSide("compare_swap", NO_SEMANTICS, Part(ranks, f"{_PARTS}:Unit"), peer="own CAS")
 
     def least(self, ranks: Group, verbs: Sequence[str], num_lines: int, num_accesses: int) -> list[Side]:
         """Sides that do the same steps on private memory, without a protocol."""
-        part = Part(ranks, f"{PARTS}_least:Least", num_lines=num_lines, num_accesses=num_accesses)
+        part = Part(ranks, f"{_PARTS}_least:Least", num_lines=num_lines, num_accesses=num_accesses)
         return [
             PartSide(f"least_{verb}", NO_SEMANTICS, part, verb, peer="bare steps", detail=verb)
             for verb in verbs
@@ -128,7 +128,7 @@ class Hit(CoherenceCase):
         walk = {"num_lines": HIT_LINES, "num_accesses": HIT_BATCH}
         sides: list[Side] = []
         for attribute in verbs:
-            part = Part(ranks, f"{PARTS}:Hits", attribute=attribute, num_threads=num_threads, **walk)
+            part = Part(ranks, f"{_PARTS}:Hits", attribute=attribute, num_threads=num_threads, **walk)
             for verb in verbs[attribute]:
                 if num_threads == 1 or verb == "load":
                     name = f"{attribute}_{verb}"
@@ -162,7 +162,7 @@ class Lines(CoherenceCase):
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         arguments = {"num_bytes": point.num_bytes, "line": int(point.setting("line", LINE_BYTES))}
-        part = Part(workers.ranks(), f"{PARTS}:Lines", attribute="back", **arguments)
+        part = Part(workers.ranks(), f"{_PARTS}:Lines", attribute="back", **arguments)
         verbs = ("read", "write")
         sides = [CachedSide(verb, part, verb, self, workers, "back", verb) for verb in verbs]
         return [*sides, PartSide("plain", NO_SEMANTICS, part, peer="plain copy")]
@@ -189,8 +189,8 @@ class Miss(CoherenceCase):
         ranks = workers.ranks(line_cache=SMALL_CACHE)
         arguments = {"num_lines": MISS_LINES, "num_accesses": MISS_ACCESSES[workers.options.world]}
         sides: list[Side] = []
-        for attribute in ATTRIBUTES:
-            part = Part(ranks, f"{PARTS}:Misses", attribute=attribute, **arguments)
+        for attribute in MEASURED_ATTRIBUTES:
+            part = Part(ranks, f"{_PARTS}:Misses", attribute=attribute, **arguments)
             sides += [
                 CachedSide(f"{attribute}_{verb}", part, verb, self, workers, attribute, verb)
                 for verb in ("read", "write")
@@ -213,6 +213,6 @@ class Upgrade(CoherenceCase):
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         ranks, num_lines = workers.ranks(), UPGRADE_LINES[workers.options.world]
-        part = Part(ranks, f"{PARTS}:Upgrades", attribute="back", num_lines=num_lines)
+        part = Part(ranks, f"{_PARTS}:Upgrades", attribute="back", num_lines=num_lines)
         side = CachedSide("back", part, "store", self, workers, "back")
         return [side, self.message(workers, point.num_bytes), self.unit(ranks)]

@@ -11,24 +11,28 @@ from umem.world.spec import HOSTS, MAPPED, NO_PEER_ACCESS
 from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
 from ..harness.wire import Part
 from ..harness.workers import Workers
-from .coherence import ATTRIBUTES, LINE_BYTES, CachedSide, CoherenceCase, transport
+from .coherence import LINE_BYTES, MEASURED_ATTRIBUTES, CachedSide, CoherenceCase, transport
 from .registry import register
 
 TURNS = "umem.bench.parts.coherence_turns"
 ROWS = "umem.bench.parts.coherence_rows"
-MESSAGE = "umem.bench.parts.message:Message"
+_MESSAGE = "umem.bench.parts.message:Message"
 NUM_TURNS = {MAPPED: 2000, NO_PEER_ACCESS: 40, HOSTS: 10}
 NUM_ACCESSES = {MAPPED: 16_384, NO_PEER_ACCESS: 512, HOSTS: 64}
 NUM_READS = {NO_PEER_ACCESS: 1024, HOSTS: 256}
 NUM_DRAWS = {NO_PEER_ACCESS: 1 << 18, HOSTS: 1 << 16}
-LINE_ROUNDS = 20_000
+_LINE_ROUNDS = 20_000
 ROW_BYTES = 256
 MIGRANT_LINES, TABLE_LINES, LOADS_A_STORE = 8, 1024, 64
 MANY_ROWS, FEW_ROWS, CACHED_SHARE = 1 << 20, 1 << 14, 4
 
 
 def turns(
-    case: CoherenceCase, workers: Workers, method: str, num_bytes: int, attributes: Sequence[str] = ATTRIBUTES
+    case: CoherenceCase,
+    workers: Workers,
+    method: str,
+    num_bytes: int,
+    attributes: Sequence[str] = MEASURED_ATTRIBUTES,
 ) -> list[Side]:
     """A side for each attribute, of two ranks that work in turn."""
     number = max(NUM_TURNS[workers.options.world] // max(num_bytes // (2 * KIB), 1), 4)
@@ -60,11 +64,11 @@ class HandOver(CoherenceCase):
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         sides = turns(self, workers, "update", 0)
         if workers.options.world == MAPPED:
-            part = Part(workers.ranks(), f"{TURNS}:RawLine", num_rounds=LINE_ROUNDS)
+            part = Part(workers.ranks(), f"{TURNS}:RawLine", num_rounds=_LINE_ROUNDS)
             sides.append(
                 PartSide("line", NO_SEMANTICS, part, "load_store", peer="raw line", transport="mapped")
             )
-        return [*sides, self.message(workers, point.num_bytes, MESSAGE)]
+        return [*sides, self.message(workers, point.num_bytes, _MESSAGE)]
 
 
 @register
@@ -82,7 +86,7 @@ class Migratory(CoherenceCase):
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         return [
             *turns(self, workers, "update", point.num_bytes),
-            self.message(workers, point.num_bytes, MESSAGE),
+            self.message(workers, point.num_bytes, _MESSAGE),
         ]
 
 
@@ -131,7 +135,7 @@ class ReadMostly(CoherenceCase):
                 workers,
                 attribute,
             )
-            for attribute in ATTRIBUTES
+            for attribute in MEASURED_ATTRIBUTES
         ]
         return [*sides, self.message(workers, point.num_bytes)]
 
@@ -163,7 +167,7 @@ class FalseSharing(CoherenceCase):
                 workers,
                 attribute,
             )
-            for attribute in ATTRIBUTES
+            for attribute in MEASURED_ATTRIBUTES
         ]
         return [*sides, self.message(workers, point.num_bytes, "umem.bench.parts.exchange:Message")]
 

@@ -11,16 +11,16 @@ import numpy as np
 from umem.errors import WorldError
 
 from ..harness.case import Case
-from ..harness.side import NO_HOME, NO_SEMANTICS, Options, Point, Side
+from ..harness.side import HOME_NONE, NO_SEMANTICS, Options, Point, Side
 from ..harness.stats import Samples
 from ..harness.workers import Workers
 from .registry import register
 
 ALLOWANCE_S = 0.1
-FORBIDDEN = ("torch", "cupy", "numba", "ucp", "ucxx", "libucx")
-TIMEOUT_S = 60.0
+_FORBIDDEN = ("torch", "cupy", "numba", "ucp", "ucxx", "libucx")
+_TIMEOUT_S = 60.0
 TIMED = "import time; begin = time.perf_counter(); import {module}; print(time.perf_counter() - begin)"
-COUNTED = f"import sys, umem; print(sum(name in sys.modules for name in {FORBIDDEN}))"
+COUNTED = f"import sys, umem; print(sum(name in sys.modules for name in {_FORBIDDEN}))"
 
 
 class PrintSide(Side):
@@ -35,7 +35,7 @@ class PrintSide(Side):
 
     def _number(self) -> float:
         command = [sys.executable, "-c", self._code]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         if done.returncode:
             raise WorldError(f"{self._code!r} failed: {done.stderr.strip()[-400:]}")
         return float(done.stdout)
@@ -62,7 +62,7 @@ class ImportTime(Case):
     min_ranks = 1
     worlds = ("mapped",)
     most_samples = 1
-    home = NO_HOME
+    home = HOME_NONE
     budget_s = 2.0
 
     def points(self, options: Options) -> Sequence[Point]:
@@ -88,7 +88,7 @@ class ImportModules(Case):
     min_ranks = 1
     worlds = ("mapped",)
     most_samples = 1
-    home = NO_HOME
+    home = HOME_NONE
     budget_s = 1.0
 
     def points(self, options: Options) -> Sequence[Point]:

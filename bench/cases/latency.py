@@ -14,10 +14,10 @@ from ..harness.wire import Part
 from ..harness.workers import SEGMENT_BYTES, Workers
 from .registry import register
 
-LATENCY = "umem.bench.parts.latency"
+_LATENCY = "umem.bench.parts.latency"
 MEMORY_PER_CHAIN = 3  # bytes that must be free for each of a chain's: the peer's, one's own, and room
 MAX_MESSAGE_BYTES = 4 * MIB
-OPERATIONS = {"get": "get", "put": "put", "ping_pong": "put_ping_pong"}  # of peers, by direction
+_OPERATIONS = {"get": "get", "put": "put", "ping_pong": "put_ping_pong"}  # of peers, by direction
 
 
 @register
@@ -37,7 +37,7 @@ class Line(Case):
         return [Point(8)]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
-        part = Part(workers.ranks(), f"{LATENCY}:Line", num_rounds=5000)
+        part = Part(workers.ranks(), f"{_LATENCY}:Line", num_rounds=5000)
         return [
             PartSide("load_store", "load_store", part, transport="mapped"),
             PartSide("c", "none", part, needs_c=True, peer="c", transport="mapped"),
@@ -75,7 +75,7 @@ class Chase(Case):
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         ranks = workers.ranks(segment_bytes=max(SEGMENT_BYTES, 2 * point.num_bytes))
-        part = Part(ranks, f"{LATENCY}:Chase", num_bytes=point.num_bytes, num_steps=2000)
+        part = Part(ranks, f"{_LATENCY}:Chase", num_bytes=point.num_bytes, num_steps=2000)
         return [
             PartSide("load_store", "load_store", part, "peer", transport="mapped"),
             PartSide("private", "none", part, "own", peer="private memory"),
@@ -126,10 +126,10 @@ class OneSided(Case):
 
     def points(self, options: Options) -> Sequence[Point]:
         sizes = options.sizes(least=8, most=MAX_MESSAGE_BYTES)
-        return [Point(size // 8 * 8, (("direction", way),)) for way in OPERATIONS for size in sizes]
+        return [Point(size // 8 * 8, (("direction", way),)) for way in _OPERATIONS for size in sizes]
 
     def brief_points(self, options: Options) -> Sequence[Point]:
-        return [Point(8, (("direction", way),)) for way in OPERATIONS]
+        return [Point(8, (("direction", way),)) for way in _OPERATIONS]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         way = str(point.setting("direction", "get"))
@@ -138,5 +138,5 @@ class OneSided(Case):
         transport = workers.options.transport
         return [
             PartSide("rma", "rma", part, way, transport=transport),
-            *peers.sides(workers, OPERATIONS[way], point),
+            *peers.sides(workers, _OPERATIONS[way], point),
         ]

@@ -17,7 +17,7 @@ from ..harness.workers import Workers
 from .registry import register
 
 DRAM_BYTES = 64 * MIB
-LINE_ROUNDS, EVENT_ROUNDS = 2000, 200
+_LINE_ROUNDS, EVENT_ROUNDS = 2000, 200
 
 
 class LocalSide(Side):
@@ -78,7 +78,7 @@ class Latency(Case):
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         return [
-            LocalSide("line", lambda: hardware.line_round_trip_ns(LINE_ROUNDS) * 1e-9),
+            LocalSide("line", lambda: hardware.line_round_trip_ns(_LINE_ROUNDS) * 1e-9),
             LocalSide("eventfd", lambda: hardware.event_round_trip_ns(EVENT_ROUNDS) * 1e-9),
         ]
 

@@ -12,7 +12,7 @@ from ..harness.workers import Workers
 from .registry import register
 
 NUM_MESSAGES = 8192  # a batch; a multiple of every doorbell's
-BYTES = 8
+_BYTES = 8
 
 
 @register
@@ -26,16 +26,16 @@ class Window(Case):
     budget_s = 2.0
 
     def points(self, options: Options) -> Sequence[Point]:
-        return [Point(BYTES, (("window", window),)) for window in (1, 4, 16, 64)]
+        return [Point(_BYTES, (("window", window),)) for window in (1, 4, 16, 64)]
 
     def brief_points(self, options: Options) -> Sequence[Point]:
-        return [Point(BYTES, (("window", window),)) for window in (1, 64)]
+        return [Point(_BYTES, (("window", window),)) for window in (1, 64)]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         part = Part(
             workers.ranks(),
             "umem.bench.parts.message:Stream",
-            num_bytes=BYTES,
+            num_bytes=_BYTES,
             window=int(point.setting("window", 1)),
             num_messages=NUM_MESSAGES if workers.options.world != "hosts" else NUM_MESSAGES // 16,
         )
@@ -60,10 +60,10 @@ class Doorbell(Case):
     budget_s = 2.0
 
     def points(self, options: Options) -> Sequence[Point]:
-        return [Point(BYTES, (("per_doorbell", count),)) for count in (1, 4, 16, 64)]
+        return [Point(_BYTES, (("per_doorbell", count),)) for count in (1, 4, 16, 64)]
 
     def brief_points(self, options: Options) -> Sequence[Point]:
-        return [Point(BYTES, (("per_doorbell", count),)) for count in (1, 64)]
+        return [Point(_BYTES, (("per_doorbell", count),)) for count in (1, 64)]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         part = Part(

@@ -15,13 +15,13 @@ from umem import config
 from umem.errors import WorldError
 
 from ..harness.case import Case
-from ..harness.side import NO_HOME, NO_SEMANTICS, Options, Point, Side
+from ..harness.side import HOME_NONE, NO_SEMANTICS, Options, Point, Side
 from ..harness.stats import Samples
 from ..harness.workers import Workers
 from .registry import register
 
-SCRIPT = "import umem\numem.init().close()\n"
-RUN_TIMEOUT_S = 300.0  # cold, everything compiles
+_SCRIPT = "import umem\numem.init().close()\n"
+_RUN_TIMEOUT_S = 300.0  # cold, everything compiles
 
 
 class ProgramSide(Side):
@@ -53,7 +53,7 @@ class ProgramSide(Side):
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=RUN_TIMEOUT_S,
+                timeout=_RUN_TIMEOUT_S,
                 check=False,
             )
             elapsed_s = time.perf_counter() - begin
@@ -81,7 +81,7 @@ class Startup(Case):
     limit_side = "ranks_1"
     min_ranks = 1
     most_samples = 1
-    home = NO_HOME
+    home = HOME_NONE
     budget_s = 5.0
 
     def points(self, options: Options) -> Sequence[Point]:
@@ -93,8 +93,8 @@ class Startup(Case):
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         cold, world = bool(point.setting("cold", 0)), workers.options.world
         return [
-            ProgramSide("ranks_8", run_command(8, world), SCRIPT, cold=cold),
-            ProgramSide("ranks_1", run_command(1, world), SCRIPT, peer="1 rank", cold=cold),
+            ProgramSide("ranks_8", run_command(8, world), _SCRIPT, cold=cold),
+            ProgramSide("ranks_1", run_command(1, world), _SCRIPT, peer="1 rank", cold=cold),
         ]
 
 
@@ -107,7 +107,7 @@ class Run(Case):
     limit_side = "import_numba"
     min_ranks = 1
     most_samples = 1
-    home = NO_HOME
+    home = HOME_NONE
     budget_s = 4.0
 
     def points(self, options: Options) -> Sequence[Point]:

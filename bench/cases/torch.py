@@ -11,9 +11,9 @@ from ..harness.side import Options
 from ..harness.wire import Group
 from ..harness.workers import Workers
 
-PARTS = "umem.bench.parts.torch"
-PRELOAD = ("torch", "umem.torch.attach", "umem.torch.offload")
-MODELS = ("mlp", "transformer")
+TORCH_PARTS = "umem.bench.parts.torch"
+_PRELOAD = ("torch", "umem.torch.attach", "umem.torch.offload")
+TRAINED_MODELS = ("mlp", "transformer")
 
 
 class TorchCase(Case):
@@ -30,7 +30,7 @@ class TorchCase(Case):
 
 def torch_ranks(workers: Workers) -> Group:
     """Two ranks with torch: the same for all cases under torch, and for no others, which its threads would disturb."""
-    return workers.ranks(num_ranks=2, preload=PRELOAD)
+    return workers.ranks(num_ranks=2, preload=_PRELOAD)
 
 
 def alone(workers: Workers, library: str | None = None) -> Group:

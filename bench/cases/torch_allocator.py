@@ -11,7 +11,7 @@ from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
 from ..harness.wire import Part
 from ..harness.workers import Workers
 from .registry import register
-from .torch import MODELS, PARTS, TorchCase, alone, torch_ranks
+from .torch import TORCH_PARTS, TRAINED_MODELS, TorchCase, alone, torch_ranks
 
 MALLOCS = ("jemalloc", "mimalloc")
 
@@ -21,7 +21,9 @@ class PreloadSide(PartSide):
 
     def __init__(self, workers: Workers, name: str, **arguments: object):
         self._library = find_library(name)
-        part = Part(alone(workers, self._library), f"{PARTS}.allocator:RawAlone", library=name, **arguments)
+        part = Part(
+            alone(workers, self._library), f"{TORCH_PARTS}.allocator:RawAlone", library=name, **arguments
+        )
         super().__init__(name, NO_SEMANTICS, part, "block", peer=name)
 
     def open(self) -> None:
@@ -41,15 +43,15 @@ class Raw(TorchCase):
     budget_s = 4.0
 
     def points(self, options: Options) -> Sequence[Point]:
-        return [Point(0, (("model", model),)) for model in MODELS]
+        return [Point(0, (("model", model),)) for model in TRAINED_MODELS]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         arguments: dict[str, object] = {
-            "model": point.setting("model", MODELS[0]),
+            "model": point.setting("model", TRAINED_MODELS[0]),
             "seed": workers.options.seed,
         }
-        part = Part(torch_ranks(workers), f"{PARTS}.allocator:Raw", **arguments)
-        apart = Part(alone(workers), f"{PARTS}.allocator:RawAlone", library="", **arguments)
+        part = Part(torch_ranks(workers), f"{TORCH_PARTS}.allocator:Raw", **arguments)
+        apart = Part(alone(workers), f"{TORCH_PARTS}.allocator:RawAlone", library="", **arguments)
         return [
             PartSide("pool", NO_SEMANTICS, part, transport="mapped"),
             PartSide("inactive", NO_SEMANTICS, part, detail="inactive"),
@@ -73,7 +75,7 @@ class Empty(TorchCase):
         return [Point(0)]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
-        part = Part(torch_ranks(workers), f"{PARTS}.allocator:Empty", seed=workers.options.seed)
+        part = Part(torch_ranks(workers), f"{TORCH_PARTS}.allocator:Empty", seed=workers.options.seed)
         return [
             PartSide("pool", NO_SEMANTICS, part, transport="mapped"),
             PartSide("inactive", NO_SEMANTICS, part, detail="inactive"),

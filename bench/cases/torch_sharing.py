@@ -11,7 +11,7 @@ from ..harness.wire import Part
 from ..harness.workers import Workers
 from .import_time import ConstantSide
 from .registry import register
-from .torch import PARTS, TorchCase, torch_ranks
+from .torch import TORCH_PARTS, TorchCase, torch_ranks
 
 TORCH_WAYS = ("file_descriptor", "share_memory")
 
@@ -30,7 +30,7 @@ class SharingCase(TorchCase):
         return [Point(4 * MIB)]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
-        part = Part(torch_ranks(workers), f"{PARTS}.sharing:Sharing", num_bytes=point.num_bytes)
+        part = Part(torch_ranks(workers), f"{TORCH_PARTS}.sharing:Sharing", num_bytes=point.num_bytes)
         chosen = (self.in_bytes,)
         return [
             PartSide("umem", NO_SEMANTICS, part, transport="mapped", arguments=chosen),

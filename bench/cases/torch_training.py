@@ -8,7 +8,7 @@ from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
 from ..harness.wire import Part
 from ..harness.workers import Workers
 from .registry import register
-from .torch import MODELS, PARTS, TorchCase, torch_ranks
+from .torch import TORCH_PARTS, TRAINED_MODELS, TorchCase, torch_ranks
 
 OTHER_WAYS = ("recompute", "staged", "file")
 
@@ -20,12 +20,12 @@ class TrainingCase(TorchCase):
     budget_s = 10.0
 
     def points(self, options: Options) -> Sequence[Point]:
-        return [Point(0, (("model", model),)) for model in MODELS]
+        return [Point(0, (("model", model),)) for model in TRAINED_MODELS]
 
     def part(self, workers: Workers, point: Point, name: str) -> Part:
         """The part that trains this point's model."""
-        model = point.setting("model", MODELS[0])
-        return Part(torch_ranks(workers), f"{PARTS}.{name}", model=model, seed=workers.options.seed)
+        model = point.setting("model", TRAINED_MODELS[0])
+        return Part(torch_ranks(workers), f"{TORCH_PARTS}.{name}", model=model, seed=workers.options.seed)
 
 
 @register

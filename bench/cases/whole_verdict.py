@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from ..harness.case import Case
-from ..harness.side import NO_HOME, Options, Point, Side
+from ..harness.side import HOME_NONE, Options, Point, Side
 from ..harness.workers import Workers
 from .import_time import ConstantSide
 from .registry import register
 from .startup import ProgramSide
 
 LIMIT_S = 90.0
-SCRIPT = """
+_SCRIPT = """
 import sys, tempfile
 from umem.cli import app
 with tempfile.TemporaryDirectory() as folder:
@@ -29,11 +29,14 @@ class WholeVerdict(Case):
     description = "umem verdict from start to end, against 90 s"
     limit_side = "seconds_90"
     most_samples = 1
-    home = NO_HOME
+    home = HOME_NONE
     budget_s = 0.0  # no part of itself
 
     def points(self, options: Options) -> Sequence[Point]:
         return [Point(0)]
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
-        return [ProgramSide("verdict", [sys.executable], SCRIPT), ConstantSide("seconds_90", LIMIT_S, "90 s")]
+        return [
+            ProgramSide("verdict", [sys.executable], _SCRIPT),
+            ConstantSide("seconds_90", LIMIT_S, "90 s"),
+        ]

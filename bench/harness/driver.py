@@ -19,7 +19,7 @@ from .timing import Depth, close_sides, measure, open_sides
 from .wire import CALL_TIMEOUT_S
 from .workers import Workers
 
-ROUNDS = 10  # blocks a side gets at a point of `umem bench`
+_ROUNDS = 10  # blocks a side gets at a point of `umem bench`
 
 
 class Bench(Workers):
@@ -47,9 +47,9 @@ class Bench(Workers):
         return Results(self.machine, tuple(rows), tuple(notes))
 
     def depth(self, case: Case) -> Depth:
-        """The depth of `umem bench`: --iters samples a side and point, in ROUNDS blocks."""
-        per_block = max(1, -(-self.options.iters // ROUNDS))
-        return Depth(min(ROUNDS, self.options.iters), min(per_block, case.most_samples), self.options.warmup)
+        """The depth of `umem bench`: --iters samples a side and point, in _ROUNDS blocks."""
+        per_block = max(1, -(-self.options.iters // _ROUNDS))
+        return Depth(min(_ROUNDS, self.options.iters), min(per_block, case.most_samples), self.options.warmup)
 
     def measure_point(self, case: Case, point: Point, depth: Depth) -> Results:
         """The rows of all sides of one point, measured in turns."""

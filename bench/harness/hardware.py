@@ -27,9 +27,9 @@ from umem import limits
 from umem.errors import Waived
 from umem.files import cached
 
-SOURCE = Path(__file__).with_name("hardware.c")
+_SOURCE = Path(__file__).with_name("hardware.c")
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
-COMPILE_TIMEOUT_S = 60
+_COMPILE_TIMEOUT_S = 60
 MAX_POLLS = 1 << 30  # about a second of polling: a peer that never answers ends the measurement
 
 # Name of each function in hardware.c and how many int64 arguments it takes.
@@ -78,7 +78,7 @@ def load() -> Limits:
         raise Waived("no C compiler (cc, gcc or clang) on this machine to measure its limits with")
     folder = cached.folder(f"limits-{_machine_key(compiler)}", ready="limits.so")
     if folder is None:
-        raise Waived(f"there is no folder for the compiled {SOURCE.name}: {cached.WAY_OUT}")
+        raise Waived(f"there is no folder for the compiled {_SOURCE.name}: {cached.WAY_OUT}")
     library = folder / "limits.so"
     if not library.exists():
         _compile(compiler, library)
@@ -140,7 +140,7 @@ def _machine_key(compiler: str) -> str:
     """Hash of all that a build depends on: the source, the flags, the compiler, the processor."""
     cpuinfo = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     features = [line for line in cpuinfo.splitlines() if line.startswith(("flags", "Features", "model name"))]
-    parts = [SOURCE.read_text(), *FLAGS, os.path.realpath(compiler), platform.machine(), *features]
+    parts = [_SOURCE.read_text(), *FLAGS, os.path.realpath(compiler), platform.machine(), *features]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -148,13 +148,13 @@ def _compile(compiler: str, library: Path) -> None:
     """Build into a temporary file and rename: two processes that build at once both end with a whole file."""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [compiler, *FLAGS, "-o", str(built), str(SOURCE)]
+        command = [compiler, *FLAGS, "-o", str(built), str(_SOURCE)]
         try:
             result = subprocess.run(
-                command, check=False, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
+                command, check=False, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S
             )
         except subprocess.TimeoutExpired:
-            raise Waived(f"{compiler} did not compile hardware.c within {COMPILE_TIMEOUT_S} s") from None
+            raise Waived(f"{compiler} did not compile hardware.c within {_COMPILE_TIMEOUT_S} s") from None
         if result.returncode != 0:
             raise Waived(f"{compiler} cannot compile hardware.c: {result.stderr.strip()[-400:]}")
         os.replace(built, library)

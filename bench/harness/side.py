@@ -18,7 +18,7 @@ SEMANTICS = ("load_store", "rma", "message", "staged", "near")
 PEERS = ("ucx_perftest", "gloo", "mpi", "ucxx")
 WORLDS = tuple(KINDS)
 NO_SEMANTICS = "none"  # of rows that move no bytes between ranks: limits, start-up
-NO_HOME = "none"  # of rows that use no rank's memory
+HOME_NONE = "none"  # of rows that use no rank's memory
 STREAM_WINDOW = 16  # messages in flight of a stream, unless its point has the setting `window`
 
 

@@ -19,9 +19,15 @@ matplotlib.use("Agg")
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 PANEL_INCHES = (6.4, 3.6)
-MEMORY, MESSAGE, OTHER = "#1668b8", "#d1532b", "#8a8a8a"
-COLOURS = {"load_store": MEMORY, "near": "#2a9d8f", "rma": "#6a4c93", "message": MESSAGE, "staged": "#e9a23b"}
-CACHED = {
+_MEMORY, _MESSAGE, OTHER = "#1668b8", "#d1532b", "#8a8a8a"
+COLOURS = {
+    "load_store": _MEMORY,
+    "near": "#2a9d8f",
+    "rma": "#6a4c93",
+    "message": _MESSAGE,
+    "staged": "#e9a23b",
+}
+_CACHED = {
     "back": "#0b3c6f",
     "through": "#5fa8e8",
     "private": "#9bb8d3",
@@ -99,7 +105,7 @@ def _side(row: Row) -> tuple[str, str, str | None, str]:
 
 
 def _colour(row: Row) -> str:
-    return CACHED.get(row.cache) or COLOURS.get(row.semantics, OTHER)
+    return _CACHED.get(row.cache) or COLOURS.get(row.semantics, OTHER)
 
 
 def _side_label(row: Row) -> str:
@@ -119,7 +125,7 @@ def steps_figure(steps: Sequence[tuple[str, float]], memory_us: float | None, ti
         start += time_us
     bars = ["staged"]
     if memory_us is not None:
-        axes.barh(1, memory_us, color=MEMORY, label=f"load/store {memory_us:.3g} us")
+        axes.barh(1, memory_us, color=_MEMORY, label=f"load/store {memory_us:.3g} us")
         bars.append("load/store")
     axes.set_yticks(range(len(bars)), bars)
     axes.set_xlabel("microseconds (p50)")

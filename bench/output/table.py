@@ -28,7 +28,7 @@ HEADINGS = (
     ("status", "left"),
 )
 
-FAR_NS = 250  # measured on Zen 5: 90-130 ns within a cache complex, about 450 between two
+_FAR_NS = 250  # measured on Zen 5: 90-130 ns within a cache complex, about 450 between two
 SAME_DRAM = "peer = memory of another rank on this host, which is the same DRAM as one's own"
 OTHER_HOST = "peer = memory of a rank in another network namespace of this machine, reached by tcp"
 UNMAPPED = "peer = memory of another rank on this host that is not mapped here, the same DRAM as one's own"
@@ -52,11 +52,11 @@ def core_distance(ping_pong_ns: Sequence[float]) -> str:
     A virtual machine's host may move its cores at any time.
     """
     best, worst = min(ping_pong_ns), max(ping_pong_ns)
-    if best < FAR_NS <= worst:
+    if best < _FAR_NS <= worst:
         times = " and later ".join(f"{one:.0f}" for one in ping_pong_ns)
         return f"a line goes to the other core and back in {times} ns: the host moves the cores, near and far"
     near, far = "the cores share a cache", "the cores are far apart, on two cache complexes"
-    where = near if best < FAR_NS else far
+    where = near if best < _FAR_NS else far
     return f"a line goes to the other core and back in {best:.0f} ns at best: {where}"
 
 

@@ -26,7 +26,7 @@ from ..harness import hardware
 from ..harness.stats import Samples
 from .base import SpacePart
 
-CLIENT, HOME = 0, 1
+CLIENT, _HOME = 0, 1
 GAP_S = 500e-6  # between operations: longer than any spin, so that both sides sleep
 ENDLESS = 1 << 60  # rounds
 MEET_TIMEOUT_S = 20.0
@@ -50,22 +50,22 @@ class Home(SpacePart):
     def __init__(self, space: Space, folder: str):
         super().__init__(space)
         hardware.load()
-        self.word = self.shared(64, home=HOME).address
+        self.word = self.shared(64, home=_HOME).address
         self.num_added = 0
-        self.words = self.shared(8 * MAX_SAMPLES, home=HOME).address
+        self.words = self.shared(8 * MAX_SAMPLES, home=_HOME).address
         self.random = np.random.default_rng(space.rank)
         self.threads: list[threading.Thread] = []
         self.connection: socket.socket | None = None
         self.socket: socket.socket | None = None
         self.fds: list[int] = []
-        if self.rank <= HOME:
+        if self.rank <= _HOME:
             self._meet(os.path.join(folder, "eventfds"))
-            if space.world.hosts[CLIENT] != space.world.hosts[HOME]:
+            if space.world.hosts[CLIENT] != space.world.hosts[_HOME]:
                 self._connect(os.path.join(folder, "tcp"))
         space.barrier()
 
     def _meet(self, path: str) -> None:
-        if self.rank == HOME:
+        if self.rank == _HOME:
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.settimeout(MEET_TIMEOUT_S)
                 listener.bind(path)
@@ -84,7 +84,7 @@ class Home(SpacePart):
 
     def _connect(self, key: str) -> None:
         world = self.space.world
-        if self.rank == HOME:
+        if self.rank == _HOME:
             with socket.create_server((world.ip_address, 0)) as listener:
                 listener.settimeout(MEET_TIMEOUT_S)
                 world.set(key, json.dumps(listener.getsockname()).encode())
@@ -106,7 +106,7 @@ class Home(SpacePart):
 
     def hold(self, duration_s: float) -> None:
         """Make one call that keeps the GIL for `duration_s`, after a byte that tells the client that it begins."""
-        if self.rank != HOME:
+        if self.rank != _HOME:
             return
         assert self.socket is not None
         call = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(burn.address)
@@ -151,7 +151,7 @@ class Home(SpacePart):
     def alloc(self, num_samples: int) -> Samples:
         """Allocate 4 KiB of the home's memory, freed outside the timing."""
         found: list[int] = []
-        samples = self._each(num_samples, lambda _: found.append(self.space.alloc(ALLOC_BYTES, home=HOME)))
+        samples = self._each(num_samples, lambda _: found.append(self.space.alloc(ALLOC_BYTES, home=_HOME)))
         self.expect(len(set(found)) == num_samples)
         for address in found:
             self.space.free(address)

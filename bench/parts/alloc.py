@@ -18,12 +18,12 @@ from ..harness import hardware
 from ..harness.stats import Samples
 from .base import SpacePart
 
-HOME = 0  # both ranks allocate from its memory
+_HOME = 0  # both ranks allocate from its memory
 ALIGN = 64
 NUM_LIVE = 1024  # powers of two, as malloc_churn wants them
 NUM_SIZES = 256
-MIN_BYTES, MAX_BYTES = 64, 4096
-NUM_PAIRS = 5000  # a sample
+_MIN_BYTES, MAX_BYTES = 64, 4096
+_NUM_PAIRS = 5000  # a sample
 SEED_WORD = 88172645463325252  # of xorshift64, as in malloc_churn
 
 
@@ -63,19 +63,19 @@ class Churn(SpacePart):
     def __init__(self, space: Space, contended: int, seed: int):
         super().__init__(space)
         self.contended = bool(contended)
-        spread = np.random.default_rng(seed).uniform(np.log(MIN_BYTES), np.log(MAX_BYTES), NUM_SIZES)
+        spread = np.random.default_rng(seed).uniform(np.log(_MIN_BYTES), np.log(MAX_BYTES), NUM_SIZES)
         self.sizes = np.exp(spread).astype(np.int64)
         self.live = np.zeros(NUM_LIVE, np.int64)
         self.live_of_libc = np.zeros(NUM_LIVE, np.int64)
-        space.heap.free(space.heap.alloc(MIN_BYTES, home=HOME))  # opens this thread's magazine
-        site = space.heap.sites.at_home(HOME)
+        space.heap.free(space.heap.alloc(_MIN_BYTES, home=_HOME))  # opens this thread's magazine
+        site = space.heap.sites.at_home(_HOME)
         self.site = (site.metadata, site.magazines[threading.get_ident()])
 
     def umem(self, num_samples: int) -> Samples | None:
         """Pairs of alloc and free on umem's heap."""
         samples = self._run(num_samples, self._churn_heap)
         found = np.sort(self.live[self.live != 0])
-        self.expect(bool((found % ALIGN == 0).all() and (np.diff(found) >= MIN_BYTES).all()))
+        self.expect(bool((found % ALIGN == 0).all() and (np.diff(found) >= _MIN_BYTES).all()))
         return samples
 
     def glibc(self, num_samples: int) -> Samples | None:
@@ -84,15 +84,15 @@ class Churn(SpacePart):
 
     def _run(self, num_samples: int, churn: Callable[[], int]) -> Samples | None:
         if self.contended:
-            return self.timed(num_samples, NUM_PAIRS, churn if self.rank < 2 else lambda: OK)
-        return self.alone(num_samples, NUM_PAIRS, churn)
+            return self.timed(num_samples, _NUM_PAIRS, churn if self.rank < 2 else lambda: OK)
+        return self.alone(num_samples, _NUM_PAIRS, churn)
 
     def _churn_heap(self) -> int:
-        words = (self.live.ctypes.data, NUM_LIVE, self.sizes.ctypes.data, NUM_SIZES, NUM_PAIRS)
+        words = (self.live.ctypes.data, NUM_LIVE, self.sizes.ctypes.data, NUM_SIZES, _NUM_PAIRS)
         return int(heap_churn(self.space.control, *self.site, *words))
 
     def _churn_libc(self) -> int:
-        words = (self.live_of_libc.ctypes.data, NUM_LIVE, self.sizes.ctypes.data, NUM_SIZES, NUM_PAIRS)
+        words = (self.live_of_libc.ctypes.data, NUM_LIVE, self.sizes.ctypes.data, NUM_SIZES, _NUM_PAIRS)
         if hardware.load().malloc_churn(*words):
             raise UmemError("malloc failed")
         return OK

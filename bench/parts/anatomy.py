@@ -8,7 +8,7 @@ import numpy as np
 
 from umem.errors import FabricMissing, Waived
 from umem.fabric.staged import STEPS, Staged
-from umem.fabric.ucx.library import FIX
+from umem.fabric.ucx.library import INSTALL_UCX
 from umem.kernels.data.copy import cpu_copy_2d, default_stream_bytes
 from umem.kernels.status import OK
 from umem.space.space import Space
@@ -16,7 +16,7 @@ from umem.space.space import Space
 from ..harness.stats import Samples
 from .base import SpacePart
 
-OWNER, READER = 1, 0
+_OWNER, READER = 1, 0
 STRIDE_FACTOR = 2  # the slice is every other row of a matrix
 SENDER_STEPS = STEPS[:2]
 
@@ -28,10 +28,10 @@ class Slice(SpacePart):
         super().__init__(space)
         self.num_rows, self.row_bytes = num_rows, row_bytes
         self.stride = STRIDE_FACTOR * row_bytes
-        self.matrix = self.shared(num_rows * self.stride, home=OWNER)
+        self.matrix = self.shared(num_rows * self.stride, home=_OWNER)
         self.target = np.zeros(num_rows * row_bytes, np.uint8)
         self.expected = (np.arange(num_rows * self.stride) % 251).astype(np.uint8)
-        if self.rank == OWNER:
+        if self.rank == _OWNER:
             self.matrix.write(self.expected)
         space.barrier()
         self._staged: Staged | None = None
@@ -62,10 +62,10 @@ class Slice(SpacePart):
         for sample in range(num_samples):
             self.space.barrier()
             begin_ns = time.perf_counter_ns()
-            if self.rank == OWNER:
+            if self.rank == _OWNER:
                 path.send(READER, self.space.pointer(self.matrix.address), *rows, self.stride)
             elif self.rank == READER:
-                path.recv(OWNER, self.target.ctypes.data, *rows, self.row_bytes)
+                path.recv(_OWNER, self.target.ctypes.data, *rows, self.row_bytes)
             samples[sample] = (time.perf_counter_ns() - begin_ns) * 1e-9
             for step in STEPS:
                 steps[step][sample] = path.step_ns[step] * 1e-9
@@ -78,12 +78,12 @@ class Slice(SpacePart):
     def step(self, num_samples: int, name: str) -> Samples | None:
         """Seconds of step `name` in the last `staged` block, from the rank that does the step."""
         self._path()  # raises where no `staged` block could run
-        return self._steps.get(name) if self.rank == (OWNER if name in SENDER_STEPS else READER) else None
+        return self._steps.get(name) if self.rank == (_OWNER if name in SENDER_STEPS else READER) else None
 
     def _path(self) -> Staged:
         if self._staged is None:
             if self.space.fabric is None:
-                raise FabricMissing(f"the staged path sends messages. Fix: {FIX}")
+                raise FabricMissing(f"the staged path sends messages. Fix: {INSTALL_UCX}")
             if self.space.num_ranks < 2:
                 raise Waived("the staged path needs two ranks")
             world = self.space.world

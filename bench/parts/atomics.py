@@ -19,11 +19,11 @@ from . import message_loops as loops
 from .base import SpacePart
 from .message import UcxPart
 
-HOME = 1
-BATCH = 1000
+HOME_SIDE = 1
+_BATCH = 1000
 WORD_BYTES = 8
 
-KERNELS = {
+_KERNELS = {
     "fetch_add": cpu_count_by_fetch_add,
     "compare_swap": cpu_count_by_compare_swap,
     "exchange": None,  # takes values, so it is called below
@@ -41,14 +41,14 @@ class Word(SpacePart):
     def __init__(self, space: Space, operation: str, contended: int):
         super().__init__(space)
         self.operation, self.contended = operation, bool(contended)
-        self.word = self.shared(128, home=HOME).address
+        self.word = self.shared(128, home=HOME_SIDE).address
         self.expected = 0  # value of the word, as rank 0 knows it
 
     def load_store(self, num_samples: int) -> Samples | None:
         """umem's kernel."""
         if self.operation == "exchange":
             return self._run(num_samples, self._exchange)
-        kernel = KERNELS[self.operation]
+        kernel = _KERNELS[self.operation]
         assert kernel is not None
         return self._run(num_samples, kernel.compiled)
 
@@ -67,7 +67,7 @@ class Word(SpacePart):
             operand, _ = operands(self.operation, self.expected)
             desired = [self.expected + 1] if self.operation == "compare_swap" else []
             begin = time.perf_counter_ns()
-            old = ask(HOME, self.word, operand, *desired, WORD_BYTES)
+            old = ask(HOME_SIDE, self.word, operand, *desired, WORD_BYTES)
             samples[sample] = (time.perf_counter_ns() - begin) * 1e-9
             self.expect(old == self.expected)
             self.expected += 1
@@ -81,22 +81,22 @@ class Word(SpacePart):
 
     def _run(self, num_samples: int, act: Callable[[int, int], int]) -> Samples | None:
         def batch() -> int:
-            act(self.word, BATCH)
+            act(self.word, _BATCH)
             return OK
 
         if not self.contended:
             if not self.is_timed:
                 return None
-            return self.alone(num_samples, BATCH, lambda: self._counted(batch, 1))
-        samples = self.timed(num_samples, BATCH, batch if self.rank <= HOME else lambda: OK)
+            return self.alone(num_samples, _BATCH, lambda: self._counted(batch, 1))
+        samples = self.timed(num_samples, _BATCH, batch if self.rank <= HOME_SIDE else lambda: OK)
         self.space.barrier()
-        self.expected += 2 * BATCH * num_samples
+        self.expected += 2 * _BATCH * num_samples
         self._check()
         return samples
 
     def _counted(self, batch: Callable[[], int], num_lanes: int) -> int:
         code = batch()
-        self.expected += num_lanes * BATCH
+        self.expected += num_lanes * _BATCH
         return code
 
     def _check(self) -> None:
@@ -116,7 +116,7 @@ class RemoteWord(UcxPart):
     def __init__(self, space: Space, operation: str):
         super().__init__(space)
         self.operation = operation
-        self.word = self.shared(128, home=HOME).address
+        self.word = self.shared(128, home=HOME_SIDE).address
         self.num_done = 0  # value of the word
 
     def rma(self, num_samples: int) -> Samples | None:
@@ -124,7 +124,7 @@ class RemoteWord(UcxPart):
         if not self.is_timed:
             return None
         address = self.space.segments.remote_address(self.word)
-        reach = self.fabric.peers[HOME].words
+        reach = self.fabric.peers[HOME_SIDE].words
         first = self.num_done
         operand, operand_step = operands(self.operation, first)
         replies = np.full(num_samples, -1)
@@ -133,7 +133,7 @@ class RemoteWord(UcxPart):
             code = loops.atomic(
                 self.port.address,
                 reach.endpoint.handle,
-                HOME,
+                HOME_SIDE,
                 UCX_OPERATIONS[self.operation],
                 first,
                 operand,

@@ -16,7 +16,7 @@ from ..harness import hardware
 from ..harness.stats import Samples
 from .base import SpacePart
 
-HOME = 1  # rank whose memory is read
+_HOME = 1  # rank whose memory is read
 CHECKED_WORDS = 4096
 MIN_SAMPLE_BYTES = 1 << 20  # a sample of small copies is a batch of them
 
@@ -30,10 +30,10 @@ class Copy(SpacePart):
         self.num_buffers = max(1, rotation_bytes // num_bytes)
         self.batch = max(1, MIN_SAMPLE_BYTES // num_bytes)
         total = self.num_buffers * num_bytes
-        self.src = self.shared(total, home=HOME)
+        self.src = self.shared(total, home=_HOME)
         self.next = 0
         self.random = np.random.default_rng(seed)
-        if self.rank == HOME:
+        if self.rank == _HOME:
             self.src.numpy().view(np.int64)[:] = np.arange(total // 8)
         if self.is_timed:
             room = np.ones(total + 64, np.uint8)

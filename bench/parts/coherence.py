@@ -21,8 +21,8 @@ from . import coherence_loops as loops
 from .base import BLOCK_TIMEOUT_S, SpacePart
 from .message import Message
 
-HOME = 1
-LINE = 128
+HOME_SIDE = 1
+LINE_BYTES = 128
 UNIT_BATCH = 10_000
 COPIES_A_SAMPLE = 50
 LEAST_MISSES = 0.9  # of accesses, in a walk round more lines than the sets of the cache hold
@@ -37,7 +37,7 @@ class CachedPart(SpacePart):
         self._at_last = space.cache.counters()
         self._counted: Counter[str] = Counter()
 
-    def lines(self, num_bytes: int, home: int = HOME, line: int = LINE) -> int:
+    def lines(self, num_bytes: int, home: int = HOME_SIDE, line: int = LINE_BYTES) -> int:
         """Address of `num_bytes` of zeroed memory at `home`, one for all ranks. Collective."""
         name = self.next_name()
         return self.keep(
@@ -102,7 +102,7 @@ class Hits(CachedPart):
     def __init__(self, space: Space, attribute: str, num_threads: int, num_lines: int, num_accesses: int):
         super().__init__(space, attribute)
         self.num_threads, self.num_lines, self.num_accesses = num_threads, num_lines, num_accesses
-        self.base = self.lines(num_lines * LINE)
+        self.base = self.lines(num_lines * LINE_BYTES)
         self.words = np.zeros(num_lines, np.int64)  # the expected values
 
     def load(self, num_samples: int) -> Samples | None:
@@ -125,7 +125,7 @@ class Hits(CachedPart):
 
     def _each(self, num_samples: int, loop: Any, after: Callable[[int], None]) -> Samples | None:
         def run() -> int:
-            after(self.settled(loop, self.base, LINE, self.num_lines - 1, last=self.num_accesses))
+            after(self.settled(loop, self.base, LINE_BYTES, self.num_lines - 1, last=self.num_accesses))
             return OK
 
         return self.alone(num_samples, self.num_accesses, run)
@@ -149,7 +149,9 @@ class Hits(CachedPart):
             if others:
                 os.sched_setaffinity(0, others)  # of this thread alone
             while not is_over.is_set():
-                self.settled(loops.load_each, self.base, LINE, self.num_lines - 1, last=self.num_accesses)
+                self.settled(
+                    loops.load_each, self.base, LINE_BYTES, self.num_lines - 1, last=self.num_accesses
+                )
                 has_begun.set()
 
         if (os.cpu_count() or 1) < 2:
@@ -171,18 +173,18 @@ class Lines(CachedPart):
         super().__init__(space, attribute)
         self.num_bytes = num_bytes
         self.block = self.lines(num_bytes, line=line)
-        own = np.zeros(2 * num_bytes + LINE, np.uint8)
-        first = -own.ctypes.data % LINE
+        own = np.zeros(2 * num_bytes + LINE_BYTES, np.uint8)
+        first = -own.ctypes.data % LINE_BYTES
         self.src, self.dst = (own[first + i * num_bytes : first + (i + 1) * num_bytes] for i in (0, 1))
         self.number = 0
 
     def read(self, num_samples: int) -> Samples | None:
         """Lines to own memory."""
-        return self._copies(num_samples, loops.READ, self.block, self.dst)
+        return self._copies(num_samples, loops.WORK_READ, self.block, self.dst)
 
     def write(self, num_samples: int) -> Samples | None:
         """Own memory to lines."""
-        samples = self._copies(num_samples, loops.WRITE, self.block, self.src)
+        samples = self._copies(num_samples, loops.WORK_WRITE, self.block, self.src)
         if self.is_timed:
             self.space.get(self.dst, self.block)
             self.expect(bool((self.dst == self.src).all()))
@@ -190,14 +192,14 @@ class Lines(CachedPart):
 
     def plain(self, num_samples: int) -> Samples | None:
         """Own memory to own memory, by the kernel that copies vectors."""
-        return self._copies(num_samples, loops.READ_RAW, self.src.ctypes.data, self.dst)
+        return self._copies(num_samples, loops.WORK_READ_RAW, self.src.ctypes.data, self.dst)
 
     def _copies(self, num_samples: int, operation: int, block: int, own: np.ndarray) -> Samples | None:
         if not self.is_timed:
             return None
         self.number += 1
         self.src[:] = self.number & 255
-        if operation == loops.READ:
+        if operation == loops.WORK_READ:
             self.space.put(self.block, self.src)
         arguments = operation, block, own.ctypes.data, self.num_bytes
 
@@ -206,7 +208,7 @@ class Lines(CachedPart):
             return OK
 
         samples = self.alone(num_samples, COPIES_A_SAMPLE, run)
-        if operation != loops.WRITE:
+        if operation != loops.WORK_WRITE:
             self.expect(bool((self.dst == self.src).all()))
         return samples
 
@@ -220,7 +222,7 @@ class Misses(CachedPart):
     def __init__(self, space: Space, attribute: str, num_lines: int, num_accesses: int):
         super().__init__(space, attribute)
         self.num_lines, self.num_accesses = num_lines, num_accesses
-        self.base = self.lines(num_lines * LINE)
+        self.base = self.lines(num_lines * LINE_BYTES)
         self.words = np.zeros(num_lines, np.int64)  # the expected values
         self.at = 0
 
@@ -239,7 +241,7 @@ class Misses(CachedPart):
 
         def walk(num_accesses: int = self.num_accesses) -> int:
             first, self.at = self.at, self.at + num_accesses
-            arguments = self.base, LINE, self.num_lines - 1
+            arguments = self.base, LINE_BYTES, self.num_lines - 1
             walks.append((self.at, self.settled(loop, *arguments, first=first, last=self.at)))
             return OK
 
@@ -273,7 +275,7 @@ class Upgrades(CachedPart):
     def __init__(self, space: Space, attribute: str, num_lines: int):
         super().__init__(space, attribute)
         self.num_lines = num_lines
-        self.base = self.lines(num_lines * LINE)
+        self.base = self.lines(num_lines * LINE_BYTES)
 
     def store(self, num_samples: int) -> Samples | None:
         """Stores that upgrade shared copies; before each sample the home's loads make rank 0's owned lines shared."""
@@ -284,7 +286,7 @@ class Upgrades(CachedPart):
             self.expect(self.since().get("upgrades") == num_samples * self.num_lines)
         self.space.barrier()
         expected = sum(range(self.num_lines))
-        self.expect(self.rank != HOME or self._access(loops.load_each, HOME) == expected)
+        self.expect(self.rank != HOME_SIDE or self._access(loops.load_each, HOME_SIDE) == expected)
         return samples
 
     def _store(self) -> int:
@@ -293,13 +295,13 @@ class Upgrades(CachedPart):
 
     def _share(self) -> None:
         self.space.barrier()
-        self._access(loops.load_each, HOME)
+        self._access(loops.load_each, HOME_SIDE)
 
     def _access(self, loop: Any, rank: int = 0) -> int:
         """Run `loop` over all lines, by one rank; returns its sum."""
         if self.rank != rank:
             return 0
-        return self.settled(loop, self.base, LINE, self.num_lines - 1, last=self.num_lines)
+        return self.settled(loop, self.base, LINE_BYTES, self.num_lines - 1, last=self.num_lines)
 
 
 class Asked(Message):

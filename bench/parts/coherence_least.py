@@ -26,15 +26,15 @@ from umem.space.space import Space
 
 from ..harness.stats import Samples
 from .base import SpacePart
-from .coherence_loops import GROUP
+from .coherence_loops import COHERENCE_LOOPS
 
-LINE, LINE_WORDS = 128, 16
+LINE_BYTES, LINE_WORDS = 128, 16
 VICTIM_STEP = 7  # odd: a walk through the slots that meets each, and not in the order of lines
 LOCKED = 1
 _EACH = "UniTuple(int64, 2)(int64, int64, int64, int64, int64, int64, int64)"
 
 
-@cpu_kernel(_EACH, group=GROUP)
+@cpu_kernel(_EACH, group=COHERENCE_LOOPS)
 def load_each(tags, copies, directory, home, mask, first, last):
     """Load a word of line i & mask for every i, between two loads of its tag: (number of accesses, sum of words)."""
     total, done, i = 0, 0, first
@@ -56,7 +56,7 @@ def pin(tags, slot, tag):
     return compare_swap_i64(tags, slot, tag, in_state(tag, PINNED)) == tag
 
 
-@cpu_kernel(_EACH, group=GROUP)
+@cpu_kernel(_EACH, group=COHERENCE_LOOPS)
 def store_each(tags, copies, directory, home, mask, first, last):
     """Store i to such a word for every i, the slot pinned meanwhile: (number of accesses, 0)."""
     done, i = 0, first
@@ -71,7 +71,7 @@ def store_each(tags, copies, directory, home, mask, first, last):
     return done, 0
 
 
-@cpu_kernel(_EACH, group=GROUP)
+@cpu_kernel(_EACH, group=COHERENCE_LOOPS)
 def add_each(tags, copies, directory, home, mask, first, last):
     """Add 1 to such a word for every i, the slot pinned meanwhile: (number of accesses, 0)."""
     done, i = 0, first
@@ -102,13 +102,13 @@ def fill(tags, copies, directory, home, line, slot, state):
     is_locked, word = lock(directory, line)
     if not is_locked:
         return 0
-    copy_line(copies + slot * LINE, home + line * LINE, LINE)
+    copy_line(copies + slot * LINE_BYTES, home + line * LINE_BYTES, LINE_BYTES)
     store_release_i64(tags, slot, line << TAG_STATE_BITS | state)
     store_release_i64(directory, line, word)
     return 1
 
 
-@cpu_kernel(_EACH, group=GROUP)
+@cpu_kernel(_EACH, group=COHERENCE_LOOPS)
 def read_each(tags, copies, directory, home, mask, first, last):
     """Copy line i & mask into a slot and load a word of it, for every i: (number of accesses, sum of the words)."""
     total, done, i = 0, 0, first
@@ -120,7 +120,7 @@ def read_each(tags, copies, directory, home, mask, first, last):
     return done, total
 
 
-@cpu_kernel(_EACH, group=GROUP)
+@cpu_kernel(_EACH, group=COHERENCE_LOOPS)
 def write_each(tags, copies, directory, home, mask, first, last):
     """Write back the line of a slot, copy another one into it, and store to it: (number of accesses, 0)."""
     done, i = 0, first
@@ -130,7 +130,7 @@ def write_each(tags, copies, directory, home, mask, first, last):
         victim = tag >> TAG_STATE_BITS
         is_locked, word = lock(directory, victim)
         if is_locked and compare_swap_i64(tags, slot, tag, in_state(tag, FILLING)) == tag:
-            copy_line(home + victim * LINE, copies + slot * LINE, LINE)
+            copy_line(home + victim * LINE_BYTES, copies + slot * LINE_BYTES, LINE_BYTES)
             store_release_i64(tags, slot, in_state(tag, INVALID))
             store_release_i64(directory, victim, word)
             done += fill(tags, copies, directory, home, line, slot, MODIFIED)
@@ -150,7 +150,7 @@ class Least(SpacePart):
         self.num_lines, self.num_accesses = num_lines, num_accesses
         self.num_rounds, self.at = num_accesses // num_lines, 0
         room = np.zeros(2 * num_lines * (LINE_WORDS + 1) + LINE_WORDS, np.int64)
-        aligned = room[-room.ctypes.data % LINE // 8 :]
+        aligned = room[-room.ctypes.data % LINE_BYTES // 8 :]
         ends = np.cumsum([num_lines * LINE_WORDS] * 2 + [num_lines] * 2)
         self.home, self.copies, self.tags, self.directory = np.split(aligned, ends)[:4]
         self.tags[:] = np.arange(num_lines) << TAG_STATE_BITS | MODIFIED

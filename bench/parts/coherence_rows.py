@@ -10,7 +10,7 @@ from umem.space.space import Space
 from ..harness.stats import Samples
 from . import coherence_loops as loops
 from .base import SpacePart, check
-from .coherence import HOME, CachedPart
+from .coherence import HOME_SIDE, CachedPart
 from .message import UcxPart
 
 ROW_BYTES = 256
@@ -41,7 +41,7 @@ class Draws:
 
 def fill(part: SpacePart, table: int, num_rows: int) -> None:
     """Row i begins with i, by the home. Collective."""
-    if part.rank == HOME:
+    if part.rank == HOME_SIDE:
         for first in range(0, num_rows, FILL_ROWS):
             rows = np.zeros((min(FILL_ROWS, num_rows - first), ROW_BYTES // 8), np.int64)
             rows[:, 0] = first + np.arange(len(rows))
@@ -82,12 +82,12 @@ class FetchedRows(UcxPart):
     def __init__(self, space: Space, num_rows: int, num_draws: int, num_reads: int, seed: int):
         super().__init__(space)
         self.num_reads = num_reads
-        self.table = self.shared(num_rows * ROW_BYTES, HOME).address
+        self.table = self.shared(num_rows * ROW_BYTES, HOME_SIDE).address
         fill(self, self.table, num_rows)
         if self.is_timed:
             self.draws, self.own = Draws(num_rows, num_draws, seed), np.zeros(ROW_BYTES, np.uint8)
             self.remote = space.segments.remote_address(self.table)
-            reach = self.fabric.peers[HOME].memory
+            reach = self.fabric.peers[HOME_SIDE].memory
             self.reach, self.key = reach.endpoint.handle, reach.key(self.remote, num_rows * ROW_BYTES)
 
     def get(self, num_samples: int) -> Samples | None:
@@ -96,7 +96,15 @@ class FetchedRows(UcxPart):
 
     def _get(self) -> int:
         rows = self.draws.next(self.num_reads)
-        place = self.reach, HOME, self.key, self.remote, ROW_BYTES, rows.ctypes.data, self.own.ctypes.data
+        place = (
+            self.reach,
+            HOME_SIDE,
+            self.key,
+            self.remote,
+            ROW_BYTES,
+            rows.ctypes.data,
+            self.own.ctypes.data,
+        )
         code, total = loops.get_rows(self.port.address, *place, len(rows), self.deadline_ns())
         check(code)
         self.expect(total == int(rows.sum()))

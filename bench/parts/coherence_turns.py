@@ -15,7 +15,7 @@ from umem.world.spec import MAPPED
 from ..harness.stats import Samples
 from . import coherence_loops as loops
 from .base import BLOCK_TIMEOUT_S
-from .coherence import LINE, CachedPart
+from .coherence import LINE_BYTES, CachedPart
 from .latency import Line
 
 SIDES = 2  # ranks that take part
@@ -61,8 +61,8 @@ class Turns(CachedPart):
         super().__init__(space, attribute)
         self.num_bytes, self.num_turns = num_bytes, num_turns
         loops.take_turns.load()  # the first time it compiles: not while the other rank waits for its turn
-        self.turn = self.lines(LINE + num_bytes, home=third_rank(space.num_ranks))
-        self.block = self.turn + LINE
+        self.turn = self.lines(LINE_BYTES + num_bytes, home=third_rank(space.num_ranks))
+        self.block = self.turn + LINE_BYTES
         self.own = np.zeros(max(num_bytes, 8), np.uint8)
         self.num_done = 0  # turns of a rank, in all
         self._cores = OwnCores(space.rank)
@@ -71,20 +71,20 @@ class Turns(CachedPart):
 
     def update(self, num_samples: int) -> Samples | None:
         """Each rank adds 1 to a word of every line; with a block of 0 bytes a turn is the hand-over alone."""
-        samples = self._take_turns(num_samples, (loops.ADD, loops.ADD))
+        samples = self._take_turns(num_samples, (loops.WORK_ADD, loops.WORK_ADD))
         self.num_done += num_samples * self.num_turns
         self.space.barrier()
         if self.rank == 0:
             words = np.zeros(self.num_bytes // 8, np.int64)
             if self.num_bytes:
                 self.space.get(words, self.block)
-            self.expect(bool((words[:: LINE // 8] == SIDES * self.num_done).all()))
+            self.expect(bool((words[:: LINE_BYTES // 8] == SIDES * self.num_done).all()))
         self.space.barrier()
         return None if samples is None else samples / SIDES
 
     def transfer(self, num_samples: int) -> Samples | None:
         """Rank 0 writes the block, rank 1 reads it; a sample is both."""
-        return self._take_turns(num_samples, (loops.WRITE, loops.READ))
+        return self._take_turns(num_samples, (loops.WORK_WRITE, loops.WORK_READ))
 
     def _take_turns(self, num_samples: int, works: tuple[int, int]) -> Samples | None:
         number = 0
@@ -95,12 +95,12 @@ class Turns(CachedPart):
             self.space.barrier()
             if self.rank == 0:
                 self.space.store(self.turn, 0, "int64")
-            self.own[:] = number & 255 if works[0] == loops.WRITE and self.rank == 0 else 0
+            self.own[:] = number & 255 if works[0] == loops.WORK_WRITE and self.rank == 0 else 0
 
         def run() -> int:
             if self.rank < SIDES:
                 self._play(works[self.rank])
-                if works[self.rank] == loops.READ:
+                if works[self.rank] == loops.WORK_READ:
                     self.expect(bool((self.own[: self.num_bytes] == number & 255).all()))
             return OK
 
@@ -109,7 +109,7 @@ class Turns(CachedPart):
     def _play(self, work: int) -> None:
         """All turns of this rank. Where a block cannot be accessed by kernels, the space moves it."""
         pointer, last = self.own.ctypes.data, self.num_turns * loops.NUM_PHASES
-        fixed = self.turn, self.rank, work, self.block, pointer, self.num_bytes, LINE, self._polls
+        fixed = self.turn, self.rank, work, self.block, pointer, self.num_bytes, LINE_BYTES, self._polls
         position = done = 0
 
         def step() -> int:
@@ -118,7 +118,7 @@ class Turns(CachedPart):
             before = position
             code, position, done = loops.take_turns(self.space.cache.address, *fixed, position, last, done)
             if code == status.NOT_CACHED:
-                if work == loops.WRITE:
+                if work == loops.WORK_WRITE:
                     self.space.put(self.block, self.own[: self.num_bytes])
                 else:
                     self.space.get(self.own[: self.num_bytes], self.block)
@@ -143,8 +143,8 @@ class Mixed(CachedPart):
     ):
         super().__init__(space, attribute)
         self.num_lines, self.period, self.num_accesses = num_lines, period, min(num_accesses, POOL)
-        self.base = self.lines(num_lines * LINE, home=third_rank(space.num_ranks))
-        self.offsets = np.random.default_rng([seed, space.rank]).integers(0, num_lines, POOL) * LINE
+        self.base = self.lines(num_lines * LINE_BYTES, home=third_rank(space.num_ranks))
+        self.offsets = np.random.default_rng([seed, space.rank]).integers(0, num_lines, POOL) * LINE_BYTES
         self.num_added = 0
 
     def access(self, num_samples: int) -> Samples | None:
@@ -153,7 +153,7 @@ class Mixed(CachedPart):
         self.num_added += num_samples * (self.num_accesses // self.period) * SIDES
         self.space.barrier()
         if self.rank == 0:
-            words = np.zeros(self.num_lines * LINE // 8, np.int64)
+            words = np.zeros(self.num_lines * LINE_BYTES // 8, np.int64)
             self.space.get(words, self.base)
             self.expect(int(words.sum()) == self.num_added)
         self.space.barrier()
@@ -172,8 +172,8 @@ class Neighbours(CachedPart):
     def __init__(self, space: Space, attribute: str, same_line: int, num_accesses: int):
         super().__init__(space, attribute)
         self.num_accesses = num_accesses
-        self.base = self.lines(SIDES * LINE, home=third_rank(space.num_ranks))
-        self.word = self.base + space.rank * (8 if same_line else LINE)
+        self.base = self.lines(SIDES * LINE_BYTES, home=third_rank(space.num_ranks))
+        self.word = self.base + space.rank * (8 if same_line else LINE_BYTES)
         self.num_added = 0
 
     def add(self, num_samples: int) -> Samples | None:

@@ -22,11 +22,11 @@ from .base import SpacePart
 from .message import TAG, UcxPart
 from .workload_loops import NUM_COLUMNS, ROW_BYTES
 
-HOME = 1
+_HOME = 1
 TABLE_BYTES = 64 << 20  # larger than the caches of most cores
 BATCH_ROWS = 4096
-NUM_REQUESTS = 64  # different ones, used in turn
-PREFETCH_ROWS = 64
+_NUM_REQUESTS = 64  # different ones, used in turn
+_PREFETCH_ROWS = 64
 
 
 class Request:
@@ -34,21 +34,21 @@ class Request:
 
     def __init__(self, part: SpacePart, num_rows: int, seed: int):
         self.num_rows = num_rows
-        self.table = part.shared(TABLE_BYTES, home=HOME)
+        self.table = part.shared(TABLE_BYTES, home=_HOME)
         num_table_rows = TABLE_BYTES // ROW_BYTES
         random = np.random.default_rng(seed)
-        self.indices = random.integers(0, num_table_rows, (NUM_REQUESTS, num_rows))
+        self.indices = random.integers(0, num_table_rows, (_NUM_REQUESTS, num_rows))
         self.expected = (self.indices % 1000).sum(axis=1).astype(np.float32)
         self.offsets = np.array([0, num_rows])
-        self.out = np.zeros((NUM_REQUESTS, NUM_COLUMNS), np.float32)
-        if part.rank == HOME:
+        self.out = np.zeros((_NUM_REQUESTS, NUM_COLUMNS), np.float32)
+        if part.rank == _HOME:
             values = (np.arange(num_table_rows) % 1000).astype(np.float32)
             self.table.write(np.repeat(values, NUM_COLUMNS).view(np.uint8))
         part.space.barrier()
 
     def is_right(self, num_done: int) -> bool:
         """Whether the first `num_done` requests have their sums; clears them."""
-        done = min(num_done, NUM_REQUESTS)
+        done = min(num_done, _NUM_REQUESTS)
         right = bool((self.out[:done] == self.expected[:done, None]).all())
         self.out[:] = 0
         return right
@@ -60,7 +60,7 @@ class Mapped(SpacePart):
     def __init__(self, space: Space, num_rows: int, seed: int):
         super().__init__(space)
         self.request = Request(self, num_rows, seed)
-        self.batch = max(1, min(NUM_REQUESTS, BATCH_ROWS // num_rows))
+        self.batch = max(1, min(_NUM_REQUESTS, BATCH_ROWS // num_rows))
 
     def load_store(self, num_samples: int) -> Samples | None:
         """umem's kernel over the peer's table, request after request."""
@@ -73,7 +73,7 @@ class Mapped(SpacePart):
         def all_at_once(out: int, table: int, indices: int, distance: int, num_rows: int, batch: int) -> None:
             function(out, table, indices, batch, num_rows, ROW_BYTES, distance)
 
-        return self._run(num_samples, all_at_once, PREFETCH_ROWS)
+        return self._run(num_samples, all_at_once, _PREFETCH_ROWS)
 
     def _run(self, num_samples: int, sums: Callable[..., object], fourth: int) -> Samples | None:
         if not self.is_timed:
@@ -116,7 +116,7 @@ class Asked(UcxPart):
         table, num_table_rows = request.table.address, TABLE_BYTES // ROW_BYTES
         samples = np.empty(num_samples)
         for sample in range(num_samples):
-            number = sample % NUM_REQUESTS
+            number = sample % _NUM_REQUESTS
             out, indices = request.out[number : number + 1], request.indices[number]
             begin = time.perf_counter_ns()
             ask(out, table, num_table_rows, ROW_BYTES, request.offsets, indices)
@@ -128,7 +128,7 @@ class Asked(UcxPart):
         self.space.barrier()
         if not self.takes_part:
             return None
-        asks = self.rank != HOME
+        asks = self.rank != _HOME
         request = self.request
         buffers = (
             (request.out.ctypes.data, request.indices.ctypes.data)
@@ -143,7 +143,7 @@ class Asked(UcxPart):
                 self.other,
                 *buffers,
                 request.num_rows,
-                NUM_REQUESTS,
+                _NUM_REQUESTS,
                 num_rounds,
                 self.room.ctypes.data,
                 self.words.ctypes.data,

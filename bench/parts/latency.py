@@ -70,7 +70,7 @@ class Chase(SpacePart):
         self.num_done["c"] = (
             self.num_lines // 2
         )  # far from the lines that `own` has just brought into the cache
-        self.at["c"] = jump(self.num_done["c"], self.num_lines) * probe_loops.LINE_WORDS
+        self.at["c"] = jump(self.num_done["c"], self.num_lines) * probe_loops.CORE_LINE_WORDS
         if self.is_timed:
             self.private = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if not is_huge(self.remote):
@@ -107,7 +107,7 @@ class Chase(SpacePart):
         """A chain must be where the generator is after as many steps."""
         for name, word in self.at.items():
             line = jump(self.num_done[name], self.num_lines)
-            self.expect(word == line * probe_loops.LINE_WORDS)
+            self.expect(word == line * probe_loops.CORE_LINE_WORDS)
         return super().num_errors()
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from umem.errors import FabricMissing, Waived
-from umem.fabric.ucx.library import FIX
+from umem.fabric.ucx.library import INSTALL_UCX
 from umem.fabric.ucx.peer import Reach
 from umem.fabric.ucx.port import Port
 from umem.kernels.status import OK
@@ -33,7 +33,7 @@ class UcxPart(SpacePart):
     def __init__(self, space: Space):
         super().__init__(space)
         if space.fabric is None:
-            raise FabricMissing(f"messages need UCX. Fix: {FIX}")
+            raise FabricMissing(f"messages need UCX. Fix: {INSTALL_UCX}")
         if space.num_ranks < 2:
             raise Waived("messages need two ranks")
         self.fabric = space.fabric

@@ -9,8 +9,16 @@ from __future__ import annotations
 from numba.core import types
 
 from umem.fabric.ucx import calls
-from umem.fabric.ucx.port import ATOMIC_U64, CONTROL, PLAIN, POLLING, REPLY, VALUE, WORKER
-from umem.fabric.ucx.waiting import GROUP, wait_request
+from umem.fabric.ucx.port import (
+    POLLING,
+    PORT_ATOMIC_U64,
+    PORT_CONTROL,
+    PORT_PLAIN,
+    PORT_REPLY,
+    PORT_VALUE,
+    PORT_WORKER,
+)
+from umem.fabric.ucx.waiting import UCX_KERNELS, wait_request
 from umem.kernels.build.compile import cpu_kernel, device_function
 from umem.kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64
 from umem.kernels.intrinsics.system import cycles, now_ns, yield_cpu
@@ -38,21 +46,21 @@ def finish(port, request, rank, deadline_ns):
 @device_function
 def send(port, endpoint, rank, src, num_bytes, tag, deadline_ns):
     """Send one message and wait until `src` may be used again."""
-    return finish(port, tag_send(endpoint, src, num_bytes, tag, port + 8 * PLAIN), rank, deadline_ns)
+    return finish(port, tag_send(endpoint, src, num_bytes, tag, port + 8 * PORT_PLAIN), rank, deadline_ns)
 
 
 @device_function
 def receive(port, rank, dst, num_bytes, tag, deadline_ns):
     """Receive one message."""
-    worker = load_i64(port, WORKER)
-    request = tag_recv(worker, dst, num_bytes, tag, EVERY_BIT, port + 8 * PLAIN)
+    worker = load_i64(port, PORT_WORKER)
+    request = tag_recv(worker, dst, num_bytes, tag, EVERY_BIT, port + 8 * PORT_PLAIN)
     return finish(port, request, rank, deadline_ns)
 
 
 _PING_PONG = "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)"
 
 
-@cpu_kernel(_PING_PONG, group=GROUP)
+@cpu_kernel(_PING_PONG, group=UCX_KERNELS)
 def ping_pong(
     port, endpoint, rank, src, dst, num_bytes, out_tag, in_tag, side, num_rounds, times, deadline_ns
 ):
@@ -77,7 +85,7 @@ def ping_pong(
     return OK
 
 
-@cpu_kernel(_PING_PONG, group=GROUP)
+@cpu_kernel(_PING_PONG, group=UCX_KERNELS)
 def stream(
     port,
     endpoint,
@@ -96,7 +104,7 @@ def stream(
 
     `requests` holds `window` words. Every message uses the same buffer, as in ucx_perftest's tag_bw.
     """
-    worker = load_i64(port, WORKER)
+    worker = load_i64(port, PORT_WORKER)
     slot = 0
     while slot < window:
         store_i64(requests, slot, 0)
@@ -110,9 +118,9 @@ def stream(
         request = 0
         if number < num_messages:
             if side == 0:
-                request = tag_send(endpoint, buffer, num_bytes, out_tag, port + 8 * PLAIN)
+                request = tag_send(endpoint, buffer, num_bytes, out_tag, port + 8 * PORT_PLAIN)
             else:
-                request = tag_recv(worker, buffer, num_bytes, in_tag, EVERY_BIT, port + 8 * PLAIN)
+                request = tag_recv(worker, buffer, num_bytes, in_tag, EVERY_BIT, port + 8 * PORT_PLAIN)
         store_i64(requests, slot, request)
         number += 1
     if side == 0:
@@ -120,7 +128,9 @@ def stream(
     return send(port, endpoint, rank, requests, 8, out_tag, deadline_ns)
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel(
+    "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", group=UCX_KERNELS
+)
 def access(port, endpoint, rank, is_put, buffer, num_bytes, address, key, num_operations, times, deadline_ns):
     """`num_operations` puts (each complete at the home) or gets; `times` takes the cycles of each."""
     done = 0
@@ -128,13 +138,19 @@ def access(port, endpoint, rank, is_put, buffer, num_bytes, address, key, num_op
     while done < num_operations:
         if is_put != 0:
             code = finish(
-                port, ucp_put(endpoint, buffer, num_bytes, address, key, port + 8 * PLAIN), rank, deadline_ns
+                port,
+                ucp_put(endpoint, buffer, num_bytes, address, key, port + 8 * PORT_PLAIN),
+                rank,
+                deadline_ns,
             )
             if code == OK:
-                code = finish(port, endpoint_flush(endpoint, port + 8 * PLAIN), rank, deadline_ns)
+                code = finish(port, endpoint_flush(endpoint, port + 8 * PORT_PLAIN), rank, deadline_ns)
         else:
             code = finish(
-                port, ucp_get(endpoint, buffer, num_bytes, address, key, port + 8 * PLAIN), rank, deadline_ns
+                port,
+                ucp_get(endpoint, buffer, num_bytes, address, key, port + 8 * PORT_PLAIN),
+                rank,
+                deadline_ns,
             )
         if code != OK:
             return code
@@ -148,10 +164,10 @@ def access(port, endpoint, rank, is_put, buffer, num_bytes, address, key, num_op
 @device_function
 def await_word(port, word, value, deadline_ns):
     """Progress the worker until `value` stands in the word; AGAIN after the deadline. Gives its core away in time."""
-    spin_rounds = load_i64(load_i64(port, CONTROL), CONTROL_SPIN_ROUNDS)
+    spin_rounds = load_i64(load_i64(port, PORT_CONTROL), CONTROL_SPIN_ROUNDS)
     polls = 0
     while load_acquire_i64(word, 0) != value:
-        worker_progress(load_i64(port, WORKER))
+        worker_progress(load_i64(port, PORT_WORKER))
         polls += 1
         if polls % POLLS_PER_CLOCK == 0 and now_ns() >= deadline_ns:
             return AGAIN
@@ -165,7 +181,7 @@ _PUT_PING_PONG = (
 )
 
 
-@cpu_kernel(_PUT_PING_PONG, group=GROUP)
+@cpu_kernel(_PUT_PING_PONG, group=UCX_KERNELS)
 def put_ping_pong(
     port, endpoint, rank, src, inbox, num_bytes, address, key, side, first, num_rounds, times, deadline_ns
 ):
@@ -184,7 +200,7 @@ def put_ping_pong(
             code = await_word(port, inbox + last, number, deadline_ns)
         if code == OK:
             store_i64(src + last, 0, number)
-            request = ucp_put(endpoint, src, num_bytes, address, key, port + 8 * PLAIN)
+            request = ucp_put(endpoint, src, num_bytes, address, key, port + 8 * PORT_PLAIN)
             code = finish(port, request, rank, deadline_ns)
         if code == OK and side == 0:
             code = await_word(port, inbox + last, number, deadline_ns)
@@ -200,7 +216,7 @@ def put_ping_pong(
 _ATOMIC = "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)"
 
 
-@cpu_kernel(_ATOMIC, group=GROUP)
+@cpu_kernel(_ATOMIC, group=UCX_KERNELS)
 def atomic(
     port,
     endpoint,
@@ -224,15 +240,21 @@ def atomic(
     done = 0
     begin = cycles()
     while done < num_operations:
-        store_i64(port, VALUE, operand + done * operand_step)
-        store_i64(port, REPLY, first + done + 1)
+        store_i64(port, PORT_VALUE, operand + done * operand_step)
+        store_i64(port, PORT_REPLY, first + done + 1)
         request = ucp_atomic(
-            endpoint, types.int32(operation), port + 8 * VALUE, 1, address, key, port + 8 * ATOMIC_U64
+            endpoint,
+            types.int32(operation),
+            port + 8 * PORT_VALUE,
+            1,
+            address,
+            key,
+            port + 8 * PORT_ATOMIC_U64,
         )
         code = finish(port, request, rank, deadline_ns)
         if code != OK:
             return code
-        store_i64(replies, done, load_i64(port, REPLY))
+        store_i64(replies, done, load_i64(port, PORT_REPLY))
         end = cycles()
         store_i64(times, done, end - begin)
         begin = end
@@ -240,14 +262,16 @@ def atomic(
     return OK
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel(
+    "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", group=UCX_KERNELS
+)
 def swap(port, endpoint, rank, src, dst, num_bytes, out_tag, in_tag, num_rounds, times, deadline_ns):
     """Both ranks send `src` and receive `dst` at once, `num_rounds` times; `times` as above."""
-    worker = load_i64(port, WORKER)
+    worker = load_i64(port, PORT_WORKER)
     lap = 0
     begin = cycles()
     while lap < num_rounds:
-        incoming = tag_recv(worker, dst, num_bytes, in_tag, EVERY_BIT, port + 8 * PLAIN)
+        incoming = tag_recv(worker, dst, num_bytes, in_tag, EVERY_BIT, port + 8 * PORT_PLAIN)
         code = send(port, endpoint, rank, src, num_bytes, out_tag, deadline_ns)
         if code == OK:
             code = finish(port, incoming, rank, deadline_ns)

@@ -10,7 +10,7 @@ from ..harness.stats import Samples
 from .base import SpacePart
 
 SENDER, RECEIVER = 0, 1
-NUM_SLOTS = 1024
+_NUM_SLOTS = 1024
 LINE_BYTES = 128
 
 
@@ -20,8 +20,8 @@ class Ring(SpacePart):
     def __init__(self, space: Space, per_doorbell: int, num_messages: int):
         super().__init__(space)
         self.per_doorbell, self.num_messages = per_doorbell, num_messages
-        inbox = self.shared(NUM_SLOTS * 8 + LINE_BYTES, home=RECEIVER).address
-        self.ring, self.doorbell = inbox, inbox + NUM_SLOTS * 8
+        inbox = self.shared(_NUM_SLOTS * 8 + LINE_BYTES, home=RECEIVER).address
+        self.ring, self.doorbell = inbox, inbox + _NUM_SLOTS * 8
         self.taken = self.shared(LINE_BYTES, home=SENDER).address
         self.first = 0
 
@@ -30,7 +30,7 @@ class Ring(SpacePart):
         return self.timed(num_samples, self.num_messages, self._run)
 
     def _run(self) -> int:
-        control, words = self.space.control, (self.ring, NUM_SLOTS, self.doorbell, self.taken)
+        control, words = self.space.control, (self.ring, _NUM_SLOTS, self.doorbell, self.taken)
         span = (self.first, self.num_messages)
         self.first += self.num_messages
         if self.rank == SENDER:

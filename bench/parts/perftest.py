@@ -29,12 +29,12 @@ TESTS = {
     "fetch_add": "ucp_fadd",
 }
 SERVER, CLIENT = 1, 0  # ranks
-RUN_TIMEOUT_S = 30.0
-START_TIMEOUT_S = 10.0
+_RUN_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 10.0
 POLL_S = 0.002
 WARMUP = 500  # iterations
 # UCX maps memory that it allocated itself and stores to the peer's directly; umem's memory it did not allocate.
-MEMORY = {"UCX_ALLOC_PRIO": "heap"}
+_MEMORY = {"UCX_ALLOC_PRIO": "heap"}
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
@@ -49,7 +49,7 @@ class Perftest:
         command, environment = tools.perftest_command()
         transports = {"UCX_TLS": space.fabric.transports} if space.fabric else {}
         world = {**space.world.ucx_environment, **transports}
-        self._environment = {**config.snapshot(), **world, **environment, **MEMORY}
+        self._environment = {**config.snapshot(), **world, **environment, **_MEMORY}
         warmup = min(WARMUP, num_operations)
         self._options = ["-t", TESTS[operation], "-s", str(num_bytes), "-n", str(num_operations)]
         self._options += ["-w", str(warmup), "-O", str(window), "-f"]
@@ -67,7 +67,7 @@ class Perftest:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while not is_listening(port):
             if self._server.poll() is not None or time.monotonic() > deadline:
                 self.finish()
@@ -87,11 +87,11 @@ class Perftest:
                 env=self._environment,
                 capture_output=True,
                 text=True,
-                timeout=RUN_TIMEOUT_S,
+                timeout=_RUN_TIMEOUT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise FabricError(f"ucx_perftest did not end within {RUN_TIMEOUT_S:.0f} s") from None
+            raise FabricError(f"ucx_perftest did not end within {_RUN_TIMEOUT_S:.0f} s") from None
         if done.returncode != 0:
             raise FabricError(f"ucx_perftest failed: {(done.stderr or done.stdout).strip()[-400:]}")
         return np.array([seconds_per_operation(done.stdout, self.operation)])
@@ -100,7 +100,7 @@ class Perftest:
         """End the server: it leaves by itself after one client."""
         if self._server is not None:
             try:
-                self._server.wait(START_TIMEOUT_S)
+                self._server.wait(_START_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()

@@ -20,7 +20,7 @@ from ...kernels.intrinsics.system import call_handler, copy_bytes, now_ns, yield
 from ...kernels.page.control import CONTROL_EPOCH, CONTROL_STOP
 from ...kernels.status import AGAIN, EPOCH_CHANGED, INTERRUPTED, OK
 
-LINE_WORDS = 8  # int64 words of a 64-byte line: one step of a chase touches one line
+CORE_LINE_WORDS = 8  # int64 words of a 64-byte line: one step of a chase touches one line
 POLLS_BETWEEN_LOOKS = 1 << 12
 
 
@@ -55,7 +55,7 @@ def fill_chase(base, num_lines, multiplier, increment):
     line = 0
     while line < num_lines:
         following = (line * multiplier + increment) & (num_lines - 1)
-        store_i64(base, line * LINE_WORDS, following * LINE_WORDS)
+        store_i64(base, line * CORE_LINE_WORDS, following * CORE_LINE_WORDS)
         line += 1
 
 

@@ -9,7 +9,7 @@ from umem.space.space import Space
 from ..harness.stats import Samples
 from .base import SpacePart
 
-BATCH = 2000
+_BATCH = 2000
 
 
 class Load(SpacePart):
@@ -37,20 +37,20 @@ class Load(SpacePart):
         load = self.space.load
 
         def batch() -> int:
-            for _ in range(BATCH):
+            for _ in range(_BATCH):
                 value = load(word, "int64")
             self.expect(value == 42)
             return OK
 
-        return self.alone(num_samples, BATCH, batch)
+        return self.alone(num_samples, _BATCH, batch)
 
     def empty_call(self, num_samples: int) -> Samples | None:
         """An empty compiled function with the arguments of the compiled load."""
         call, control, word = probe_loops.enter_and_return.compiled, self.space.control, self.word
 
         def batch() -> int:
-            for _ in range(BATCH):
+            for _ in range(_BATCH):
                 call(control, word)
             return OK
 
-        return self.alone(num_samples, BATCH, batch)
+        return self.alone(num_samples, _BATCH, batch)

@@ -8,8 +8,8 @@ from umem.space.space import Space
 
 from .base import SpacePart
 
-WORD_BYTES = 64
-MAGIC = 0x756D_656D_0000
+_WORD_BYTES = 64
+_MAGIC = 0x756D_656D_0000
 LOAD_STORE = "load/store"
 
 mapped_here = cpu_kernel("int64(int64, int64, int64)")(is_mapped)
@@ -20,8 +20,8 @@ class Reach(SpacePart):
 
     def __init__(self, space: Space):
         super().__init__(space)
-        self.words = [self.shared(WORD_BYTES, home=rank).address for rank in range(space.num_ranks)]
-        space.store(self.words[self.rank], MAGIC + self.rank, "int64")
+        self.words = [self.shared(_WORD_BYTES, home=rank).address for rank in range(space.num_ranks)]
+        space.store(self.words[self.rank], _MAGIC + self.rank, "int64")
         space.barrier()
 
     def routes(self) -> list[str]:
@@ -29,7 +29,7 @@ class Reach(SpacePart):
         return [self._route(rank, address) for rank, address in enumerate(self.words)]
 
     def _route(self, rank: int, address: int) -> str:
-        if self.space.load(address, "int64") != MAGIC + rank:
+        if self.space.load(address, "int64") != _MAGIC + rank:
             return ""
         if mapped_here(self.space.control, address, 8):
             return LOAD_STORE

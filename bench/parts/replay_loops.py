@@ -13,7 +13,7 @@ from umem.kernels.intrinsics.system import call_handler
 
 DATA_WORDS = 8  # more than a DataPtr has
 ALLOCATE, RAW_DELETER = 2, 4  # slots of an allocator's table of functions; see umem/torch/c10.py
-LINE_BYTES = 64  # the alignment of blocks
+_LINE_BYTES = 64  # the alignment of blocks
 MARK_MASK = 255
 
 
@@ -52,7 +52,7 @@ def mark(address, num_bytes, value):
     offset = 0
     while offset < num_bytes:
         store_u8(address, offset, value)
-        offset += LINE_BYTES
+        offset += _LINE_BYTES
     store_u8(address, num_bytes - 1, value)
 
 
@@ -63,7 +63,7 @@ def is_marked(address, num_bytes, value):
     while offset < num_bytes:
         if load_u8(address, offset) != value:
             return 0
-        offset += LINE_BYTES
+        offset += _LINE_BYTES
     return 1 if load_u8(address, num_bytes - 1) == value else 0
 
 
@@ -80,7 +80,7 @@ def checked_replay(allocator, trace, num_entries, live, sizes, data, low, high):
         slot, num_bytes = load_i64(trace, 2 * entry), load_i64(trace, 2 * entry + 1)
         if num_bytes != 0:
             address = raw_allocate(allocator, data, num_bytes)
-            is_right = low <= address and address + num_bytes <= high and address % LINE_BYTES == 0
+            is_right = low <= address and address + num_bytes <= high and address % _LINE_BYTES == 0
             errors += 1 - is_right
             store_i64(live, slot, address)
             store_i64(sizes, slot, num_bytes)

@@ -5,8 +5,8 @@ A request sums `num_rows` rows of 64 float32 into one; `indices` holds the reque
 
 from __future__ import annotations
 
-from umem.fabric.ucx.port import PLAIN, WORKER
-from umem.fabric.ucx.waiting import GROUP
+from umem.fabric.ucx.port import PORT_PLAIN, PORT_WORKER
+from umem.fabric.ucx.waiting import UCX_KERNELS
 from umem.kernels.build.compile import cpu_kernel
 from umem.kernels.data.copy import copy
 from umem.kernels.data.gather import gather_rows
@@ -48,7 +48,7 @@ def gather_sum_each(out, table, indices, offsets, num_rows, num_requests):
 _ASK = "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)"
 
 
-@cpu_kernel(_ASK, group=GROUP)
+@cpu_kernel(_ASK, group=UCX_KERNELS)
 def ask_sums(
     port,
     endpoint,
@@ -84,7 +84,7 @@ def ask_sums(
     return OK
 
 
-@cpu_kernel(_ASK, group=GROUP)
+@cpu_kernel(_ASK, group=UCX_KERNELS)
 def serve_sums(
     port, endpoint, rank, out, table, num_rows, num_requests, num_samples, room, offsets, tags, times, end_ns
 ):
@@ -101,7 +101,7 @@ def serve_sums(
     return OK
 
 
-@cpu_kernel(_ASK, group=GROUP)
+@cpu_kernel(_ASK, group=UCX_KERNELS)
 def ask_rows(
     port,
     endpoint,
@@ -142,7 +142,7 @@ def ask_rows(
     return OK
 
 
-@cpu_kernel(_ASK, group=GROUP)
+@cpu_kernel(_ASK, group=UCX_KERNELS)
 def serve_rows(
     port, endpoint, rank, out, table, num_rows, num_requests, num_samples, room, offsets, tags, times, end_ns
 ):
@@ -184,7 +184,7 @@ def reduce_by_loads(control, out, sources, num_sources, num_elements, num_rounds
     return OK
 
 
-@cpu_kernel(_ASK, group=GROUP)
+@cpu_kernel(_ASK, group=UCX_KERNELS)
 def reduce_by_messages(
     port,
     endpoint,
@@ -201,12 +201,12 @@ def reduce_by_messages(
     end_ns,
 ):
     """All-reduce of two ranks by messages: both send their whole block at once, then each sums both."""
-    worker = load_i64(port, WORKER)
+    worker = load_i64(port, PORT_WORKER)
     num_bytes = num_elements * 4
     sample = 0
     begin = cycles()
     while sample < num_samples:
-        incoming = tag_recv(worker, theirs, num_bytes, in_tag, EVERY_BIT, port + 8 * PLAIN)
+        incoming = tag_recv(worker, theirs, num_bytes, in_tag, EVERY_BIT, port + 8 * PORT_PLAIN)
         code = send(port, endpoint, rank, mine, num_bytes, out_tag, end_ns)
         if code == OK:
             code = finish(port, incoming, rank, end_ns)

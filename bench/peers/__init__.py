@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from ..harness.side import Point, Side
     from ..harness.workers import Workers
 
-MODULES = {"ucx_perftest": "perftest", "gloo": "gloo", "mpi": "mpi", "ucxx": "ucxx"}
+_MODULES = {"ucx_perftest": "perftest", "gloo": "gloo", "mpi": "mpi", "ucxx": "ucxx"}
 
 
 def sides(workers: Workers, operation: str, point: Point) -> list[Side]:
     """A side for every peer that the user chose and that knows `operation`."""
     found: list[Side] = []
     for name in workers.options.peers:
-        module = import_module(f"{__name__}.{MODULES[name]}")
+        module = import_module(f"{__name__}.{_MODULES[name]}")
         if operation in module.OPERATIONS:
             found.append(module.side(workers, operation, point))
     return found

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..harness.workers import Workers
 
 OPERATIONS = ("message", "reduce", "exchange")
-FIX = "pip install 'umem[torch]'"
+_FIX = "pip install 'umem[torch]'"
 TRIAL_ROUNDS = 20
 
 
@@ -39,7 +39,7 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
     def command(path: str) -> list[str]:
         check_world(workers, "gloo")
         if find_spec("torch") is None:
-            raise Waived(f"no torch here. Fix: {FIX}")
+            raise Waived(f"no torch here. Fix: {_FIX}")
         return [sys.executable, "-m", "umem.bench.peers.gloo", path, str(num_ranks)]
 
     group = workers.group(("gloo", num_ranks), f"gloo group of {num_ranks} ranks", command, num_ranks)

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from ..harness.workers import Workers
 
 OPERATIONS = ("message", "get", "put", "fetch_add", "reduce", "exchange")
-SEMANTICS = {"message": "message", "reduce": "message", "exchange": "message"}
-FIX = "pip install 'umem[peers]'"
-BATCH_BYTES = MIB  # a sample of small operations is a batch of as many as this, at most BATCH
-BATCH = 1000
+_SEMANTICS = {"message": "message", "reduce": "message", "exchange": "message"}
+_FIX = "pip install 'umem[peers]'"
+BATCH_BYTES = MIB  # a sample of small operations is a batch of as many as this, at most _BATCH
+_BATCH = 1000
 TARGET = 1  # rank at which memory is accessed: a word for fetch_add, then room for gets and puts
 WORD_BYTES = 8
 MAX_BYTE = 255
@@ -46,7 +46,7 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
 
     group = workers.group(("mpi", num_ranks), f"MPI job of {num_ranks} ranks", start, num_ranks)
     part = Part(group, "umem.bench.peers.mpi:Mpi", operation=operation, num_bytes=point.num_bytes)
-    semantics = SEMANTICS.get(operation, "rma")
+    semantics = _SEMANTICS.get(operation, "rma")
     return PartSide("mpi", semantics, part, "block", peer="mpi", transport="shared memory")
 
 
@@ -55,7 +55,7 @@ def command(path: str, num_ranks: int) -> list[str]:
     mpirun = Path(sys.executable).with_name("mpirun")
     program = str(mpirun) if mpirun.exists() else shutil.which("mpirun")
     if program is None or find_spec("mpi4py") is None:
-        raise Waived(f"no mpi4py and mpirun here. Fix: {FIX}")
+        raise Waived(f"no mpi4py and mpirun here. Fix: {_FIX}")
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     many = ["--oversubscribe", "--bind-to", "none"]
     return [program, *root, *many, "-n", str(num_ranks), sys.executable, "-m", "umem.bench.peers.mpi", path]
@@ -71,7 +71,7 @@ class Mpi:
         self.operation, self.num_bytes = operation, num_bytes
         world = context.COMM_WORLD
         self.rank, self.num_ranks = world.Get_rank(), world.Get_size()
-        self.batch = max(1, min(BATCH, BATCH_BYTES // num_bytes))
+        self.batch = max(1, min(_BATCH, BATCH_BYTES // num_bytes))
         self.src = np.full(num_bytes * self.num_ranks, self.rank + 1, np.uint8)
         self.dst = np.zeros(num_bytes * self.num_ranks, np.uint8)
         self.errors = 0

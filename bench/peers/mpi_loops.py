@@ -13,27 +13,27 @@ from umem.kernels.build.compile import cpu_kernel
 from umem.kernels.intrinsics.scalar import store_f64
 from umem.kernels.intrinsics.system import now_ns
 
-I32, I64 = types.int32, types.int64
+_I32, _I64 = types.int32, types.int64
 
 
 def _mpi(name: str, *arguments: types.Type) -> Any:
-    return types.ExternalFunction(name, I32(*arguments))
+    return types.ExternalFunction(name, _I32(*arguments))
 
 
 # (buffer, count, datatype, peer, tag, communicator [, status])
-send = _mpi("MPI_Send", I64, I32, I64, I32, I32, I64)
-receive = _mpi("MPI_Recv", I64, I32, I64, I32, I32, I64, I64)
+send = _mpi("MPI_Send", _I64, _I32, _I64, _I32, _I32, _I64)
+receive = _mpi("MPI_Recv", _I64, _I32, _I64, _I32, _I32, _I64, _I64)
 # (origin, result, datatype, rank, displacement, operation, window)
-fetch_and_op = _mpi("MPI_Fetch_and_op", I64, I64, I64, I32, I64, I64, I64)
+fetch_and_op = _mpi("MPI_Fetch_and_op", _I64, _I64, _I64, _I32, _I64, _I64, _I64)
 # (origin, count, datatype, rank, displacement, count, datatype, window)
-get = _mpi("MPI_Get", I64, I32, I64, I32, I64, I32, I64, I64)
-put = _mpi("MPI_Put", I64, I32, I64, I32, I64, I32, I64, I64)
-flush = _mpi("MPI_Win_flush", I32, I64)
+get = _mpi("MPI_Get", _I64, _I32, _I64, _I32, _I64, _I32, _I64, _I64)
+put = _mpi("MPI_Put", _I64, _I32, _I64, _I32, _I64, _I32, _I64, _I64)
+flush = _mpi("MPI_Win_flush", _I32, _I64)
 # (send buffer, receive buffer, count, datatype, operation, communicator)
-all_reduce = _mpi("MPI_Allreduce", I64, I64, I32, I64, I64, I64)
+all_reduce = _mpi("MPI_Allreduce", _I64, _I64, _I32, _I64, _I64, _I64)
 # (send buffer, count, datatype, receive buffer, count, datatype, communicator)
-all_to_all = _mpi("MPI_Alltoall", I64, I32, I64, I64, I32, I64, I64)
-barrier = _mpi("MPI_Barrier", I64)
+all_to_all = _mpi("MPI_Alltoall", _I64, _I32, _I64, _I64, _I32, _I64, _I64)
+barrier = _mpi("MPI_Barrier", _I64)
 
 
 @cpu_kernel("int32(int64, int64, int64, int64, int64, int64, int64, int64, int64)", group="mpi")

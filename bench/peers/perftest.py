@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..harness.stats import Samples
     from ..harness.workers import Workers
 
-SEMANTICS = {
+_SEMANTICS = {
     "message": "message",
     "stream": "message",
     "am": "message",
@@ -22,7 +22,7 @@ SEMANTICS = {
     "put_ping_pong": "rma",
     "fetch_add": "rma",
 }
-OPERATIONS = tuple(SEMANTICS)
+OPERATIONS = tuple(_SEMANTICS)
 
 
 class PerftestSide(Side):
@@ -62,7 +62,7 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
         window=int(point.setting("window", STREAM_WINDOW)) if operation == "stream" else 1,
     )
     transport = workers.options.transport
-    return PerftestSide(part, SEMANTICS[operation], transport)
+    return PerftestSide(part, _SEMANTICS[operation], transport)
 
 
 def num_operations(num_bytes: int, world: str) -> int:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..harness.workers import Workers
 
 OPERATIONS = ("message",)
-MODULES = ("ucxx", "ucp")
-FIX = "pip install ucxx-cu12"
+_MODULES = ("ucxx", "ucp")
+_FIX = "pip install ucxx-cu12"
 NUM_WORKERS = 2
 
 
@@ -34,7 +34,7 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
     def command(path: str) -> list[str]:
         check_world(workers, "ucxx")
         if module_name() is None:
-            raise Waived(f"neither ucxx nor ucp here. Fix: {FIX}")
+            raise Waived(f"neither ucxx nor ucp here. Fix: {_FIX}")
         return [sys.executable, "-m", "umem.bench.peers.ucxx", path]
 
     group = workers.group(("ucxx",), "two processes with ucxx", command, NUM_WORKERS)
@@ -45,7 +45,7 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
 
 def module_name() -> str | None:
     """The first of the two bindings that is installed."""
-    return next((name for name in MODULES if find_spec(name) is not None), None)
+    return next((name for name in _MODULES if find_spec(name) is not None), None)
 
 
 class Message:

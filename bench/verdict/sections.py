@@ -21,7 +21,7 @@ from .evidence import SHAPES, Evidence
 from .report import Section
 
 WORKLOADS = ("gather_sum", "reduce", "exchange")
-MEMORY, MESSAGES = ("load_store",), ("message", "staged")
+_MEMORY, MESSAGES = ("load_store",), ("message", "staged")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def crossover_section(findings: Findings) -> Section | None:
     lines = []
     for key in WORKLOADS:
         rows = measured_rows(findings, key)
-        memory, message = fastest(rows, MEMORY), fastest(rows, MESSAGES)
+        memory, message = fastest(rows, _MEMORY), fastest(rows, MESSAGES)
         sizes = sorted(set(memory) & set(message))
         if len(sizes) < 2:
             continue

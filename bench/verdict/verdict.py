@@ -32,11 +32,11 @@ from .sections import WORKLOADS, Findings, describe
 LIMIT_S = 90.0
 EVIDENCE_BUDGET_S = 6.0  # matrix and litmus tests
 STARTUP_BUDGET_S = 24.0  # the command and its ranks
-CALL_TIMEOUT_S = 35.0  # of one block, however stuck: longer than a run of ucx_perftest may take
+_CALL_TIMEOUT_S = 35.0  # of one block, however stuck: longer than a run of ucx_perftest may take
 REPORT_S = 4.0  # showing and drawing, part of the start-up's budget
-MIN_RANKS, MAX_RANKS = 2, 8
+MIN_RANKS, _MAX_RANKS = 2, 8
 
-ROUNDS, SAMPLES = 12, 20
+VERDICT_ROUNDS, SAMPLES = 12, 20
 SETUP_SHARE = 0.4  # of a case's budget: making its memory, and warming up
 
 MEASURED = (
@@ -55,11 +55,11 @@ MEASURED = (
     "agent.busy_home",
     "anatomy",
 )
-LATENCY, RATE = (
+_LATENCY, _RATE = (
     ("latency.line", "latency.chase", "atomics.fetch_add"),
     ("bandwidth.copy", "bandwidth.copy_cached"),
 )
-PEERS = ("ucx_perftest",)  # the message path is held against it, never taken on trust
+COMPARED_PEERS = ("ucx_perftest",)  # the message path is held against it, never taken on trust
 
 
 def cases() -> list[type[Case]]:
@@ -74,7 +74,7 @@ def budget_s() -> float:
 
 def default_ranks() -> int:
     """A rank a core, from 2 to 8."""
-    return min(max(len(limits.usable_cores()), MIN_RANKS), MAX_RANKS)
+    return min(max(len(limits.usable_cores()), MIN_RANKS), _MAX_RANKS)
 
 
 def run(
@@ -87,10 +87,10 @@ def run(
     """
     outputs = command.Outputs(json=json_file)
     require_writable(report)
-    options = Options(ranks=ranks or default_ranks(), world=world, peers=PEERS, seed=seed)
+    options = Options(ranks=ranks or default_ranks(), world=world, peers=COMPARED_PEERS, seed=seed)
     prepare(world)
     begin = time.monotonic()
-    with Bench(options, CALL_TIMEOUT_S) as bench:
+    with Bench(options, _CALL_TIMEOUT_S) as bench:
         console.print(f"# measuring {options.ranks} ranks, world {world}", highlight=False)
         findings = measure(bench, begin + LIMIT_S - REPORT_S)
         bench.machine["ping_pong_ns"] = findings.ping_pong_ns
@@ -126,7 +126,7 @@ def speed(findings: Findings) -> Speed:
         for row in findings.rows
         if row.semantics == "load_store" and row.peer is None and row.p50_us is not None
     }
-    return Speed(has_latency=not own.isdisjoint(LATENCY), has_rate=not own.isdisjoint(RATE))
+    return Speed(has_latency=not own.isdisjoint(_LATENCY), has_rate=not own.isdisjoint(_RATE))
 
 
 def failure(failed: Sequence[Row], num_rows: int) -> str:
@@ -177,4 +177,4 @@ def measure(bench: Bench, end: float) -> Findings:
 def depth_of(case: type[Case]) -> Depth:
     """The depth of a case in the verdict: as its budget allows."""
     time_limit_s = case.budget_s * (1 - SETUP_SHARE)
-    return Depth(ROUNDS, min(SAMPLES, case.most_samples), time_limit_s=time_limit_s, min_rounds=1)
+    return Depth(VERDICT_ROUNDS, min(SAMPLES, case.most_samples), time_limit_s=time_limit_s, min_rounds=1)

@@ -52,8 +52,8 @@ LOWERING_SOURCES = tuple(
     }.items()
     for name in names
 )
-KERNELS = Path(__file__).parents[1]
-READY = "ready"  # file of a folder that a kernel was compiled into
+KERNELS_FOLDER = Path(__file__).parents[1]
+_READY = "ready"  # file of a folder that a kernel was compiled into
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), range, slice)
 
 
@@ -66,7 +66,7 @@ def lowering_key() -> str:
     """Hash of all that decides the lowering: sources of this package, versions, CPU, build."""
     digest = hashlib.sha256()
     for name in LOWERING_SOURCES:
-        digest.update((KERNELS / f"{name}.py").read_bytes())
+        digest.update((KERNELS_FOLDER / f"{name}.py").read_bytes())
     features = llvm.get_host_cpu_features().flatten()
     numba_cpu = (numba.config.CPU_NAME, numba.config.CPU_FEATURES, numba.config.OPT)
     versions = (platform.python_version(), numba.__version__, llvmlite.__version__)
@@ -87,12 +87,12 @@ def folder(body: python_types.FunctionType, signature: object) -> Path | None:
     except NotCacheable:
         return None
     name = f"{body.__module__}.{body.__qualname__}".replace("<locals>", "")[-80:]
-    return cached.folder(f"{lowering_key()}/{name}-{digest.hexdigest()[:24]}", READY)
+    return cached.folder(f"{lowering_key()}/{name}-{digest.hexdigest()[:24]}", _READY)
 
 
 def is_ready(path: Path) -> bool:
     """True after some process has compiled into this folder."""
-    return (path / READY).exists()
+    return (path / _READY).exists()
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def first_compile(path: Path) -> Iterator[None]:
         return
     with turn(path):
         yield
-        (path / READY).touch()
+        (path / _READY).touch()
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def turn(path: Path) -> Iterator[None]:
 
 def machine_folder() -> Path | None:
     """The folder of all kernels that are lowered as here; None where none can be written."""
-    return cached.folder(lowering_key(), READY)
+    return cached.folder(lowering_key(), _READY)
 
 
 class KernelLocator(UserProvidedCacheLocator):

@@ -14,7 +14,7 @@ from numba.cuda.datamodel import models
 from numba.cuda.extending import lower_builtin, register_jitable, register_model, type_callable
 from numba.cuda.typing.templates import Signature
 
-from ..intrinsics.lower_cuda import EMITTERS, VECTORS
+from ..intrinsics.lower_cuda import CUDA_EMITTERS, CUDA_VECTORS
 from ..intrinsics.register_cpu import VectorType
 from ..intrinsics.table import TABLE, Intrinsic
 from ..intrinsics.typing_rules import make_typer, type_names
@@ -26,7 +26,7 @@ class CudaVectorModel(models.PrimitiveModel):
     """A vector of 16 B as one LLVM value, which becomes four or two registers."""
 
     def __init__(self, manager: Any, kind: VectorType):
-        super().__init__(manager, kind, VECTORS.vector_type(kind.element_name))
+        super().__init__(manager, kind, CUDA_VECTORS.vector_type(kind.element_name))
 
 
 TYPES = type_names(types, VectorType)
@@ -50,7 +50,7 @@ def _signature(result: Any, *operands: Any) -> Signature:
 def _register(row: Intrinsic) -> None:
     typer = make_typer(row, TYPES, _signature, types)
     type_callable(row.function)(lambda context: typer)
-    emit = EMITTERS[row.operation]
+    emit = CUDA_EMITTERS[row.operation]
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         result = emit(builder, row, list(args))

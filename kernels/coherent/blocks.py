@@ -13,7 +13,7 @@ from .flits import forget
 from .layout import LINE_LOG2_MASK, LINE_POISONED, WRITE_HOME
 from .supply import make_home_ready
 
-GROUP = "coherence"
+COHERENCE_KERNELS = "coherence"
 
 
 @device_function
@@ -66,25 +66,25 @@ def lift_poison(cache, home, address, line_log2):
     return code
 
 
-@cpu_kernel("int64(int64, int64, int64)", group=GROUP)
+@cpu_kernel("int64(int64, int64, int64)", group=COHERENCE_KERNELS)
 def look(cache, home, address):
     """See `block_value`."""
     return block_value(load_i64(cache, words.CACHE_CONTROL), home, address)
 
 
-@cpu_kernel("void(int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("void(int64, int64, int64, int64)", group=COHERENCE_KERNELS)
 def mark_block(cache, home, address, value):
     """See `mark`."""
     mark(cache, home, address, value)
 
 
-@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=COHERENCE_KERNELS)
 def call_block_home(cache, home, block, first):
     """See `call_home`."""
     return call_home(cache, home, block, first)
 
 
-@cpu_kernel("int64(int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("int64(int64, int64, int64, int64)", group=COHERENCE_KERNELS)
 def lift(cache, home, address, line_log2):
     """See `lift_poison`."""
     return lift_poison(cache, home, address, line_log2)

@@ -78,7 +78,7 @@ from .layout import (
 from .misses import note_range
 from .supply import fetch, look_again, make_home_ready, noted, room_for
 
-GROUP = "coherence"
+COHERENCE_KERNELS = "coherence"
 # After so many a vector of lines is not followed by another under the same pin: who takes one waits for that.
 MOST_PINNED_BYTES = 4096
 
@@ -378,19 +378,19 @@ def coherent_write(cache, address, src, num_bytes):
     return status.OK, done
 
 
-@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=COHERENCE_KERNELS)
 def read(cache, dst, address, num_bytes):
     """See `coherent_read`."""
     return coherent_read(cache, dst, address, num_bytes)
 
 
-@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("UniTuple(int64, 2)(int64, int64, int64, int64)", group=COHERENCE_KERNELS)
 def write(cache, address, src, num_bytes):
     """See `coherent_write`."""
     return coherent_write(cache, address, src, num_bytes)
 
 
-@cpu_kernel("void(int64, int64, int64)", group=GROUP)
+@cpu_kernel("void(int64, int64, int64)", group=COHERENCE_KERNELS)
 def finish(cache, code, value):
     """See `finish_flit`."""
     finish_flit(cache, code, value)

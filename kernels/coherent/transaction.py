@@ -313,6 +313,6 @@ def note_miss(cache, request, had, address, line_log2):
         if had == HAD_LOST:
             count(cache, words.NUM_COHERENCE_MISSES, 1)
         if had != HAD_COPY:
-            count(cache, words.NUM_BYTES, 1 << line_log2)
+            count(cache, words.NUM_BYTES_MOVED, 1 << line_log2)
         if had != HAD_NOTHING:
             note_loss(cache, address, line_log2, request == GET_OWNED)

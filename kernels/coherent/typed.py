@@ -31,7 +31,7 @@ from . import hits
 from .hits import names_of
 
 Function = Callable[..., Any]
-OPERATIONS = {
+CHANGE_OPERATIONS = {
     "store": operations.WRITE,
     "fetch_add": operations.FETCH_ADD,
     "exchange": operations.EXCHANGE,
@@ -50,7 +50,7 @@ def _change(element: str, verb: str) -> Function:
     is_float_sum = verb == "fetch_add" and ELEMENTS[element].kind == "f"
     names = {
         **hits.names_of_change(element, verb),
-        "OPERATION": operations.FETCH_ADD_FLOAT if is_float_sum else OPERATIONS[verb],
+        "OPERATION": operations.FETCH_ADD_FLOAT if is_float_sum else CHANGE_OPERATIONS[verb],
     }
     suffix = f"{verb}_{element}"
     names["modify_raw"] = _raw(element, verb, names)

@@ -19,7 +19,7 @@ from ..intrinsics.scalar import load_i64, load_u8, load_u32, store_i64, store_u8
 from ..intrinsics.system import copy_bytes, lane_index, num_lanes, stream_fence
 from ..intrinsics.vector import vec_lanes_i64, vec_load_i64, vec_store_i64, vec_stream_i64
 
-LINE_BYTES = 64  # alignment of streamed stores
+CORE_LINE_BYTES = 64  # alignment of streamed stores
 MIN_STREAM_ROW_BYTES = 1024  # shorter rows lose more at their unaligned ends than streaming saves
 UNALIGNED_VECTORS = 1  # 0 in the variants for CUDA, where a vector access needs 16-byte alignment
 
@@ -90,7 +90,7 @@ def copy(dst, src, num_bytes, stream_bytes, lane, num_lanes):
         copy_2d_spread(dst, 0, src, 0, 1, num_bytes, lane, num_lanes)
         return
     vector_bytes = 8 * vec_lanes_i64()
-    head = min(-dst & (LINE_BYTES - 1), num_bytes)
+    head = min(-dst & (CORE_LINE_BYTES - 1), num_bytes)
     num_vectors = (num_bytes - head) // vector_bytes
     if num_bytes < stream_bytes:
         copy_vectors(dst + head, src + head, num_vectors, lane, num_lanes)

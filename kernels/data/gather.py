@@ -15,7 +15,7 @@ from ..intrinsics.scalar import load_i64, load_u8, store_i64, store_u8
 from ..intrinsics.system import copy_bytes, lane_index, num_lanes, prefetch, stream_fence
 from ..intrinsics.vector import vec_lanes_i64, vec_load_i64, vec_store_i64
 from ..status import OK, OUT_OF_RANGE
-from .copy import LINE_BYTES, copy_unit, stream_vectors, unit_bytes
+from .copy import CORE_LINE_BYTES, copy_unit, stream_vectors, unit_bytes
 
 PREFETCH_BYTES = 10 << 10  # of rows ahead: measured best for rows of 64 B to 2 KiB
 MAX_PREFETCH_ROWS = 64
@@ -41,7 +41,7 @@ def prefetch_range(address, num_bytes):
     byte = 0
     while byte < num_bytes:
         prefetch(address + byte)
-        byte += LINE_BYTES
+        byte += CORE_LINE_BYTES
 
 
 @device_function
@@ -148,7 +148,7 @@ def gather_rows(dst, table, indices, num_rows, row_bytes, stream_bytes, lane, nu
     Lanes: rows in turn. Writes dst only; from `stream_bytes` on around the caches, where rows are whole
     lines. Any alignment on the CPU. Twin: reference.gather_rows.
     """
-    streams = num_rows * row_bytes >= stream_bytes and (dst | row_bytes) & (LINE_BYTES - 1) == 0
+    streams = num_rows * row_bytes >= stream_bytes and (dst | row_bytes) & (CORE_LINE_BYTES - 1) == 0
     ahead = max(1, min(MAX_PREFETCH_ROWS, PREFETCH_BYTES // max(row_bytes, 1))) * num_lanes
     prefetch_bytes = min(row_bytes, MAX_PREFETCH_ROW_BYTES)
     if streams == 0 and gather_exact(dst, table, indices, num_rows, row_bytes, ahead, lane, num_lanes):

@@ -23,15 +23,15 @@ from ..intrinsics.scalar import load_i64, store_f32
 from ..intrinsics.system import lane_index, num_lanes, prefetch
 from ..intrinsics.vector import vec_add_f32, vec_lanes_f32, vec_store_f32, vec_zero_f32
 from ..intrinsics.vector import vec_load_f32 as vec_load
-from .copy import LINE_BYTES
+from .copy import CORE_LINE_BYTES
 
 # Rows ahead, by vectors in a block; measured best for 64-byte vectors on Zen 5.
-PREFETCH_ROWS = {1: 64, 2: 64, 4: 48, 8: 20, 16: 10}
+_PREFETCH_ROWS = {1: 64, 2: 64, 4: 48, 8: 20, 16: 10}
 
 # What follows is written for float32 rows and a block of one vector; `_blocks` makes the others of it.
 ELEMENT_BYTES = 4
 NUM_VECTORS = 1
-DISTANCE = PREFETCH_ROWS[1]
+DISTANCE = _PREFETCH_ROWS[1]
 
 
 @device_function
@@ -77,7 +77,7 @@ def sum_block(dst, table, indices, begin, end, last, row_bytes, column):
             byte = 0
             while byte < NUM_VECTORS * vec_lanes_f32() * ELEMENT_BYTES:
                 prefetch(row + column * ELEMENT_BYTES + byte)
-                byte += LINE_BYTES
+                byte += CORE_LINE_BYTES
         total = add(total, table + load_i64(indices, i) * row_bytes, column)
         i += 1
     put(dst, column, total)
@@ -98,7 +98,7 @@ def _blocks(row_type: str, vector_load: Any, element_bytes: int) -> dict[str, An
     """sum_block_1, ..., sum_block_16 for rows of one type."""
     blocks = {}
     zeros, adds, puts = zero, variant(add, f"add_1_{row_type}", vec_load=vector_load), put
-    for width, distance in PREFETCH_ROWS.items():
+    for width, distance in _PREFETCH_ROWS.items():
         if width > 1:
             half = width // 2
             zeros = variant(zero_pair, f"zero_{width}", zero=zeros)
@@ -201,10 +201,10 @@ def _of_type(row_type: str) -> dict[str, Any]:
 
 
 _FORMS = {row_type: _of_type(row_type) for row_type in ROW_TYPES}
-SIGNATURE = "void(int64, int64, int64, int64, int64, int64, int64)"
+_SIGNATURE = "void(int64, int64, int64, int64, int64, int64, int64)"
 GATHER_SUM = {row_type: forms["gather_sum"] for row_type, forms in _FORMS.items()}
 CPU_GATHER_SUM = {
-    row_type: cpu_kernel(SIGNATURE, group=group_of(row_type))(forms["one_lane"])
+    row_type: cpu_kernel(_SIGNATURE, group=group_of(row_type))(forms["one_lane"])
     for row_type, forms in _FORMS.items()
 }
 CUDA_GATHER_SUM = {row_type: forms["all_lanes"] for row_type, forms in _FORMS.items()}

@@ -25,7 +25,7 @@ from ..intrinsics.vector import vec_lanes_f32 as vec_lanes
 from ..intrinsics.vector import vec_load_f32 as vec_load
 from ..intrinsics.vector import vec_store_f32 as vec_store
 from ..intrinsics.vector import vec_stream_f32 as vec_stream
-from .copy import LINE_BYTES, UNALIGNED_VECTORS
+from .copy import CORE_LINE_BYTES, UNALIGNED_VECTORS
 
 ELEMENT_BYTES = 4
 VECTOR_ALIGNMENT = 16  # of vector accesses on CUDA
@@ -120,7 +120,7 @@ def reduce(dst, sources, num_sources, num_elements, stream_bytes, lane, num_lane
     """
     streams = num_elements * ELEMENT_BYTES >= stream_bytes and is_source(dst, sources, num_sources) == 0
     # Up to a line boundary of dst, where streamed stores must begin and ordinary ones like to.
-    begin = min((-dst & (LINE_BYTES - 1)) // ELEMENT_BYTES, num_elements)
+    begin = min((-dst & (CORE_LINE_BYTES - 1)) // ELEMENT_BYTES, num_elements)
     if UNALIGNED_VECTORS == 0 and has_aligned_vectors(dst, sources, num_sources) == 0:
         begin = num_elements
     sum_scalars(dst, sources, num_sources, 0, begin, lane, num_lanes)
@@ -145,7 +145,7 @@ def all_lanes(dst, sources, num_sources, num_elements, stream_bytes):
 
 
 TEMPLATES = (put, sum_scalars, sum_two, sum_many, reduce, one_lane, all_lanes)
-NUM_BYTES = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "f16": 2, "bf16": 2}
+TYPE_BYTES = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "f16": 2, "bf16": 2}
 
 
 def _of_type(name: str, unaligned_vectors: int) -> SimpleNamespace:
@@ -155,7 +155,7 @@ def _of_type(name: str, unaligned_vectors: int) -> SimpleNamespace:
     return family(
         TEMPLATES,
         name if unaligned_vectors else f"{name}_aligned",
-        ELEMENT_BYTES=NUM_BYTES[name],
+        ELEMENT_BYTES=TYPE_BYTES[name],
         UNALIGNED_VECTORS=unaligned_vectors,
         load=getattr(ops_vector, f"load_{name}_f32") if half else getattr(scalar, f"load_{name}"),
         store=getattr(ops_vector, f"store_f32_{name}") if half else getattr(scalar, f"store_{name}"),
@@ -167,10 +167,10 @@ def _of_type(name: str, unaligned_vectors: int) -> SimpleNamespace:
     )
 
 
-_FORMS = {name: _of_type(name, unaligned_vectors=1) for name in NUM_BYTES}
-SIGNATURE = "void(int64, int64, int64, int64, int64)"
+_FORMS = {name: _of_type(name, unaligned_vectors=1) for name in TYPE_BYTES}
+_SIGNATURE = "void(int64, int64, int64, int64, int64)"
 REDUCE = {name: forms.reduce for name, forms in _FORMS.items()}
 CPU_REDUCE = {
-    name: cpu_kernel(SIGNATURE, group=group_of(name))(forms.one_lane) for name, forms in _FORMS.items()
+    name: cpu_kernel(_SIGNATURE, group=group_of(name))(forms.one_lane) for name, forms in _FORMS.items()
 }
-CUDA_REDUCE = {name: _of_type(name, unaligned_vectors=0).all_lanes for name in NUM_BYTES}
+CUDA_REDUCE = {name: _of_type(name, unaligned_vectors=0).all_lanes for name in TYPE_BYTES}

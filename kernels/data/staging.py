@@ -18,27 +18,27 @@ from ..intrinsics.system import now_ns
 from ..status import BAD_REQUEST, OK
 from .copy import copy, copy_2d
 
-HEADER_BYTES = 64  # a line: rows that follow stay aligned
-MAGIC_VALUE = 0x756D_656D_0005
-MAGIC, NUM_ROWS, ROW_BYTES, SENT_NS = 0, 1, 2, 3
+STAGING_HEADER_BYTES = 64  # a line: rows that follow stay aligned
+STAGING_MAGIC_VALUE = 0x756D_656D_0005
+STAGING_MAGIC, STAGING_NUM_ROWS, STAGING_ROW_BYTES, STAGING_SENT_NS = 0, 1, 2, 3
 
 
 @device_function
 def copy_out_and_pack(src, src_stride, num_rows, row_bytes, staging, message, stream_bytes, times):
     """Steps 1 and 2: `num_rows` rows, `src_stride` bytes apart, through `staging` into `message`.
 
-    Writes num_rows * row_bytes bytes of `staging`, HEADER_BYTES more of `message`, and times[0:3].
+    Writes num_rows * row_bytes bytes of `staging`, STAGING_HEADER_BYTES more of `message`, and times[0:3].
     """
     num_bytes = num_rows * row_bytes
     store_i64(times, 0, now_ns())
     copy_2d(staging, row_bytes, src, src_stride, num_rows, row_bytes, stream_bytes, 0, 1)
     store_i64(times, 1, now_ns())
-    copy(message + HEADER_BYTES, staging, num_bytes, stream_bytes, 0, 1)
-    store_i64(message, MAGIC, MAGIC_VALUE)
-    store_i64(message, NUM_ROWS, num_rows)
-    store_i64(message, ROW_BYTES, row_bytes)
+    copy(message + STAGING_HEADER_BYTES, staging, num_bytes, stream_bytes, 0, 1)
+    store_i64(message, STAGING_MAGIC, STAGING_MAGIC_VALUE)
+    store_i64(message, STAGING_NUM_ROWS, num_rows)
+    store_i64(message, STAGING_ROW_BYTES, row_bytes)
     now = now_ns()
-    store_i64(message, SENT_NS, now)
+    store_i64(message, STAGING_SENT_NS, now)
     store_i64(times, 2, now)
 
 
@@ -50,12 +50,12 @@ def unpack_and_copy_in(message, num_rows, row_bytes, staging, dst, dst_stride, s
     """
     store_i64(times, 0, now_ns())
     if (
-        load_i64(message, MAGIC) != MAGIC_VALUE
-        or load_i64(message, NUM_ROWS) != num_rows
-        or load_i64(message, ROW_BYTES) != row_bytes
+        load_i64(message, STAGING_MAGIC) != STAGING_MAGIC_VALUE
+        or load_i64(message, STAGING_NUM_ROWS) != num_rows
+        or load_i64(message, STAGING_ROW_BYTES) != row_bytes
     ):
         return BAD_REQUEST
-    copy(staging, message + HEADER_BYTES, num_rows * row_bytes, stream_bytes, 0, 1)
+    copy(staging, message + STAGING_HEADER_BYTES, num_rows * row_bytes, stream_bytes, 0, 1)
     store_i64(times, 1, now_ns())
     copy_2d(dst, dst_stride, staging, row_bytes, num_rows, row_bytes, stream_bytes, 0, 1)
     store_i64(times, 2, now_ns())

@@ -33,7 +33,7 @@ from .layout import (
     SPANS_LOG2,
 )
 
-PAGE_BYTES = 4096
+_PAGE_BYTES = 4096
 
 
 @device_function
@@ -47,7 +47,7 @@ def place_table(arena, word, offset, num_bytes, is_writing):
     """Put a table at `offset` and its address into header word `word`; the offset of the next table."""
     if is_writing:
         store_i64(arena, word, arena + offset)
-    return (offset + num_bytes + (PAGE_BYTES - 1)) & -PAGE_BYTES
+    return (offset + num_bytes + (_PAGE_BYTES - 1)) & -_PAGE_BYTES
 
 
 @device_function

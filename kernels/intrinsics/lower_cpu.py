@@ -16,16 +16,16 @@ from llvmlite.ir import IRBuilder as Builder
 
 from .table import Intrinsic
 
-I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
-VOID = ir.VoidType()
-BYTES = I8.as_pointer()
+LLVM_I1, LLVM_I8, LLVM_I32, LLVM_I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+LLVM_VOID = ir.VoidType()
+LLVM_I8_POINTER = LLVM_I8.as_pointer()
 SCALARS: dict[str, ir.Type] = {
     "f32": ir.FloatType(),
     "f64": ir.DoubleType(),
     **{f"{sign}{bits}": ir.IntType(bits) for sign in "iu" for bits in (8, 16, 32, 64)},
 }
 LLVM_ORDERING = {"relaxed": "monotonic", "acquire": "acquire", "release": "release", "acq_rel": "acq_rel"}
-RMW = {"fetch_add": "add", "fetch_or": "or", "fetch_and": "and", "exchange": "xchg"}
+_RMW = {"fetch_add": "add", "fetch_or": "or", "fetch_and": "and", "exchange": "xchg"}
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 FUTEX_WAIT, FUTEX_WAKE = 0, 1  # without FUTEX_PRIVATE_FLAG: the word may be shared between processes
 CLOCK_MONOTONIC = 1
@@ -75,7 +75,7 @@ def _rmw(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     assert row.element is not None and row.ordering is not None
     base, index, value = args
     pointer = element_pointer(builder, SCALARS[row.element.name], base, index)
-    operation = "fadd" if row.element.kind == "f" else RMW[row.operation]
+    operation = "fadd" if row.element.kind == "f" else _RMW[row.operation]
     return builder.atomic_rmw(operation, pointer, value, LLVM_ORDERING[row.ordering])
 
 
@@ -98,107 +98,121 @@ def _fence_after_atomic(builder: Builder, row: Intrinsic, args: list[ir.Value]) 
 
 def _pause(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     if IS_X86:
-        builder.call(external(builder, "llvm.x86.sse2.pause", VOID, []), [])
+        builder.call(external(builder, "llvm.x86.sse2.pause", LLVM_VOID, []), [])
     elif IS_ARM:
-        builder.call(external(builder, "llvm.aarch64.hint", VOID, [I32]), [I32(1)])  # yield
+        builder.call(external(builder, "llvm.aarch64.hint", LLVM_VOID, [LLVM_I32]), [LLVM_I32(1)])  # yield
 
 
 def _yield_cpu(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
-    builder.call(external(builder, "sched_yield", I32, []), [])
+    builder.call(external(builder, "sched_yield", LLVM_I32, []), [])
 
 
 def _now_ns(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
-    timespec = entry_slot(builder, ir.ArrayType(I64, 2))
-    first = builder.bitcast(timespec, I64.as_pointer())
-    clock = external(builder, "clock_gettime", I32, [I32, I64.as_pointer()])
-    builder.call(clock, [I32(CLOCK_MONOTONIC), first])
+    timespec = entry_slot(builder, ir.ArrayType(LLVM_I64, 2))
+    first = builder.bitcast(timespec, LLVM_I64.as_pointer())
+    clock = external(builder, "clock_gettime", LLVM_I32, [LLVM_I32, LLVM_I64.as_pointer()])
+    builder.call(clock, [LLVM_I32(CLOCK_MONOTONIC), first])
     seconds = builder.load(first)
-    nanoseconds = builder.load(builder.gep(first, [I64(1)]))
-    return builder.add(builder.mul(seconds, I64(1_000_000_000)), nanoseconds)
+    nanoseconds = builder.load(builder.gep(first, [LLVM_I64(1)]))
+    return builder.add(builder.mul(seconds, LLVM_I64(1_000_000_000)), nanoseconds)
 
 
 def _cycles(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     if not IS_X86:  # Arm's cycle counter faults in user mode
         return _now_ns(builder, row, args)
-    return builder.call(external(builder, "llvm.readcyclecounter", I64, []), [])
+    return builder.call(external(builder, "llvm.readcyclecounter", LLVM_I64, []), [])
 
 
 def _thread_pointer(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
-    pointer = external(builder, "llvm.thread.pointer.p0", BYTES, [])
-    return builder.ptrtoint(builder.call(pointer, []), I64)
+    pointer = external(builder, "llvm.thread.pointer.p0", LLVM_I8_POINTER, [])
+    return builder.ptrtoint(builder.call(pointer, []), LLVM_I64)
 
 
 def _thread_stripe(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
-    spread = builder.mul(_thread_pointer(builder, row, args), I64(GOLDEN))
-    return builder.lshr(spread, I64(STRIPE_SHIFT))
+    spread = builder.mul(_thread_pointer(builder, row, args), LLVM_I64(GOLDEN))
+    return builder.lshr(spread, LLVM_I64(STRIPE_SHIFT))
 
 
 def _prefetch(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
-    hint = external(builder, "llvm.prefetch.p0", VOID, [BYTES, I32, I32, I32])
-    is_for_store, all_levels, data = I32(int(row.operation == "prefetch_for_store")), I32(3), I32(1)
-    builder.call(hint, [builder.inttoptr(args[0], BYTES), is_for_store, all_levels, data])
+    hint = external(builder, "llvm.prefetch.p0", LLVM_VOID, [LLVM_I8_POINTER, LLVM_I32, LLVM_I32, LLVM_I32])
+    is_for_store, all_levels, data = (
+        LLVM_I32(int(row.operation == "prefetch_for_store")),
+        LLVM_I32(3),
+        LLVM_I32(1),
+    )
+    builder.call(hint, [builder.inttoptr(args[0], LLVM_I8_POINTER), is_for_store, all_levels, data])
 
 
 def _stream_fence(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
     if IS_X86:
         # x86 orders ordinary stores by itself, so LLVM's release fence is no instruction there.
-        builder.call(external(builder, "llvm.x86.sse.sfence", VOID, []), [])
+        builder.call(external(builder, "llvm.x86.sse.sfence", LLVM_VOID, []), [])
     else:
         builder.fence("release")
 
 
 def _copy_bytes(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> None:
-    copy = external(builder, "llvm.memcpy.p0.p0.i64", VOID, [BYTES, BYTES, I64, I1])
+    copy = external(
+        builder, "llvm.memcpy.p0.p0.i64", LLVM_VOID, [LLVM_I8_POINTER, LLVM_I8_POINTER, LLVM_I64, LLVM_I1]
+    )
     dst, src, num_bytes = args
-    builder.call(copy, [builder.inttoptr(dst, BYTES), builder.inttoptr(src, BYTES), num_bytes, I1(0)])
+    builder.call(
+        copy,
+        [
+            builder.inttoptr(dst, LLVM_I8_POINTER),
+            builder.inttoptr(src, LLVM_I8_POINTER),
+            num_bytes,
+            LLVM_I1(0),
+        ],
+    )
 
 
 def _count_zeros(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     name = "llvm.ctlz.i64" if row.operation == "count_leading_zeros_u64" else "llvm.cttz.i64"
-    return builder.call(external(builder, name, I64, [I64, I1]), [args[0], I1(0)])
+    return builder.call(external(builder, name, LLVM_I64, [LLVM_I64, LLVM_I1]), [args[0], LLVM_I1(0)])
 
 
 def _count_ones(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
-    return builder.call(external(builder, "llvm.ctpop.i64", I64, [I64]), args)
+    return builder.call(external(builder, "llvm.ctpop.i64", LLVM_I64, [LLVM_I64]), args)
 
 
 def _multiply_high(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     wide = ir.IntType(128)
     product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
-    return builder.trunc(builder.lshr(product, wide(64)), I64)
+    return builder.trunc(builder.lshr(product, wide(64)), LLVM_I64)
 
 
 def _constant(value: int) -> Emitter:
-    return lambda builder, row, args: I64(value)
+    return lambda builder, row, args: LLVM_I64(value)
 
 
 def _futex_wait(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     address, expected, timeout_ns = args
-    timeout_ns = builder.select(builder.icmp_signed("<", timeout_ns, I64(0)), I64(0), timeout_ns)
-    timespec = builder.bitcast(entry_slot(builder, ir.ArrayType(I64, 2)), I64.as_pointer())
-    builder.store(builder.sdiv(timeout_ns, I64(1_000_000_000)), timespec)
-    builder.store(builder.srem(timeout_ns, I64(1_000_000_000)), builder.gep(timespec, [I64(1)]))
-    timeout = builder.ptrtoint(timespec, I64)
-    return _system_call(builder, [address, I64(FUTEX_WAIT), builder.zext(expected, I64), timeout])
+    timeout_ns = builder.select(builder.icmp_signed("<", timeout_ns, LLVM_I64(0)), LLVM_I64(0), timeout_ns)
+    timespec = builder.bitcast(entry_slot(builder, ir.ArrayType(LLVM_I64, 2)), LLVM_I64.as_pointer())
+    builder.store(builder.sdiv(timeout_ns, LLVM_I64(1_000_000_000)), timespec)
+    builder.store(builder.srem(timeout_ns, LLVM_I64(1_000_000_000)), builder.gep(timespec, [LLVM_I64(1)]))
+    timeout = builder.ptrtoint(timespec, LLVM_I64)
+    return _system_call(builder, [address, LLVM_I64(FUTEX_WAIT), builder.zext(expected, LLVM_I64), timeout])
 
 
 def _futex_wake(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     address, count = args
-    return _system_call(builder, [address, I64(FUTEX_WAKE), count, I64(0)])
+    return _system_call(builder, [address, LLVM_I64(FUTEX_WAKE), count, LLVM_I64(0)])
 
 
 def _system_call(builder: Builder, args: list[ir.Value]) -> ir.Value:
     """futex(2) through libc's syscall; its result, or -errno."""
-    call = external(builder, "syscall", I64, [I64], variadic=True)
-    number = I64(SYS_FUTEX[platform.machine()])
-    result = builder.call(call, [number, *args, I64(0), I64(0)])
-    error = builder.load(builder.call(external(builder, "__errno_location", I32.as_pointer(), []), []))
-    failed = builder.icmp_signed("<", result, I64(0))
-    return builder.select(failed, builder.neg(builder.zext(error, I64)), result)
+    call = external(builder, "syscall", LLVM_I64, [LLVM_I64], variadic=True)
+    number = LLVM_I64(SYS_FUTEX[platform.machine()])
+    result = builder.call(call, [number, *args, LLVM_I64(0), LLVM_I64(0)])
+    error = builder.load(builder.call(external(builder, "__errno_location", LLVM_I32.as_pointer(), []), []))
+    failed = builder.icmp_signed("<", result, LLVM_I64(0))
+    return builder.select(failed, builder.neg(builder.zext(error, LLVM_I64)), result)
 
 
 def _call_handler(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
-    handler = ir.FunctionType(I64, [I64, I64, I64]).as_pointer()
+    handler = ir.FunctionType(LLVM_I64, [LLVM_I64, LLVM_I64, LLVM_I64]).as_pointer()
     return builder.call(builder.inttoptr(args[0], handler), args[1:])
 
 
@@ -208,7 +222,7 @@ def entry_slot(builder: Builder, kind: ir.Type) -> ir.Value:
         return builder.alloca(kind)
 
 
-EMITTERS: dict[str, Emitter] = {
+CPU_EMITTERS: dict[str, Emitter] = {
     "load": _load,
     "store": _store,
     "fetch_add": _rmw,

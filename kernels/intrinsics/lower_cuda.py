@@ -12,9 +12,18 @@ from llvmlite.ir import IRBuilder as Builder
 
 from .. import status
 from .elements import Element
-from .lower_cpu import BYTES, I1, I32, I64, SCALARS, VOID, Emitter, external
-from .lower_cpu import EMITTERS as CPU_EMITTERS
-from .lower_narrow import F32, I16, shaped
+from .lower_cpu import (
+    CPU_EMITTERS,
+    LLVM_I1,
+    LLVM_I8_POINTER,
+    LLVM_I32,
+    LLVM_I64,
+    LLVM_VOID,
+    SCALARS,
+    Emitter,
+    external,
+)
+from .lower_narrow import LLVM_F32, LLVM_I16, shaped
 from .lower_vector import VectorLowering, element_name
 from .table import Intrinsic
 
@@ -50,7 +59,7 @@ def ptx_type(element: Element) -> str:
 
 def _address(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
     assert row.element is not None
-    return builder.add(args[0], builder.mul(args[1], I64(row.element.num_bytes)))
+    return builder.add(args[0], builder.mul(args[1], LLVM_I64(row.element.num_bytes)))
 
 
 def _pointer(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
@@ -66,7 +75,7 @@ def _load(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
     text = f"ld.{PTX_ORDERING[row.ordering]}.sys.global.{ptx_type(row.element)} $0, [$1];"
     if row.element.num_bytes > 1:
         return ptx(builder, text, f"={letter},l", kind, [_address(builder, row, args)])
-    return builder.trunc(ptx(builder, text, "=h,l", I16, [_address(builder, row, args)]), kind)
+    return builder.trunc(ptx(builder, text, "=h,l", LLVM_I16, [_address(builder, row, args)]), kind)
 
 
 def _store(builder: Builder, row: Intrinsic, args: Args) -> None:
@@ -77,8 +86,8 @@ def _store(builder: Builder, row: Intrinsic, args: Args) -> None:
         return
     text = f"st.{PTX_ORDERING[row.ordering]}.sys.global.{ptx_type(row.element)} [$0], $1;"
     if row.element.num_bytes == 1:
-        value = builder.zext(value, I16)  # PTX has no registers of 8 bits
-    ptx(builder, text, f"l,{register_letter(row.element)}", VOID, [_address(builder, row, args), value])
+        value = builder.zext(value, LLVM_I16)  # PTX has no registers of 8 bits
+    ptx(builder, text, f"l,{register_letter(row.element)}", LLVM_VOID, [_address(builder, row, args), value])
 
 
 def _atomic(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
@@ -103,26 +112,26 @@ def _atomic(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
 
 def _fence(builder: Builder, row: Intrinsic, args: Args) -> None:
     assert row.ordering is not None
-    ptx(builder, PTX_FENCE[row.ordering], "", VOID, [])
+    ptx(builder, PTX_FENCE[row.ordering], "", LLVM_VOID, [])
 
 
 def _statement(text: str) -> Emitter:
     def emit(builder: Builder, row: Intrinsic, args: Args) -> None:
-        ptx(builder, text, ",".join("l" for _ in args), VOID, args)
+        ptx(builder, text, ",".join("l" for _ in args), LLVM_VOID, args)
 
     return emit
 
 
 def _special_register(name: str) -> Emitter:
     def emit(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
-        return ptx(builder, f"mov.u64 $0, %{name};", "=l", I64, [])
+        return ptx(builder, f"mov.u64 $0, %{name};", "=l", LLVM_I64, [])
 
     return emit
 
 
 def _index(builder: Builder, name: str) -> ir.Value:
-    value = external(builder, f"llvm.nvvm.read.ptx.sreg.{name}.x", I32, [])
-    return builder.zext(builder.call(value, []), I64)
+    value = external(builder, f"llvm.nvvm.read.ptx.sreg.{name}.x", LLVM_I32, [])
+    return builder.zext(builder.call(value, []), LLVM_I64)
 
 
 def _lane_index(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
@@ -136,18 +145,18 @@ def _num_lanes(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
 
 def _stream_fence(builder: Builder, row: Intrinsic, args: Args) -> None:
     # st.global.cs is an ordinary store with a cache hint: the release that follows orders it already.
-    ptx(builder, "", "", VOID, [])
+    ptx(builder, "", "", LLVM_VOID, [])
 
 
 def _copy_bytes(builder: Builder, row: Intrinsic, args: Args) -> None:
-    space = BYTES.pointee.as_pointer(GLOBAL_SPACE)
+    space = LLVM_I8_POINTER.pointee.as_pointer(GLOBAL_SPACE)
     dst, src = (builder.inttoptr(address, space) for address in args[:2])
-    copy = external(builder, "llvm.memcpy.p1i8.p1i8.i64", VOID, [space, space, I64, I1])
-    builder.call(copy, [dst, src, args[2], I1(0)])
+    copy = external(builder, "llvm.memcpy.p1i8.p1i8.i64", LLVM_VOID, [space, space, LLVM_I64, LLVM_I1])
+    builder.call(copy, [dst, src, args[2], LLVM_I1(0)])
 
 
 def _multiply_high(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
-    kind = ir.FunctionType(I64, [I64, I64])
+    kind = ir.FunctionType(LLVM_I64, [LLVM_I64, LLVM_I64])
     return builder.call(ir.InlineAsm(kind, "mul.hi.u64 $0, $1, $2;", "=l,l,l"), args)
 
 
@@ -166,22 +175,28 @@ class CudaVectors(VectorLowering):
         kind = f"{'f' if row.element.kind == 'f' else 'b'}{8 * row.element.num_bytes}"
         slots = ", ".join(f"${n + 1}" for n in range(count))
         text = f"st.global.cs.v{count}.{kind} [$0], {{{slots}}};"
-        lanes = [builder.extract_element(value, I32(n)) for n in range(count)]
-        ptx(builder, text, ",".join(["l", *[letter] * count]), VOID, [builder.ptrtoint(pointer, I64), *lanes])
+        lanes = [builder.extract_element(value, LLVM_I32(n)) for n in range(count)]
+        ptx(
+            builder,
+            text,
+            ",".join(["l", *[letter] * count]),
+            LLVM_VOID,
+            [builder.ptrtoint(pointer, LLVM_I64), *lanes],
+        )
 
     def equal(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
-        bits = I64(0)
+        bits = LLVM_I64(0)
         for lane in range(args[0].type.count):
-            same = builder.icmp_signed("==", *[builder.extract_element(arg, I32(lane)) for arg in args])
-            bits = builder.or_(bits, builder.shl(builder.zext(same, I64), I64(lane)))
+            same = builder.icmp_signed("==", *[builder.extract_element(arg, LLVM_I32(lane)) for arg in args])
+            bits = builder.or_(bits, builder.shl(builder.zext(same, LLVM_I64), LLVM_I64(lane)))
         return bits
 
     def sum(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         vector = args[0]
         add = builder.fadd if element_name(row)[0] == "f" else builder.add
-        total = builder.extract_element(vector, I32(0))
+        total = builder.extract_element(vector, LLVM_I32(0))
         for lane in range(1, vector.type.count):
-            total = add(total, builder.extract_element(vector, I32(lane)))
+            total = add(total, builder.extract_element(vector, LLVM_I32(lane)))
         return total
 
     def fma(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
@@ -190,15 +205,15 @@ class CudaVectors(VectorLowering):
         fused = external(builder, f"llvm.fma.{name}", scalar, [scalar] * 3)
         result = ir.Constant(args[0].type, ir.Undefined)
         for lane in range(args[0].type.count):
-            operands = [builder.extract_element(arg, I32(lane)) for arg in args]
-            result = builder.insert_element(result, builder.call(fused, operands), I32(lane))
+            operands = [builder.extract_element(arg, LLVM_I32(lane)) for arg in args]
+            result = builder.insert_element(result, builder.call(fused, operands), LLVM_I32(lane))
         return result
 
     def f16_to_f32(self, builder: Builder, bits: ir.Value, lanes: int) -> ir.Value:
-        return _each_lane(builder, bits, lanes, "cvt.f32.f16 $0, $1;", "=f,h", F32)
+        return _each_lane(builder, bits, lanes, "cvt.f32.f16 $0, $1;", "=f,h", LLVM_F32)
 
     def f32_to_f16(self, builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
-        return _each_lane(builder, value, lanes, "cvt.rn.f16.f32 $0, $1;", "=h,f", I16)
+        return _each_lane(builder, value, lanes, "cvt.rn.f16.f32 $0, $1;", "=h,f", LLVM_I16)
 
 
 def _each_lane(
@@ -209,8 +224,8 @@ def _each_lane(
         return builder.call(convert, [value])
     result = ir.Constant(shaped(kind, lanes), ir.Undefined)
     for lane in range(lanes):
-        converted = builder.call(convert, [builder.extract_element(value, I32(lane))])
-        result = builder.insert_element(result, converted, I32(lane))
+        converted = builder.call(convert, [builder.extract_element(value, LLVM_I32(lane))])
+        result = builder.insert_element(result, converted, LLVM_I32(lane))
     return result
 
 
@@ -220,12 +235,12 @@ def shaped_element(value: ir.Value, lanes: int) -> ir.Type:
 
 
 def _call_handler(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
-    return ir.Constant(I64, status.NOT_MAPPED)  # the host's functions are out of a device's reach
+    return ir.Constant(LLVM_I64, status.NOT_MAPPED)  # the host's functions are out of a device's reach
 
 
-VECTORS = CudaVectors(VECTOR_BYTES, _load, _store)
-EMITTERS: dict[str, Emitter] = {
-    **VECTORS.emitters(),
+CUDA_VECTORS = CudaVectors(VECTOR_BYTES, _load, _store)
+CUDA_EMITTERS: dict[str, Emitter] = {
+    **CUDA_VECTORS.emitters(),
     "load": _load,
     "store": _store,
     "fetch_add": _atomic,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 
-F32 = ir.FloatType()
-I16, I32 = ir.IntType(16), ir.IntType(32)
+LLVM_F32 = ir.FloatType()
+LLVM_I16, LLVM_I32 = ir.IntType(16), ir.IntType(32)
 
 F32_INFINITY = 0xFF << 23
 F16_OVERFLOW = (127 + 16) << 23  # 65536.0: from here on a half is infinite
@@ -39,16 +39,16 @@ def round_to_bf16(builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
     """
 
     def constant(number: int) -> ir.Constant:
-        return filled(I32, lanes, number)
+        return filled(LLVM_I32, lanes, number)
 
-    bits = builder.bitcast(value, shaped(I32, lanes))
+    bits = builder.bitcast(value, shaped(LLVM_I32, lanes))
     high = builder.lshr(bits, constant(16))
     odd = builder.and_(high, constant(1))
     rounded = builder.add(builder.add(bits, constant(0x7FFF)), odd)
     is_nan = builder.fcmp_unordered("uno", value, value)
     quiet_nan = builder.or_(high, constant(0x40))
     chosen = builder.select(is_nan, quiet_nan, builder.lshr(rounded, constant(16)))
-    return builder.trunc(chosen, shaped(I16, lanes))
+    return builder.trunc(chosen, shaped(LLVM_I16, lanes))
 
 
 def f16_to_f32_by_integers(builder: Builder, bits: ir.Value, lanes: int) -> ir.Value:
@@ -58,9 +58,9 @@ def f16_to_f32_by_integers(builder: Builder, bits: ir.Value, lanes: int) -> ir.V
     """
 
     def constant(number: int) -> ir.Constant:
-        return filled(I32, lanes, number)
+        return filled(LLVM_I32, lanes, number)
 
-    wide, floats = shaped(I32, lanes), shaped(F32, lanes)
+    wide, floats = shaped(LLVM_I32, lanes), shaped(LLVM_F32, lanes)
     word = builder.zext(bits, wide)
     magnitude = builder.and_(word, constant(0x7FFF))
     sign = builder.shl(builder.and_(word, constant(0x8000)), constant(16))
@@ -79,9 +79,9 @@ def f32_to_f16_by_integers(builder: Builder, value: ir.Value, lanes: int) -> ir.
     """
 
     def constant(number: int) -> ir.Constant:
-        return filled(I32, lanes, number & 0xFFFF_FFFF)
+        return filled(LLVM_I32, lanes, number & 0xFFFF_FFFF)
 
-    wide, floats = shaped(I32, lanes), shaped(F32, lanes)
+    wide, floats = shaped(LLVM_I32, lanes), shaped(LLVM_F32, lanes)
     bits = builder.bitcast(value, wide)
     magnitude = builder.and_(bits, constant(0x7FFF_FFFF))
     sign = builder.lshr(builder.and_(bits, constant(0x8000_0000)), constant(16))
@@ -101,4 +101,4 @@ def f32_to_f16_by_integers(builder: Builder, value: ir.Value, lanes: int) -> ir.
     is_large = builder.icmp_unsigned(">=", magnitude, constant(F16_OVERFLOW))
     finite = builder.select(is_small, subnormal, normal)
     chosen = builder.or_(builder.select(is_large, special, finite), sign)
-    return builder.trunc(chosen, shaped(I16, lanes))
+    return builder.trunc(chosen, shaped(LLVM_I16, lanes))

@@ -13,11 +13,10 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 
-from .lower_cpu import EMITTERS as CPU_EMITTERS
-from .lower_cpu import I8, I32, I64, IS_X86, SCALARS, Emitter, external
+from .lower_cpu import CPU_EMITTERS, IS_X86, LLVM_I8, LLVM_I32, LLVM_I64, SCALARS, Emitter, external
 from .lower_narrow import (
-    F32,
-    I16,
+    LLVM_F32,
+    LLVM_I16,
     f16_to_f32_by_integers,
     f32_to_f16_by_integers,
     filled,
@@ -26,9 +25,9 @@ from .lower_narrow import (
 )
 from .table import Intrinsic
 
-NARROW_TYPES = {"f16": I16, "bf16": I16, "i8": I8, "u8": I8}
+NARROW_TYPES = {"f16": LLVM_I16, "bf16": LLVM_I16, "i8": LLVM_I8, "u8": LLVM_I8}
 LANE_BYTES = 8  # of those that relaxed accesses have
-ELEMENT_BYTES = {"f32": 4, "i32": 4, "f64": 8, "i64": 8}
+_ELEMENT_BYTES = {"f32": 4, "i32": 4, "f64": 8, "i64": 8}
 
 Args = list[ir.Value]
 
@@ -68,7 +67,7 @@ class VectorLowering:
 
     def num_lanes(self, element: str) -> int:
         """Lanes of a vector of `element`."""
-        return self.register_bytes // ELEMENT_BYTES[element]
+        return self.register_bytes // _ELEMENT_BYTES[element]
 
     def vector_type(self, element: str) -> ir.VectorType:
         """LLVM type of the vector of `element`."""
@@ -87,7 +86,7 @@ class VectorLowering:
     # --- memory
 
     def lanes(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
-        return I64(self.num_lanes(element_name(row)))
+        return LLVM_I64(self.num_lanes(element_name(row)))
 
     def load(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         vector = self.vector_type(element_name(row))
@@ -99,8 +98,8 @@ class VectorLowering:
     def load_relaxed(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         loaded = ir.Constant(self.vector_type(element_name(row)), ir.Undefined)
         for lane in range(loaded.type.count):
-            value = self.scalar_load(builder, row, [args[0], builder.add(args[1], I64(lane))])
-            loaded = builder.insert_element(loaded, value, I32(lane))
+            value = self.scalar_load(builder, row, [args[0], builder.add(args[1], LLVM_I64(lane))])
+            loaded = builder.insert_element(loaded, value, LLVM_I32(lane))
         return loaded
 
     def store(self, builder: Builder, row: Intrinsic, args: Args) -> None:
@@ -115,13 +114,13 @@ class VectorLowering:
 
     def store_relaxed(self, builder: Builder, row: Intrinsic, args: Args) -> None:
         for lane in range(args[2].type.count):
-            value = builder.extract_element(args[2], I32(lane))
-            self.scalar_store(builder, row, [args[0], builder.add(args[1], I64(lane)), value])
+            value = builder.extract_element(args[2], LLVM_I32(lane))
+            self.scalar_store(builder, row, [args[0], builder.add(args[1], LLVM_I64(lane)), value])
 
     def stream(self, builder: Builder, row: Intrinsic, pointer: ir.Value, value: ir.Value) -> None:
         # Nontemporal instructions need aligned addresses: without this claim LLVM would not use them.
         store = builder.store(value, pointer, align=self.register_bytes)
-        store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+        store.set_metadata("nontemporal", builder.module.add_metadata([LLVM_I32(1)]))
 
     # --- arithmetic
 
@@ -138,7 +137,7 @@ class VectorLowering:
     def equal(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         lanes = args[0].type.count
         bits = builder.bitcast(builder.icmp_signed("==", *args), ir.IntType(lanes))
-        return builder.zext(bits, I64)
+        return builder.zext(bits, LLVM_I64)
 
     def sum(self, builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
         name = element_name(row)
@@ -159,7 +158,7 @@ class VectorLowering:
     def shift(self, method: str) -> Emitter:
         def emit(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
             vector = self.vector_type(element_name(row))
-            count = args[1] if vector.element == I64 else builder.trunc(args[1], vector.element)
+            count = args[1] if vector.element == LLVM_I64 else builder.trunc(args[1], vector.element)
             return getattr(builder, method)(args[0], splat(builder, count, vector.count))
 
         return emit
@@ -180,12 +179,12 @@ class VectorLowering:
         return emit
 
     def widen(self, builder: Builder, format_name: str, bits: ir.Value, lanes: int) -> ir.Value:
-        wide = shaped(F32, lanes)
+        wide = shaped(LLVM_F32, lanes)
         if format_name == "f16":
             return self.f16_to_f32(builder, bits, lanes)
         if format_name == "bf16":  # the upper half of a float
-            extended = builder.zext(bits, shaped(I32, lanes))
-            return builder.bitcast(builder.shl(extended, filled(I32, lanes, 16)), wide)
+            extended = builder.zext(bits, shaped(LLVM_I32, lanes))
+            return builder.bitcast(builder.shl(extended, filled(LLVM_I32, lanes, 16)), wide)
         return builder.sitofp(bits, wide) if format_name == "i8" else builder.uitofp(bits, wide)
 
     def store_narrow(self, format_name: str, is_vector: bool) -> Emitter:
@@ -195,7 +194,7 @@ class VectorLowering:
                 bits = self.f32_to_f16(builder, args[2], lanes)
             else:
                 bits = round_to_bf16(builder, args[2], lanes)
-            pointer = self.pointer(builder, I16, bits.type, args[0], args[1])
+            pointer = self.pointer(builder, LLVM_I16, bits.type, args[0], args[1])
             builder.store(bits, pointer, align=self.alignment(2 * (lanes or 1)))
 
         return emit
@@ -266,13 +265,13 @@ class CpuVectors(VectorLowering):
         if not self.has_half:
             return super().f16_to_f32(builder, bits, lanes)
         half = builder.bitcast(bits, shaped(ir.HalfType(), lanes))
-        return builder.fpext(half, shaped(F32, lanes))
+        return builder.fpext(half, shaped(LLVM_F32, lanes))
 
     def f32_to_f16(self, builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
         if not self.has_half:
             return super().f32_to_f16(builder, value, lanes)
         half = builder.fptrunc(value, shaped(ir.HalfType(), lanes))
-        return builder.bitcast(half, shaped(I16, lanes))
+        return builder.bitcast(half, shaped(LLVM_I16, lanes))
 
 
 def arithmetic(float_method: str, integer_method: str) -> Emitter:
@@ -298,6 +297,6 @@ def extreme(comparison: str) -> Emitter:
 def splat(builder: Builder, value: ir.Value, lanes: int) -> ir.Value:
     """A vector with `value` in all lanes."""
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    first = builder.insert_element(undefined, value, I32(0))
-    zeros = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    first = builder.insert_element(undefined, value, LLVM_I32(0))
+    zeros = ir.Constant(ir.VectorType(LLVM_I32, lanes), [0] * lanes)
     return builder.shuffle_vector(first, undefined, zeros)

@@ -22,8 +22,8 @@ from .typing_rules import make_typer, type_names
 
 assert scalar and system and vector and whole  # imported because they fill the table, and add a type
 
-VECTORS = CpuVectors()
-EMITTERS = {**lower_cpu.EMITTERS, **VECTORS.emitters()}
+CPU_VECTORS = CpuVectors()
+_EMITTERS = {**lower_cpu.CPU_EMITTERS, **CPU_VECTORS.emitters()}
 
 
 class VectorType(types.Type):
@@ -39,7 +39,7 @@ class VectorModel(models.PrimitiveModel):
     """A vector is one LLVM value, so it stays in a register and may be a local of a loop."""
 
     def __init__(self, manager: Any, kind: VectorType):
-        super().__init__(manager, kind, VECTORS.vector_type(kind.element_name))
+        super().__init__(manager, kind, CPU_VECTORS.vector_type(kind.element_name))
 
 
 TYPES: dict[str, types.Type] = type_names(types, VectorType)
@@ -57,7 +57,7 @@ def _refuse(*given: Any) -> None:
 def _register(row: Intrinsic, is_faults_build: bool) -> None:
     typer = make_typer(row, TYPES, signature, types)
     type_callable(row.function)(lambda context: _refuse if _is_cuda(context) else typer)
-    emit = EMITTERS[row.operation]
+    emit = _EMITTERS[row.operation]
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         assert not _is_cuda(context), row.name

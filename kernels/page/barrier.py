@@ -30,7 +30,7 @@ from .control import (
 from .signal import CUDA, poll_eagerly, post, wait_patiently
 
 RADIX = 16  # flags that a rank looks at in one step: their cache misses overlap
-LINE_WORDS = 32
+FLAG_LINE_WORDS = 32
 GROUP_LINES = 4  # flags of three steps, for up to RADIX**3 = 4096 ranks, and the round
 ROUND_LINE = 3
 NUM_GROUPS = 16  # 64 lines in the region
@@ -40,7 +40,7 @@ WORLD_GROUP = 0
 @device_function
 def flag_offset(group, line):
     """Byte offset in a control page of one of a group's lines."""
-    return 8 * (CONTROL_BARRIER + (GROUP_LINES * group + line) * LINE_WORDS)
+    return 8 * (CONTROL_BARRIER + (GROUP_LINES * group + line) * FLAG_LINE_WORDS)
 
 
 @device_function

@@ -21,7 +21,7 @@ import pytest
 
 from umem import config
 from umem.agent import Agent, bind_ucx
-from umem.agent.serving.near_handlers import ON_DEMAND
+from umem.agent.serving.near_handlers import NEAR_TYPE_KERNELS
 from umem.errors import FabricMissing, RankLost
 from umem.fabric.ucx import library
 from umem.fabric.ucx.fabric import UcxFabric
@@ -157,7 +157,7 @@ def run_ranks(work: Sequence[Work], transport: str | None) -> list[Any]:
     Fails with the first rank's traceback, or after END_S. Every process is ended.
     """
     bind_ucx()
-    load_all(groups=("core", "ucx", ON_DEMAND))  # a fork of a process that compiles hangs
+    load_all(groups=("core", "ucx", NEAR_TYPE_KERNELS))  # a fork of a process that compiles hangs
     fork = multiprocessing.get_context("fork")
     links, processes = [], []
     for rank, function in enumerate(work):

@@ -33,7 +33,9 @@ def killed(me: Rank) -> None:
 
 
 def free_slots(agent: Agent) -> int:
-    return agent.state[layout.FREE + layout.RING_TAIL] - agent.state[layout.FREE + layout.RING_HEAD]
+    return (
+        agent.state[layout.AGENT_FREE + layout.RING_TAIL] - agent.state[layout.AGENT_FREE + layout.RING_HEAD]
+    )
 
 
 @pytest.mark.parametrize("transport", [None, "posix", "tcp"])
@@ -100,7 +102,7 @@ def test_an_asker_that_dies_leaves_the_home_serving_others(transport: str) -> No
         me.words()[0] = 1  # what its pending requests wait for
         me.meet()
 
-        me.wait_until(lambda: free_slots(agent) == agent.state[layout.NUM_SLOTS])
+        me.wait_until(lambda: free_slots(agent) == agent.state[layout.AGENT_NUM_SLOTS])
         me.close()
 
     def killed_asker(me: Rank) -> None:

@@ -16,7 +16,12 @@ from umem.agent.serving.queue import pop_first, pop_last, push, ring_length, rin
 from umem.agent.serving.service import HAS_KEPT_DATA, HAS_REPLY_ENDPOINT, receive_request
 from umem.fabric.ucx.abi import UCS_INPROGRESS, UCS_OK
 
-RINGS = {"free": layout.FREE, "ready": layout.READY, "pending": layout.PENDING, "sending": layout.SENDING}
+RINGS = {
+    "free": layout.AGENT_FREE,
+    "ready": layout.AGENT_READY,
+    "pending": layout.AGENT_PENDING,
+    "sending": layout.AGENT_SENDING,
+}
 ENDPOINT = 0x77
 
 
@@ -27,9 +32,9 @@ class Queue(RuleBasedStateMachine):
     def make(self, num_slots: int) -> None:
         self.num_slots = num_slots
         arena = Arena(1 << 16)
-        self.state = arena.words(layout.STATE_WORDS)
-        self.state[layout.SLOTS] = arena.take(8 * num_slots * layout.SLOT_WORDS)
-        self.state[layout.ROOMS] = 1 << 40  # only its address is used here
+        self.state = arena.words(layout.AGENT_WORDS)
+        self.state[layout.AGENT_SLOTS] = arena.take(8 * num_slots * layout.SLOT_WORDS)
+        self.state[layout.AGENT_ROOMS] = 1 << 40  # only its address is used here
         for ring in RINGS.values():
             self.state[ring + layout.RING_ITEMS] = arena.take(8 * ring_words(num_slots))
             self.state[ring + layout.RING_MASK] = ring_words(num_slots) - 1
@@ -44,7 +49,7 @@ class Queue(RuleBasedStateMachine):
         return self.state.address + 8 * RINGS[name]
 
     def request(self, slot: int) -> Words:
-        return Words(self.state[layout.SLOTS] + 8 * slot * layout.SLOT_WORDS, layout.SLOT_WORDS, self)
+        return Words(self.state[layout.AGENT_SLOTS] + 8 * slot * layout.SLOT_WORDS, layout.SLOT_WORDS, self)
 
     def hand_over(self, header_bytes: int, data_bytes: int) -> int:
         data = 0xD000 if data_bytes else 0
@@ -52,7 +57,7 @@ class Queue(RuleBasedStateMachine):
         return receive_request.body(self.state.address, header, header_bytes, data, data_bytes, parameters)
 
     @rule(
-        words=st.lists(st.integers(-(1 << 63), (1 << 63) - 1), max_size=layout.NUM_WORDS),
+        words=st.lists(st.integers(-(1 << 63), (1 << 63) - 1), max_size=layout.MAX_ARGUMENTS),
         inline=st.binary(max_size=layout.INLINE_BYTES),
         data_bytes=st.sampled_from([0, 65, 4096]),
     )
@@ -70,15 +75,15 @@ class Queue(RuleBasedStateMachine):
             return
         assert kept == (UCS_INPROGRESS if data_bytes else UCS_OK)
         self.where["ready"].append(self.sequence)
-        items = Words(self.state[layout.READY + layout.RING_ITEMS], ring_words(self.num_slots), self)
-        tail = self.state[layout.READY + layout.RING_TAIL] - 1
-        request = self.request(items[tail & self.state[layout.READY + layout.RING_MASK]])
+        items = Words(self.state[layout.AGENT_READY + layout.RING_ITEMS], ring_words(self.num_slots), self)
+        tail = self.state[layout.AGENT_READY + layout.RING_TAIL] - 1
+        request = self.request(items[tail & self.state[layout.AGENT_READY + layout.RING_MASK]])
         assert request[layout.REQUEST_OPERATION] == 9
         assert request[layout.REQUEST_SOURCE] == 3
         assert request[layout.SLOT_REPLY_ENDPOINT] == ENDPOINT
         assert request[layout.SLOT_HELD] == (0xD000 if data_bytes else 0)
-        received = [request[layout.REQUEST_WORDS + index] for index in range(layout.NUM_WORDS)]
-        assert received == words + [0] * (layout.NUM_WORDS - len(words))
+        received = [request[layout.REQUEST_WORDS + index] for index in range(layout.MAX_ARGUMENTS)]
+        assert received == words + [0] * (layout.MAX_ARGUMENTS - len(words))
         assert request[layout.REQUEST_PAYLOAD_BYTES] == (data_bytes or len(inline))
         words_before = layout.REQUEST_INLINE
         stored = b"".join((request[words_before + i] & (1 << 64) - 1).to_bytes(8, "little") for i in range(8))
@@ -142,7 +147,7 @@ class Queue(RuleBasedStateMachine):
         assert {name: lengths[name] for name in RINGS if name != "free"} == {
             name: len(self.where[name]) for name in RINGS if name != "free"
         }
-        assert self.state[layout.NUM_DROPPED] == self.num_dropped
+        assert self.state[layout.AGENT_NUM_DROPPED] == self.num_dropped
 
 
 TestQueue = Queue.TestCase

@@ -46,7 +46,7 @@ def test_payloads_of_every_size_go_and_come_back(transport: str) -> None:
             assert agent.call(1, Operation.PING, sent.tobytes()) == sent.tobytes()
             words = num_bytes // 8 * 8
             doubled = (2 * sent[:words].view(np.int64)).tobytes() + sent[words:].tobytes()
-            arguments = tuple(range(seed % (layout.NUM_WORDS + 1)))
+            arguments = tuple(range(seed % (layout.MAX_ARGUMENTS + 1)))
             answer = agent.call(1, handlers.DOUBLE, memoryview(sent.data), arguments)
             assert answer == doubled + np.array([2 * a for a in arguments], np.int64).tobytes()
             assert (

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from umem.fabric.ucx.library import FIX
+from umem.fabric.ucx.library import INSTALL_UCX
 
 PROMISED = {
     "devices": {"processor", "cores", "memory", "gpus"},
@@ -59,13 +59,13 @@ def test_what_is_promised_is_told(tmp_path, world, why_no_hosts):
 def test_without_ucx_the_line_that_installs_it_is_told_and_the_mapped_world_works(tmp_path):
     path = tmp_path / "info.json"
     shown = info("--json", path, UMEM_UCX=tmp_path)
-    assert shown.rpartition("# missing")[2].strip() == f"ucx: {FIX}"
+    assert shown.rpartition("# missing")[2].strip() == f"ucx: {INSTALL_UCX}"
     groups = read(path)
-    assert groups["fabrics"]["ucx"] == ("none", FIX)
+    assert groups["fabrics"]["ucx"] == ("none", INSTALL_UCX)
     assert any("1: load_store" in row.get("rank 0 reaches homes", ("",))[0] for row in groups.values())
 
 
 def test_a_world_that_cannot_be_made_is_among_what_is_missing(tmp_path):
     shown = info("--world", "no-peer-access", UMEM_UCX=tmp_path)
     missing = shown.rpartition("# missing")[2]
-    assert f"ucx: {FIX}" in missing and "not available" in missing
+    assert f"ucx: {INSTALL_UCX}" in missing and "not available" in missing

@@ -69,7 +69,7 @@ def test_a_survivor_that_finds_something_wrong_fails(
     if world == "hosts" and why_no_hosts is not None:
         pytest.skip(why_no_hosts)
     monkeypatch.setattr(command, "TIMEOUT_S", 8.0)  # who waits in vain, and others for it
-    monkeypatch.setitem(command.KINDS, kind, work)
+    monkeypatch.setitem(command.FAULT_KINDS, kind, work)
     assert app.main(["verify", "faults", "--what", kind, "--kills", "1", "--world", world]) == 1
     printed = capsys.readouterr().out
     assert re.search(ROW.format(kind, world, "FAILED").replace(r"[\d.]+", r"[\d.na]+"), printed)
@@ -78,7 +78,7 @@ def test_a_survivor_that_finds_something_wrong_fails(
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", command.KINDS)
+@pytest.mark.parametrize("kind", command.FAULT_KINDS)
 @pytest.mark.parametrize("world", KILLS)
 def test_random_kills_in_every_world(world, kind, soak_factor, why_no_hosts, capsys):
     """With a crowd of processes on one memory (tests/kernels) more than 200 by `make verify`."""

@@ -10,19 +10,19 @@ import pytest
 from umem.errors import WaitTimeout
 from umem.kernels.build.compile import cpu_kernel
 
-from .ucx_ranks import GROUP, POSIX, TCP, Rank, run_ranks
+from .ucx_ranks import POSIX, TCP, UCX_KERNELS, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import channels, queues
 from umem.fabric.ucx.fabric import UcxFabric
-from umem.fabric.ucx.port import SPIN_NS
+from umem.fabric.ucx.port import PORT_SPIN_NS
 
 NUM_MESSAGES = 2000  # more than any queue has places
 MANY_RANKS = channels.MAX_CHANNELS + 3
 
 
-@cpu_kernel("int64(int64)", group=GROUP)
+@cpu_kernel("int64(int64)", group=UCX_KERNELS)
 def progress(address):
     """See `progress_all`."""
     return channels.progress_all(address)
@@ -94,7 +94,7 @@ def test_who_asks_one_rank_all_the_time_takes_what_others_send(transport):
 
     def spinning(me: Rank) -> None:
         fabric, word = me.open(4096), np.zeros(1, np.int64)
-        fabric.port(1).words[SPIN_NS] = 10**10  # it never sleeps: then it would look round
+        fabric.port(1).words[PORT_SPIN_NS] = 10**10  # it never sleeps: then it would look round
         while fabric.fetch_add(1, me.addresses[1], 0, 8) == 0:
             pass
         for number in range(NUM_MESSAGES):
@@ -159,7 +159,7 @@ def test_a_channel_is_over_once_what_the_dead_had_sent_is_read(two_channels):
         fabric, word = me.open(4096), np.zeros(1, np.int64)
         fabric.barrier()  # connected: UCX looks at a worker's queue only then
         me.exchange("sent", b"")
-        poll_fds = int(fabric.main.words[channels.POLL_FDS])
+        poll_fds = int(fabric.main.words[channels.CHANNELS_POLL_FDS])
         me.bury(1)
         progress(fabric.main.address), progress(fabric.main.address)
         assert not is_over(fabric, 1), "rank 3 is alive"

@@ -17,13 +17,13 @@ import pytest
 from umem.kernels import status
 from umem.kernels.build.compile import cpu_kernel
 
-from .ucx_ranks import END_S, GROUP, Rank, run_ranks
+from .ucx_ranks import END_S, UCX_KERNELS, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import calls
 from umem.fabric.ucx.channels import MAX_CHANNELS
-from umem.fabric.ucx.port import PLAIN, POLLING
+from umem.fabric.ucx.port import POLLING, PORT_PLAIN
 from umem.fabric.ucx.waiting import wait_request
 
 pytestmark = pytest.mark.timeout(90)
@@ -37,11 +37,11 @@ assert NUM_VICTIMS + 2 <= MAX_CHANNELS, "else some share a queue with those who 
 tag_send, tag_recv = calls.tag_send, calls.tag_recv
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("int64(int64, int64, int64, int64, int64)", group=UCX_KERNELS)
 def drain(port, worker, rank, buffer, tag):
     """Receive words from `rank` for as long as it lives."""
     while True:
-        request = tag_recv(worker, buffer, MESSAGE_BYTES, tag, -1, port + 8 * PLAIN)
+        request = tag_recv(worker, buffer, MESSAGE_BYTES, tag, -1, port + 8 * PORT_PLAIN)
         code = status.AGAIN
         while code == status.AGAIN:
             code = wait_request(port, request, rank, POLLING)
@@ -49,13 +49,13 @@ def drain(port, worker, rank, buffer, tag):
             return code
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("int64(int64, int64, int64, int64, int64)", group=UCX_KERNELS)
 def flood(port, endpoint, rank, buffer, tag):
     """Send words to `rank` for as long as this process lives."""
     code = status.OK
     while code in (status.OK, status.AGAIN):
         code = wait_request(
-            port, tag_send(endpoint, buffer, MESSAGE_BYTES, tag, port + 8 * PLAIN), rank, POLLING
+            port, tag_send(endpoint, buffer, MESSAGE_BYTES, tag, port + 8 * PORT_PLAIN), rank, POLLING
         )
     return code
 

@@ -15,7 +15,7 @@ from .ucx_ranks import Rank, run_ranks
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import operations
-from umem.fabric.ucx.port import REQUEST, SLICE
+from umem.fabric.ucx.port import PORT_REQUEST, PORT_SLICE
 
 pytestmark = [pytest.mark.parametrize("transport", ["posix", "tcp"]), pytest.mark.timeout(60)]
 
@@ -37,13 +37,13 @@ class User:
     def request(self) -> int:
         """The address of the request of a receive, which is given up: what the next operation would get."""
         port = self.fabric.ports.take(1)
-        port.words[SLICE] = 1
+        port.words[PORT_SLICE] = 1
         code = operations.recv(port.address, 1, self.pointer, 8, NO_SENDER_TAG)
         assert code == status.AGAIN
-        request = int(port.words[REQUEST])
+        request = int(port.words[PORT_REQUEST])
         self.fabric.ports.give_up(1, port)
-        assert port.words[REQUEST] == 0
-        port.words[SLICE] = status.SLICE_NS
+        assert port.words[PORT_REQUEST] == 0
+        port.words[PORT_SLICE] = status.SLICE_NS
         return request
 
     def nothing(self) -> None:

@@ -14,12 +14,12 @@ from umem.kernels.build.compile import cpu_kernel
 from umem.kernels.intrinsics.scalar import load_i64
 from umem.kernels.page.control import CONTROL_SPIN_ROUNDS
 
-from .ucx_ranks import GROUP, Rank, run_ranks
+from .ucx_ranks import UCX_KERNELS, Rank, run_ranks
 
 # isort: split
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import calls, operations
-from umem.fabric.ucx.port import CHANNELS, NUM_SLEEPS, NUM_YIELDS, PLAIN, POLITE, POLLING
+from umem.fabric.ucx.port import POLITE, POLLING, PORT_CHANNELS, PORT_NUM_SLEEPS, PORT_NUM_YIELDS, PORT_PLAIN
 from umem.fabric.ucx.turns import end_turn, take_turn
 from umem.fabric.ucx.waiting import wait_request
 
@@ -33,24 +33,26 @@ FIELDS = "int64(int64, int64, int64, int64, int64, int64, int64, int64)"
 tag_send, tag_recv = calls.tag_send, calls.tag_recv
 
 
-@cpu_kernel(FIELDS, group=GROUP)
+@cpu_kernel(FIELDS, group=UCX_KERNELS)
 def toss(port, worker, endpoint, other, buffer, num_rounds, is_first, how):
     """Send a word to and fro `num_rounds` times, the second side returns what it got."""
-    code = take_turn(load_i64(port, CHANNELS))
+    code = take_turn(load_i64(port, PORT_CHANNELS))
     while num_rounds > 0:
         if is_first != 0:
-            code = wait_request(port, tag_send(endpoint, buffer, 8, TAG, port + 8 * PLAIN), other, how)
+            code = wait_request(port, tag_send(endpoint, buffer, 8, TAG, port + 8 * PORT_PLAIN), other, how)
         if code == status.OK:
-            request = tag_recv(worker, buffer + 8, 8, TAG, -1, port + 8 * PLAIN)
+            request = tag_recv(worker, buffer + 8, 8, TAG, -1, port + 8 * PORT_PLAIN)
             code = status.AGAIN
             while code == status.AGAIN:
                 code = wait_request(port, request, other, how)
         if code == status.OK and is_first == 0:
-            code = wait_request(port, tag_send(endpoint, buffer + 8, 8, TAG, port + 8 * PLAIN), other, how)
+            code = wait_request(
+                port, tag_send(endpoint, buffer + 8, 8, TAG, port + 8 * PORT_PLAIN), other, how
+            )
         if code != status.OK:
             break
         num_rounds -= 1
-    end_turn(load_i64(port, CHANNELS))
+    end_turn(load_i64(port, PORT_CHANNELS))
     return code
 
 
@@ -72,7 +74,10 @@ def player(how: int, core: int | None = None):
             words.ctypes.data,
         )
         assert toss(*places, NUM_ROUNDS, int(me.rank < other), how) == status.OK
-        counts = int(fabric.port(other).words[NUM_SLEEPS]), int(fabric.port(other).words[NUM_YIELDS])
+        counts = (
+            int(fabric.port(other).words[PORT_NUM_SLEEPS]),
+            int(fabric.port(other).words[PORT_NUM_YIELDS]),
+        )
         assert words[1] == 7
         me.exchange("done", b"")
         me.close()
@@ -117,13 +122,13 @@ def test_a_long_polite_wait_sleeps_instead_of_computing(transport):
         fabric, word = me.open(4096), np.zeros(1, np.int64)
         fabric.barrier()
         fabric.timeout_s = LONG_S
-        slept_before, worked_before = int(fabric.port(1).words[NUM_SLEEPS]), time.thread_time()
+        slept_before, worked_before = int(fabric.port(1).words[PORT_NUM_SLEEPS]), time.thread_time()
         with pytest.raises(WaitTimeout):
             fabric.recv(1, word.ctypes.data, 8)
         worked_s = time.thread_time() - worked_before
         me.exchange("done", b"")
         me.close()
-        return worked_s, int(fabric.port(1).words[NUM_SLEEPS]) - slept_before
+        return worked_s, int(fabric.port(1).words[PORT_NUM_SLEEPS]) - slept_before
 
     def other(me: Rank) -> None:
         me.open(4096).barrier()

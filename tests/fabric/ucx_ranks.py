@@ -43,9 +43,9 @@ except FabricMissing as error:
 
 from umem.fabric.ucx.channels import progress_all
 from umem.fabric.ucx.fabric import UcxFabric
-from umem.fabric.ucx.port import CHANNELS, Port
+from umem.fabric.ucx.port import PORT_CHANNELS, Port
 from umem.fabric.ucx.turns import end_turn, take_turn
-from umem.fabric.ucx.waiting import GROUP, sleep_until_event
+from umem.fabric.ucx.waiting import UCX_KERNELS, sleep_until_event
 
 POSIX = {"UCX_TLS": "posix,self"}
 TCP = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "lo"}
@@ -55,10 +55,10 @@ END_S = 30.0  # of a whole test
 SERVE_SLICE_NS = 5_000_000
 
 
-@cpu_kernel("void(int64, int64)", group=GROUP)
+@cpu_kernel("void(int64, int64)", group=UCX_KERNELS)
 def serve(port, stop):
     """Progress the port's channels, asleep where there is no work, until the word at `stop` is set."""
-    channels = load_i64(port, CHANNELS)
+    channels = load_i64(port, PORT_CHANNELS)
     take_turn(channels)
     while load_acquire_i64(stop, 0) == 0:
         if progress_all(channels) == 0:

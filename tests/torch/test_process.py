@@ -248,7 +248,7 @@ def test_without_layout_and_compiler_the_reasons_are_given(run_loaded):
         import platform, shutil, torch, umem, umem.torch
         import umem.torch.shim as shim
         platform.machine = lambda: "elsewhere"
-        shim.SOURCE = type("Other", (), {"read_text": staticmethod(lambda: "other text")})
+        shim._SOURCE = type("Other", (), {"read_text": staticmethod(lambda: "other text")})
         shutil.which = lambda name: None
         with SPACE as space:
             try:

@@ -144,7 +144,7 @@ hold, take = eviction.hold, line_cache.take
 def await_taker(control, geometry, slot):
     """Wait until the copy in a slot is TAKEN no more: for ever, where who took it died."""
     waited = 0
-    while load_acquire_i64(line_cache.tag_address(geometry, slot), 0) & words.STATE_MASK == words.TAKEN:
+    while load_acquire_i64(line_cache.tag_address(geometry, slot), 0) & words.TAG_STATE_MASK == words.TAKEN:
         _, waited = directory.wait_turn(control, waited)
 
 

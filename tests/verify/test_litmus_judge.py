@@ -93,7 +93,7 @@ def test_a_lane_is_a_row_a_step():
     code = encode(MP, MP.lanes[1])
     assert code.num_registers == 2
     assert code.rows.tolist() == [
-        [words.FENCE, 0, 0, 0, words.NO_REGISTER],
+        [words.FENCE_STEP, 0, 0, 0, words.NO_REGISTER],
         [operations.READ, 1, 0, 0, 0],
         [operations.FETCH_ADD, 0, 4, 0, words.NO_REGISTER],
         [operations.COMPARE_SWAP, 0, 0, 7, 1],

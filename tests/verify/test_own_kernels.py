@@ -14,7 +14,7 @@ from umem.kernels.intrinsics.scalar import (
 )
 from umem.kernels.intrinsics.system import futex_wake
 from umem.kernels.page import barrier, signal
-from umem.kernels.page.barrier import GROUP_LINES, LINE_WORDS, world_barrier
+from umem.kernels.page.barrier import FLAG_LINE_WORDS, GROUP_LINES, world_barrier
 from umem.kernels.page.control import (
     CONTROL_BARRIER,
     CONTROL_EPOCH,
@@ -138,7 +138,9 @@ def barrier_words(num_ranks):
     words, constants = {}, {}
     for rank in range(num_ranks):
         constants |= constants_of(page_of(rank), rank, num_ranks)
-        words |= {page_of(rank) + 8 * (CONTROL_BARRIER + line * LINE_WORDS): 0 for line in range(GROUP_LINES)}
+        words |= {
+            page_of(rank) + 8 * (CONTROL_BARRIER + line * FLAG_LINE_WORDS): 0 for line in range(GROUP_LINES)
+        }
         words[DATA + 64 * rank] = 0
     return words, constants
 

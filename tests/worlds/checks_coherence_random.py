@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import umem
-from umem.kernels.coherent.typed import OPERATIONS
+from umem.kernels.coherent.typed import CHANGE_OPERATIONS
 from umem.space.array import Array
 
 CACHES = ("back", "through", "private")
@@ -117,7 +117,7 @@ def atomic(space: umem.Space, verb: str, address: int, first: int, second: int, 
     """What stood at `address` before the operation; the space's own way is for elements of 4 and 8 bytes."""
     kind = np.dtype(dtype)
     found = space.cache.change(
-        address, OPERATIONS[verb], signed(first, kind), signed(second, kind), kind.itemsize
+        address, CHANGE_OPERATIONS[verb], signed(first, kind), signed(second, kind), kind.itemsize
     )
     return wrapped(found, kind)
 

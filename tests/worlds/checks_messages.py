@@ -9,7 +9,7 @@ import pytest
 
 import umem
 from umem.errors import ConfigError, WaitTimeout
-from umem.fabric.ucx.port import SLICE
+from umem.fabric.ucx.port import PORT_SLICE
 from umem.kernels.status import SLICE_NS
 from umem.units import MIB
 
@@ -64,7 +64,7 @@ def a_receive_that_was_given_up_loses_nothing(space):
     after, before = neighbours(space)
     timeout_s, port, told = space.fabric.timeout_s, space.fabric.ports.first(before), []
     if before == 0:
-        space.fabric.timeout_s, port.words[SLICE] = 0.0005, 0
+        space.fabric.timeout_s, port.words[PORT_SLICE] = 0.0005, 0
         with pytest.raises(WaitTimeout):
             space.recv(0)
     space.world.exchange("nothing was received", b"")
@@ -75,7 +75,7 @@ def a_receive_that_was_given_up_loses_nothing(space):
     while before == 0 and len(told) < 3:
         with suppress(WaitTimeout):  # now and then in the midst of the bytes
             told.append(space.recv(0))
-    space.fabric.timeout_s, port.words[SLICE] = timeout_s, SLICE_NS
+    space.fabric.timeout_s, port.words[PORT_SLICE] = timeout_s, SLICE_NS
     if before == 0:
         assert (told[0] == large(0)).all() and (told[1] == large(1)).all() and told[2] == "third"
     space.barrier()

@@ -54,7 +54,9 @@ def work(space, line, num_rounds):
     num_lost = 0
     for number in range(1, num_rounds + 1):
         own[:] = number
-        settled(space, loops.copy_each, loops.WRITE, block.address_of(first), own.ctypes.data, own.nbytes, 1)
+        settled(
+            space, loops.copy_each, loops.WORK_WRITE, block.address_of(first), own.ctypes.data, own.nbytes, 1
+        )
         found = np.zeros_like(own)
         space.get(found, block.address_of(first))
         num_lost += int((found != number).sum())

@@ -12,7 +12,7 @@ from umem import limits
 from umem.cli import app
 from umem.kernels.coherent import layout as words
 from umem.verify.litmus import parse
-from umem.verify.litmus.command import FULL, Options, play
+from umem.verify.litmus.command import FULL_INSTANCES, Options, play
 from umem.verify.litmus.judge import Evidence, Result
 from umem.verify.litmus.lanes import INSTANCES
 from umem.verify.litmus.rounds import CACHES, Rounds
@@ -51,7 +51,7 @@ def wrong(found):
         pytest.param("hosts", "none", marks=pytest.mark.soak),
         *(
             pytest.param(world, cache, marks=pytest.mark.soak)
-            for world in FULL
+            for world in FULL_INSTANCES
             for cache in ("back", "through")
         ),
     ],
@@ -85,12 +85,13 @@ SMALL = [("mapped", None, "4K"), ("no-peer-access", None, "4K")]  # 32 lines, wh
 @pytest.mark.soak
 @pytest.mark.parametrize(
     ("world", "ranks", "cache"),
-    [(world, None, cache) for world in FULL for cache in CACHES] + [(*crowd, "back") for crowd in CROWDED],
+    [(world, None, cache) for world in FULL_INSTANCES for cache in CACHES]
+    + [(*crowd, "back") for crowd in CROWDED],
 )
 def test_the_shipped_ones_pass_many_times(world, ranks, cache, soak_factor, why_no_hosts):
     if world == "hosts" and why_no_hosts:
         pytest.skip(why_no_hosts)
-    full = FULL[world] if ranks is None else FULL["hosts"]
+    full = FULL_INSTANCES[world] if ranks is None else FULL_INSTANCES["hosts"]
     # A store through to a home that is not mapped takes a message each way, and so do most loads after it.
     part = 100 if cache == "through" and world != MAPPED else 10
     instances = min(full, full // part * soak_factor)

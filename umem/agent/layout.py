@@ -38,9 +38,8 @@ class Operation(IntEnum):
     REDUCE = 10  # near: add a block to memory at the home
     GATHER_SUM_HALF = 11  # near, other types than float32
     REDUCE_OTHER = 12
-    COMPILING = (
-        13  # the rank that asks compiles; words: nanoseconds until when at the latest, 0 once it has ended
-    )
+    # the rank that asks compiles; words: nanoseconds until when at the latest, 0 once it has ended
+    COMPILING = 13
     ALLOC = 16  # 16 to 31: registered by the heap
     FREE = 17
     USAGE = 18
@@ -57,7 +56,7 @@ REPLY_TOO_LARGE = -1002  # more bytes than the asker has room for
 CLOSING = -1003  # the agent was closed before the handler was done
 
 # --- sizes
-NUM_WORDS = 8  # arguments of a request: in its header, so that a small request is one short message
+MAX_ARGUMENTS = 8  # arguments of a request: in its header, so that a small request is one short message
 INLINE_BYTES = 64  # a payload up to this size travels in the header too
 MAX_PAYLOAD_BYTES = 256 << 10  # of a request or a reply; larger work is split by the client, and so overlaps
 MAX_TABLE_BYTES = 48 << 40  # the whole address range: no product of table sizes overflows below it
@@ -71,14 +70,14 @@ WIRE_SEQUENCE = 2  # echoed by the reply
 WIRE_INLINE_BYTES = 3  # bytes of payload in this header; a larger payload is the message's data
 WIRE_WORDS = 4
 REQUEST_HEADER_BYTES = WIRE_WORDS * WORD
-MAX_REQUEST_HEADER_BYTES = REQUEST_HEADER_BYTES + NUM_WORDS * WORD + INLINE_BYTES
+MAX_REQUEST_HEADER_BYTES = REQUEST_HEADER_BYTES + MAX_ARGUMENTS * WORD + INLINE_BYTES
 WIRE_COUNT_SHIFT = 16
 
 # a reply's header is 4 words, then an inline payload
 WIRE_REPLY_SEQUENCE = 0
 WIRE_REPLY_STATUS = 1
 WIRE_REPLY_VALUE = 2
-WIRE_REPLY_INLINE_BYTES = 3  # | IS_CLOSE << WIRE_CLOSE_SHIFT
+WIRE_REPLY_INLINE_BYTES = 3  # | AGENT_IS_CLOSE << WIRE_CLOSE_SHIFT
 WIRE_CLOSE_SHIFT = 16
 REPLY_HEADER_BYTES = 4 * WORD
 
@@ -93,16 +92,16 @@ REQUEST_SEQUENCE = 2
 REQUEST_NUM_WORDS = 3
 REQUEST_PAYLOAD = 4  # address of the payload; valid until the handler is done
 REQUEST_PAYLOAD_BYTES = 5
-REQUEST_SCRATCH = 6  # four words for a handler that says PENDING; 0 at its first call
-REQUEST_WORDS = 10  # NUM_WORDS arguments; those not sent are 0
-REQUEST_INLINE = REQUEST_WORDS + NUM_WORDS
+REQUEST_SCRATCH = 6  # four words for a handler that says AGENT_PENDING; 0 at its first call
+REQUEST_WORDS = 10  # MAX_ARGUMENTS arguments; those not sent are 0
+REQUEST_INLINE = REQUEST_WORDS + MAX_ARGUMENTS
 # the agent's own fields
 SLOT_REPLY_ENDPOINT = REQUEST_INLINE + INLINE_BYTES // WORD
 SLOT_HELD = SLOT_REPLY_ENDPOINT + 1  # data that UCX keeps for us until the request is done, or 0
 SLOT_SEND = SLOT_HELD + 1  # the reply's send request, or 0
 
 # --- a reply as its handler sees it: `reply` is the address of these words
-REPLY = 32
+SLOT_REPLY = 32
 REPLY_VALUE = 0  # one word of result; 0 unless set
 REPLY_PAYLOAD = 1  # where to write; a handler may instead point it at memory that stays
 REPLY_PAYLOAD_BYTES = 2  # 0 unless set
@@ -115,49 +114,49 @@ ROOM_PAYLOAD = 64
 ROOM_BYTES = MAX_PAYLOAD_BYTES + 4096  # only touched pages are backed
 
 # --- the agent's state: `state` is the address of these words
-STOP = 0
-CHANNELS = 1  # address of the agent's channels (fabric/ucx/channels.py), or 0 where no UCX is installed
-CONTROL = 2
-RANK = 3
-NUM_SLOTS = 4
-SPIN_NS = 5  # of polling before a sleep, while requests follow each other closely
-SLOTS = 6  # address of NUM_SLOTS * SLOT_WORDS words
-ROOMS = 7  # address of NUM_SLOTS * ROOM_BYTES bytes
-HANDLERS = 8  # address of NUM_OPERATIONS * {function, context}
-SEND_PARAM = 9  # address of the ucp_request_param_t of replies
-POLL_FDS = 10  # address of the pollfd array {event fds of the channels, local eventfd, pidfds...}
-NUM_POLL_FDS = 11
-POLL_RANKS = 12  # address of a word a pollfd: the rank that it watches
-WATCHES = 13  # address of NUM_RANKS * WATCH_WORDS words: connections that tell of a death
-NUM_LOST = 14  # connections that broke and are not yet published
-NUM_RANKS = 15
-FREE = 16  # the four rings; a slot is in exactly one, or in the hands of the loop
-READY = 20
-PENDING = 24
-SENDING = 28
-NUM_SERVED = 32  # counters
-NUM_FAILED = 33  # requests that ended with a negative status
-NUM_DROPPED = 34  # messages against the protocol: no slot, no reply endpoint, a torn header
-NUM_SEND_ERRORS = 35
-NUM_SLEEPS = 36
-NUM_BUSY_ARMS = 37
-MAX_READY = 38  # most requests that ever waited
-LOCAL_FD = 39
-OWN = 41  # address of the words OWN_*
-IS_CLOSE = 42  # 1 while requests follow each other closely: see loop.py
-CORES = 43  # address of two cpu_set_t: every core that the agent may use, and its rank's own; or 0
-POLL_LOCAL = 44  # place of the local eventfd in the array; the pidfds follow
-POLL_SCRATCH = 40  # the 8 bytes that reading the eventfd needs
-STATE_WORDS = 64
+AGENT_STOP = 0
+AGENT_CHANNELS = 1  # address of the agent's channels (fabric/ucx/channels.py), or 0 where no UCX is installed
+AGENT_CONTROL = 2
+AGENT_RANK = 3
+AGENT_NUM_SLOTS = 4
+AGENT_SPIN_NS = 5  # of polling before a sleep, while requests follow each other closely
+AGENT_SLOTS = 6  # address of AGENT_NUM_SLOTS * SLOT_WORDS words
+AGENT_ROOMS = 7  # address of AGENT_NUM_SLOTS * ROOM_BYTES bytes
+AGENT_HANDLERS = 8  # address of NUM_OPERATIONS * {function, context}
+AGENT_SEND_PARAM = 9  # address of the ucp_request_param_t of replies
+AGENT_POLL_FDS = 10  # address of the pollfd array {event fds of the channels, local eventfd, pidfds...}
+AGENT_NUM_POLL_FDS = 11
+AGENT_POLL_RANKS = 12  # address of a word a pollfd: the rank that it watches
+AGENT_WATCHES = 13  # address of AGENT_NUM_RANKS * WATCH_WORDS words: connections that tell of a death
+AGENT_NUM_LOST = 14  # connections that broke and are not yet published
+AGENT_NUM_RANKS = 15
+AGENT_FREE = 16  # the four rings; a slot is in exactly one, or in the hands of the loop
+AGENT_READY = 20
+AGENT_PENDING = 24
+AGENT_SENDING = 28
+AGENT_NUM_SERVED = 32  # counters
+AGENT_NUM_FAILED = 33  # requests that ended with a negative status
+AGENT_NUM_DROPPED = 34  # messages against the protocol: no slot, no reply endpoint, a torn header
+AGENT_NUM_SEND_ERRORS = 35
+AGENT_NUM_SLEEPS = 36
+AGENT_NUM_BUSY_ARMS = 37
+AGENT_MAX_READY = 38  # most requests that ever waited
+AGENT_LOCAL_FD = 39
+AGENT_OWN = 41  # address of the words OWN_*
+AGENT_IS_CLOSE = 42  # 1 while requests follow each other closely: see loop.py
+AGENT_CORES = 43  # address of two cpu_set_t: every core that the agent may use, and its rank's own; or 0
+AGENT_POLL_LOCAL = 44  # place of the local eventfd in the array; the pidfds follow
+AGENT_POLL_SCRATCH = 40  # the 8 bytes that reading the eventfd needs
+AGENT_WORDS = 64
 
-COUNTERS = {
-    "served": NUM_SERVED,
-    "failed": NUM_FAILED,
-    "dropped": NUM_DROPPED,
-    "send_errors": NUM_SEND_ERRORS,
-    "sleeps": NUM_SLEEPS,
-    "busy_arms": NUM_BUSY_ARMS,
-    "max_ready": MAX_READY,
+AGENT_COUNTERS = {
+    "served": AGENT_NUM_SERVED,
+    "failed": AGENT_NUM_FAILED,
+    "dropped": AGENT_NUM_DROPPED,
+    "send_errors": AGENT_NUM_SEND_ERRORS,
+    "sleeps": AGENT_NUM_SLEEPS,
+    "busy_arms": AGENT_NUM_BUSY_ARMS,
+    "max_ready": AGENT_MAX_READY,
 }
 
 # --- a ring of slot numbers
@@ -200,7 +199,7 @@ CLIENT_NUM_SLOTS = 13
 CLIENT_LONE_SPIN_NS = 14  # of polling where they do not
 CLIENT_LAST_DONE_NS = 15  # when the last wait ended
 CLIENT_IS_CLOSE = 24  # 1 if the agent that replied last spins
-CLIENT_ARGUMENTS = 16  # NUM_WORDS words that a caller in Python hands over as numbers, in its turn
+CLIENT_ARGUMENTS = 16  # MAX_ARGUMENTS words that a caller in Python hands over as numbers, in its turn
 CLIENT_TRAFFIC = 25  # address of NUM_COUNTED * COUNTED_WORDS words a rank
 CLIENT_WORDS = 32
 
@@ -208,7 +207,7 @@ NUM_COUNTED = 8  # operations by address: those of Operation below 8
 COUNTED_WORDS = 2  # requests, bytes
 
 SEQUENCE_SLOT_BITS = 16  # sequence = generation << 16 | slot
-SLOT_MASK = (1 << SEQUENCE_SLOT_BITS) - 1
+SEQUENCE_SLOT_MASK = (1 << SEQUENCE_SLOT_BITS) - 1
 
 CLIENT_SLOT_STATE = 0
 CLIENT_SLOT_SEQUENCE = 1
@@ -220,7 +219,7 @@ CLIENT_SLOT_DST = 6  # where the payload goes; TO_VALUE: the 8 bytes or less are
 CLIENT_SLOT_CAPACITY = 7
 CLIENT_SLOT_HEADER = 8  # the request's header
 CLIENT_SLOT_WORDS = CLIENT_SLOT_HEADER + MAX_REQUEST_HEADER_BYTES // WORD + 4
-assert CLIENT_SLOT_WORDS % 8 == 0 and SLOT_WORDS % 8 == 0 and SLOT_SEND < REPLY
+assert CLIENT_SLOT_WORDS % 8 == 0 and SLOT_WORDS % 8 == 0 and SLOT_SEND < SLOT_REPLY
 
 TO_VALUE = 0
 

@@ -15,7 +15,7 @@ from ..fabric.ucx import abi
 from ..fabric.ucx.channels import POLL_IN
 
 WORD = 8
-LINE = 64
+_LINE = 64
 MAP_NORESERVE = 0x4000  # no swap is set aside for room that is never used; mmap has the name since 3.13
 
 
@@ -32,7 +32,7 @@ class Arena:
     def take(self, num_bytes: int) -> int:
         """Address of the next `num_bytes`."""
         address = self._next
-        self._next += -(-num_bytes // LINE) * LINE
+        self._next += -(-num_bytes // _LINE) * _LINE
         assert self._next <= self._end, "the arena was made too small"
         return address
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CLOSE_NS = 80_000  # longer than both sides take to fall asleep and wake once, so that they find into step
+_CLOSE_NS = 80_000  # longer than both sides take to fall asleep and wake once, so that they find into step
 SHORT_NS = 15_000  # with more ranks than cores: the core is wanted
 LONE_NS = 100_000  # longer than a sleeping agent takes to answer
 
@@ -24,6 +24,6 @@ class Spins:
     def fit(cls, num_local_ranks: int, num_cores: int) -> Spins:
         """For `num_local_ranks` with an agent each on `num_cores`."""
         return cls(
-            close_ns=CLOSE_NS if num_local_ranks <= num_cores else SHORT_NS,
+            close_ns=_CLOSE_NS if num_local_ranks <= num_cores else SHORT_NS,
             lone_ns=LONE_NS if 2 * num_local_ranks <= num_cores else 0,
         )

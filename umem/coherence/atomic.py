@@ -28,7 +28,7 @@ from .machine import (
 from .protocol import Copy, Key, Protocol, Relation, Request, Row
 from .search import Illegal
 
-ACCESSES = [(attribute, kind) for attribute in Attribute for kind in Access]
+_ACCESSES = [(attribute, kind) for attribute in Attribute for kind in Access]
 
 
 class Atomic:
@@ -66,7 +66,7 @@ class Atomic:
         unlike = {holder: rank for rank, holder in enumerate(state.ranks)}
         for rank in (HOME_RANK, *unlike.values()):
             actor = "home" if rank == HOME_RANK else f"rank {rank}"
-            for attribute, kind in ACCESSES:
+            for attribute, kind in _ACCESSES:
                 label = f"{actor}: {kind.value} ({attribute.name.lower()})"
                 yield label, _line_after(label, access, self._protocol, state, rank, attribute, kind)
             if rank != HOME_RANK:

@@ -11,7 +11,12 @@ import numpy as np
 from ..errors import FabricError
 from ..kernels import status
 from ..kernels.data.copy import default_stream_bytes
-from ..kernels.data.staging import HEADER_BYTES, SENT_NS, cpu_copy_out_and_pack, cpu_unpack_and_copy_in
+from ..kernels.data.staging import (
+    STAGING_HEADER_BYTES,
+    STAGING_SENT_NS,
+    cpu_copy_out_and_pack,
+    cpu_unpack_and_copy_in,
+)
 from .ucx.fabric import UcxFabric
 
 STEPS = ("copy_out", "pack", "transfer", "unpack", "copy_in")
@@ -32,7 +37,7 @@ class Staged:
         self._staging = np.ones(
             max_bytes, np.uint8
         )  # touched: the first transfer must not pay for page faults
-        self._message = np.ones(max_bytes + HEADER_BYTES, np.uint8)
+        self._message = np.ones(max_bytes + STAGING_HEADER_BYTES, np.uint8)
         self._times = np.zeros(4, np.int64)
         self.step_ns = dict.fromkeys(STEPS, 0)
 
@@ -44,7 +49,7 @@ class Staged:
         cpu_copy_out_and_pack(
             src, src_stride, num_rows, row_bytes, staging, message, self._stream_bytes, times
         )
-        self.fabric.send(rank, message, num_bytes + HEADER_BYTES, _TAG + tag, keep=self._message)
+        self.fabric.send(rank, message, num_bytes + STAGING_HEADER_BYTES, _TAG + tag, keep=self._message)
         begin, copied, packed = self._times[:3].tolist()
         self.step_ns.update(copy_out=copied - begin, pack=packed - copied)
 
@@ -54,7 +59,7 @@ class Staged:
         Raises FabricError where the message holds another shape.
         """
         message, num_bytes = self._message.ctypes.data, self._fit(num_rows, row_bytes)
-        self.fabric.recv(rank, message, num_bytes + HEADER_BYTES, _TAG + tag, keep=self._message)
+        self.fabric.recv(rank, message, num_bytes + STAGING_HEADER_BYTES, _TAG + tag, keep=self._message)
         staging, times = self._staging.ctypes.data, self._times.ctypes.data
         code = cpu_unpack_and_copy_in(
             message, num_rows, row_bytes, staging, dst, dst_stride, self._stream_bytes, times
@@ -64,7 +69,7 @@ class Staged:
                 f"rank {rank} sent a staged message of another shape than {num_rows} x {row_bytes} bytes"
             )
         begin, unpacked, copied = self._times[:3].tolist()
-        sent = int(self._message[:HEADER_BYTES].view(np.int64)[SENT_NS])
+        sent = int(self._message[:STAGING_HEADER_BYTES].view(np.int64)[STAGING_SENT_NS])
         self.step_ns.update(
             transfer=begin - sent if self.shares_clock else 0,
             unpack=unpacked - begin,

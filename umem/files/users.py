@@ -27,7 +27,7 @@ def run_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}{at}: {type(error).__name__}: {error}") from error
 
 
-PROBE_BYTES = 64 << 10  # about as large as a result
+TRIAL_BYTES = 64 << 10  # about as large as a result
 
 
 def require_writable(*files: Path | None) -> None:
@@ -45,6 +45,6 @@ def require_writable(*files: Path | None) -> None:
             if file.exists():
                 os.close(os.open(file, os.O_WRONLY))
             with tempfile.TemporaryFile(dir=file.parent) as probe:
-                probe.write(bytes(PROBE_BYTES))
+                probe.write(bytes(TRIAL_BYTES))
         except OSError as error:
             raise ConfigError(f"{file} cannot be written: {error.strerror}; name a file elsewhere") from None

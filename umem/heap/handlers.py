@@ -26,11 +26,11 @@ from ..kernels.intrinsics.scalar import load_i64, store_i64
 from ..kernels.page.control import CONTROL_NUM_RANKS, peer_is_dead
 from .layout import ArenaKind
 
-CONTROL = 0  # words of the context
-HOLDER = 1
-ARENAS = 2  # by kind: the arena, 0 where this rank has none; then magazines, by kind
-MAGAZINES = ARENAS + len(ArenaKind)
-CONTEXT_WORDS = MAGAZINES + len(ArenaKind)
+CONTEXT_CONTROL = 0  # words of the context
+CONTEXT_HOLDER = 1
+CONTEXT_ARENAS = 2  # by kind: the arena, 0 where this rank has none; then magazines, by kind
+CONTEXT_MAGAZINES = CONTEXT_ARENAS + len(ArenaKind)
+CONTEXT_WORDS = CONTEXT_MAGAZINES + len(ArenaKind)
 NUM_KINDS = len(ArenaKind)
 
 
@@ -52,7 +52,7 @@ def requested_arena(request, context):
     kind = argument(request, 0)
     if kind < 0 or kind >= NUM_KINDS:
         return 0
-    return load_i64(context, ARENAS + kind)
+    return load_i64(context, CONTEXT_ARENAS + kind)
 
 
 @device_function
@@ -65,13 +65,13 @@ def serve_status(code):
 def alloc(request, reply, context):
     """Allocate in the name of the rank that asks."""
     arena = requested_arena(request, context)
-    control = load_i64(context, CONTROL)
+    control = load_i64(context, CONTEXT_CONTROL)
     source = load_i64(request, REQUEST_SOURCE)
     if arena == 0:
         return status.NOT_FOUND
     if peer_is_dead(control, source):
         return status.RANK_LOST  # what it had is being taken back; nobody would free this
-    magazine = load_i64(context, MAGAZINES + argument(request, 0))
+    magazine = load_i64(context, CONTEXT_MAGAZINES + argument(request, 0))
     address = heap_alloc_for(control, arena, magazine, source, argument(request, 1), argument(request, 2))
     if address <= status.AGAIN:
         return serve_status(address)
@@ -85,10 +85,10 @@ def free(request, reply, context):
     arena = requested_arena(request, context)
     if arena == 0:
         return status.NOT_FOUND
-    magazine = load_i64(context, MAGAZINES + argument(request, 0))
+    magazine = load_i64(context, CONTEXT_MAGAZINES + argument(request, 0))
     source = load_i64(request, REQUEST_SOURCE)
     return serve_status(
-        heap_free_for(load_i64(context, CONTROL), arena, magazine, source, argument(request, 1))
+        heap_free_for(load_i64(context, CONTEXT_CONTROL), arena, magazine, source, argument(request, 1))
     )
 
 
@@ -98,7 +98,7 @@ def retain(request, reply, context):
     arena = requested_arena(request, context)
     if arena == 0:
         return status.NOT_FOUND
-    control, holder = load_i64(context, CONTROL), load_i64(context, HOLDER)
+    control, holder = load_i64(context, CONTEXT_CONTROL), load_i64(context, CONTEXT_HOLDER)
     rank, generation = argument(request, 2), argument(request, 3)
     return serve_status(heap_retain(control, arena, holder, argument(request, 1), rank, generation))
 
@@ -109,7 +109,7 @@ def give(request, reply, context):
     arena = requested_arena(request, context)
     if arena == 0:
         return status.NOT_FOUND
-    control, holder = load_i64(context, CONTROL), load_i64(context, HOLDER)
+    control, holder = load_i64(context, CONTEXT_CONTROL), load_i64(context, CONTEXT_HOLDER)
     source = load_i64(request, REQUEST_SOURCE)
     return serve_status(heap_give(control, arena, holder, argument(request, 1), source, argument(request, 2)))
 
@@ -132,7 +132,7 @@ def usage(request, reply, context):
     arena = requested_arena(request, context)
     if arena == 0:
         return status.NOT_FOUND
-    num_ranks = load_i64(load_i64(context, CONTROL), CONTROL_NUM_RANKS)
+    num_ranks = load_i64(load_i64(context, CONTEXT_CONTROL), CONTROL_NUM_RANKS)
     num_words = USAGE_OWNERS + (num_ranks + 1) * OWNER_WORDS
     if load_i64(reply, REPLY_CAPACITY) < num_words * 8:
         return status.BAD_REQUEST
@@ -164,7 +164,7 @@ def list_live(request, reply, context):
     return status.OK
 
 
-HANDLERS = {
+HEAP_HANDLERS = {
     HeapOperation.ALLOC: alloc,
     HeapOperation.FREE: free,
     HeapOperation.USAGE: usage,

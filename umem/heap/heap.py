@@ -26,7 +26,15 @@ from ..kernels.heap.record import ANY_GENERATION, WORLD_RANK
 from ..kernels.heap.usage import END_OF_SLOTS, LIST_WORDS, OWNER_WORDS, USAGE_OWNERS
 from ..kernels.page.control import CONTROL_EPOCH, CONTROL_NUM_RANKS, CONTROL_PEER_STATE, CONTROL_RANK, DEAD
 from ..world.forks import MakeError, belongs_here, refuse
-from .handlers import ARENAS, CONTEXT_WORDS, CONTROL, HANDLERS, HOLDER, MAGAZINES, HeapOperation
+from .handlers import (
+    CONTEXT_ARENAS,
+    CONTEXT_CONTROL,
+    CONTEXT_HOLDER,
+    CONTEXT_MAGAZINES,
+    CONTEXT_WORDS,
+    HEAP_HANDLERS,
+    HeapOperation,
+)
 from .layout import HeapLayout
 from .report import WORLD, Allocation, ArenaUsage, out_of_memory_text
 from .sites import Magazines, Site, Sites
@@ -279,12 +287,12 @@ class Heap:
     def _serve(self, agent: Agent) -> ctypes.Array[ctypes.c_int64]:
         """Register the handlers; returns the words that they work on, which must stay alive."""
         context = (ctypes.c_int64 * CONTEXT_WORDS)()
-        context[CONTROL], context[HOLDER] = self.control, self._holder
+        context[CONTEXT_CONTROL], context[CONTEXT_HOLDER] = self.control, self._holder
         for site in self.sites.all:
             if site.arena.home == self.rank:
-                context[ARENAS + site.arena.kind] = site.metadata
-                context[MAGAZINES + site.arena.kind] = self._magazines.guest(site)
-        for operation, handler in HANDLERS.items():
+                context[CONTEXT_ARENAS + site.arena.kind] = site.metadata
+                context[CONTEXT_MAGAZINES + site.arena.kind] = self._magazines.guest(site)
+        for operation, handler in HEAP_HANDLERS.items():
             agent.register(operation, handler, context=ctypes.addressof(context))
         return context
 

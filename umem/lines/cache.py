@@ -33,7 +33,7 @@ from ..kernels import status
 from ..kernels.build.precompile import compile_here
 from ..kernels.coherent import blocks
 from ..kernels.coherent import layout as words
-from ..kernels.coherent.entries import CHANGES, GROUP, LOADS
+from ..kernels.coherent.entries import CHANGES, COHERENCE_KERNELS, LOADS
 from ..kernels.coherent.hits import WINDOW_LOG2
 from ..kernels.coherent.span import read, write
 from ..kernels.heap.layout import BLOCK_BYTES, BLOCK_LOG2
@@ -45,7 +45,7 @@ from ..world.waiting import Deadline, until
 from . import report
 from .layout import LineLayout
 
-__all__ = ["ATTRIBUTES", "GROUP", "LineCache"]
+__all__ = ["ATTRIBUTES", "COHERENCE_KERNELS", "LineCache"]
 ATTRIBUTES = {"none": words.NONE, "back": words.BACK, "through": words.THROUGH, "private": words.PRIVATE}
 
 
@@ -96,7 +96,7 @@ class LineCache:
         peers: Peers | None,
         timeout_s: float,
     ):
-        compile_here(GROUP, "cached memory")
+        compile_here(COHERENCE_KERNELS, "cached memory")
         self.layout, self.plan, self.rank, self.timeout_s = layout, plan, rank, timeout_s
         self.address = layout.header(plan, rank)
         self._gate = gate

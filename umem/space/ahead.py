@@ -11,7 +11,7 @@ from ..agent.serving.handlers import BUILT_IN
 from ..agent.serving.near_handlers import NEAR
 from ..fabric.ucx import library, operations, turns
 from ..fabric.ucx.peer import note_failure
-from ..heap.handlers import HANDLERS
+from ..heap.handlers import HEAP_HANDLERS
 from ..kernels.build.compile import CORE, Lazy
 from ..kernels.build.precompile import is_missing, precompile
 from ..kernels.heap import entries
@@ -27,7 +27,7 @@ def compile_all() -> None:
     """Compile all kernels into the cache, also those that worlds load on demand, so that no run waits for it."""
     from ..lines import cache
 
-    precompile(groups=[*kernel_groups(is_mapped=False), cache.GROUP], min_missing=1)
+    precompile(groups=[*kernel_groups(is_mapped=False), cache.COHERENCE_KERNELS], min_missing=1)
 
 
 def kernel_groups(is_mapped: bool = True) -> list[str]:
@@ -38,11 +38,11 @@ def kernel_groups(is_mapped: bool = True) -> list[str]:
     groups = [CORE]
     if library.is_available():
         library.load()
-        groups.append("ucx")
+        groups.append(turns.UCX_KERNELS)
         if not is_mapped:
-            from ..lines.home.service import GROUP
+            from ..lines.home.service import FLIT_KERNELS
 
-            groups.append(GROUP)
+            groups.append(FLIT_KERNELS)
     return groups
 
 
@@ -55,13 +55,13 @@ def kernels_of_start(kind: str = MAPPED) -> list[Lazy]:
     kernels: list[Lazy] = [entries.init, entries.open_for_nobody, turns.close]
     kernels += [agent.publish_handler, agent.refuse_without_ucx, agent.serve]
     kernels += [state.receive_request, state.drop_greeting]
-    kernels += [*BUILT_IN.values(), *NEAR.values(), *HANDLERS.values()]
+    kernels += [*BUILT_IN.values(), *NEAR.values(), *HEAP_HANDLERS.values()]
     if kind == MAPPED:
         kernels.append(cpu_world_barrier)
     else:
         from ..lines.home import service
 
-        kernels += service.HANDLERS.values()
+        kernels += service.FLIT_HANDLERS.values()
         kernels += [requests.ask, requests.post_request, requests.ask_for_gate, requests.receive_reply]
         kernels += [gate.get, gate.put, turns.call_in_turn]
         kernels += [operations.send, operations.recv, operations.resume, operations.flush]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arguments import rank_of
 from ..errors import FabricMissing
-from ..fabric.ucx.library import FIX
+from ..fabric.ucx.library import INSTALL_UCX
 from ..fabric.ucx.tags import checked
 
 if TYPE_CHECKING:
@@ -46,5 +46,7 @@ class Messages:
 
     def _transport(self) -> UcxFabric:
         if self._fabric is None:
-            raise FabricMissing(f"send and recv need UCX, which is not installed; or use a queue. Fix: {FIX}")
+            raise FabricMissing(
+                f"send and recv need UCX, which is not installed; or use a queue. Fix: {INSTALL_UCX}"
+            )
         return self._fabric

@@ -139,7 +139,7 @@ class Space(Bulk, Named):
         mapped_ranks, plan = self.segments.mapped_ranks, self.segments.map
         places = (self._lines, plan, self.page, self.rank)
         cache = LineCache(*places, own_gate, mapped_ranks, self.heap, peers, self.timeout_s)
-        self._gate[gate.CACHE] = cache.address  # from now on scalar accesses look there
+        self._gate[gate.GATE_CACHE] = cache.address  # from now on scalar accesses look there
         return cache
 
     @cached_property

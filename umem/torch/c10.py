@@ -32,7 +32,7 @@ from .memory import Words, keep_forever
 ALLOCATE, IS_SIMPLE, RAW_DELETER, COPY_DATA, NUM_SLOTS = 2, 3, 4, 5, 6
 HEADER_WORDS = 2  # before the slots: offset to the top, type information
 UNTOUCHED = 0xAAAA_AAAA_AAAA_AAAA
-PROBE_BYTES = 100
+_PROBE_BYTES = 100
 PRIORITY = 1  # above the 0 that torch's own has
 
 GET_ALLOCATOR = "_ZN3c1015GetCPUAllocatorEv"
@@ -99,7 +99,7 @@ class C10:
         self._check(self._is_own(delete), "raw_deleter returns no function")
         words = (ctypes.c_uint64 * 8)(*[UNTOUCHED] * 8)
         allocate = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-        returned = allocate(slots[ALLOCATE])(ctypes.addressof(words), allocator, PROBE_BYTES)
+        returned = allocate(slots[ALLOCATE])(ctypes.addressof(words), allocator, _PROBE_BYTES)
         self._check(returned == ctypes.addressof(words), "allocate returns by other means")
         data, deleter, context, device, after = words[:5]
         self._check(

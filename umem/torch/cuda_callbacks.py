@@ -17,7 +17,7 @@ from ..kernels.intrinsics.system import call_handler, now_ns, yield_cpu
 from .layout import PAGE_ADDRESS, PAGE_GPUS
 
 MAX_GPUS = 64
-ALIGNMENT = 512  # torch's own, on every GPU
+_ALIGNMENT = 512  # torch's own, on every GPU
 
 # --- words of a GPU's part
 GPU_LOCK = 0
@@ -134,7 +134,7 @@ def take(num_bytes, device, stream):
         acquire_gpu(part)
         num_waiting = settle(part)
         live = load_i64(magazine, MAGAZINE_LIVE)
-        address = alloc_slow(load_i64(part, GPU_CONTROL), magazine, num_bytes, ALIGNMENT, live)
+        address = alloc_slow(load_i64(part, GPU_CONTROL), magazine, num_bytes, _ALIGNMENT, live)
         if address > status.AGAIN:
             add_to(part, GPU_NUM_LIVE, 1)
         release_gpu(part)

@@ -24,9 +24,9 @@ from .c10 import C10
 from .layout import PAGE_DEFAULT, PAGE_DEFAULT_DELETE, PAGE_THROW
 from .memory import Words, keep_forever
 
-SOURCE = Path(__file__).with_name("shim.cpp")
+_SOURCE = Path(__file__).with_name("shim.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-COMPILE_TIMEOUT_S = 120
+_COMPILE_TIMEOUT_S = 120
 
 
 def make_object(page: Words, c10: C10, refusal: AllocatorRefused) -> int:
@@ -52,13 +52,13 @@ def make_object(page: Words, c10: C10, refusal: AllocatorRefused) -> int:
 
 def compiled() -> Path:
     """Path of the shim for the torch that is loaded, compiled at the first call. Raises AllocatorRefused."""
-    source = SOURCE.read_text()
+    source = _SOURCE.read_text()
     abi = int(torch.compiled_with_cxx11_abi())
     key = f"{source}|{torch.__version__}|{abi}|{platform.machine()}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     folder = cached.folder("torch-shim", ready=name)
     if folder is None:
-        raise AllocatorRefused(f"there is no folder for the compiled {SOURCE.name}: {cached.WAY_OUT}")
+        raise AllocatorRefused(f"there is no folder for the compiled {_SOURCE.name}: {cached.WAY_OUT}")
     path = folder / name
     if not path.exists():
         _compile(path, abi)
@@ -74,20 +74,22 @@ def _compile(path: Path, abi: int) -> None:
     descriptor, partly = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(descriptor)
     command = [compiler, "-std=c++20", "-O2", "-fPIC", "-shared", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
-    command += [f"-I{root / 'include'}", str(SOURCE), "-o", partly, f"-L{root / 'lib'}", "-lc10"]
+    command += [f"-I{root / 'include'}", str(_SOURCE), "-o", partly, f"-L{root / 'lib'}", "-lc10"]
     try:
         done = subprocess.run(
             command,
             check=False,
             capture_output=True,
             text=True,
-            timeout=COMPILE_TIMEOUT_S,
+            timeout=_COMPILE_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
         )
         if done.returncode != 0:
-            raise AllocatorRefused(f"{compiler} could not compile {SOURCE.name}: {done.stderr[-2000:]}")
+            raise AllocatorRefused(f"{compiler} could not compile {_SOURCE.name}: {done.stderr[-2000:]}")
         Path(partly).replace(path)
     except subprocess.TimeoutExpired:
-        raise AllocatorRefused(f"{compiler} took more than {COMPILE_TIMEOUT_S} s for {SOURCE.name}") from None
+        raise AllocatorRefused(
+            f"{compiler} took more than {_COMPILE_TIMEOUT_S} s for {_SOURCE.name}"
+        ) from None
     finally:
         Path(partly).unlink(missing_ok=True)

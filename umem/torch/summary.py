@@ -7,8 +7,8 @@ from ..units import format_size
 from .layout import PAGE_NUM_ORPHANS, PAGE_NUM_REFUSED
 from .pool import Pool, installed
 
-COLUMNS = ("home", "this rank", "all ranks", "in stock", "free", "longest piece")
-HOME_WIDTH, WIDTH = 16, 13
+_COLUMNS = ("home", "this rank", "all ranks", "in stock", "free", "longest piece")
+HOME_WIDTH, _WIDTH = 16, 13
 
 
 def memory_summary() -> str:
@@ -18,9 +18,9 @@ def memory_summary() -> str:
     storages in the pool. Asks the agents of homes that are not mapped: call it from the main thread.
     """
     pool = installed()
-    rule = "|" + "=" * (HOME_WIDTH + 2) + "|" + ("=" * (WIDTH + 2) + "|") * (len(COLUMNS) - 1)
+    rule = "|" + "=" * (HOME_WIDTH + 2) + "|" + ("=" * (_WIDTH + 2) + "|") * (len(_COLUMNS) - 1)
     title = f"umem memory summary, rank {pool.space.rank} of {pool.space.num_ranks}"
-    lines = [rule, f"| {title:<{len(rule) - 4}} |", rule, _line(COLUMNS), rule.replace("=", "-")]
+    lines = [rule, f"| {title:<{len(rule) - 4}} |", rule, _line(_COLUMNS), rule.replace("=", "-")]
     lines += [_line(_cells(usage, pool.space.rank)) for usage in pool.heap.usage()]
     lines.append(rule)
     lines += [
@@ -56,4 +56,4 @@ def _counts(pool: Pool) -> list[tuple[str, str]]:
 
 def _line(cells: tuple[str, ...]) -> str:
     first, *others = cells
-    return f"| {first:<{HOME_WIDTH}} | " + " | ".join(f"{cell:>{WIDTH}}" for cell in others) + " |"
+    return f"| {first:<{HOME_WIDTH}} | " + " | ".join(f"{cell:>{_WIDTH}}" for cell in others) + " |"

@@ -33,7 +33,7 @@ from .layout import (
 from .memory import Words, keep_forever, lasting_words, words_at
 
 OWN_WORDS = 192  # of a thread's own block that are searched; glibc's has 288
-NUM_WORDS = THREAD_MAGAZINES + 2 * MAX_RANKS + 1
+_NUM_WORDS = THREAD_MAGAZINES + 2 * MAX_RANKS + 1
 
 _libc = ctypes.CDLL(None)
 _libc.pthread_setspecific.argtypes = [ctypes.c_uint, ctypes.c_void_p]
@@ -45,8 +45,8 @@ class ThreadPart:
     __slots__ = ("address", "outer", "words")
 
     def __init__(self) -> None:
-        self.address = lasting_words(NUM_WORDS)
-        self.words = words_at(self.address, NUM_WORDS)
+        self.address = lasting_words(_NUM_WORDS)
+        self.words = words_at(self.address, _NUM_WORDS)
         self.outer: list[int] = []
 
     def enter(self, policy: int) -> None:

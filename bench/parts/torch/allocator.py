@@ -20,7 +20,7 @@ from ..replay_loops import DATA_WORDS, checked_replay, replay
 from .base import TorchPart, uninstalled
 from .trace import of_step
 
-NUM_PAIRS = 10_000  # of one raw sample, at least
+_NUM_PAIRS = 10_000  # of one raw sample, at least
 MIN_FLOATS, MAX_FLOATS, NUM_SHAPES = 16, 16_384, 250  # of torch.empty: 64 B to 64 KiB
 NUM_ROUNDS = 8  # of all shapes, in a sample
 ANYWHERE = (1, 1 << 62)  # addresses
@@ -31,7 +31,7 @@ class Replay:
 
     def __init__(self, model: str, seed: int):
         self.trace = of_step(model, seed)
-        self.num_rounds = -(-2 * NUM_PAIRS // len(self.trace))
+        self.num_rounds = -(-2 * _NUM_PAIRS // len(self.trace))
         self.num_pairs = self.num_rounds * len(self.trace) // 2
         self._live, self._sizes = np.zeros((2, int(self.trace[:, 0].max()) + 1), np.int64)
         self._data = np.zeros(DATA_WORDS, np.int64)

@@ -17,7 +17,7 @@ NUM_BATCHES = 8
 LEARNING_RATE = 1e-3
 
 PIXELS, HIDDEN, CLASSES, IMAGES = 784, 512, 10, 64
-VOCABULARY, WIDTH, HEADS, LAYERS, TOKENS, SEQUENCES = 256, 128, 4, 2, 64, 8
+VOCABULARY, _WIDTH, HEADS, LAYERS, TOKENS, SEQUENCES = 256, 128, 4, 2, 64, 8
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -39,8 +39,8 @@ def images(generator: torch.Generator) -> Batch:
 
 def transformer() -> list[nn.Module]:
     """Two encoder layers with dropout over sequences of 64 tokens."""
-    layers = [nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, batch_first=True) for _ in range(LAYERS)]
-    return [nn.Embedding(VOCABULARY, WIDTH), *layers, nn.Linear(WIDTH, VOCABULARY), nn.Flatten(0, 1)]
+    layers = [nn.TransformerEncoderLayer(_WIDTH, HEADS, 4 * _WIDTH, batch_first=True) for _ in range(LAYERS)]
+    return [nn.Embedding(VOCABULARY, _WIDTH), *layers, nn.Linear(_WIDTH, VOCABULARY), nn.Flatten(0, 1)]
 
 
 def sequences(generator: torch.Generator) -> Batch:
@@ -49,7 +49,7 @@ def sequences(generator: torch.Generator) -> Batch:
     return tokens[0], tokens[1].flatten()
 
 
-MODELS: dict[str, tuple[Callable[[], list[nn.Module]], Callable[[torch.Generator], Batch]]] = {
+_MODELS: dict[str, tuple[Callable[[], list[nn.Module]], Callable[[torch.Generator], Batch]]] = {
     "mlp": (mlp, images),
     "transformer": (transformer, sequences),
 }
@@ -63,9 +63,9 @@ class Trainer:
     """
 
     def __init__(self, model: str, seed: int, recomputes: bool = False):
-        if model not in MODELS:
-            raise UnknownName("model", model, list(MODELS))
-        make, batch = MODELS[model]
+        if model not in _MODELS:
+            raise UnknownName("model", model, list(_MODELS))
+        make, batch = _MODELS[model]
         torch.manual_seed(seed)
         self.model = nn.Sequential(*make())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE)

@@ -32,5 +32,5 @@ def test_nothing_is_left_to_compile(world):
 
 
 def test_what_does_not_compile_in_time_is_left_to_the_ranks(monkeypatch):
-    monkeypatch.setattr(prepare, "TIMEOUT_S", 0.01)
+    monkeypatch.setattr(prepare, "_TIMEOUT_S", 0.01)
     prepare.prepare("mapped")

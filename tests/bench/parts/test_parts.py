@@ -75,7 +75,7 @@ def test_a_lost_atomic_is_an_error(monkeypatch, operation, lost):
     part.space = SimpleNamespace(
         segments=SimpleNamespace(remote_address=lambda address: address), load=lambda *_: word.value
     )
-    part.fabric = SimpleNamespace(peers={atomics.HOME: SimpleNamespace(words=reach)})
+    part.fabric = SimpleNamespace(peers={atomics.HOME_SIDE: SimpleNamespace(words=reach)})
     part.port = SimpleNamespace(address=0)
     part.rounds = lambda num_samples, num_warm, loop: np.full(num_samples, float(loop(num_samples, 0)))
     for _ in range(2):

@@ -111,7 +111,7 @@ def test_who_is_ahead_where_is_told(message_us, smallest, largest, where):
 @pytest.fixture
 def few_cases(monkeypatch):
     monkeypatch.setattr(verdict, "cases", lambda: [registry.find(key) for key in FEW])
-    monkeypatch.setattr(verdict, "PEERS", ())
+    monkeypatch.setattr(verdict, "COMPARED_PEERS", ())
     monkeypatch.setattr(verdict, "prepare", lambda world: None)
     monkeypatch.setattr(verdict, "gather", partial(gather, num_instances=2000))
 
@@ -174,7 +174,7 @@ MIXED = ("atomics.fetch_add", "reduce", "anatomy")  # cases with rows of memory 
 
 def test_without_ucx_and_compiler_it_says_what_is_missing(tmp_path, few_cases, monkeypatch):
     monkeypatch.setattr(verdict, "cases", lambda: [registry.find(key) for key in FEW + MIXED])
-    monkeypatch.setattr(verdict, "ROUNDS", 1)
+    monkeypatch.setattr(verdict, "VERDICT_ROUNDS", 1)
     monkeypatch.setenv("UMEM_UCX", "/nonsense/libucp.so.0")
     monkeypatch.setenv("PATH", str(tmp_path))
     hardware.load.cache_clear()

@@ -17,7 +17,7 @@ def send_and_receive(num_rows, row_bytes, src_gap, dst_gap, stream, expected_row
     src_stride, dst_stride = row_bytes + src_gap, row_bytes + dst_gap
     src = Guarded(num_rows * src_stride).fill(row_bytes)
     dst = Guarded(num_rows * dst_stride)
-    buffers = [Guarded(num_rows * row_bytes + staging.HEADER_BYTES) for _ in range(3)]
+    buffers = [Guarded(num_rows * row_bytes + staging.STAGING_HEADER_BYTES) for _ in range(3)]
     out, message, back = (buffer.address for buffer in buffers)
     times = np.zeros(6, np.int64)
     staging.cpu_copy_out_and_pack(

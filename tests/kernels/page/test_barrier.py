@@ -119,7 +119,7 @@ def test_groups_do_not_wait_for_each_other():
 
 def test_groups_of_all_numbers_fit_their_region():
     last_line = kernels.flag_offset(kernels.NUM_GROUPS - 1, kernels.GROUP_LINES - 1)
-    assert last_line + 8 * kernels.LINE_WORDS <= layout.CONTROL_BYTES
+    assert last_line + 8 * kernels.FLAG_LINE_WORDS <= layout.CONTROL_BYTES
     assert kernels.RADIX ** (kernels.GROUP_LINES - 1) >= layout.MAX_RANKS
 
 

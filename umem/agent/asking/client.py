@@ -166,9 +166,11 @@ class Client(GateServer):
         """`post` if the caller may use so many credits more; None where it may not, or none is free."""
         if num_credits <= 0:
             return None
-        if len(asked.arguments) > layout.NUM_WORDS:
-            raise ConfigError(f"{len(asked.arguments)} arguments: a request carries up to {layout.NUM_WORDS}")
-        words = (ctypes.c_int64 * layout.NUM_WORDS)(*asked.arguments)
+        if len(asked.arguments) > layout.MAX_ARGUMENTS:
+            raise ConfigError(
+                f"{len(asked.arguments)} arguments: a request carries up to {layout.MAX_ARGUMENTS}"
+            )
+        words = (ctypes.c_int64 * layout.MAX_ARGUMENTS)(*asked.arguments)
         while True:
             sequence = self._post(
                 self.address,
@@ -198,7 +200,7 @@ class Client(GateServer):
         """Forget a posted request: its reply is dropped when it comes, and its credit returns then."""
         requests.give_up_request(self.address, ticket.sequence)
         if ticket.request.keep is not None:
-            self._abandoned[ticket.sequence & layout.SLOT_MASK] = ticket
+            self._abandoned[ticket.sequence & layout.SEQUENCE_SLOT_MASK] = ticket
 
     # --- words and bytes of a home: one call of compiled code where nothing is amiss
 

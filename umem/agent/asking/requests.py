@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ...fabric.ucx.abi import UCS_INPROGRESS, UCS_OK
 from ...fabric.ucx.calls import am_send, request_free, request_status, worker_progress
-from ...fabric.ucx.channels import HAS_NEWS, begin_wait, disarm, worker_of
+from ...fabric.ucx.channels import CHANNELS_HAS_NEWS, begin_wait, disarm, worker_of
 from ...fabric.ucx.turns import end_turn, let_others, sleep_for_news, take_turn
 from ...kernels import status
 from ...kernels.build.compile import c_callback, cpu_kernel, device_function
@@ -27,7 +27,7 @@ from ...kernels.page.control import CONTROL_EPOCH, CONTROL_STOP, home_rank, peer
 from .. import layout
 
 WORD = layout.WORD
-CLOSE_NS = 50_000  # a request that follows the last reply within this time follows closely
+_CLOSE_NS = 50_000  # a request that follows the last reply within this time follows closely
 LIVENESS_NS = 10_000_000  # longest sleep before the epoch is looked at again
 
 
@@ -126,7 +126,7 @@ def wait_for_bits(client, rank, word, mask, epoch):
     until = begin + status.SLICE_NS
     spin_ns = load_i64(client, layout.CLIENT_LONE_SPIN_NS)
     is_close = load_i64(client, layout.CLIENT_IS_CLOSE) != 0
-    if is_close and begin - load_i64(client, layout.CLIENT_LAST_DONE_NS) < CLOSE_NS:
+    if is_close and begin - load_i64(client, layout.CLIENT_LAST_DONE_NS) < _CLOSE_NS:
         spin_ns = load_i64(client, layout.CLIENT_SPIN_NS)
     spin_until = begin + spin_ns
     while True:
@@ -136,13 +136,13 @@ def wait_for_bits(client, rank, word, mask, epoch):
         if let_others(channels) != status.OK:
             return status.INTERRUPTED
         if worker_progress(worker) > 0:
-            store_i64(channels, HAS_NEWS, 1)
+            store_i64(channels, CHANNELS_HAS_NEWS, 1)
             continue
         if load_acquire_i64(control, CONTROL_STOP) != 0:
             return status.INTERRUPTED
         if load_acquire_i64(control, CONTROL_EPOCH) != epoch:
             if worker_progress(worker) > 0:
-                store_i64(channels, HAS_NEWS, 1)
+                store_i64(channels, CHANNELS_HAS_NEWS, 1)
                 continue  # what a rank sent while it lived is there to be read
             return status.EPOCH_CHANGED
         now = now_ns()

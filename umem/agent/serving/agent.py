@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import ConfigError, FabricMissing, UmemError, WaitTimeout, WorldError
 from ...fabric.ucx import calls
-from ...fabric.ucx.library import FIX
+from ...fabric.ucx.library import INSTALL_UCX
 from ...kernels import status
 from ...kernels.build.compile import c_callback, cpu_kernel
 from ...kernels.intrinsics.scalar import store_i64, store_release_i64
@@ -40,7 +40,7 @@ from .state import Ranks, build_state
 if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
 
-JOIN_S = 5.0  # for the loop to see STOP: it ends within a handler's time and FAREWELL_NS
+JOIN_S = 5.0  # for the loop to see AGENT_STOP: it ends within a handler's time and FAREWELL_NS
 
 
 class Handler(Protocol):
@@ -90,7 +90,7 @@ class Agent:
         self._making_client = threading.RLock()  # a finalizer may ask in the middle of it
         self._make_refusal: MakeError | None = None
         for operation, handler in (BUILT_IN | NEAR).items():
-            self.register(operation, handler, context=self.state[layout.OWN])
+            self.register(operation, handler, context=self.state[layout.AGENT_OWN])
 
     # --- handlers
 
@@ -104,13 +104,13 @@ class Agent:
             raise ConfigError(f"operation {operation} is not between 0 and {layout.NUM_OPERATIONS - 1}")
         if self._handlers.setdefault(operation, handler) is not handler:
             raise ConfigError(f"{operation_name(operation)} has a handler already; take another code")
-        entry = self.state[layout.HANDLERS] + 2 * layout.WORD * operation
+        entry = self.state[layout.AGENT_HANDLERS] + 2 * layout.WORD * operation
         publish_handler(entry, handler.address, context)
 
     def endpoint_to(self, rank: int) -> int:
         """Handle of an endpoint from this agent to that of `rank`, for the agent's thread; before `start`."""
         assert self._thread is None and self._fabric is not None
-        watch = self.state[layout.WATCHES] + rank * layout.WATCH_WORDS * layout.WORD
+        watch = self.state[layout.AGENT_WATCHES] + rank * layout.WATCH_WORDS * layout.WORD
         connected = ctypes.c_int64.from_address(watch + layout.WATCH_ENDPOINT * layout.WORD).value
         if connected:
             return connected
@@ -120,7 +120,7 @@ class Agent:
     def serve_other_types(self) -> None:
         """Serve near sums of other types than float32 too: at every home that will be asked for them."""
         for operation, handler in NEAR_OTHER_TYPES.items():
-            self.register(operation, handler, context=self.state[layout.OWN])
+            self.register(operation, handler, context=self.state[layout.AGENT_OWN])
 
     # --- asking
 
@@ -138,7 +138,7 @@ class Agent:
 
     def _refuse_client(self) -> None:
         if self._fabric is None:
-            raise FabricMissing(f"asking another rank's agent needs UCX. Fix: {FIX}")
+            raise FabricMissing(f"asking another rank's agent needs UCX. Fix: {INSTALL_UCX}")
         if self._client is None and self._make_refusal is not None:
             raise self._make_refusal()
 
@@ -217,7 +217,7 @@ class Agent:
 
     def counters(self) -> dict[str, int]:
         """How much was served, and how: for tests and `umem info`."""
-        return {name: self.state[word] for name, word in layout.COUNTERS.items()}
+        return {name: self.state[word] for name, word in layout.AGENT_COUNTERS.items()}
 
     def disown(self, make_error: MakeError) -> None:
         """In a forked child: there is no thread, and the parent's connections are not this process's."""
@@ -261,7 +261,7 @@ def _serve(loop: Callable[[int], int], state: Words, code: list[int], cores: tup
 
 def _end(state: Words, local_fd: int, thread: threading.Thread) -> None:
     """Have the thread end, and wait for it; also run at exit, for an agent that was not closed."""
-    state[layout.STOP] = 1
+    state[layout.AGENT_STOP] = 1
     os.eventfd_write(local_fd, 1)
     thread.join(JOIN_S)
 

@@ -39,22 +39,22 @@ def sleep(state, awake_ns):
 
     UCX refuses to arm (BUSY) while it has news or unfinished sends: then progress comes first.
     """
-    channels = load_i64(state, layout.CHANNELS)
+    channels = load_i64(state, layout.AGENT_CHANNELS)
     if channels != 0:
-        code = arm_all(channels, load_i64(state, layout.POLL_FDS), NO_WORKER)
+        code = arm_all(channels, load_i64(state, layout.AGENT_POLL_FDS), NO_WORKER)
         if code == UCS_ERR_BUSY:
-            count(state, layout.NUM_BUSY_ARMS)
+            count(state, layout.AGENT_NUM_BUSY_ARMS)
             if awake_ns < ARM_PATIENCE_NS:
                 return 0
-            return look(state, load_i64(state, layout.POLL_LOCAL), SHORT_SLEEP_MS)
+            return look(state, load_i64(state, layout.AGENT_POLL_LOCAL), SHORT_SLEEP_MS)
         if code < 0:
             return status.FABRIC_FAILED
     timeout_ms = HEARTBEAT_MS
-    if ring_length(state + layout.PENDING * WORD) > 0:
+    if ring_length(state + layout.AGENT_PENDING * WORD) > 0:
         timeout_ms = SHORT_SLEEP_MS
-    if load_acquire_i64(state, layout.STOP) != 0:
+    if load_acquire_i64(state, layout.AGENT_STOP) != 0:
         return 0
-    count(state, layout.NUM_SLEEPS)
+    count(state, layout.AGENT_NUM_SLEEPS)
     return look(state, 0, timeout_ms)
 
 
@@ -62,16 +62,16 @@ def sleep(state, awake_ns):
 def turn(state, is_first):
     """Do once all there is to do; how much was done. The first turns after a sleep look where poll saw news."""
     num_done = 0
-    channels = load_i64(state, layout.CHANNELS)
+    channels = load_i64(state, layout.AGENT_CHANNELS)
     if channels != 0:
         if is_first:
-            num_done += progress_news(channels, load_i64(state, layout.POLL_FDS))
+            num_done += progress_news(channels, load_i64(state, layout.AGENT_POLL_FDS))
         else:
             num_done += progress_all(channels)
     num_done += serve_ready(state)
     num_done += continue_pending(state)
     num_done += reap_sent(state)
-    if load_i64(state, layout.NUM_LOST) != 0:
+    if load_i64(state, layout.AGENT_NUM_LOST) != 0:
         publish_lost_connections(state)
     return num_done
 
@@ -83,23 +83,23 @@ def set_close(state, is_close):
     In it the agent spins, on its rank's own core. At other times it may wake on any core: the client that
     wakes it is about to sleep, and its core is then the only free one where every rank computes.
     """
-    store_i64(state, layout.IS_CLOSE, is_close)
-    cores = load_i64(state, layout.CORES)
+    store_i64(state, layout.AGENT_IS_CLOSE, is_close)
+    cores = load_i64(state, layout.AGENT_CORES)
     if cores != 0:
         sched_setaffinity(0, layout.CPU_SET_BYTES, cores + is_close * layout.CPU_SET_BYTES)
 
 
 @cpu_kernel("int64(int64)", group="ucx")
 def serve(state):
-    """Serve requests until `state[STOP]`; OK, or why the loop could not go on.
+    """Serve requests until `state[AGENT_STOP]`; OK, or why the loop could not go on.
 
     It sleeps as soon as there is nothing to do, unless requests follow each other closely: after
-    CLOSE_REQUESTS in a row that came within SPIN_NS it spins for that long. So a client that asks again
+    CLOSE_REQUESTS in a row that came within AGENT_SPIN_NS it spins for that long. So a client that asks again
     and again is answered in 1 us, and one that pauses does not find its core taken. The spin is bounded
     by time, not by turns: a turn takes 30 ns over shared memory and a microsecond over tcp.
     """
-    control = load_i64(state, layout.CONTROL)
-    spin_ns = load_i64(state, layout.SPIN_NS)
+    control = load_i64(state, layout.AGENT_CONTROL)
+    spin_ns = load_i64(state, layout.AGENT_SPIN_NS)
     greet(state)
     busy_at = now_ns()  # when something was last done
     woken_at = looked_at = busy_at
@@ -107,10 +107,10 @@ def serve(state):
     num_close = 0
     num_turns = slept_at = 0
     code = status.OK
-    while load_acquire_i64(state, layout.STOP) == 0 and code == status.OK:
+    while load_acquire_i64(state, layout.AGENT_STOP) == 0 and code == status.OK:
         num_turns += 1
         store_relaxed_i64(control, CONTROL_HEARTBEAT, num_turns)
-        is_first = num_turns - slept_at <= FIRST_TURNS and load_i64(state, layout.IS_CLOSE) == 0
+        is_first = num_turns - slept_at <= FIRST_TURNS and load_i64(state, layout.AGENT_IS_CLOSE) == 0
         num_done = turn(state, is_first)
         now = now_ns()
         if num_done > 0:
@@ -121,19 +121,20 @@ def serve(state):
             ran_dry = False
             busy_at = now
             if now - looked_at > LOOK_NS:
-                look(state, load_i64(state, layout.POLL_LOCAL), 0)
+                look(state, load_i64(state, layout.AGENT_POLL_LOCAL), 0)
                 looked_at = now
             continue
         ran_dry = True
-        if load_i64(state, layout.IS_CLOSE) != 0:
+        if load_i64(state, layout.AGENT_IS_CLOSE) != 0:
             if now - busy_at <= spin_ns:
                 pause()
                 continue
             set_close(state, 0)
-        num_sleeps = load_i64(state, layout.NUM_SLEEPS)
+        num_sleeps = load_i64(state, layout.AGENT_NUM_SLEEPS)
         num_ready = sleep(state, now - max(busy_at, woken_at))
         looked_at = now_ns()
-        if num_ready > 0 and load_i64(state, layout.NUM_SLEEPS) != num_sleeps:  # poll told where news is
+        has_slept = load_i64(state, layout.AGENT_NUM_SLEEPS) != num_sleeps
+        if num_ready > 0 and has_slept:  # poll told where news is
             slept_at = num_turns
         if num_ready > 0:
             woken_at = looked_at
@@ -141,7 +142,7 @@ def serve(state):
             code = num_ready
     refuse_all(state)
     deadline = now_ns() + FAREWELL_NS
-    while ring_length(state + layout.SENDING * WORD) > 0 and now_ns() < deadline:
-        progress_all(load_i64(state, layout.CHANNELS))
+    while ring_length(state + layout.AGENT_SENDING * WORD) > 0 and now_ns() < deadline:
+        progress_all(load_i64(state, layout.AGENT_CHANNELS))
         reap_sent(state)
     return code

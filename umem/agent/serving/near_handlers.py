@@ -13,7 +13,7 @@ from ...kernels import status
 from ...kernels.build.compile import c_callback, device_function
 from ...kernels.data.gather import check_indices, gather_rows
 from ...kernels.data.gather_sum import GATHER_SUM
-from ...kernels.data.reduce import NUM_BYTES, REDUCE
+from ...kernels.data.reduce import REDUCE, TYPE_BYTES
 from ...kernels.intrinsics.scalar import load_i64, store_i64
 from .. import layout
 from ..layout import Operation
@@ -21,11 +21,11 @@ from .handlers import HANDLER, argument, check_range
 
 WORD = layout.WORD
 NEVER_STREAM = 1 << 62  # a reply is read at once, by the transport
-ON_DEMAND = "near types"  # group of handlers that not every world's start waits for
+NEAR_TYPE_KERNELS = "near types"  # group of handlers that not every world's start waits for
 
 ROW_TYPES = ("f32", "f16", "bf16")  # by the code that travels
 REDUCE_TYPES = ("f32", "f64", "i32", "i64", "f16", "bf16")
-REDUCE_TYPE_BYTES = tuple(NUM_BYTES[name] for name in REDUCE_TYPES)
+REDUCE_TYPE_BYTES = tuple(TYPE_BYTES[name] for name in REDUCE_TYPES)
 
 _sum_f32, _sum_f16, _sum_bf16 = (GATHER_SUM[name] for name in ROW_TYPES)
 _add_f32, _add_f64, _add_i32, _add_i64, _add_f16, _add_bf16 = (REDUCE[name] for name in REDUCE_TYPES)
@@ -117,7 +117,7 @@ def gather_sum(request, reply, own):
     return code
 
 
-@c_callback(HANDLER, group=ON_DEMAND)
+@c_callback(HANDLER, group=NEAR_TYPE_KERNELS)
 def gather_sum_half(request, reply, own):
     """`gather_sum` of rows of float16 and bfloat16."""
     row_type = argument(request, 4)
@@ -165,7 +165,7 @@ def reduce(request, reply, own):
     return code
 
 
-@c_callback(HANDLER, group=ON_DEMAND)
+@c_callback(HANDLER, group=NEAR_TYPE_KERNELS)
 def reduce_other(request, reply, own):
     """`reduce` of the other types."""
     dst, num_elements, element_type = argument(request, 0), argument(request, 1), argument(request, 2)

@@ -1,6 +1,6 @@
 """Rings of slot numbers: the agent's queues.
 
-Every slot of an agent is in exactly one of four rings (FREE, READY, PENDING, SENDING) or in the hands
+Every slot of an agent is in exactly one of four rings (free, ready, pending, sending) or in the hands
 of the loop, so no ring can overflow: each has room for all slots. One thread uses them, the agent's;
 UCX's callbacks run inside its progress call.
 """

@@ -1,6 +1,6 @@
 """What the agent does with a request: queue it, run its handler, send the reply, take the slot back.
 
-A slot goes FREE -> READY -> (PENDING ->) SENDING -> FREE, and only the agent's thread moves it. UCX's
+A slot goes free -> ready -> (pending ->) sending -> free, and only the agent's thread moves it. UCX's
 callback only copies the request into a slot; handlers run later, in the loop, where they may take
 long and where a reply may be sent.
 """
@@ -26,20 +26,20 @@ SERVE_BATCH = 16  # requests a turn: a full queue must not keep progress and liv
 
 @device_function
 def slot_address(state, slot):
-    """Address of the words of `slot`: its request; the reply is REPLY words further."""
-    return load_i64(state, layout.SLOTS) + slot * layout.SLOT_WORDS * WORD
+    """Address of the words of `slot`: its request; the reply is SLOT_REPLY words further."""
+    return load_i64(state, layout.AGENT_SLOTS) + slot * layout.SLOT_WORDS * WORD
 
 
 @device_function
 def reply_address(state, slot):
     """Address of the words of the slot's reply."""
-    return slot_address(state, slot) + layout.REPLY * WORD
+    return slot_address(state, slot) + layout.SLOT_REPLY * WORD
 
 
 @device_function
 def room_address(state, slot):
     """Address of the room for the slot's reply: its header, then its payload."""
-    return load_i64(state, layout.ROOMS) + slot * layout.ROOM_BYTES
+    return load_i64(state, layout.AGENT_ROOMS) + slot * layout.ROOM_BYTES
 
 
 @device_function
@@ -62,11 +62,11 @@ def receive_request(state, header, header_bytes, data, data_bytes, parameters):
         or header_bytes > layout.MAX_REQUEST_HEADER_BYTES
         or (attributes & HAS_REPLY_ENDPOINT) == 0
         or (data_bytes > 0 and (attributes & HAS_KEPT_DATA) == 0)
-        or ring_length(state + layout.FREE * WORD) == 0  # a client sent more than its credits
+        or ring_length(state + layout.AGENT_FREE * WORD) == 0  # a client sent more than its credits
     ):
-        count(state, layout.NUM_DROPPED)
+        count(state, layout.AGENT_NUM_DROPPED)
         return UCS_OK
-    slot = pop_last(state + layout.FREE * WORD)
+    slot = pop_last(state + layout.AGENT_FREE * WORD)
     request = slot_address(state, slot)
     operation = load_i64(header, layout.WIRE_OPERATION) & ((1 << layout.WIRE_COUNT_SHIFT) - 1)
     store_i64(request, layout.REQUEST_OPERATION, operation)
@@ -78,7 +78,7 @@ def receive_request(state, header, header_bytes, data, data_bytes, parameters):
         store_i64(request, layout.REQUEST_SCRATCH + index, 0)
         index += 1
     index = 0
-    while index < layout.NUM_WORDS:
+    while index < layout.MAX_ARGUMENTS:
         word = 0
         if index < num_words:
             word = load_i64(header, layout.WIRE_WORDS + index)
@@ -103,17 +103,17 @@ def receive_request(state, header, header_bytes, data, data_bytes, parameters):
     store_i64(reply, layout.REPLY_PAYLOAD, room_address(state, slot) + layout.ROOM_PAYLOAD)
     store_i64(reply, layout.REPLY_PAYLOAD_BYTES, 0)
     store_i64(reply, layout.REPLY_CAPACITY, layout.MAX_PAYLOAD_BYTES)
-    push(state + layout.READY * WORD, slot)
+    push(state + layout.AGENT_READY * WORD, slot)
     return kept
 
 
 @device_function
 def serve_ready(state):
     """Run the handlers of up to SERVE_BATCH waiting requests; how many were run."""
-    ready = state + layout.READY * WORD
+    ready = state + layout.AGENT_READY * WORD
     length = ring_length(ready)
-    if length > load_i64(state, layout.MAX_READY):
-        store_i64(state, layout.MAX_READY, length)
+    if length > load_i64(state, layout.AGENT_MAX_READY):
+        store_i64(state, layout.AGENT_MAX_READY, length)
     num_served = 0
     while num_served < SERVE_BATCH and ring_length(ready) > 0:
         run(state, pop_first(ready))
@@ -124,7 +124,7 @@ def serve_ready(state):
 @device_function
 def continue_pending(state):
     """Call the handler of every pending request once more; how many came to an end."""
-    pending = state + layout.PENDING * WORD
+    pending = state + layout.AGENT_PENDING * WORD
     left = ring_length(pending)
     num_ended = left
     while left > 0:
@@ -138,7 +138,7 @@ def run(state, slot):
     """Call the handler of the request in `slot`; reply, or let it wait for its next turn."""
     request = slot_address(state, slot)
     operation = load_i64(request, layout.REQUEST_OPERATION)
-    entry = load_i64(state, layout.HANDLERS) + operation * 2 * WORD
+    entry = load_i64(state, layout.AGENT_HANDLERS) + operation * 2 * WORD
     function = 0
     if 0 <= operation < layout.NUM_OPERATIONS:
         function = load_acquire_i64(entry, 0)
@@ -147,7 +147,7 @@ def run(state, slot):
         return
     code = call_handler(function, request, reply_address(state, slot), load_i64(entry, 1))
     if code == status.PENDING:
-        push(state + layout.PENDING * WORD, slot)
+        push(state + layout.AGENT_PENDING * WORD, slot)
     else:
         send_reply(state, slot, code)
 
@@ -160,12 +160,12 @@ def send_reply(state, slot, code):
     is sent from where it lies and must stay as it is until the slot is free again.
     """
     request, reply = slot_address(state, slot), reply_address(state, slot)
-    count(state, layout.NUM_SERVED)
+    count(state, layout.AGENT_NUM_SERVED)
     num_bytes = load_i64(reply, layout.REPLY_PAYLOAD_BYTES)
     if code < 0:
-        count(state, layout.NUM_FAILED)
+        count(state, layout.AGENT_NUM_FAILED)
         num_bytes = 0
-    if peer_is_dead(load_i64(state, layout.CONTROL), load_i64(request, layout.REQUEST_SOURCE)):
+    if peer_is_dead(load_i64(state, layout.AGENT_CONTROL), load_i64(request, layout.REQUEST_SOURCE)):
         take_back(state, slot)
         return
     room = room_address(state, slot)
@@ -175,7 +175,7 @@ def send_reply(state, slot, code):
     store_i64(header, layout.WIRE_REPLY_SEQUENCE, load_i64(request, layout.REQUEST_SEQUENCE))
     store_i64(header, layout.WIRE_REPLY_STATUS, code)
     store_i64(header, layout.WIRE_REPLY_VALUE, load_i64(reply, layout.REPLY_VALUE))
-    is_close = load_i64(state, layout.IS_CLOSE) << layout.WIRE_CLOSE_SHIFT
+    is_close = load_i64(state, layout.AGENT_IS_CLOSE) << layout.WIRE_CLOSE_SHIFT
     if num_bytes <= layout.INLINE_BYTES:
         if payload != room + layout.ROOM_PAYLOAD and num_bytes > 0:
             copy_bytes(room + layout.ROOM_PAYLOAD, payload, num_bytes)
@@ -191,15 +191,15 @@ def send_reply(state, slot, code):
         header_bytes,
         payload,
         num_bytes,
-        load_i64(state, layout.SEND_PARAM),
+        load_i64(state, layout.AGENT_SEND_PARAM),
     )
     if sent > 0:
         store_i64(request, layout.SLOT_SEND, sent)
-        disarm(load_i64(state, layout.CHANNELS), load_i64(request, layout.REQUEST_SOURCE))
-        push(state + layout.SENDING * WORD, slot)
+        disarm(load_i64(state, layout.AGENT_CHANNELS), load_i64(request, layout.REQUEST_SOURCE))
+        push(state + layout.AGENT_SENDING * WORD, slot)
         return
     if sent < 0:  # the asker is gone, or its deadline tells it that no answer came
-        count(state, layout.NUM_SEND_ERRORS)
+        count(state, layout.AGENT_NUM_SEND_ERRORS)
     take_back(state, slot)
 
 
@@ -210,7 +210,7 @@ def reap_sent(state):
     UCX keeps a send to a dead rank until its worker ends. The memory that it reads stays mapped as long, and may
     hold another reply by then, which no rank reads.
     """
-    sending = state + layout.SENDING * WORD
+    sending = state + layout.AGENT_SENDING * WORD
     left = ring_length(sending)
     num_reaped = 0
     while left > 0:
@@ -220,12 +220,12 @@ def reap_sent(state):
         code = request_status(sent)
         is_under_way = code == UCS_INPROGRESS
         if is_under_way and not peer_is_dead(
-            load_i64(state, layout.CONTROL), load_i64(request, layout.REQUEST_SOURCE)
+            load_i64(state, layout.AGENT_CONTROL), load_i64(request, layout.REQUEST_SOURCE)
         ):
             push(sending, slot)
         else:
             if code < 0:
-                count(state, layout.NUM_SEND_ERRORS)
+                count(state, layout.AGENT_NUM_SEND_ERRORS)
             if not is_under_way:
                 request_free(sent)
             take_back(state, slot)
@@ -241,14 +241,14 @@ def take_back(state, slot):
     held = load_i64(request, layout.SLOT_HELD)
     if held != 0:
         source = load_i64(request, layout.REQUEST_SOURCE)
-        am_data_release(worker_of(load_i64(state, layout.CHANNELS), source), held)
-    push(state + layout.FREE * WORD, slot)
+        am_data_release(worker_of(load_i64(state, layout.AGENT_CHANNELS), source), held)
+    push(state + layout.AGENT_FREE * WORD, slot)
 
 
 @device_function
 def refuse_all(state):
     """Answer every request that still waits with CLOSING: the agent is closing."""
-    ready, pending = state + layout.READY * WORD, state + layout.PENDING * WORD
+    ready, pending = state + layout.AGENT_READY * WORD, state + layout.AGENT_PENDING * WORD
     while ring_length(ready) > 0:
         send_reply(state, pop_first(ready), layout.CLOSING)
     while ring_length(pending) > 0:

@@ -66,42 +66,42 @@ def build_state(
     num_slots = 0 if fabric is None else num_ranks * credits
     ring = ring_words(num_slots)
     fds, fd_ranks = _descriptors(world, page, fabric, local_fd)
-    table_words = layout.STATE_WORDS + 2 * layout.NUM_OPERATIONS + num_ranks * layout.WATCH_WORDS
+    table_words = layout.AGENT_WORDS + 2 * layout.NUM_OPERATIONS + num_ranks * layout.WATCH_WORDS
     slot_words = num_slots * layout.SLOT_WORDS
     num_words = table_words + slot_words + 4 * ring + 2 * len(fds)
     arena = Arena(num_words * WORD + num_slots * layout.ROOM_BYTES + SLACK_BYTES)
-    state = arena.words(layout.STATE_WORDS)
-    state[layout.CONTROL] = page.words.ctypes.data
-    state[layout.RANK] = world.rank
-    state[layout.NUM_RANKS] = num_ranks
-    state[layout.NUM_SLOTS] = num_slots
-    state[layout.SPIN_NS] = spins.close_ns
-    state[layout.SLOTS] = arena.take(slot_words * WORD)
-    state[layout.HANDLERS] = arena.take(2 * layout.NUM_OPERATIONS * WORD)
-    state[layout.LOCAL_FD] = local_fd
+    state = arena.words(layout.AGENT_WORDS)
+    state[layout.AGENT_CONTROL] = page.words.ctypes.data
+    state[layout.AGENT_RANK] = world.rank
+    state[layout.AGENT_NUM_RANKS] = num_ranks
+    state[layout.AGENT_NUM_SLOTS] = num_slots
+    state[layout.AGENT_SPIN_NS] = spins.close_ns
+    state[layout.AGENT_SLOTS] = arena.take(slot_words * WORD)
+    state[layout.AGENT_HANDLERS] = arena.take(2 * layout.NUM_OPERATIONS * WORD)
+    state[layout.AGENT_LOCAL_FD] = local_fd
     if world.core is not None:
         sets = cpu_set(world.usable_cores) + cpu_set([world.core])
-        state[layout.CORES] = arena.bytes_of(sets)
-    state[layout.POLL_FDS] = arena.poll_fds(fds)
-    state[layout.NUM_POLL_FDS] = len(fds)
-    state[layout.POLL_LOCAL] = fds.index(local_fd)
-    state[layout.POLL_RANKS] = arena.words_of(fd_ranks).address
-    for first in (layout.FREE, layout.READY, layout.PENDING, layout.SENDING):
+        state[layout.AGENT_CORES] = arena.bytes_of(sets)
+    state[layout.AGENT_POLL_FDS] = arena.poll_fds(fds)
+    state[layout.AGENT_NUM_POLL_FDS] = len(fds)
+    state[layout.AGENT_POLL_LOCAL] = fds.index(local_fd)
+    state[layout.AGENT_POLL_RANKS] = arena.words_of(fd_ranks).address
+    for first in (layout.AGENT_FREE, layout.AGENT_READY, layout.AGENT_PENDING, layout.AGENT_SENDING):
         state[first + layout.RING_ITEMS] = arena.take(ring * WORD)
         state[first + layout.RING_MASK] = ring - 1
-    free = Words(state[layout.FREE + layout.RING_ITEMS], ring, arena)
+    free = Words(state[layout.AGENT_FREE + layout.RING_ITEMS], ring, arena)
     for slot in range(num_slots):
         free[slot] = slot
-    state[layout.FREE + layout.RING_TAIL] = num_slots
+    state[layout.AGENT_FREE + layout.RING_TAIL] = num_slots
     watches = arena.words(num_ranks * layout.WATCH_WORDS)
-    state[layout.WATCHES] = watches.address
+    state[layout.AGENT_WATCHES] = watches.address
     if fabric is not None:
-        state[layout.SEND_PARAM] = arena.send_param(asks=False)
-        state[layout.ROOMS] = arena.take(num_slots * layout.ROOM_BYTES)
+        state[layout.AGENT_SEND_PARAM] = arena.send_param(asks=False)
+        state[layout.AGENT_ROOMS] = arena.take(num_slots * layout.ROOM_BYTES)
         regions = [(region.address, region.num_bytes) for region in fabric.context.regions]
-        own = arena.words_of([state[layout.CONTROL], len(regions), *itertools.chain(*regions)])
-        state[layout.OWN] = own.address
-        state[layout.CHANNELS] = fabric.agent.address
+        own = arena.words_of([state[layout.AGENT_CONTROL], len(regions), *itertools.chain(*regions)])
+        state[layout.AGENT_OWN] = own.address
+        state[layout.AGENT_CHANNELS] = fabric.agent.address
         receive = receive_request.address
         fabric.agent.set_handler(layout.AM_REQUEST, receive, state.address, keeps_data=True)
         _watch_connections(world, fabric, state, watches)

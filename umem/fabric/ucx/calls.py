@@ -15,7 +15,7 @@ from . import library
 from .abi import UCS_ERR_UNSUPPORTED
 
 _TYPES = {"i8": types.int8, "i16": types.int16, "i32": types.int32, "i64": types.int64, "void": types.void}
-NAMES: list[str] = []  # symbols of libucp that compiled code uses
+_NAMES: list[str] = []  # symbols of libucp that compiled code uses
 
 
 def _symbol(name: str, result: str, arguments: str) -> Any:
@@ -23,7 +23,7 @@ def _symbol(name: str, result: str, arguments: str) -> Any:
 
 
 def _ucp(name: str, result: str, arguments: str) -> Any:
-    NAMES.append(name)
+    _NAMES.append(name)
     return _symbol(name, result, arguments)
 
 
@@ -70,7 +70,7 @@ def bind(stub_address: int) -> bool:
     if library.is_available():
         library.load()
         return True
-    library.install_stubs(tuple(NAMES), stub_address)
+    library.install_stubs(tuple(_NAMES), stub_address)
     return False
 
 

@@ -25,28 +25,28 @@ MAX_CHANNELS = 16  # a worker has 6 descriptors; in a larger world ranks share c
 WAITS_PER_PROGRESS = 64
 
 # --- words of all channels
-NUM_CHANNELS = 0
-NUM_RANKS = 1  # rank r has channel r % NUM_CHANNELS
-CONTROL = 2  # address of this rank's control page
-WORKER_OF_RANK = 3  # address of a word a rank: the handle of its worker
-POLL_FDS = 4  # address of a pollfd a channel
-NUM_WAITS = 5  # of the thread
+CHANNELS_NUM_CHANNELS = 0
+CHANNELS_NUM_RANKS = 1  # rank r has channel r % CHANNELS_NUM_CHANNELS
+CHANNELS_CONTROL = 2  # address of this rank's control page
+CHANNELS_WORKER_OF_RANK = 3  # address of a word a rank: the handle of its worker
+CHANNELS_POLL_FDS = 4  # address of a pollfd a channel
+CHANNELS_NUM_WAITS = 5  # of the thread
 # whose turn it is, where several threads use the channels: turns.py
-NEXT_TURN = 6  # the ticket that the next one to ask gets
-TURN = 7  # the ticket whose turn it is
-HAS_NEWS = 8  # 1 once a channel did some work in this turn
-IS_CLOSED = 9
-POLLER = 10  # the worker of the thread that polls for all, or 0
-NUM_SLEEPERS = 11
-EVENTS = 12  # a u32 that those who follow the poller sleep on
-FAILURE = 13  # ucs_status_t of the last worker that could not be armed
+CHANNELS_NEXT_TURN = 6  # the ticket that the next one to ask gets
+CHANNELS_TURN = 7  # the ticket whose turn it is
+CHANNELS_HAS_NEWS = 8  # 1 once a channel did some work in this turn
+CHANNELS_IS_CLOSED = 9
+CHANNELS_POLLER = 10  # the worker of the thread that polls for all, or 0
+CHANNELS_NUM_SLEEPERS = 11
+CHANNELS_EVENTS = 12  # a u32 that those who follow the poller sleep on
+CHANNELS_FAILURE = 13  # ucs_status_t of the last worker that could not be armed
 CHANNEL = 16  # CHANNEL_WORDS words a channel:
 CHANNEL_WORKER = 0  # the handle of its worker
 CHANNEL_IS_ARMED = 1  # 1: its event fd is readable, or will be once something comes: until the next arm
 CHANNEL_IS_OVER = 2  # 1: only dead ranks sent through it, and all that they had sent is read
 CHANNEL_WORDS = 4
 
-LINE_WORDS = 8  # of the processor's lines
+_LINE_WORDS = 8  # of the processor's lines
 POLL_IN = 1
 POLL_FD_WORDS, POLL_FD_HALVES = 2, 4  # 4 and 2 bytes each
 REVENTS = 3  # the half that the kernel fills
@@ -65,14 +65,14 @@ class Channels:
         self._of_rank = np.array([self.of(rank).handle for rank in range(num_ranks)], np.int64)
         self._poll_fds = np.array([fd | POLL_IN << 32 for fd in self.event_fds], np.int64)
         num_words = CHANNEL + CHANNEL_WORDS * num_channels
-        self._memory = np.zeros(num_words + 2 * LINE_WORDS, np.int64)
+        self._memory = np.zeros(num_words + 2 * _LINE_WORDS, np.int64)
         # On lines of its own: another thread has the next ones.
-        first = -(self._memory.ctypes.data // 8) % LINE_WORDS
+        first = -(self._memory.ctypes.data // 8) % _LINE_WORDS
         words = self._memory[first : first + num_words]
-        words[NUM_CHANNELS], words[NUM_RANKS] = num_channels, num_ranks
-        words[CONTROL] = control
-        words[WORKER_OF_RANK] = self._of_rank.ctypes.data
-        words[POLL_FDS] = self._poll_fds.ctypes.data
+        words[CHANNELS_NUM_CHANNELS], words[CHANNELS_NUM_RANKS] = num_channels, num_ranks
+        words[CHANNELS_CONTROL] = control
+        words[CHANNELS_WORKER_OF_RANK] = self._of_rank.ctypes.data
+        words[CHANNELS_POLL_FDS] = self._poll_fds.ctypes.data
         words[CHANNEL + CHANNEL_WORKER :: CHANNEL_WORDS] = [worker.handle for worker in self.workers]
         self.words, self.address = words, words.ctypes.data
 
@@ -114,17 +114,17 @@ def address_for(packed: Iterable[str], rank: int) -> bytes:
 @device_function
 def worker_of(channels, rank):
     """The worker that talks with `rank`."""
-    return load_i64(load_i64(channels, WORKER_OF_RANK), rank)
+    return load_i64(load_i64(channels, CHANNELS_WORKER_OF_RANK), rank)
 
 
 @device_function
 def has_only_dead(channels, channel):
     """True where every rank of the channel is dead; then all that they sent is there to be read."""
     rank = channel
-    while rank < load_i64(channels, NUM_RANKS):
-        if not peer_is_dead(load_i64(channels, CONTROL), rank):
+    while rank < load_i64(channels, CHANNELS_NUM_RANKS):
+        if not peer_is_dead(load_i64(channels, CHANNELS_CONTROL), rank):
             return False
-        rank += load_i64(channels, NUM_CHANNELS)
+        rank += load_i64(channels, CHANNELS_NUM_CHANNELS)
     return True
 
 
@@ -138,7 +138,7 @@ def progress_channel(channels, channel):
     num_done = worker_progress(load_i64(words, CHANNEL_WORKER))
     if num_done > 0:
         store_i64(words, CHANNEL_IS_ARMED, 0)
-        store_i64(channels, HAS_NEWS, 1)
+        store_i64(channels, CHANNELS_HAS_NEWS, 1)
     elif is_last:
         store_i64(words, CHANNEL_IS_OVER, 1)
     return num_done
@@ -149,7 +149,7 @@ def progress_all(channels):
     """Progress all channels; how much was done."""
     num_done = 0
     channel = 0
-    while channel < load_i64(channels, NUM_CHANNELS):
+    while channel < load_i64(channels, CHANNELS_NUM_CHANNELS):
         num_done += progress_channel(channels, channel)
         channel += 1
     return num_done
@@ -159,8 +159,8 @@ def progress_all(channels):
 def begin_wait(channels):
     """Begin a wait for one channel: now and then all are progressed, so that a thread which makes many short waits
     still takes what other ranks send."""
-    num_waits = load_i64(channels, NUM_WAITS) + 1
-    store_i64(channels, NUM_WAITS, num_waits)
+    num_waits = load_i64(channels, CHANNELS_NUM_WAITS) + 1
+    store_i64(channels, CHANNELS_NUM_WAITS, num_waits)
     if num_waits % WAITS_PER_PROGRESS == 0:
         progress_all(channels)
 
@@ -174,7 +174,7 @@ def progress_news(channels, poll_fds):
     """
     num_done = 0
     channel = 0
-    while channel < load_i64(channels, NUM_CHANNELS):
+    while channel < load_i64(channels, CHANNELS_NUM_CHANNELS):
         has_news = load_u16(poll_fds, channel * POLL_FD_HALVES + REVENTS) != 0
         if has_news or load_i64(channels, CHANNEL + channel * CHANNEL_WORDS + CHANNEL_IS_ARMED) == 0:
             num_done += progress_channel(channels, channel)
@@ -185,7 +185,7 @@ def progress_news(channels, poll_fds):
 @device_function
 def disarm(channels, rank):
     """The channel with `rank` has a send under way that only progress ends: it must not be taken for armed."""
-    channel = rank % load_i64(channels, NUM_CHANNELS)
+    channel = rank % load_i64(channels, CHANNELS_NUM_CHANNELS)
     store_i64(channels, CHANNEL + channel * CHANNEL_WORDS + CHANNEL_IS_ARMED, 0)
 
 
@@ -201,7 +201,7 @@ def arm_all(channels, poll_fds, own):
     """
     code = UCS_OK
     channel = 0
-    while channel < load_i64(channels, NUM_CHANNELS) and code == UCS_OK:
+    while channel < load_i64(channels, CHANNELS_NUM_CHANNELS) and code == UCS_OK:
         words = channels + (CHANNEL + channel * CHANNEL_WORDS) * 8
         worker = load_i64(words, CHANNEL_WORKER)
         has_news = load_u16(poll_fds, channel * POLL_FD_HALVES + REVENTS) != 0

@@ -33,9 +33,9 @@ from .channels import Channels, address_for, has_shared_memory, num_channels, pa
 from .context import Context
 from .parcels import Parcels
 from .peer import Peer
-from .port import RECV_BYTES, REPLY, UCX_STATUS, Port
+from .port import PORT_RECV_BYTES, PORT_REPLY, PORT_UCX_STATUS, Port
 from .ports import Ports
-from .tags import BARRIER, checked, wire
+from .tags import BARRIER_TAG, checked, wire
 
 CONFIRM_S = 1.0  # how long a broken connection may take to be confirmed as a death; measured: 4-60 ms
 CONFIRM_STEP_S = 0.002
@@ -193,7 +193,7 @@ class UcxFabric:
         Raises FabricError for a message longer than `max_bytes`.
         """
         port = self._run("recv", rank, keep, operations.recv, dst, max_bytes, wire(rank, checked(tag)))
-        num_bytes = int(port.words[RECV_BYTES])
+        num_bytes = int(port.words[PORT_RECV_BYTES])
         self.ports.put_back(rank, port)
         return num_bytes
 
@@ -208,7 +208,7 @@ class UcxFabric:
         distance = 1
         while distance < self.num_ranks:
             to, source = (self.rank + distance) % self.num_ranks, (self.rank - distance) % self.num_ranks
-            tag = BARRIER + distance
+            tag = BARRIER_TAG + distance
             endpoint = self.peers[to].messages.handle
             told = self._run(
                 "barrier", to, None, operations.send, endpoint, out, 8, wire(self.rank, tag), **limits
@@ -286,7 +286,7 @@ class UcxFabric:
                 raise Interrupted(f"{call} with rank {rank} over ucx: the space is closing")
             if code not in (status.OK, status.AGAIN):
                 assert code == status.FABRIC_FAILED, status.name(code)
-                raise self._broken(call, rank, int(port.words[UCX_STATUS]), needs)
+                raise self._broken(call, rank, int(port.words[PORT_UCX_STATUS]), needs)
             return unless_again(code)
 
         # Over tcp what a rank did before it ended may still be on its way.
@@ -327,7 +327,7 @@ class UcxFabric:
         operands = (operation, _signed(value), _signed(desired), num_bytes, address)
         key = words.key(address, num_bytes)
         port = self._run(call, rank, None, operations.atomic, words.endpoint.handle, *operands, key)
-        old = int(port.words[REPLY]) & ((1 << 8 * num_bytes) - 1)
+        old = int(port.words[PORT_REPLY]) & ((1 << 8 * num_bytes) - 1)
         self.ports.put_back(rank, port)
         return old
 

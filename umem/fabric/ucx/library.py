@@ -19,7 +19,7 @@ from ... import config
 from ...errors import FabricMissing
 from . import abi
 
-FIX = "pip install 'umem[ucx]'   (in a checkout: scripts/setup ucx)"
+INSTALL_UCX = "pip install 'umem[ucx]'   (in a checkout: scripts/setup ucx)"
 LOAD_ORDER = ("libucs.so.0", "libuct.so.0", "libucp.so.0")
 INFINIBAND = Path("/sys/class/infiniband")
 
@@ -185,4 +185,4 @@ def _require(choice: Choice | None, reason: str) -> Choice:
 
 
 def _missing(reason: str) -> FabricMissing:
-    return FabricMissing(f"UCX is missing: {reason}. Fix: {FIX}")
+    return FabricMissing(f"UCX is missing: {reason}. Fix: {INSTALL_UCX}")

@@ -27,7 +27,7 @@ from ...world.waiting import Deadline, until
 from . import operations
 from .channels import Channels
 from .peer import Peer
-from .port import RECV_BYTES, RECV_TAG, SLICE, Port
+from .port import PORT_RECV_BYTES, PORT_RECV_TAG, PORT_SLICE, Port
 from .ports import Ports
 from .tags import PARCEL, sender, wire
 
@@ -63,7 +63,7 @@ class Parcel:
 
     def __init__(self, port: Port):
         self.port = port
-        self.num_bytes = int(port.words[RECV_BYTES])
+        self.num_bytes = int(port.words[PORT_RECV_BYTES])
         self.data: np.ndarray | None = None  # until its receive has begun
 
 
@@ -88,7 +88,7 @@ class Parcels:
         is_large = data.nbytes >= LARGE_BYTES
         try:
             if is_large:
-                port.words[SLICE] = TAKE_IN_NS
+                port.words[PORT_SLICE] = TAKE_IN_NS
             own_tag = wire(fabric.rank, tag | PARCEL)
             code = operations.send(port.address, rank, endpoint, data.ctypes.data, data.nbytes, own_tag)
             if code != status.OK:
@@ -107,7 +107,7 @@ class Parcels:
             ) from None
         finally:
             if is_large:
-                port.words[SLICE] = status.SLICE_NS
+                port.words[PORT_SLICE] = status.SLICE_NS
         fabric.ports.put_back(rank, port)
 
     def _go_on_aside(self, rank: int, port: Port) -> None:
@@ -198,7 +198,7 @@ class Parcels:
         with self._order:
             if operations.peek(port.address, PARCEL, PARCEL) != status.OK:
                 return False
-            tag, num_bytes = int(port.words[RECV_TAG]), int(port.words[RECV_BYTES])
+            tag, num_bytes = int(port.words[PORT_RECV_TAG]), int(port.words[PORT_RECV_BYTES])
             if self._receivers[tag] or not self._has_room(num_bytes):
                 return False
             rank = sender(tag)

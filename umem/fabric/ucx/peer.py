@@ -13,10 +13,10 @@ from ...kernels.build.compile import c_callback
 from ...kernels.intrinsics.scalar import store_i64
 from .channels import Channels, address_for
 from .context import Endpoint
-from .waiting import GROUP
+from .waiting import UCX_KERNELS
 
 
-@c_callback("void(int64, int64, int8)", group=GROUP)
+@c_callback("void(int64, int64, int8)", group=UCX_KERNELS)
 def note_failure(word, endpoint, status):
     """UCX's error handler of a watched endpoint: keep the status where waits look."""
     store_i64(word, 0, status)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...kernels import status
 from . import operations
 from .channels import Channels
-from .port import REQUEST, STAGE, Port
+from .port import PORT_REQUEST, PORT_STAGE, Port
 
 
 class Ports:
@@ -44,8 +44,8 @@ class Ports:
 
     def give_up(self, rank: int, port: Port) -> None:
         """Leave the operation in the port: a receive is cancelled; anything else, and what it writes to, is UCX's."""
-        is_receive = int(port.words[STAGE] == operations.RECEIVING)
-        if port.words[REQUEST] <= 0 or operations.abandon(port.address, is_receive) == status.OK:
+        is_receive = int(port.words[PORT_STAGE] == operations._RECEIVING)
+        if port.words[PORT_REQUEST] <= 0 or operations.abandon(port.address, is_receive) == status.OK:
             self.put_back(rank, port)
         else:
             self._given_up.append((rank, port))

@@ -28,7 +28,7 @@ PLACE_BYTES = 17 << 10  # of a place and its two buffers; measured with 1.22: 16
 THREADS = 2  # of a rank that have channels: the user's and the agent's
 # Messages that nobody has asked for yet keep their buffers, and UCX takes more, as many as come. In a full file system
 # it dies: so it gets one that lasts about as long as memory.
-ROOM = 4  # times what the queues take from the start
+_ROOM = 4  # times what the queues take from the start
 MEMORY_SHARE = 4  # and this part of memory
 SEGMENTS_PER_WORKER = 3  # places, buffers, and buffers again
 
@@ -102,14 +102,14 @@ def choose(num_ranks: int, num_channels: int) -> str:
     needed = needed_bytes(num_ranks, num_channels)
     folder = config.text("UCX_POSIX_DIR") or "/dev/shm"
     free, problem = room(folder)
-    if free >= max(ROOM * needed, limits.total_memory_bytes() // MEMORY_SHARE):
+    if free >= max(_ROOM * needed, limits.total_memory_bytes() // MEMORY_SHARE):
         return POSIX
     refusal = _refusal_of_sysv(num_ranks * THREADS * num_channels * SEGMENTS_PER_WORKER, needed)
     if not refusal:
         return SYSV
     if free >= needed:
         return POSIX
-    size = f"{-(-ROOM * needed >> 20)}m"
+    size = f"{-(-_ROOM * needed >> 20)}m"
     raise FabricError(
         f"the queues of UCX between {num_ranks} ranks need {format_size(needed)} of shared memory: {folder} {problem}"
         f" (docker run --shm-size={size}, or mount -o remount,rw,size={size} {folder}), and in its place"

@@ -8,7 +8,7 @@ from ...arguments import whole
 from ...errors import ConfigError
 
 MAX_TAG = (1 << 40) - 1  # of a user
-BARRIER = 1 << 40  # plus the distance of the round
+BARRIER_TAG = 1 << 40  # plus the distance of the round
 PARCEL = 1 << 41  # plus a user's tag: a message that is received whole (parcels.py)
 SENDER_SHIFT = 48  # the upper 16 bits are the sender's rank
 

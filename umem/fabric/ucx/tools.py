@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ... import config
 from ...errors import FabricMissing
-from .library import FIX, Choice, choose, dotted, live_rdma_ports, load
+from .library import INSTALL_UCX, Choice, choose, dotted, live_rdma_ports, load
 
 INFO_TIMEOUT_S = 20.0
 
@@ -38,7 +38,7 @@ def describe() -> Report:
     try:
         library = load()
     except FabricMissing as error:
-        return Report("none", "", "", str(error), (), ports, FIX)
+        return Report("none", "", "", str(error), (), ports, INSTALL_UCX)
     choice = library.choice
     path = str(choice.folder / "libucp.so.0")
     return Report(choice.kind, path, dotted(library.version), choice.why, transports(choice), ports, "")
@@ -69,7 +69,7 @@ def perftest_command(choice: Choice | None = None) -> tuple[list[str], dict[str,
     choice = choice or choose()
     command = tool_command("ucx_perftest", choice)
     if command is None:
-        raise FabricMissing(f"{choice.folder} has no ucx_perftest beside it. Fix: {FIX}")
+        raise FabricMissing(f"{choice.folder} has no ucx_perftest beside it. Fix: {INSTALL_UCX}")
     return command
 
 

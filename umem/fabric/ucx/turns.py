@@ -5,8 +5,8 @@ meet a turn of its own thread. Turns are given in the order asked for. A thread 
 away between two looks where others want it, and before it sleeps, so a turn lasts for microseconds. A lone thread
 pays for one atomic instruction.
 
-Asleep, one thread polls the channels for all: the others sleep on the word EVENTS. A thread that has had news of a
-channel wakes them when its turn ends, for the message that it read may be the one that they wait for.
+Asleep, one thread polls the channels for all: the others sleep on the word CHANNELS_EVENTS. A thread that has had news
+of a channel wakes them when its turn ends, for the message that it read may be the one that they wait for.
 """
 
 from __future__ import annotations
@@ -32,65 +32,65 @@ from ...kernels.intrinsics.system import call_handler, futex_wait, futex_wake, p
 from .abi import UCS_ERR_BUSY
 from .calls import poll, worker_signal
 from .channels import (
-    EVENTS,
-    FAILURE,
-    HAS_NEWS,
-    IS_CLOSED,
-    NEXT_TURN,
-    NUM_CHANNELS,
-    NUM_SLEEPERS,
-    POLL_FDS,
-    POLLER,
-    TURN,
+    CHANNELS_EVENTS,
+    CHANNELS_FAILURE,
+    CHANNELS_HAS_NEWS,
+    CHANNELS_IS_CLOSED,
+    CHANNELS_NEXT_TURN,
+    CHANNELS_NUM_CHANNELS,
+    CHANNELS_NUM_SLEEPERS,
+    CHANNELS_POLL_FDS,
+    CHANNELS_POLLER,
+    CHANNELS_TURN,
     Channels,
     arm_all,
     progress_all,
 )
 
-GROUP = "ucx"
+UCX_KERNELS = "ucx"
 NS_PER_MS = 1_000_000
-ALL = 1 << 30  # more sleepers than a process has threads
+EVERY_SLEEPER = 1 << 30  # more sleepers than a process has threads
 PAUSES = 64  # while another core may end its turn; then the core is given to whose turn it is
 
 
 @device_function
 def take_turn(channels):
     """Wait for a turn: OK, or INTERRUPTED where the channels are closed. Call `end_turn` after either."""
-    ticket = fetch_add_i64(channels, NEXT_TURN, 1)
+    ticket = fetch_add_i64(channels, CHANNELS_NEXT_TURN, 1)
     looks = 0
-    while load_acquire_i64(channels, TURN) != ticket:
+    while load_acquire_i64(channels, CHANNELS_TURN) != ticket:
         looks += 1
         if looks < PAUSES:
             pause()
         else:
             yield_cpu()
-    return status.OK if load_i64(channels, IS_CLOSED) == 0 else status.INTERRUPTED
+    return status.OK if load_i64(channels, CHANNELS_IS_CLOSED) == 0 else status.INTERRUPTED
 
 
 @device_function
 def end_turn(channels):
     """Let the next one have its turn; wake those who sleep if there was news."""
-    if load_i64(channels, HAS_NEWS) != 0:
+    if load_i64(channels, CHANNELS_HAS_NEWS) != 0:
         tell_sleepers(channels)
-    store_release_i64(channels, TURN, load_i64(channels, TURN) + 1)
+    store_release_i64(channels, CHANNELS_TURN, load_i64(channels, CHANNELS_TURN) + 1)
 
 
 @device_function
 def tell_sleepers(channels):
     """Have every sleeper look again: the one that polls, and those that follow it."""
-    store_i64(channels, HAS_NEWS, 0)
-    if load_i64(channels, NUM_SLEEPERS) == 0:
+    store_i64(channels, CHANNELS_HAS_NEWS, 0)
+    if load_i64(channels, CHANNELS_NUM_SLEEPERS) == 0:
         return
-    if load_i64(channels, POLLER) != 0:
-        worker_signal(load_i64(channels, POLLER))
-    store_u32(channels + 8 * EVENTS, 0, load_u32(channels + 8 * EVENTS, 0) + np.uint32(1))
-    futex_wake(channels + 8 * EVENTS, ALL)
+    if load_i64(channels, CHANNELS_POLLER) != 0:
+        worker_signal(load_i64(channels, CHANNELS_POLLER))
+    store_u32(channels + 8 * CHANNELS_EVENTS, 0, load_u32(channels + 8 * CHANNELS_EVENTS, 0) + np.uint32(1))
+    futex_wake(channels + 8 * CHANNELS_EVENTS, EVERY_SLEEPER)
 
 
 @device_function
 def let_others(channels):
     """In a turn: let others have theirs if they want it. OK, or INTERRUPTED; the turn is the caller's again."""
-    if load_acquire_i64(channels, NEXT_TURN) - load_i64(channels, TURN) <= 1:
+    if load_acquire_i64(channels, CHANNELS_NEXT_TURN) - load_i64(channels, CHANNELS_TURN) <= 1:
         return status.OK
     end_turn(channels)
     return take_turn(channels)
@@ -100,34 +100,34 @@ def let_others(channels):
 def sleep_for_news(channels, worker, num_ns):
     """In a turn, which others have meanwhile: sleep until a channel has news, at most `num_ns`.
 
-    OK, also where there was news already; INTERRUPTED; FABRIC_FAILED with UCX's status in the channels' FAILURE.
+    OK, also where there was news already; INTERRUPTED; FABRIC_FAILED with UCX's status in CHANNELS_FAILURE.
     `worker` is the one that the caller drives itself.
     """
-    if load_i64(channels, POLLER) != 0:
-        seen = load_u32(channels + 8 * EVENTS, 0)
-        store_i64(channels, NUM_SLEEPERS, load_i64(channels, NUM_SLEEPERS) + 1)
+    if load_i64(channels, CHANNELS_POLLER) != 0:
+        seen = load_u32(channels + 8 * CHANNELS_EVENTS, 0)
+        store_i64(channels, CHANNELS_NUM_SLEEPERS, load_i64(channels, CHANNELS_NUM_SLEEPERS) + 1)
         end_turn(channels)
-        futex_wait(channels + 8 * EVENTS, seen, num_ns)
+        futex_wait(channels + 8 * CHANNELS_EVENTS, seen, num_ns)
         code = take_turn(channels)
-        store_i64(channels, NUM_SLEEPERS, load_i64(channels, NUM_SLEEPERS) - 1)
+        store_i64(channels, CHANNELS_NUM_SLEEPERS, load_i64(channels, CHANNELS_NUM_SLEEPERS) - 1)
         return code
-    poll_fds = load_i64(channels, POLL_FDS)
+    poll_fds = load_i64(channels, CHANNELS_POLL_FDS)
     armed = arm_all(channels, poll_fds, worker)
     if armed == UCS_ERR_BUSY:
         progress_all(channels)  # events came in since the last time: they would not wake us
         return status.OK
     if armed != 0:
-        store_i64(channels, FAILURE, armed)
+        store_i64(channels, CHANNELS_FAILURE, armed)
         return status.FABRIC_FAILED
     tell_sleepers(channels)
-    store_i64(channels, POLLER, worker)
-    store_i64(channels, NUM_SLEEPERS, load_i64(channels, NUM_SLEEPERS) + 1)
+    store_i64(channels, CHANNELS_POLLER, worker)
+    store_i64(channels, CHANNELS_NUM_SLEEPERS, load_i64(channels, CHANNELS_NUM_SLEEPERS) + 1)
     end_turn(channels)
-    poll(poll_fds, load_i64(channels, NUM_CHANNELS), np.int32((num_ns + NS_PER_MS - 1) // NS_PER_MS))
+    poll(poll_fds, load_i64(channels, CHANNELS_NUM_CHANNELS), np.int32((num_ns + NS_PER_MS - 1) // NS_PER_MS))
     code = take_turn(channels)
-    store_i64(channels, POLLER, 0)
-    store_i64(channels, NUM_SLEEPERS, load_i64(channels, NUM_SLEEPERS) - 1)
-    store_i64(channels, HAS_NEWS, 1)  # one of those that followed must poll, if this thread is done
+    store_i64(channels, CHANNELS_POLLER, 0)
+    store_i64(channels, CHANNELS_NUM_SLEEPERS, load_i64(channels, CHANNELS_NUM_SLEEPERS) - 1)
+    store_i64(channels, CHANNELS_HAS_NEWS, 1)  # one of those that followed must poll, if this thread is done
     return code
 
 
@@ -135,12 +135,12 @@ def in_turn(channels: Channels, function: Any, *words: int) -> int:
     """What the C function of up to three words returns; it is called in a turn. Raises Interrupted after `close`."""
     address = ctypes.cast(function, ctypes.c_void_p).value
     result = int(call_in_turn(channels.address, address, *words, *(0,) * (3 - len(words))))
-    if result == status.INTERRUPTED and channels.words[IS_CLOSED]:
+    if result == status.INTERRUPTED and channels.words[CHANNELS_IS_CLOSED]:
         raise Interrupted("the space is closing")
     return result
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("int64(int64, int64, int64, int64, int64)", group=UCX_KERNELS)
 def call_in_turn(channels, function, first, second, third):
     """See `in_turn`; `function` is its address."""
     code = take_turn(channels)
@@ -150,7 +150,7 @@ def call_in_turn(channels, function, first, second, third):
     return code
 
 
-@cpu_kernel("int64(int64)", group=GROUP)
+@cpu_kernel("int64(int64)", group=UCX_KERNELS)
 def progress_in_turn(channels):
     """Progress all channels; how much was done."""
     num_done = 0
@@ -160,10 +160,10 @@ def progress_in_turn(channels):
     return num_done
 
 
-@cpu_kernel("void(int64)", group=GROUP)
+@cpu_kernel("void(int64)", group=UCX_KERNELS)
 def close(channels):
     """Close the channels once the present turn has ended: every later turn finds them closed."""
     take_turn(channels)
-    store_i64(channels, IS_CLOSED, 1)
-    store_i64(channels, HAS_NEWS, 1)
+    store_i64(channels, CHANNELS_IS_CLOSED, 1)
+    store_i64(channels, CHANNELS_HAS_NEWS, 1)
     end_turn(channels)

@@ -1,8 +1,8 @@
 """The one compiled wait for a request: polling or asleep, never beyond a slice, watching the peer.
 
-`polite` waits poll for the port's SPIN_NS and then sleep on the worker's event fd; polling waits only
+`polite` waits poll for the port's PORT_SPIN_NS and then sleep on the worker's event fd; polling waits only
 yield their core, after control[CONTROL_SPIN_ROUNDS] rounds, so that more ranks than cores progress. The default of
-SPIN_NS is 15 us: a longer spin burns the time slice that the peer needs on a shared core.
+PORT_SPIN_NS is 15 us: a longer spin burns the time slice that the peer needs on a shared core.
 
 A wait for one rank progresses the channel of that rank in each round. It progresses the channels of the other ranks
 before it sleeps or yields, and now and then while it spins, so that a send from another rank does not stall.
@@ -19,22 +19,22 @@ from ...kernels.page.control import CONTROL_PEER_STATE, CONTROL_SPIN_ROUNDS, CON
 from ...kernels.status import AGAIN, FABRIC_FAILED, INTERRUPTED, OK, RANK_LOST
 from . import calls
 from .abi import UCS_INPROGRESS
-from .channels import FAILURE, HAS_NEWS, begin_wait, progress_all
+from .channels import CHANNELS_FAILURE, CHANNELS_HAS_NEWS, begin_wait, progress_all
 from .port import (
-    CHANNELS,
-    CONTROL,
-    MESSAGE,
-    NUM_SLEEPS,
-    NUM_YIELDS,
     POLLING,
-    RECV_TAG,
-    SLICE,
-    SPIN_NS,
-    TAG,
-    UCX_STATUS,
-    WORKER,
+    PORT_CHANNELS,
+    PORT_CONTROL,
+    PORT_MESSAGE,
+    PORT_NUM_SLEEPS,
+    PORT_NUM_YIELDS,
+    PORT_RECV_TAG,
+    PORT_SLICE,
+    PORT_SPIN_NS,
+    PORT_TAG,
+    PORT_UCX_STATUS,
+    PORT_WORKER,
 )
-from .turns import GROUP, let_others, sleep_for_news
+from .turns import UCX_KERNELS, let_others, sleep_for_news
 
 TO_CLAIM = 0  # in place of a request
 EVERY_BIT = -1  # tag mask, as int64
@@ -65,23 +65,27 @@ def sleep_until_event(port, deadline_ns):
     left_ns = deadline_ns - now_ns()
     if left_ns <= 0:
         return OK
-    store_i64(port, NUM_SLEEPS, load_i64(port, NUM_SLEEPS) + 1)
-    channels = load_i64(port, CHANNELS)
-    code = sleep_for_news(channels, load_i64(port, WORKER), left_ns)
+    store_i64(port, PORT_NUM_SLEEPS, load_i64(port, PORT_NUM_SLEEPS) + 1)
+    channels = load_i64(port, PORT_CHANNELS)
+    code = sleep_for_news(channels, load_i64(port, PORT_WORKER), left_ns)
     if code == FABRIC_FAILED:
-        store_i64(port, UCX_STATUS, load_i64(channels, FAILURE))
+        store_i64(port, PORT_UCX_STATUS, load_i64(channels, CHANNELS_FAILURE))
     return code
 
 
 @device_function
 def has_ended(port, request):
-    """Whether `request` has ended; 0 stands for a message to be claimed, which has then been put into MESSAGE."""
+    """Whether `request` has ended; 0 stands for a message to be claimed, which has then been put into PORT_MESSAGE."""
     if request != TO_CLAIM:
         return request_status(request) != UCS_INPROGRESS
     message = tag_probe(
-        load_i64(port, WORKER), load_i64(port, TAG), EVERY_BIT, np.int32(1), port + 8 * RECV_TAG
+        load_i64(port, PORT_WORKER),
+        load_i64(port, PORT_TAG),
+        EVERY_BIT,
+        np.int32(1),
+        port + 8 * PORT_RECV_TAG,
     )
-    store_i64(port, MESSAGE, message)
+    store_i64(port, PORT_MESSAGE, message)
     return message != 0
 
 
@@ -92,14 +96,14 @@ def wait_ended(port, request, rank, how):
     OK where it has ended in any way: `reap` it. AGAIN, RANK_LOST, INTERRUPTED with the request still
     in progress.
     """
-    worker, channels = load_i64(port, WORKER), load_i64(port, CHANNELS)
+    worker, channels = load_i64(port, PORT_WORKER), load_i64(port, PORT_CHANNELS)
     begin_wait(channels)
     rounds_per_look = ROUNDS_PER_LOOK if how == POLLING else ROUNDS_PER_POLITE_LOOK
     rounds = 0
     deadline_ns = 0  # the clock is read at the first look: short waits never pay for it
     sleep_ns = 0
     while True:
-        control = load_i64(port, CONTROL)
+        control = load_i64(port, PORT_CONTROL)
         # Before the turns: what a rank sent while it lived is there to be read in them.
         code = look(control, rank)
         turn = 0
@@ -111,13 +115,13 @@ def wait_ended(port, request, rank, how):
             turn += 1
         rounds += turn
         if work > 0:
-            store_i64(channels, HAS_NEWS, 1)
+            store_i64(channels, CHANNELS_HAS_NEWS, 1)
         if code != OK and (code != RANK_LOST or work == 0):
             return code
         now = now_ns()
         if deadline_ns == 0:
-            deadline_ns = now + load_i64(port, SLICE)
-            sleep_ns = now + load_i64(port, SPIN_NS)
+            deadline_ns = now + load_i64(port, PORT_SLICE)
+            sleep_ns = now + load_i64(port, PORT_SPIN_NS)
         if now >= deadline_ns:
             return AGAIN
         if let_others(channels) != OK:
@@ -128,7 +132,7 @@ def wait_ended(port, request, rank, how):
                 if code != OK:
                     return code
         elif rounds >= load_i64(control, CONTROL_SPIN_ROUNDS):
-            store_i64(port, NUM_YIELDS, load_i64(port, NUM_YIELDS) + 1)
+            store_i64(port, PORT_NUM_YIELDS, load_i64(port, PORT_NUM_YIELDS) + 1)
             progress_all(channels)
             yield_cpu()
 
@@ -140,7 +144,7 @@ def reap(port, request):
     request_free(request)
     if status == 0:
         return OK
-    store_i64(port, UCX_STATUS, status)
+    store_i64(port, PORT_UCX_STATUS, status)
     return FABRIC_FAILED
 
 
@@ -154,13 +158,13 @@ def wait_request(port, request, rank, how):
     if request == 0:
         return OK
     if request < 0:
-        store_i64(port, UCX_STATUS, request)
+        store_i64(port, PORT_UCX_STATUS, request)
         return FABRIC_FAILED
     code = wait_ended(port, request, rank, how)
     return reap(port, request) if code == OK else code
 
 
-@cpu_kernel("int64(int64, int64, int64, int64)", group=GROUP)
+@cpu_kernel("int64(int64, int64, int64, int64)", group=UCX_KERNELS)
 def wait(port, request, rank, how):
     """`wait_request` for Python."""
     return wait_request(port, request, rank, how)

@@ -11,12 +11,12 @@ from ...kernels.coherent.directory import block_value, directory_word
 from ...kernels.heap.layout import BLOCK_BYTES
 from ...kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64
 from ...kernels.page.control import CONTROL_RANK, home_rank
-from .prober import GROUP
+from .prober import FLIT_KERNELS
 
 LOOK, MARK, NEXT_HELD, LIFT = 0, 1, 2, 3  # first argument; the second is an address
 
 
-@c_callback(HANDLER, group=GROUP)
+@c_callback(HANDLER, group=FLIT_KERNELS)
 def serve_block(request, reply, context):
     """LOOK: the block word. MARK: set it to the third argument. NEXT_HELD: the first line from the third argument
     on whose directory word is not that of an uncached line. LIFT: lift the poison of a line.

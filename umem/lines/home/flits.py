@@ -82,13 +82,12 @@ from ...kernels.page.control import (
 )
 from ...memory.address import BASE
 from .home_access import modify_home
-from .probe_rounds import LOST, are_answered, send_probes
-from .prober import GROUP
-from .probes import INVALIDATE as DROP
-from .probes import TAKE_INVALID, TAKE_SHARED
+from .probe_rounds import SCRATCH_LOST, are_answered, send_probes
+from .prober import FLIT_KERNELS
+from .probes import PROBE_INVALIDATE, PROBE_TAKE_INVALID, PROBE_TAKE_SHARED
 
 # scratch words of a request: 0 before the line is locked
-WORD_AT, VALUE, KIND = 0, 1, 2  # directory word, its value, the probes' kind + 1
+SCRATCH_WORD_AT, SCRATCH_VALUE, SCRATCH_KIND = 0, 1, 2  # directory word, its value, the probes' kind + 1
 
 
 @device_function
@@ -121,7 +120,7 @@ def try_lock(control, word, rank):
 def begin(request, context, cache, control, start, line_log2, kind, source, rank):
     """The first turn, the line locked: OK with the probes sent, or a status with the line unlocked."""
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
-    word, value = load_i64(scratch, WORD_AT), load_i64(scratch, VALUE)
+    word, value = load_i64(scratch, SCRATCH_WORD_AT), load_i64(scratch, SCRATCH_VALUE)
     if line_state(value) == LINE_POISONED:
         unlock_line(word, value)
         return status.POISONED
@@ -131,16 +130,18 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
     if row & (FORWARD_SHARED | FORWARD_INVALID):
         owner = owner_of(value)
         if load_i64(control, CONTROL_PEER_MAPPED + owner) == 0:
-            store_i64(scratch, KIND, 1 + (TAKE_SHARED if row & FORWARD_SHARED else TAKE_INVALID))
+            store_i64(
+                scratch, SCRATCH_KIND, 1 + (PROBE_TAKE_SHARED if row & FORWARD_SHARED else PROBE_TAKE_INVALID)
+            )
             send_probes(request, context, row, value, rank)
             return status.OK
         owner_cache = cache_of(control, owner)
         code, slot = take(control, owner_cache, owner, line_log2, line)
         if code == status.NOT_FOUND:
-            store_i64(scratch, LOST, 1)
+            store_i64(scratch, SCRATCH_LOST, 1)
         elif code != status.OK:
             unlock_line(word, value)
-            store_i64(scratch, WORD_AT, 0)
+            store_i64(scratch, SCRATCH_WORD_AT, 0)
             return status.PENDING if code == status.AGAIN else code
         else:
             geometry = geometry_of(owner_cache, line_log2)
@@ -156,9 +157,9 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
                         count(cache, words.NUM_INVALIDATIONS, 1)
                         count(cache, words.INVALIDATED + target, 1)
                 else:
-                    store_i64(scratch, KIND, 1 + DROP)
+                    store_i64(scratch, SCRATCH_KIND, 1 + PROBE_INVALIDATE)
             target = first_target(value, row, target + 1, num_ranks)
-        if load_i64(scratch, KIND) != 0:
+        if load_i64(scratch, SCRATCH_KIND) != 0:
             send_probes(request, context, row, value, rank)
     return status.OK
 
@@ -167,8 +168,8 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
 def end(request, reply, cache, control, start, line_log2, kind, source, rank):
     """The last turn: all copies that were in the way are gone, or lost."""
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
-    word, value = load_i64(scratch, WORD_AT), load_i64(scratch, VALUE)
-    if load_i64(scratch, LOST) != 0:
+    word, value = load_i64(scratch, SCRATCH_WORD_AT), load_i64(scratch, SCRATCH_VALUE)
+    if load_i64(scratch, SCRATCH_LOST) != 0:
         count(cache, words.NUM_POISONINGS, 1)
         unlock_line(word, LINE_POISONED << DIRECTORY_STATE_SHIFT)
         return status.POISONED
@@ -210,7 +211,7 @@ def let_mapped_owner_go(control, owner, row, start, line_log2):
             set_state(geometry, slot, words.SHARED_COPY if row & FORWARD_SHARED else words.INVALID)
 
 
-@c_callback(HANDLER, group=GROUP)
+@c_callback(HANDLER, group=FLIT_KERNELS)
 def serve_flit(request, reply, context):
     """Arguments: address, the flit's word (kernels/coherent/layout.py), operands. Payload of PUT_OWNED: the line.
 
@@ -225,15 +226,15 @@ def serve_flit(request, reply, context):
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
     line_log2 = (asked >> FLIT_BLOCK_SHIFT) & LINE_LOG2_MASK
     start = BASE + (((address - BASE) >> line_log2) << line_log2)
-    if load_i64(scratch, WORD_AT) == 0:
+    if load_i64(scratch, SCRATCH_WORD_AT) == 0:
         code = enter(request, reply, cache, control, rank, source, address, asked, kind)
         if code != status.AGAIN:
             return code
         code = begin(request, context, cache, control, start, line_log2, kind, source, rank)
         if code != status.OK:
             return code
-    if load_i64(scratch, KIND) != 0 and not are_answered(
-        request, context, start, line_log2, load_i64(scratch, KIND) - 1
+    if load_i64(scratch, SCRATCH_KIND) != 0 and not are_answered(
+        request, context, start, line_log2, load_i64(scratch, SCRATCH_KIND) - 1
     ):
         return status.PENDING
     return end(request, reply, cache, control, start, line_log2, kind, source, rank)
@@ -265,8 +266,8 @@ def enter(request, reply, cache, control, rank, source, address, asked, kind):
     if not is_locked:
         return status.PENDING
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
-    store_i64(scratch, WORD_AT, word)
-    store_i64(scratch, VALUE, value)
-    store_i64(scratch, KIND, 0)
-    store_i64(scratch, LOST, 0)
+    store_i64(scratch, SCRATCH_WORD_AT, word)
+    store_i64(scratch, SCRATCH_VALUE, value)
+    store_i64(scratch, SCRATCH_KIND, 0)
+    store_i64(scratch, SCRATCH_LOST, 0)
     return status.AGAIN

@@ -14,27 +14,27 @@ from ...kernels.coherent.directory import NO_RANK, owner_of
 from ...kernels.coherent.transaction import first_target
 from ...kernels.intrinsics.scalar import load_i64, store_i64
 from ...kernels.page.control import CONTROL_NUM_RANKS, CONTROL_PEER_MAPPED, peer_is_dead
-from .prober import CACHE, PROBER, STATE, TICKETS
-from .probes import INVALIDATE
+from .prober import PROBER_CACHE, PROBER_CLIENT, PROBER_STATE, PROBER_TICKETS
+from .probes import PROBE_INVALIDATE
 
 PROBE = int(layout.Operation.PROBE)
 SENT_NOTHING, TO_SEND = 0, -1
-LOST = 3  # scratch word of a request: 1 where the only copy of its line is lost
+SCRATCH_LOST = 3  # scratch word of a request: 1 where the only copy of its line is lost
 DONE_OR_LATE = layout.DONE | layout.LATE
 
 
 @device_function
 def tickets_of(request, context):
     """Address of the request's row of tickets."""
-    state = load_i64(context, STATE)
-    slot = (request - load_i64(state, layout.SLOTS)) // (layout.SLOT_WORDS * layout.WORD)
-    return load_i64(context, TICKETS) + slot * load_i64(state, layout.NUM_RANKS) * layout.WORD
+    state = load_i64(context, PROBER_STATE)
+    slot = (request - load_i64(state, layout.AGENT_SLOTS)) // (layout.SLOT_WORDS * layout.WORD)
+    return load_i64(context, PROBER_TICKETS) + slot * load_i64(state, layout.AGENT_NUM_RANKS) * layout.WORD
 
 
 @device_function
 def send_probes(request, context, row, value, rank):
     """Send a probe to each rank that the row names and that is not mapped: the owner, or every sharer."""
-    control = load_i64(load_i64(context, CACHE), words.CACHE_CONTROL)
+    control = load_i64(load_i64(context, PROBER_CACHE), words.CACHE_CONTROL)
     num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     tickets = tickets_of(request, context)
     target = 0
@@ -57,9 +57,9 @@ def send_probes(request, context, row, value, rank):
 def are_answered(request, context, start, line_log2, kind):
     """True once every probe of the request is answered, or its rank dead; sends those that had to wait.
 
-    The owner's line lands in the home's memory. LOST in the request's scratch words is set where it will not come.
+    The owner's line lands in the home's memory. The request's SCRATCH_LOST is set where it will not come.
     """
-    cache, client = load_i64(context, CACHE), load_i64(context, PROBER)
+    cache, client = load_i64(context, PROBER_CACHE), load_i64(context, PROBER_CLIENT)
     control = load_i64(cache, words.CACHE_CONTROL)
     num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     tickets = tickets_of(request, context)
@@ -82,14 +82,14 @@ def are_answered(request, context, start, line_log2, kind):
                 num_open += 1
             else:
                 store_i64(tickets, target, SENT_NOTHING)
-                if kind == INVALIDATE:
+                if kind == PROBE_INVALIDATE:
                     count(cache, words.INVALIDATED + target, 1)
                     count(cache, words.NUM_INVALIDATIONS, 1)
                 elif code == status.OK:
                     count(cache, words.NUM_FORWARDS, 1)
                     count(cache, words.INVALIDATED + target, 1)
                 else:
-                    store_i64(request + layout.REQUEST_SCRATCH * layout.WORD, LOST, 1)
+                    store_i64(request + layout.REQUEST_SCRATCH * layout.WORD, SCRATCH_LOST, 1)
         target += 1
     return num_open == 0
 
@@ -101,7 +101,7 @@ def send_probe(client, cache, target, start, line_log2, kind):
     store_i64(arguments, 0, start)
     store_i64(arguments, 1, kind)
     store_i64(arguments, 2, line_log2)
-    room = 0 if kind == INVALIDATE else 1 << line_log2
+    room = 0 if kind == PROBE_INVALIDATE else 1 << line_log2
     ticket = post(client, target, PROBE, arguments, 3, 0, 0, start, room)
     return ticket if ticket > 0 else TO_SEND
 

@@ -1,7 +1,8 @@
 """Probes: a home's agent asks the agent of a rank that holds a copy, which does to its own cache what it is asked.
 
-    INVALIDATE              a shared copy goes; a claim that waits for its line is marked DROPPED
-    TAKE_SHARED, TAKE_INVALID   the owner's copy comes with the answer, and stays shared, or goes
+    PROBE_INVALIDATE    a shared copy goes; a claim that waits for its line is marked DROPPED
+    PROBE_TAKE_SHARED   the owner's copy comes with the answer, and stays shared
+    PROBE_TAKE_INVALID  the owner's copy comes with the answer, and goes
 
 The holder's agent is to its rank's cache what a thread of it is: it changes tags by compare-and-swap. Where a store
 is under way, or a granted line not yet installed, the probe waits (PENDING), and others go on.
@@ -29,10 +30,10 @@ from ...kernels.coherent.layout import DROPPED, FILLING, INVALID, MODIFIED, SHAR
 from ...kernels.data.shared_copy import copy_line
 from ...kernels.intrinsics.scalar import compare_swap_i64, load_i64, store_i64
 from ...memory.address import BASE
-from .prober import GROUP
+from .prober import FLIT_KERNELS
 
 # second argument of a probe; the first is the line's address, the third log2 of its bytes
-INVALIDATE, TAKE_SHARED, TAKE_INVALID = 0, 1, 2
+PROBE_INVALIDATE, PROBE_TAKE_SHARED, PROBE_TAKE_INVALID = 0, 1, 2
 
 
 @device_function
@@ -74,18 +75,18 @@ def give_up(geometry, line, line_log2, dst, state_after):
             return status.OK
 
 
-@c_callback(HANDLER, group=GROUP)
+@c_callback(HANDLER, group=FLIT_KERNELS)
 def serve_probe(request, reply, context):
     """Arguments: the line's address, what is asked, log2 of the line's bytes. The reply to TAKE: the line."""
     cache = load_i64(context, 0)
     address, kind, line_log2 = argument(request, 0), argument(request, 1), argument(request, 2)
     geometry = geometry_of(cache, line_log2)
     line = (address - BASE) >> line_log2
-    if kind == INVALIDATE:
+    if kind == PROBE_INVALIDATE:
         drop(geometry, line)
         count(cache, words.NUM_PROBES, 1)
         return status.OK
-    state_after = SHARED_COPY if kind == TAKE_SHARED else INVALID
+    state_after = SHARED_COPY if kind == PROBE_TAKE_SHARED else INVALID
     code = give_up(geometry, line, line_log2, load_i64(reply, REPLY_PAYLOAD), state_after)
     if code == status.OK:
         store_i64(reply, REPLY_PAYLOAD_BYTES, 1 << line_log2)

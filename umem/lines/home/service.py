@@ -11,16 +11,24 @@ from ...agent.layout import Operation
 from ...agent.private_memory import Arena
 from ...agent.spins import Spins
 from .blocks import serve_block
-from .flits import GROUP, serve_flit
-from .prober import CACHE, CONTEXT_WORDS, PROBE_CREDITS, PROBER, STATE, TICKETS
+from .flits import serve_flit
+from .prober import (
+    FLIT_KERNELS,
+    PROBE_CREDITS,
+    PROBER_CACHE,
+    PROBER_CLIENT,
+    PROBER_STATE,
+    PROBER_TICKETS,
+    PROBER_WORDS,
+)
 from .probes import serve_probe
 
 if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
 
 WORD = 8
-__all__ = ["GROUP", "LineService"]
-HANDLERS = {Operation.FLIT: serve_flit, Operation.PROBE: serve_probe, Operation.BLOCK: serve_block}
+__all__ = ["FLIT_KERNELS", "LineService"]
+FLIT_HANDLERS = {Operation.FLIT: serve_flit, Operation.PROBE: serve_probe, Operation.BLOCK: serve_block}
 
 
 class LineService:
@@ -32,13 +40,13 @@ class LineService:
         for rank in range(num_ranks):
             if rank not in mapped_ranks:
                 prober.endpoints[rank] = agent.endpoint_to(rank)
-        num_slots = agent.state[layout.NUM_SLOTS]
-        arena = Arena((CONTEXT_WORDS + num_slots * num_ranks) * WORD + 4096)
-        context = arena.words(CONTEXT_WORDS)
-        context[CACHE], context[STATE] = header, agent.state.address
-        context[PROBER] = prober.words.address
-        context[TICKETS] = arena.take(num_slots * num_ranks * WORD)
+        num_slots = agent.state[layout.AGENT_NUM_SLOTS]
+        arena = Arena((PROBER_WORDS + num_slots * num_ranks) * WORD + 4096)
+        context = arena.words(PROBER_WORDS)
+        context[PROBER_CACHE], context[PROBER_STATE] = header, agent.state.address
+        context[PROBER_CLIENT] = prober.words.address
+        context[PROBER_TICKETS] = arena.take(num_slots * num_ranks * WORD)
         fabric.agent.set_handler(layout.AM_REPLY, receive_reply.address, prober.words.address)
-        for operation, handler in HANDLERS.items():
+        for operation, handler in FLIT_HANDLERS.items():
             agent.register(operation, handler, context=context.address)
         self._prober, self._context = prober, context

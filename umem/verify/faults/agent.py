@@ -10,7 +10,7 @@ from ...world.waiting import Deadline, until
 from .journal import Journal
 from .play import victims
 
-NUM_ROWS, COLUMNS = 256, 16
+_NUM_ROWS, _COLUMNS = 256, 16
 
 
 class AgentWork:
@@ -18,7 +18,7 @@ class AgentWork:
 
     def __init__(self, space: Space, journal: Journal, rng: np.random.Generator):
         self.space, self.rng = space, rng
-        values = np.arange(NUM_ROWS * COLUMNS, dtype=np.float32).reshape(NUM_ROWS, COLUMNS)
+        values = np.arange(_NUM_ROWS * _COLUMNS, dtype=np.float32).reshape(_NUM_ROWS, _COLUMNS)
         self.values = values
         self.tables = [
             space.shared(f"table-{home}", values.shape, "float32", home=home).address
@@ -40,9 +40,9 @@ class AgentWork:
 
     def ask(self, home: int) -> None:
         """Gather rows of the home's table there, and add to its word. Raises RankLost."""
-        indices = self.rng.integers(0, NUM_ROWS, 32)
-        rows = np.empty((len(indices), COLUMNS), np.float32)
-        self.space.near.gather(rows, self.tables[home], NUM_ROWS, indices)
+        indices = self.rng.integers(0, _NUM_ROWS, 32)
+        rows = np.empty((len(indices), _COLUMNS), np.float32)
+        self.space.near.gather(rows, self.tables[home], _NUM_ROWS, indices)
         assert np.array_equal(rows, self.values[indices]), "rows of another table"
         self.space.fetch_add(self.words[home], 1)
 

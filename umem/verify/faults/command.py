@@ -19,13 +19,11 @@ from .heap import HeapWork
 from .journal import Journal
 from .play import Maker, Report, play, victims
 
-KINDS: dict[str, Maker] = {"heap": HeapWork, "directory": DirectoryWork, "agent": AgentWork}
+FAULT_KINDS: dict[str, Maker] = {"heap": HeapWork, "directory": DirectoryWork, "agent": AgentWork}
 NUM_RANKS = 6
 SEGMENT = "64M"
-PRELOAD = (
-    "umem.lines.cache",
-    "umem.verify.faults.command",
-)  # whose kernels ranks would else load one by one
+# whose kernels ranks would else load one by one
+_PRELOAD = ("umem.lines.cache", "umem.verify.faults.command")
 TIMEOUT_S = 20.0  # of any wait: a longer one is a hang
 FAIL_CODE = 1
 
@@ -56,10 +54,10 @@ class Row:
 def check(console: Console, kinds: Sequence[str], world: str, num_kills: int, seed: int) -> int:
     """Kill `num_kills` ranks at each kind of work and print a row and its failures. Returns 0, or FAIL_CODE."""
     for kind in kinds:
-        if kind not in KINDS:
-            raise UnknownName("kind of work", kind, tuple(KINDS))
+        if kind not in FAULT_KINDS:
+            raise UnknownName("kind of work", kind, tuple(FAULT_KINDS))
     if not kinds:
-        raise ConfigError(f"--what names nothing to check; known: {', '.join(KINDS)}")
+        raise ConfigError(f"--what names nothing to check; known: {', '.join(FAULT_KINDS)}")
     if num_kills < 1:
         raise ConfigError(f"--kills {num_kills}: at least one")
     has_failed = False
@@ -78,7 +76,7 @@ def run(kind: str, world: str, num_kills: int, seed: int) -> Row:
     while row.num_kills < num_kills and not row.failures:
         num_ranks = min(NUM_RANKS, num_kills - row.num_kills + 2)
         spec = WorldSpec.of(num_ranks, world, segment=SEGMENT, timeout_s=TIMEOUT_S, on_failure=CONTINUE)
-        kill_some(row, spec, KINDS[kind], seed + row.num_kills)
+        kill_some(row, spec, FAULT_KINDS[kind], seed + row.num_kills)
     return row
 
 
@@ -88,7 +86,7 @@ def kill_some(row: Row, spec: WorldSpec, make: Maker, seed: int) -> None:
         path = Path(folder) / "journal"
         Journal.create(path, spec.num_ranks)
         outcomes = launch(
-            play, spec=spec, results="all", args=(make, str(path), seed, TIMEOUT_S), preload=PRELOAD
+            play, spec=spec, results="all", args=(make, str(path), seed, TIMEOUT_S), preload=_PRELOAD
         )
     killed = victims(spec.num_ranks)
     for rank, outcome in enumerate(outcomes):

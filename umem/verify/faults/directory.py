@@ -7,10 +7,10 @@ import numpy as np
 from ...errors import LinePoisoned, RankLost, WaitTimeout
 from ...space.space import Space
 from ...world.waiting import Deadline, until
-from .journal import INTENT, LOST, NUM_COUNTERS, REPORTED, Journal
+from .journal import JOURNAL_INTENT, JOURNAL_LOST, JOURNAL_REPORTED, NUM_COUNTERS, Journal
 from .play import victims
 
-LINE_BYTES = 64
+_LINE_BYTES = 64
 NUM_CONSTANTS = 64
 DTYPE = "int64"
 
@@ -25,13 +25,13 @@ class DirectoryWork:
         homes = [number % space.num_ranks for number in range(NUM_COUNTERS)]
         self.homes = homes
         self.counters = [
-            space.shared(f"counter-{number}", 8, DTYPE, home=home, cache="back", line=LINE_BYTES).address
+            space.shared(f"counter-{number}", 8, DTYPE, home=home, cache="back", line=_LINE_BYTES).address
             for number, home in enumerate(homes)
         ]
         # A line that each rank owns alone. Their home is the survivor that does not kill.
-        self.own = space.shared("own", (space.num_ranks, 8), DTYPE, home=last, cache="back", line=LINE_BYTES)
+        self.own = space.shared("own", (space.num_ranks, 8), DTYPE, home=last, cache="back", line=_LINE_BYTES)
         self.constants = space.shared(
-            "constants", NUM_CONSTANTS, DTYPE, home=last, cache="back", line=LINE_BYTES
+            "constants", NUM_CONSTANTS, DTYPE, home=last, cache="back", line=_LINE_BYTES
         )
         if space.rank == 0:
             self.constants.write(np.arange(NUM_CONSTANTS) * 3)
@@ -46,19 +46,19 @@ class DirectoryWork:
         self.space.fetch_add(self.own.address_of(self.space.rank, 0), 1)
         counter = int(self.rng.integers(NUM_COUNTERS))
         row = self.journal.rows[self.space.rank]
-        row[INTENT] = counter + 1
+        row[JOURNAL_INTENT] = counter + 1
         try:
             value = self.space.fetch_add(self.counters[counter], 1) + 1
         except LinePoisoned as lost:
             self.lift(lost, counter)
         except RankLost as lost:
-            row[INTENT] = 0
+            row[JOURNAL_INTENT] = 0
             # A mapped home needs its agent where a copy is elsewhere.
             assert not self.all_mapped, "the memory of the dead is mapped"
             assert lost.rank == self.homes[counter] and lost.rank in victims(self.space.num_ranks), "it lives"
         else:
-            row[REPORTED + counter] += 1
-            row[INTENT] = 0
+            row[JOURNAL_REPORTED + counter] += 1
+            row[JOURNAL_INTENT] = 0
             is_back = value <= self.seen[counter] and not self.journal.is_lost(counter)
             assert not is_back, f"counter {counter} goes back from {self.seen[counter]} to {value}"
             self.seen[counter] = value
@@ -66,8 +66,8 @@ class DirectoryWork:
     def lift(self, lost: LinePoisoned, counter: int) -> None:
         """Note in the journal that a counter's line was lost, and reset the line."""
         row = self.journal.rows[self.space.rank]
-        row[LOST + counter] = 1
-        row[INTENT] = 0
+        row[JOURNAL_LOST + counter] = 1
+        row[JOURNAL_INTENT] = 0
         assert lost.address == self.counters[counter], "the error names the address"
         self.space.cache.reset(lost.address)
         self.num_lost += 1

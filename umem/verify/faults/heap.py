@@ -10,7 +10,7 @@ from ...world.waiting import Deadline, until
 from .journal import Journal
 
 MAX_HELD = 12
-NUM_WORDS = (8, 100, 3000, 40_000)
+_NUM_WORDS = (8, 100, 3000, 40_000)
 
 
 class HeapWork:
@@ -28,7 +28,7 @@ class HeapWork:
             self.drop(int(self.rng.integers(len(self.held))))
             return
         home, number = int(self.rng.integers(self.space.num_ranks)), int(self.rng.integers(1 << 60))
-        num_words = int(self.rng.choice(NUM_WORDS))
+        num_words = int(self.rng.choice(_NUM_WORDS))
         try:
             address = self.space.alloc(8 * num_words, home=home)
         except OutOfMemory:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 NUM_COUNTERS = 8
-PID, STEPS, INTENT, REPORTED = 0, 1, 2, 3  # INTENT: the counter that is being raised, plus one
-LOST = REPORTED + NUM_COUNTERS  # counters of which this rank has met a poisoned line
-ROW_WORDS = LOST + NUM_COUNTERS
+# of JOURNAL_INTENT: the counter that is being raised, plus one
+JOURNAL_PID, JOURNAL_STEPS, JOURNAL_INTENT, JOURNAL_REPORTED = 0, 1, 2, 3
+JOURNAL_LOST = JOURNAL_REPORTED + NUM_COUNTERS  # counters of which this rank has met a poisoned line
+ROW_WORDS = JOURNAL_LOST + NUM_COUNTERS
 
 
 class Journal:
@@ -39,16 +40,16 @@ class Journal:
 
     def behind(self, wanted: dict[int, int]) -> list[int]:
         """The ranks that have not yet made as many steps as they are wanted to."""
-        return [rank for rank, steps in wanted.items() if self.rows[rank, STEPS] < steps]
+        return [rank for rank, steps in wanted.items() if self.rows[rank, JOURNAL_STEPS] < steps]
 
     def reported(self, counter: int) -> int:
         """How often a counter was raised, as all ranks report."""
-        return int(self.rows[:, REPORTED + counter].sum())
+        return int(self.rows[:, JOURNAL_REPORTED + counter].sum())
 
     def in_doubt(self, counter: int, dead: list[int]) -> int:
         """How many of the dead may have raised a counter without a report."""
-        return sum(int(self.rows[rank, INTENT]) == counter + 1 for rank in dead)
+        return sum(int(self.rows[rank, JOURNAL_INTENT]) == counter + 1 for rank in dead)
 
     def is_lost(self, counter: int) -> bool:
         """Whether a rank has met the counter's line poisoned."""
-        return bool(self.rows[:, LOST + counter].any())
+        return bool(self.rows[:, JOURNAL_LOST + counter].any())

@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import RankLost, WaitTimeout
 from ...space.space import Space
 from ...world.waiting import Deadline, until
-from .journal import PID, STEPS, Journal
+from .journal import JOURNAL_PID, JOURNAL_STEPS, Journal
 
 STEPS_BETWEEN = 20  # of each living rank before the next kill
 MAX_WAIT_S = 0.02  # then the victim dies within that time
@@ -63,7 +63,7 @@ def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> R
     journal = Journal(Path(path), space.num_ranks)
     work = make(space, journal, np.random.default_rng([seed, space.rank]))
     row = journal.rows[space.rank]
-    row[PID] = os.getpid()
+    row[JOURNAL_PID] = os.getpid()
     space.barrier()
     report = Report()
     if space.rank == 0:
@@ -80,8 +80,8 @@ def play(space: Space, make: Maker, path: str, seed: int, timeout_s: float) -> R
             if 0 in space.page.dead_ranks():
                 raise RankLost(0, "it kills the others, and says when all is over")
             go_on(work.step)
-            row[STEPS] += 1
-    report.num_steps = int(row[STEPS])
+            row[JOURNAL_STEPS] += 1
+    report.num_steps = int(row[JOURNAL_STEPS])
     last = space.num_ranks - 1
     meet(space, "worked", last)
     work.check(victims(space.num_ranks))
@@ -96,7 +96,7 @@ def kill(journal: Journal, work: Work, victim: int, timeout_s: float, rng: np.ra
     end_s = time.monotonic() + rng.uniform(0, MAX_WAIT_S)
     while time.monotonic() < end_s:
         go_on(work.step)
-    os.kill(int(journal.rows[victim, PID]), signal.SIGKILL)
+    os.kill(int(journal.rows[victim, JOURNAL_PID]), signal.SIGKILL)
     begin_s = time.monotonic()
     work.recover(victim)
     return 1e3 * (time.monotonic() - begin_s)
@@ -104,7 +104,7 @@ def kill(journal: Journal, work: Work, victim: int, timeout_s: float, rng: np.ra
 
 def work_until_all_have(journal: Journal, work: Work, ranks: list[int], timeout_s: float) -> None:
     """Work until each of `ranks` has made a few steps more. Raises WaitTimeout: one of them hangs."""
-    wanted = {rank: int(journal.rows[rank, STEPS]) + STEPS_BETWEEN for rank in ranks}
+    wanted = {rank: int(journal.rows[rank, JOURNAL_STEPS]) + STEPS_BETWEEN for rank in ranks}
 
     slow: list[int] = []
 
@@ -113,7 +113,7 @@ def work_until_all_have(journal: Journal, work: Work, ranks: list[int], timeout_
         if not slow:
             return True
         go_on(work.step)
-        journal.rows[0, STEPS] += 1
+        journal.rows[0, JOURNAL_STEPS] += 1
         return None
 
     if until(look, Deadline(timeout_s)) is None:

@@ -22,7 +22,7 @@ from .places import Violation
 from .search import KILLED, Deaths, Final, memory_of, tell_death
 from .verdict import Result, Step, Verdict
 
-CHANGES = 3  # of priority in a walk
+_CHANGES = 3  # of priority in a walk
 MANY_STEPS = 50  # about what a lane does
 MAX_STEPS = 10_000  # of a walk, so that lanes that wait for each other for ever end it
 
@@ -113,7 +113,7 @@ class _Run:
         """Run to the end; returns the bug, or None."""
         fatal = {rng.randrange(MANY_STEPS * len(self._lanes)) for _ in range(kills)}
         order = rng.sample(range(len(self._lanes)), len(self._lanes))
-        changes = {rng.randrange(1, MANY_STEPS * (number + 1)) for number in range(CHANGES)}
+        changes = {rng.randrange(1, MANY_STEPS * (number + 1)) for number in range(_CHANGES)}
         for number in range(MAX_STEPS):
             ready = [lane for lane in order if self.can_step(lane)]
             if not ready:

@@ -27,12 +27,12 @@ from .text import read
 FAIL_CODE, INCONCLUSIVE_CODE = 1, 3
 SEGMENT = "64M"
 # Instances of each test by which a world is judged; a tenth of them is the default of a run.
-FULL = {MAPPED: 1_000_000, NO_PEER_ACCESS: 100_000, HOSTS: 10_000}
+FULL_INSTANCES = {MAPPED: 1_000_000, NO_PEER_ACCESS: 100_000, HOSTS: 10_000}
 
 
 @dataclass(frozen=True)
 class Options:
-    """How tests are played. `ranks` None: as many as the test has lanes; `instances` None: a tenth of FULL.
+    """How tests are played. `ranks` None: as many as the test has lanes; `instances` None: a tenth of FULL_INSTANCES.
 
     `line_cache` bytes (a size) a rank keeps of cached memory, by the coherence `protocol`; None as in any world.
     """
@@ -55,7 +55,7 @@ class Options:
     @property
     def num_instances(self) -> int:
         """How often each test is played, at least."""
-        return FULL[self.world] // 10 if self.instances is None else self.instances
+        return FULL_INSTANCES[self.world] // 10 if self.instances is None else self.instances
 
 
 def tests_of(files: Sequence[Path]) -> list[Litmus]:

@@ -15,11 +15,11 @@ from . import run_lane as words
 from .litmus import Litmus, Step
 
 INSTANCES = 256  # a round
-ALL = range(INSTANCES)
+ALL_INSTANCES = range(INSTANCES)
 LINE_BYTES = 128
 
 # On real memory every access is ordered, so that both forms of a load, and of a store, are one.
-OPERATIONS = {
+_OPERATIONS = {
     "load": operations.READ,
     "load_acquire": operations.READ,
     "store": operations.WRITE,
@@ -27,7 +27,7 @@ OPERATIONS = {
     "fetch_add": operations.FETCH_ADD,
     "exchange": operations.EXCHANGE,
     "compare_swap": operations.COMPARE_SWAP,
-    "fence": words.FENCE,
+    "fence": words.FENCE_STEP,
 }
 AT_ONCE = np.zeros(INSTANCES, np.int64)  # moments of a round whose lanes do not wait
 
@@ -48,7 +48,7 @@ def encode(litmus: Litmus, steps: Sequence[Step]) -> Code:
     for row, step in zip(rows, steps, strict=True):
         first, second = (*step.operands, 0, 0)[:2]
         register = num_registers if step.register else words.NO_REGISTER
-        row[:] = OPERATIONS[step.operation], numbers.get(step.place, 0), first, second, register
+        row[:] = _OPERATIONS[step.operation], numbers.get(step.place, 0), first, second, register
         num_registers += bool(step.register)
     return Code(rows, num_registers)
 
@@ -66,7 +66,7 @@ class Lane:
         self,
         code: Code,
         places: np.ndarray,
-        part: range = ALL,
+        part: range = ALL_INSTANCES,
         begin_ns: int = 0,
         moments: np.ndarray = AT_ONCE,
     ) -> np.ndarray:

@@ -12,7 +12,7 @@ from ..kernel import Program, Result, Verdict
 from .litmus import Condition, Litmus, Place
 
 LINE_BYTES, WORD_BYTES = 128, 8
-MODELS = ("sequential", "weak")
+_MODELS = ("sequential", "weak")
 
 INTRINSICS: dict[str, Callable[..., Any]] = {
     "load": scalar.load_relaxed_i64,
@@ -45,7 +45,7 @@ def address_of(place: Place) -> int:
     return (1 + place.line) * LINE_BYTES + place.word * WORD_BYTES
 
 
-def program_of(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Program:
+def program_of(litmus: Litmus, models: tuple[str, ...] = _MODELS) -> Program:
     """The test as a program for the model checker; a forbidden end is a bug."""
     addresses = {place.name: address_of(place) for place in litmus.places}
     lanes = []
@@ -69,7 +69,7 @@ def program_of(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Program:
     return Program(lanes, memory, final, models=models, names=names)
 
 
-def check(litmus: Litmus, models: tuple[str, ...] = MODELS) -> Iterator[Checked]:
+def check(litmus: Litmus, models: tuple[str, ...] = _MODELS) -> Iterator[Checked]:
     """Search the test in each of `models`, the simple one first, until one shows a forbidden end."""
     for verdict in program_of(litmus, models).check():
         found = [_end(litmus, results, memory) for results, memory in verdict.outcomes]

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...space.space import Space
 from .judge import End
-from .lanes import ALL, INSTANCES, LINE_BYTES, Lane, encode
+from .lanes import ALL_INSTANCES, INSTANCES, LINE_BYTES, Lane, encode
 from .litmus import Litmus, Step
 
 LINE_WORDS = LINE_BYTES // 8
@@ -162,7 +162,7 @@ class Rounds:
         chance_ns = self._own_random.integers(0, int(self._spread_ns * closeness) + 1, INSTANCES)
         moments = np.arange(INSTANCES) * self._period_ns + chance_ns
         started_ns = max(time.monotonic_ns(), begin_ns)
-        results = self._lane.run(self._codes[lane], places, ALL, begin_ns, moments)
+        results = self._lane.run(self._codes[lane], places, ALL_INSTANCES, begin_ns, moments)
         took_ns = time.monotonic_ns() - started_ns
         self._report(group, lane, results)
         return took_ns
@@ -193,7 +193,7 @@ class Rounds:
             addresses.append(self._lines[home].address_of(first, place.word))
         return np.array(addresses, np.int64)
 
-    def _report(self, group: int, part: int, results: np.ndarray, instances: range = ALL) -> None:
+    def _report(self, group: int, part: int, results: np.ndarray, instances: range = ALL_INSTANCES) -> None:
         """Put the values of these instances where rank 0 counts them."""
         if results.size:
             start = self._seen.address_of(group, part, 0, 0)

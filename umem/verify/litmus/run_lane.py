@@ -5,7 +5,7 @@ All instances of a round are run in order, each from its own moment on: lanes of
 clock, which orders none of their accesses and costs no access to the tested memory.
 
 Every access acquires or releases, read-modify-writes do both: coherent accesses (kernels/coherent/typed.py), or the
-processor's own where memory is mapped and uncached. A FENCE also orders stores before later loads.
+processor's own where memory is mapped and uncached. A FENCE_STEP also orders stores before later loads.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ...kernels.status import AGAIN, OK
 WORD = 8
 # --- a row of a program
 STEP_WORDS = 5
-OPERATION, PLACE, FIRST, SECOND, REGISTER = 0, 1, 2, 3, 4
-FENCE = 16  # beside the operations of kernels/page/operations.py
+STEP_OPERATION, STEP_PLACE, STEP_FIRST, STEP_SECOND, STEP_REGISTER = 0, 1, 2, 3, 4
+FENCE_STEP = 16  # beside the operations of kernels/page/operations.py
 NO_REGISTER = -1
 RAW = 0  # in place of a cache: the memory is accessed as it is
 # --- how far a lane is
 POSITION_WORDS = 2
-INSTANCE, STEP = 0, 1
+POSITION_INSTANCE, POSITION_STEP = 0, 1
 
-FAR_NS = 5_000  # a lane that has longer to wait gives its core away meanwhile: its agent may need it
+_FAR_NS = 5_000  # a lane that has longer to wait gives its core away meanwhile: its agent may need it
 
 
 @device_function
@@ -59,7 +59,7 @@ def perform_raw(operation, address, first, second):
 @device_function
 def perform(cache, operation, address, first, second):
     """Do one step; returns (OK, the word's old value, or 0), or another status where nothing was done."""
-    if operation == FENCE:
+    if operation == FENCE_STEP:
         fence_seq_cst()
         return OK, 0
     if cache == RAW:
@@ -76,28 +76,30 @@ def wait_until(moment_ns):
     """Poll the clock until it shows `moment_ns`."""
     left_ns = moment_ns - now_ns()
     while left_ns > 0:
-        if left_ns > FAR_NS:
+        if left_ns > _FAR_NS:
             yield_cpu()
         left_ns = moment_ns - now_ns()
 
 
 @device_function
 def run_instance(cache, position, program, num_steps, places, offset, results):
-    """Do the steps from position[STEP] on, `offset` bytes behind the first instance; OK, or a failed step's status."""
-    step = load_i64(position, STEP)
+    """Do the steps from POSITION_STEP on, `offset` bytes behind the first instance; OK, or a failed step's status."""
+    step = load_i64(position, POSITION_STEP)
     while step < num_steps:
         row = program + step * STEP_WORDS * WORD
-        operation = load_i64(row, OPERATION)
-        address = load_i64(places, load_i64(row, PLACE)) + offset
-        code, value = perform(cache, operation, address, load_i64(row, FIRST), load_i64(row, SECOND))
+        operation = load_i64(row, STEP_OPERATION)
+        address = load_i64(places, load_i64(row, STEP_PLACE)) + offset
+        code, value = perform(
+            cache, operation, address, load_i64(row, STEP_FIRST), load_i64(row, STEP_SECOND)
+        )
         if code != OK:
-            store_i64(position, STEP, step)
+            store_i64(position, POSITION_STEP, step)
             return code
-        register = load_i64(row, REGISTER)
+        register = load_i64(row, STEP_REGISTER)
         if register != NO_REGISTER:
             store_i64(results, register, value)
         step += 1
-    store_i64(position, STEP, 0)
+    store_i64(position, POSITION_STEP, 0)
     return OK
 
 
@@ -119,14 +121,14 @@ def run_lane(
     num_instances,
     deadline_ns,
 ):
-    """Run the instances from position[INSTANCE] on, number i not before begin_ns + moments[i].
+    """Run the instances from position[POSITION_INSTANCE] on, number i not before begin_ns + moments[i].
 
     Registers go to results[i * num_registers ...]. OK when all have run; AGAIN past `deadline_ns`, or the status
     of a step that was not done: call again, with the same arguments, once that is settled.
     """
-    instance = load_i64(position, INSTANCE)
+    instance = load_i64(position, POSITION_INSTANCE)
     while instance < num_instances:
-        store_i64(position, INSTANCE, instance)
+        store_i64(position, POSITION_INSTANCE, instance)
         if now_ns() > deadline_ns:
             return AGAIN
         wait_until(begin_ns + load_i64(moments, instance))

@@ -16,8 +16,8 @@ from ...errors import ConfigError
 from ..kernel.command import BUG_CODE, LIMIT_CODE
 from .flits import Flits
 
-MAX_RANKS, MAX_FLIT_RANKS = 16, 5
-ATTRIBUTES = (Attribute.BACK, Attribute.THROUGH)  # private memory makes the requests of back, without loads
+_MAX_RANKS, MAX_FLIT_RANKS = 16, 5
+_ATTRIBUTES = (Attribute.BACK, Attribute.THROUGH)  # private memory makes the requests of back, without loads
 
 
 def check(console: Console, protocol: str | Path | None, ranks: int, flit_ranks: int, limit_s: float) -> int:
@@ -25,7 +25,7 @@ def check(console: Console, protocol: str | Path | None, ranks: int, flit_ranks:
 
     Raises ConfigError for the numbers of ranks, ProtocolError where a file holds no valid table.
     """
-    for option, value, most in (("--nodes", ranks, MAX_RANKS), ("--flits", flit_ranks, MAX_FLIT_RANKS)):
+    for option, value, most in (("--nodes", ranks, _MAX_RANKS), ("--flits", flit_ranks, MAX_FLIT_RANKS)):
         if not 0 <= value <= most:
             raise ConfigError(f"{option} {value}: give 1 to {most} ranks, or 0 to leave it out")
     if not ranks and not flit_ranks:
@@ -57,6 +57,6 @@ def verdicts(
             lines.append(f"  rows that nothing asks for: {unused}")
         yield lines, verdict
     if flit_ranks:
-        for attribute in ATTRIBUTES:
+        for attribute in _ATTRIBUTES:
             verdict = search(Flits(protocol, flit_ranks, attribute), limit_s=limit_s)
             yield list(verdict.lines()), verdict
