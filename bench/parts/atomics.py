@@ -61,7 +61,7 @@ class Word(SpacePart):
         """Operations by the home's agent, one request at a time, asked from Python."""
         if not self.is_timed:
             return None
-        ask = getattr(self.space.agent.client, self.operation)
+        ask = getattr(self.space.agent.remote, self.operation)
         samples = np.empty(num_samples)
         for sample in range(num_samples):
             operand, _ = operands(self.operation, self.expected)

@@ -27,6 +27,7 @@ from umem.fabric.ucx import library
 from umem.fabric.ucx.fabric import UcxFabric
 from umem.kernels.build.compile import load_all
 from umem.kernels.page.control import CONTROL_BYTES
+from umem.kernels.page.gate import MAX_ASKED_BYTES
 from umem.memory.address import AddressMap, Kind
 from umem.memory.control_page import ControlPage
 from umem.memory.segment import Segments
@@ -141,6 +142,23 @@ def start(me: Rank, **settings: Any) -> Agent:
         agent.register(operation, handler, context=1000 + me.rank)
     me.meet()
     return agent
+
+
+def put(me: Rank, rank: int, address: int, data: np.ndarray) -> None:
+    """Write `data` to a home by requests to its agent: these worlds' UCX reaches no segment."""
+    for offset, num_bytes in _parts(data):
+        me.agent.remote.put(rank, address + offset, data.ctypes.data + offset, num_bytes)
+
+
+def get(me: Rank, rank: int, address: int, data: np.ndarray) -> None:
+    """Fill `data` from a home in the same way."""
+    for offset, num_bytes in _parts(data):
+        me.agent.remote.get(rank, address + offset, data.ctypes.data + offset, num_bytes)
+
+
+def _parts(data: np.ndarray) -> list[tuple[int, int]]:
+    firsts = range(0, data.nbytes, MAX_ASKED_BYTES)
+    return [(first, min(MAX_ASKED_BYTES, data.nbytes - first)) for first in firsts]
 
 
 def sleep_with_gil(seconds: float) -> None:

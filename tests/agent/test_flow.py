@@ -117,7 +117,7 @@ def test_ranks_that_wait_for_each_other_in_pending_handlers_still_answer(transpo
         other = 1 - me.rank
         waiting = client.post(Request(other, handlers.WAIT_FOR_WORD, (me.word(other), 1)))
         me.meet()  # both agents have, or will have, a request that cannot end yet
-        client.fetch_add(other, me.word(other), 1, 8)
+        me.agent.remote.fetch_add(other, me.word(other), 1, 8)
         assert client.finish(waiting).status == status.OK
         me.close()
 
@@ -208,13 +208,13 @@ def test_a_home_that_holds_the_gil_answers(transport: str) -> None:
     from .ranks import sleep_with_gil
 
     def user(me: Rank) -> tuple[float, float]:
-        client, word = start(me).client, me.word(1)
+        remote, word = start(me).remote, me.word(1)
         word_back = np.zeros(1, np.int64)
         me.meet()
         first = time.monotonic()
         for expected in range(50):
-            assert client.fetch_add(1, word, 1, 8) == expected
-            client.read(1, word, word_back.ctypes.data, 8)
+            assert remote.fetch_add(1, word, 1, 8) == expected
+            remote.get(1, word, word_back.ctypes.data, 8)
             assert word_back[0] == expected + 1
         last = time.monotonic()
         me.close()

@@ -137,7 +137,7 @@ def test_ctrl_c_ends_a_wait_and_later_requests_work(transport: str) -> None:
             client.request(1, handlers.WAIT_FOR_WORD, word, 1)
         seen_s = time.monotonic()
         timer.join()
-        client.fetch_add(1, word, 1, 8)
+        me.agent.remote.fetch_add(1, word, 1, 8)
         assert client.request(1, handlers.WAIT_FOR_WORD, word, 1).status == status.OK
         me.close()
         return seen_s - sent_s[0]

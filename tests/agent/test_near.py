@@ -14,7 +14,7 @@ from umem.errors import AddressError, AlignmentError, ArgumentTypeError, ConfigE
 from umem.kernels import status
 from umem.kernels.data import reference
 
-from .ranks import Rank, needs_ucx, run_ranks, start
+from .ranks import Rank, get, needs_ucx, put, run_ranks, start
 
 needs_ucx()
 pytestmark = [pytest.mark.parametrize("transport", ["posix", "tcp"]), pytest.mark.timeout(60)]
@@ -35,7 +35,7 @@ def put_table(me: Rank, table: int, rows: np.ndarray) -> None:
     flat = rows.reshape(-1).view(np.uint8)
     for address, num_bytes in me.segments.map.pieces(table, flat.nbytes):
         offset = address - table
-        me.agent.client.write(me.segments.map.home(address), address, flat[offset:].ctypes.data, num_bytes)
+        put(me, me.segments.map.home(address), address, flat[offset : offset + num_bytes])
 
 
 def tables(me: Rank, row_bytes: int) -> list[int]:
@@ -136,11 +136,11 @@ def test_blocks_of_several_ranks_add_up_at_the_home(transport: str, element_type
         total = np.zeros(num_elements + 2, dtype)
         for start_address, num_bytes in me.segments.map.pieces(where, total.nbytes):
             rank, offset = me.segments.map.home(start_address), start_address - where
-            me.agent.client.read(rank, start_address, total.ctypes.data + offset, num_bytes)
+            get(me, rank, start_address, total.view(np.uint8)[offset : offset + num_bytes])
         assert set(total[:num_elements].tolist()) == {0x4040 if element_type == "bf16" else 3}
         assert not total[num_elements:].any()
         few = np.zeros(6, dtype)
-        me.agent.client.read(0, me.word(0, 8), few.ctypes.data, few.nbytes)
+        get(me, 0, me.word(0, 8), few)
         assert np.array_equal(few[:5], total[:5])
         assert few[5] == 0
         me.close()

@@ -12,7 +12,7 @@ from umem.kernels.build.compile import cpu_kernel
 from umem.kernels.intrinsics.scalar import fetch_add_u32, fetch_add_u64
 
 from . import handlers
-from .ranks import Rank, needs_ucx, run_ranks, start
+from .ranks import Rank, get, needs_ucx, put, run_ranks, start
 
 needs_ucx()
 pytestmark = [pytest.mark.parametrize("transport", ["posix", "tcp"]), pytest.mark.timeout(60)]
@@ -66,15 +66,15 @@ def test_atomics_return_what_stood_there_and_touch_only_their_word(transport: st
     limit = 1 << 8 * num_bytes
 
     def user(me: Rank) -> None:
-        client, word = start(me).client, me.word(1, 8)
-        assert client.fetch_add(1, word, limit - 1, num_bytes) == 0
-        assert client.fetch_add(1, word, 3, num_bytes) == limit - 1
-        assert client.exchange(1, word, limit - 7, num_bytes) == 2
-        assert client.compare_swap(1, word, 1, 5, num_bytes) == limit - 7
-        assert client.compare_swap(1, word, limit - 7, 5, num_bytes) == limit - 7
-        assert client.fetch_add(1, word, 0, num_bytes) == 5
+        remote, word = start(me).remote, me.word(1, 8)
+        assert remote.fetch_add(1, word, limit - 1, num_bytes) == 0
+        assert remote.fetch_add(1, word, 3, num_bytes) == limit - 1
+        assert remote.exchange(1, word, limit - 7, num_bytes) == 2
+        assert remote.compare_swap(1, word, 1, 5, num_bytes) == limit - 7
+        assert remote.compare_swap(1, word, limit - 7, 5, num_bytes) == limit - 7
+        assert remote.fetch_add(1, word, 0, num_bytes) == 5
         around = np.zeros(17, np.int64)
-        client.read(1, me.word(1), around.ctypes.data, around.nbytes)
+        remote.get(1, me.word(1), around.ctypes.data, around.nbytes)
         assert np.flatnonzero(around).tolist() == [8]
         assert around[8] == 5
         me.close()
@@ -87,8 +87,8 @@ def test_no_update_is_lost_between_peers_and_the_home_itself(transport: str, num
     num_remote, num_local = 400, 400_000
 
     def user(me: Rank) -> list[int]:
-        client = start(me).client
-        olds = [client.fetch_add(0, me.word(0), 1, num_bytes) for _ in range(num_remote)]
+        remote = start(me).remote
+        olds = [remote.fetch_add(0, me.word(0), 1, num_bytes) for _ in range(num_remote)]
         me.close()
         return olds
 
@@ -106,19 +106,19 @@ def test_no_update_is_lost_between_peers_and_the_home_itself(transport: str, num
 
 def test_reads_and_writes_move_exactly_the_bytes_asked_for(transport: str) -> None:
     def user(me: Rank) -> None:
-        client = start(me).client
+        start(me)
         base = me.word(1)
         for seed, num_bytes in enumerate([1, 2, 3, 4, 8, 63, 70_001, 2 * layout.MAX_PAYLOAD_BYTES + 5]):
             for offset in (16, 17):
                 sent = np.random.default_rng(seed).integers(1, 256, num_bytes, np.uint8)
-                client.write(1, base + offset, sent.ctypes.data, num_bytes)
+                put(me, 1, base + offset, sent)
                 got = np.zeros(num_bytes + 32, np.uint8)
-                client.read(1, base, got.ctypes.data, got.size)
+                get(me, 1, base, got)
                 assert np.array_equal(got[offset : offset + num_bytes], sent)
                 assert not got[:offset].any()
                 assert not got[offset + num_bytes :].any()
                 zeros = np.zeros(num_bytes, np.uint8)
-                client.write(1, base + offset, zeros.ctypes.data, num_bytes)
+                put(me, 1, base + offset, zeros)
         me.close()
 
     run_ranks([user, home], transport)
@@ -126,13 +126,13 @@ def test_reads_and_writes_move_exactly_the_bytes_asked_for(transport: str) -> No
 
 def test_a_striped_address_is_served_by_its_home_alone(transport: str) -> None:
     def user(me: Rank) -> None:
-        client, plan = start(me).client, me.segments.map
+        remote, plan = start(me).remote, me.segments.map
         for block in range(plan.num_ranks):
             address = plan.striped_base + block * plan.block_bytes + 8
-            assert client.fetch_add(plan.home(address), address, 10 + block, 8) == 0
+            assert remote.fetch_add(plan.home(address), address, 10 + block, 8) == 0
             other = 1 - plan.home(address)
             with pytest.raises(HandlerError, match="OUT_OF_RANGE"):
-                client.fetch_add(other, address, 1, 8)
+                remote.fetch_add(other, address, 1, 8)
         me.close()
 
     def owner(me: Rank) -> int:
@@ -146,19 +146,19 @@ def test_a_striped_address_is_served_by_its_home_alone(transport: str) -> None:
 def test_what_a_handler_refuses_is_an_error_with_its_status(transport: str) -> None:
     def user(me: Rank) -> None:
         agent = start(me)
-        client, word = agent.client, me.word(1)
+        remote, word = agent.remote, me.word(1)
         with pytest.raises(UnknownOperation, match=r"operation 227 .* agent of rank 1: .*register"):
             agent.call(1, handlers.MISSING)
         with pytest.raises(HandlerError, match="NO_MEMORY") as caught:
             agent.call(1, handlers.REFUSE, arguments=(status.NO_MEMORY,))
         assert (caught.value.rank, caught.value.status) == (1, status.NO_MEMORY)
         with pytest.raises(HandlerError, match="BAD_REQUEST"):
-            client.fetch_add(1, word + 2, 1, 4)
+            remote.fetch_add(1, word + 2, 1, 4)
         for address in (word - 8, word + me.segments.map.linear_bytes, 0, me.word(0)):
             with pytest.raises(HandlerError, match="OUT_OF_RANGE"):
-                client.fetch_add(1, address, 1, 8)
+                remote.fetch_add(1, address, 1, 8)
         with pytest.raises(HandlerError, match="OUT_OF_RANGE"):
-            client.read(1, word + me.segments.map.linear_bytes - 4, word, 8)
+            remote.get(1, word + me.segments.map.linear_bytes - 4, word, 8)
         with pytest.raises(HandlerError, match="no room for a reply of 100 bytes"):
             agent.call(1, handlers.FILL, arguments=(100, 1), max_reply_bytes=99)
         with pytest.raises(ConfigError, match="split it"):
@@ -172,7 +172,7 @@ def test_what_a_handler_refuses_is_an_error_with_its_status(transport: str) -> N
             agent.register(handlers.DOUBLE, handlers.refuse)
         with pytest.raises(ConfigError, match="not between 0 and 255"):
             agent.register(256, handlers.refuse)
-        assert client.fetch_add(1, word, 1, 8) == 0  # and the agent serves on
+        assert remote.fetch_add(1, word, 1, 8) == 0  # and the agent serves on
         me.close()
 
     run_ranks([user, home], transport)
@@ -182,7 +182,7 @@ def test_a_rank_may_ask_its_own_agent(transport: str) -> None:
     def alone(me: Rank) -> None:
         agent = start(me)
         assert agent.call(0, Operation.PING, bytes(5000)) == bytes(5000)
-        assert agent.client.fetch_add(0, me.word(0), 7, 8) == 0
+        assert me.agent.remote.fetch_add(0, me.word(0), 7, 8) == 0
         assert me.words()[0] == 7
         me.close()
 
@@ -194,7 +194,7 @@ def test_a_pending_request_is_continued_while_others_are_served(transport: str) 
         client, word = start(me).client, me.word(1)
         waiting = client.post(Request(1, handlers.WAIT_FOR_WORD, (word, 5)))
         for expected in range(5):
-            assert client.fetch_add(1, word, 1, 8) == expected
+            assert me.agent.remote.fetch_add(1, word, 1, 8) == expected
         reply = client.finish(waiting)
         assert reply.status == status.OK
         assert reply.value > 1

@@ -274,7 +274,7 @@ class Heap:
             words = (self.control, site.metadata, magazine, num_bytes, align)
             address = self._finish(site, partial(self._alloc, *words))
         else:
-            code, address = self._agent.client.answer(site.arena.home, ALLOC, site.kind, num_bytes, align)
+            code, address, _ = self._agent.client.request(site.arena.home, ALLOC, site.kind, num_bytes, align)
             if code != status.OK:
                 address = code
         if address == status.NO_MEMORY:

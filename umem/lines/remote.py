@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from ..agent.asking.client import Client
+from ..agent.asking.messages import check
 from ..agent.layout import Operation
 from ..errors import RankLost
 from ..kernels import status
@@ -73,6 +74,6 @@ class RemoteLines:
             reply = self._client.request(home, operations.FLIT, address, request)
             if reply.status == status.POISONED:
                 self.lift(home, address, line_log2)
-            elif reply.status < 0:
-                self._client.value(home, operations.FLIT, address, request)  # raises, and says why
+            else:
+                check(home, operations.FLIT, reply)
             line += 1

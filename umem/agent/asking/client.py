@@ -1,7 +1,9 @@
 """Asking another rank's agent, from Python.
 
 For the threads that run user code: requests travel through the rank's main channels, in turns. `request` sends one
-and waits; `stream` keeps several in flight, over several homes. Every wait has a deadline and watches the peer.
+and waits, in one compiled call where nothing is amiss; `stream` keeps several in flight, over several homes; what
+compiled code has asked for through a gate is finished here. Every wait has a deadline and watches the peer.
+Whoever asks an agent from Python does it by a client.
 """
 
 from __future__ import annotations
@@ -25,17 +27,16 @@ from ..layout import Operation
 from ..spins import Spins
 from . import requests
 from .client_state import build_client
-from .gate_server import GateServer
 from .messages import Reply, Request, Ticket, check, operation_name, refusal
 
 if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
 
 CONFIRMATION_S = 0.2  # a broken connection is a death once the agent says so: 4-8 ms
-UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
+Gate = ctypes.Array[ctypes.c_int64]
 
 
-class Client(GateServer):
+class Client:
     """Sends requests to the agents of all ranks through the main channels of `fabric`.
 
     `credits` requests may be in flight to each rank, and no agent takes more from one client.
@@ -54,7 +55,7 @@ class Client(GateServer):
         self._abandoned: dict[
             int, Ticket
         ] = {}  # by slot: UCX may read their payload until the slot is used again
-        self._gates: list[ctypes.Array[ctypes.c_int64]] = []
+        self._gates: list[Gate] = []
         self._left: Ticket | None = None
         state = build_client(fabric.main, page, fabric.rank, fabric.num_ranks, credits, spins)
         self._endpoints, self._ports = state.endpoints, state.ports
@@ -89,34 +90,38 @@ class Client(GateServer):
         code, first, value, num_bytes = self._ask(self.address, rank, *fields)
         if code == status.OK:
             return Reply(first, value, num_bytes)
-        return self._reply(code, first, rank, fields, timeout_s, keep)
+        return self._go_on(code, first, rank, fields, timeout_s, keep)
 
-    def _reply(
-        self, code: int, first: int, rank: int, fields: tuple[int, ...], timeout_s: float | None, keep: Any
-    ) -> Reply:
-        """The reply to a request whose `ask` returned (code, first): wait for it, or ask once it can be sent."""
-        while first == 0:  # no sequence number: it was never sent
-            self._make_ready(code, rank, fields[0], timeout_s)
-            code, first, value, num_bytes = self._ask(self.address, rank, *fields)
-            if code == status.OK:
-                return Reply(first, value, num_bytes)
-        return self._wait(Ticket(first, Request(rank, fields[0], keep=keep)), timeout_s)
-
-    def value(self, rank: int, operation: int, *arguments: int) -> int:
-        """The one word that `rank` answers to `operation` with up to four arguments. Raises HandlerError."""
-        reply = self.request(rank, operation, *arguments)
-        if reply.status < 0:
-            raise refusal(rank, operation, reply)
+    def value(
+        self,
+        rank: int,
+        operation: int,
+        word0: int = 0,
+        word1: int = 0,
+        word2: int = 0,
+        word3: int = 0,
+        payload: int = 0,
+        payload_bytes: int = 0,
+        dst: int = 0,
+        capacity: int = 0,
+        keep: Any = None,
+    ) -> int:
+        """The one word that `rank` answers to a `request`. Raises HandlerError where it refuses, besides."""
+        fields = (int(operation), word0, word1, word2, word3, payload, payload_bytes, dst, capacity)
+        code, first, value, num_bytes = self._ask(self.address, rank, *fields)
+        if code == first == status.OK:
+            return value
+        reply = Reply(first, value, num_bytes)
+        if code != status.OK:
+            reply = self._go_on(code, first, rank, fields, None, keep)
+        check(rank, operation, reply)
         return reply.value
 
-    def answer(self, rank: int, operation: int, word0: int, word1: int, word2: int) -> tuple[int, int]:
-        """(status, value) that `rank` answers to a request of plain ints; `request` with fewer detours."""
-        fields = (operation, word0, word1, word2, 0, 0, 0, 0, 0)
-        code, first, value, _ = self._ask(self.address, rank, *fields)
-        if code == status.OK:
-            return first, value
-        reply = self._reply(code, first, rank, fields, None, None)
-        return reply.status, reply.value
+    def ask(self, asked: Request, timeout_s: float | None = None) -> Reply:
+        """Send a request of up to 8 arguments and wait; its reply. Raises HandlerError where it is refused, besides."""
+        reply = self.finish(self.post(asked, timeout_s), timeout_s)
+        check(asked.rank, asked.operation, reply)
+        return reply
 
     # --- several in flight
 
@@ -150,6 +155,11 @@ class Client(GateServer):
         finally:
             for ticket in in_flight:
                 self.give_up(ticket)
+
+    def ask_all(self, asked: Iterable[Request]) -> None:
+        """Send the requests as `stream` does, and wait for all. Raises HandlerError for the first that is refused."""
+        for request, reply in self.stream(asked):
+            check(request.rank, request.operation, reply)
 
     def post(self, asked: Request, timeout_s: float | None = None) -> Ticket:
         """Send a request and return; `finish` or `give_up` its ticket.
@@ -202,69 +212,54 @@ class Client(GateServer):
         if ticket.request.keep is not None:
             self._abandoned[ticket.sequence & layout.SEQUENCE_SLOT_MASK] = ticket
 
-    # --- words and bytes of a home: one call of compiled code where nothing is amiss
+    # --- requests that compiled code makes through a gate of this rank (kernels/page/gate.py), finished here
 
-    def read(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
-        """Copy `num_bytes` from `address`, whose home is `rank`, to the pointer `dst`, in memory of `keep`."""
-        if num_bytes > layout.MAX_PAYLOAD_BYTES:
-            for request, reply in self.stream(
-                Request(
-                    rank,
-                    operations.READ,
-                    (address + offset, size),
-                    dst=dst + offset,
-                    capacity=size,
-                    keep=keep,
-                )
-                for offset, size in pieces(num_bytes)
-            ):
-                check(request.rank, operations.READ, reply)
-            return
-        fields = (operations.READ, address, num_bytes, 0, 0, 0, 0, dst, num_bytes)
-        code, refused, _, _ = self._ask(self.address, rank, *fields)
-        if code or refused:
-            self._go_on(code, refused, rank, fields, keep)
+    def serve_gate(self, gate: Gate) -> None:
+        """Let compiled accesses through `gate` ask for this rank, until `shut`."""
+        self._gates.append(gate)
+        gate[way.GATE_CONTEXT], gate[way.GATE_ASK] = self.address, requests.ask_for_gate.address
 
-    def write(self, rank: int, address: int, src: int, num_bytes: int, keep: Any = None) -> None:
-        """Copy `num_bytes` from the pointer `src`, in memory of `keep`, to `address`, whose home is `rank`.
+    def finish_gate(self, code: int, rank: int, operation: int, keep: Any = None) -> Reply | None:
+        """The reply to what compiled code has left with `code` (gate.pending); None where it was not sent: ask anew.
 
-        Complete on return.
+        `keep` is alive while its memory is read or written, as for `read`. Raises HandlerError.
         """
-        if num_bytes > layout.MAX_PAYLOAD_BYTES:
-            for request, reply in self.stream(
-                Request(rank, operations.WRITE, (address + offset,), src + offset, size, keep=keep)
-                for offset, size in pieces(num_bytes)
-            ):
-                check(request.rank, operations.WRITE, reply)
-            return
-        fields = (operations.WRITE, address, 0, 0, 0, src, num_bytes, 0, 0)
-        code, refused, _, _ = self._ask(self.address, rank, *fields)
-        if code or refused:
-            self._go_on(code, refused, rank, fields, keep)
+        left = way.left_of(code)
+        if left == 0:
+            return None
+        if left < 0:
+            raise refusal(rank, operation, Reply(left, 0, 0))
+        reply = self._wait(Ticket(left, Request(rank, operation, keep=keep)), None)
+        if reply.status < 0:
+            raise refusal(rank, operation, reply)
+        return reply
 
-    def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Add `value` to the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        fields = (operations.FETCH_ADD, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
-        code, refused, old, _ = self._ask(self.address, rank, *fields)
-        if code or refused:
-            old = self._go_on(code, refused, rank, fields)
-        return old & UNSIGNED[num_bytes]
+    def settle_gate(self, gate: Gate, left: int, rank: int, timeout_s: float) -> Reply:
+        """The reply to the request that still stands in `gate`, of which `left` is left, whatever its status.
 
-    def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Put `value` into the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
-        fields = (operations.EXCHANGE, address, signed(value), num_bytes, 0, 0, 0, 0, 0)
-        code, refused, old, _ = self._ask(self.address, rank, *fields)
-        if code or refused:
-            old = self._go_on(code, refused, rank, fields)
-        return old & UNSIGNED[num_bytes]
+        Nobody else uses the gate meanwhile. Where the wait is cut short, by a signal or the deadline, it goes on with
+        the next call: `is_left` then.
+        """
+        if self._left is None:
+            fields = (gate[way.GATE_OPERATION], *gate[way.GATE_ADDRESS : way.GATE_REPLY_BYTES + 1])
+            sent = self._sent(status.OK, left, rank, fields, timeout_s)
+            if isinstance(sent, Reply):
+                return sent
+            self._left = sent
+        try:
+            reply = self._wait(self._left, timeout_s, gives_up=False)
+        except RankLost:
+            self._left = None
+            raise
+        self._left = None
+        return reply
 
-    def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
-        """Put `desired` into the word at `address` if `expected` stands there; what stood there, unsigned."""
-        fields = (operations.COMPARE_SWAP, address, signed(expected), signed(desired), num_bytes, 0, 0, 0, 0)
-        code, refused, old, _ = self._ask(self.address, rank, *fields)
-        if code or refused:
-            old = self._go_on(code, refused, rank, fields)
-        return old & UNSIGNED[num_bytes]
+    @property
+    def is_left(self) -> bool:
+        """Whether a request of a gate was sent and its reply is still to come."""
+        return self._left is not None
+
+    # --- counting
 
     def ports(self) -> Iterator[tuple[int, Operation, int, int]]:
         """(rank, operation, requests, bytes) of the requests that named an address."""
@@ -274,15 +269,6 @@ class Client(GateServer):
                 first = rank * step + code * layout.COUNTED_WORDS
                 if self._ports[first]:
                     yield rank, Operation(code), self._ports[first], self._ports[first + 1]
-
-    def _go_on(self, code: int, first: int, rank: int, fields: tuple[int, ...], keep: Any = None) -> int:
-        """After a request that did not simply succeed: wait on, or ask again; the reply's value."""
-        operation = fields[0]
-        reply = (
-            Reply(first, 0, 0) if code == status.OK else self._reply(code, first, rank, fields, None, keep)
-        )
-        check(rank, operation, reply)
-        return reply.value
 
     # --- waiting and closing
 
@@ -295,6 +281,30 @@ class Client(GateServer):
         self._ask = self._post = refuse
         for gate in self._gates:
             gate[way.GATE_ASK] = 0
+
+    def _sent(
+        self,
+        code: int,
+        first: int,
+        rank: int,
+        fields: tuple[int, ...],
+        timeout_s: float | None,
+        keep: Any = None,
+    ) -> Ticket | Reply:
+        """The request whose `ask` returned (code, first), once it is sent; its reply where that came along."""
+        while first == 0:  # no sequence number: it was never sent
+            self._make_ready(code, rank, fields[0], timeout_s)
+            code, first, value, num_bytes = self._ask(self.address, rank, *fields)
+            if code == status.OK:
+                return Reply(first, value, num_bytes)
+        return Ticket(first, Request(rank, fields[0], keep=keep))
+
+    def _go_on(
+        self, code: int, first: int, rank: int, fields: tuple[int, ...], timeout_s: float | None, keep: Any
+    ) -> Reply:
+        """The reply to a request whose `ask` returned (code, first)."""
+        sent = self._sent(code, first, rank, fields, timeout_s, keep)
+        return sent if isinstance(sent, Reply) else self._wait(sent, timeout_s)
 
     def _wait(self, ticket: Ticket, timeout_s: float | None, gives_up: bool = True) -> Reply:
         rank, operation = ticket.request.rank, ticket.request.operation
@@ -317,6 +327,8 @@ class Client(GateServer):
 
     def _make_ready(self, code: int, rank: int, operation: int, timeout_s: float | None) -> None:
         """Get the connection or the credit that a request still needs; raise the reason where it can never be sent."""
+        if code == status.OK:  # nothing is known to be in its way
+            return
         if code == status.NOT_FOUND:
             self._endpoints[rank] = self.fabric.peers[rank].memory.endpoint.handle
             return
@@ -355,16 +367,3 @@ def check_credits(credits: int) -> None:
     """Raise ConfigError unless so many requests may be in flight from a rank to an agent."""
     if not 1 <= credits <= layout.MAX_CREDITS:
         raise ConfigError(f"credits={credits} is not between 1 and {layout.MAX_CREDITS}")
-
-
-def pieces(num_bytes: int) -> Iterator[tuple[int, int]]:
-    """(offset, size) of the parts of a payload that is larger than one message."""
-    step = layout.MAX_PAYLOAD_BYTES
-    return ((offset, min(step, num_bytes - offset)) for offset in range(0, num_bytes, step))
-
-
-def signed(word: int) -> int:
-    """The int64 with the bits of `word`."""
-    if -(1 << 63) <= word < 1 << 63:
-        return word
-    return (word + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -17,7 +17,7 @@ from .. import layout
 from ..layout import Operation
 from ..serving.near_handlers import REDUCE_TYPE_BYTES, REDUCE_TYPES, ROW_TYPES
 from .client import Client
-from .messages import Request, check
+from .messages import Request
 
 MAX_INDICES = 8192  # of one request: 64 KiB, so that a long look-up overlaps transport and gathering
 WORD = layout.WORD
@@ -68,8 +68,7 @@ class Near:
                         scattered.append((mine, room))
                     yield _request(home, Operation.GATHER, (table, num_rows, row_bytes), chunk, room)
 
-        for request, reply in self.client.stream(asked()):
-            check(request.rank, Operation.GATHER, reply)
+        self.client.ask_all(asked())
         for places, rows in scattered:
             dst[places] = rows
 
@@ -117,7 +116,7 @@ class Near:
             only = _request(
                 homes[0][0], operation, (*fixed, num_bags), np.concatenate([offsets, indices]), dst
             )
-            check(only.rank, operation, self.client.finish(self.client.post(only)))
+            self.client.ask(only)
             return
         bag_of = np.repeat(np.arange(num_bags), np.diff(offsets))
         max_bags = max(1, layout.MAX_PAYLOAD_BYTES // max(4 * num_columns, 1))
@@ -143,8 +142,7 @@ class Near:
                 words = np.concatenate([cuts, chosen[begin:end]]).astype(np.int64)
                 yield _request(home, operation, (*fixed, len(cuts) - 1), words, sums)
 
-        for request, reply in self.client.stream(asked()):
-            check(request.rank, operation, reply)
+        self.client.ask_all(asked())
         dst[:] = 0
         for names, sums in parts:
             dst[names] += sums
@@ -177,8 +175,7 @@ class Near:
                     part = flat[first - dst : min(first + step, start + num_bytes) - dst]
                     yield _request(home, operation, (first, part.nbytes // element_bytes, code), part)
 
-        for request, reply in self.client.stream(asked()):
-            check(request.rank, operation, reply)
+        self.client.ask_all(asked())
 
     def _homes(
         self, table: int, num_rows: int, row_bytes: int, indices: np.ndarray

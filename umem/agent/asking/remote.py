@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...kernels.page import operations
 from ...kernels.page.gate import MAX_ASKED_BYTES
 from ..layout import Operation
 from .client import Client
@@ -18,32 +19,46 @@ if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
 
 
+UNSIGNED = {4: (1 << 32) - 1, 8: (1 << 64) - 1}
+
+
 class RemoteFabric:
     """A Fabric (see fabric/base.py) over an agent's client and UCX."""
 
     name = "remote"
 
     def __init__(self, client: Client, ucx: UcxFabric):
-        self._client = client
+        self._client, self._value, self._ucx = client, client.value, ucx
         self.serve_gate, self.finish_gate = client.serve_gate, client.finish_gate
-        self._read, self._write, self._ucx = client.read, client.write, ucx
-        self.fetch_add = client.fetch_add
-        self.exchange = client.exchange
-        self.compare_swap = client.compare_swap
 
     def put(self, rank: int, address: int, src: int, num_bytes: int, keep: Any = None) -> None:
         """Copy `num_bytes` from the pointer `src`, in memory of `keep`, to `address` at `rank`."""
         if num_bytes <= MAX_ASKED_BYTES:
-            self._write(rank, address, src, num_bytes, keep)
+            self._value(rank, operations.WRITE, address, 0, 0, 0, src, num_bytes, 0, 0, keep)
         else:
             self._ucx.put(rank, address, src, num_bytes, keep)
 
     def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
         """Copy `num_bytes` from `address` at `rank` to the pointer `dst`, in memory of `keep`."""
         if num_bytes <= MAX_ASKED_BYTES:
-            self._read(rank, address, dst, num_bytes, keep)
+            self._value(rank, operations.READ, address, num_bytes, 0, 0, 0, 0, dst, num_bytes, keep)
         else:
             self._ucx.get(rank, address, dst, num_bytes, keep)
+
+    def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
+        """Add `value` to the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
+        old = self._value(rank, operations.FETCH_ADD, address, signed(value), num_bytes)
+        return old & UNSIGNED[num_bytes]
+
+    def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
+        """Put `value` into the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
+        old = self._value(rank, operations.EXCHANGE, address, signed(value), num_bytes)
+        return old & UNSIGNED[num_bytes]
+
+    def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
+        """Put `desired` into the word at `address` if `expected` stands there; what stood there, unsigned."""
+        words = address, signed(expected), signed(desired), num_bytes
+        return self._value(rank, operations.COMPARE_SWAP, *words) & UNSIGNED[num_bytes]
 
     def traffic(self) -> list[dict[str, Any]]:
         """One dictionary a port of the requests that named an address, as Traffic.rows."""
@@ -58,3 +73,10 @@ class RemoteFabric:
             }
             for rank, operation, num_requests, num_bytes in self._client.ports()
         ]
+
+
+def signed(word: int) -> int:
+    """The int64 with the bits of `word`."""
+    if -(1 << 63) <= word < 1 << 63:
+        return word
+    return (word + (1 << 63)) % (1 << 64) - (1 << 63)

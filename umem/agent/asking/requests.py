@@ -32,6 +32,12 @@ LIVENESS_NS = 10_000_000  # longest sleep before the epoch is looked at again
 
 
 @device_function
+def slot_of(sequence):
+    """The slot of a request."""
+    return sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
+
+
+@device_function
 def client_slot(client, slot):
     """Address of the words of `slot`."""
     return load_i64(client, layout.CLIENT_SLOTS) + slot * layout.CLIENT_SLOT_WORDS * WORD
@@ -51,7 +57,7 @@ def give_credit_back(client, slot):
 def receive_reply(client, header, header_bytes, data, data_bytes, parameters):
     """UCX hands over a reply: it lands in the slot of its sequence number, which waits for it."""
     sequence = load_i64(header, layout.WIRE_REPLY_SEQUENCE)
-    index = sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
+    index = slot_of(sequence)
     slot = client_slot(client, index)
     if (
         header_bytes < layout.REPLY_HEADER_BYTES
@@ -234,19 +240,39 @@ def finish(client, sequence, epoch):
     The code is OK, AGAIN, EPOCH_CHANGED, INTERRUPTED or FABRIC_FAILED. On OK the slot is free and the
     payload is at the request's `dst`; with status REPLY_TOO_LARGE it is not, and the bytes say how many.
     """
-    slot = sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
-    address = client_slot(client, slot)
+    slot = slot_of(sequence)
     rank = slot // load_i64(client, layout.CLIENT_CREDITS)
-    code = wait_for_bits(client, rank, address + layout.CLIENT_SLOT_STATE * WORD, layout.DONE, epoch)
-    if code == status.OK and not settle(client, slot):
-        code = status.AGAIN  # the reply overtook the last acknowledgement of the request
+    state = client_slot(client, slot) + layout.CLIENT_SLOT_STATE * WORD
+    code = wait_for_bits(client, rank, state, layout.DONE, epoch)
     if code != status.OK:
         return code, 0, 0, 0
+    return take_reply(client, sequence)
+
+
+@device_function
+def take_reply(client, sequence):
+    """`finish` without the wait: AGAIN where the reply is not here, or UCX still needs the request."""
+    slot = slot_of(sequence)
+    address = client_slot(client, slot)
+    has_come = load_i64(address, layout.CLIENT_SLOT_STATE) & (layout.DONE | layout.LATE) != 0
+    if not has_come or not settle(
+        client, slot
+    ):  # a reply may overtake the last acknowledgement of its request
+        return status.AGAIN, 0, 0, 0
     code = load_i64(address, layout.CLIENT_SLOT_STATUS)
     value = load_i64(address, layout.CLIENT_SLOT_VALUE)
     num_bytes = load_i64(address, layout.CLIENT_SLOT_BYTES)
     give_credit_back(client, slot)
     return status.OK, code, value, num_bytes
+
+
+@device_function
+def give_up(client, sequence):
+    """Forget a request: nothing may land any more, and its credit returns once its reply has come."""
+    address = client_slot(client, slot_of(sequence))
+    has_reply = load_i64(address, layout.CLIENT_SLOT_STATE) == layout.DONE
+    store_i64(address, layout.CLIENT_SLOT_CAPACITY, 0)
+    store_i64(address, layout.CLIENT_SLOT_STATE, layout.LATE if has_reply else layout.GIVEN_UP)
 
 
 @cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)", group="ucx")
@@ -285,13 +311,10 @@ def wait_for_credit(client, rank, epoch):
 
 @cpu_kernel("int64(int64, int64)", group="ucx")
 def give_up_request(client, sequence):
-    """Forget the request `sequence`: its reply is dropped when it comes, and its credit returns then."""
+    """See `give_up`."""
     channels = load_i64(client, layout.CLIENT_CHANNELS)
     code = take_turn(channels)
-    slot = client_slot(client, sequence & ((1 << layout.SEQUENCE_SLOT_BITS) - 1))
-    has_reply = load_i64(slot, layout.CLIENT_SLOT_STATE) == layout.DONE
-    store_i64(slot, layout.CLIENT_SLOT_CAPACITY, 0)
-    store_i64(slot, layout.CLIENT_SLOT_STATE, layout.LATE if has_reply else layout.GIVEN_UP)
+    give_up(client, sequence)
     end_turn(channels)
     return code
 

@@ -28,7 +28,7 @@ from ...memory.control_page import ControlPage
 from ...world.forks import MakeError, belongs_here, refuse
 from .. import layout
 from ..asking.client import Client, check_credits
-from ..asking.messages import Request, check, operation_name
+from ..asking.messages import Request, operation_name
 from ..asking.remote import RemoteFabric
 from ..private_memory import Words
 from ..spins import Spins
@@ -164,8 +164,7 @@ class Agent:
         src, dst = np.frombuffer(payload, np.uint8), np.empty(max_reply_bytes, np.uint8)
         room = (dst.ctypes.data, dst.nbytes)
         asked = Request(rank, operation, arguments, src.ctypes.data, src.nbytes, *room, keep=(src, dst))
-        reply = client.finish(client.post(asked, timeout_s), timeout_s)
-        check(rank, operation, reply)
+        reply = client.ask(asked, timeout_s)
         return dst[: reply.num_bytes].tobytes()
 
     # --- lifetime

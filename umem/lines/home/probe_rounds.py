@@ -6,7 +6,7 @@ Sequence numbers of the probes of a request stand in its row of tickets: a word 
 from __future__ import annotations
 
 from ...agent import layout
-from ...agent.asking.requests import client_slot, give_credit_back, post, settle
+from ...agent.asking.requests import give_up, post, take_reply
 from ...kernels import device_function, status
 from ...kernels.coherent import layout as words
 from ...kernels.coherent.cache import count
@@ -20,7 +20,6 @@ from .probes import PROBE_INVALIDATE
 PROBE = int(layout.Operation.PROBE)
 SENT_NOTHING, TO_SEND = 0, -1
 SCRATCH_LOST = 3  # scratch word of a request: 1 where the only copy of its line is lost
-DONE_OR_LATE = layout.DONE | layout.LATE
 
 
 @device_function
@@ -73,11 +72,13 @@ def are_answered(request, context, start, line_log2, kind):
         if ticket != SENT_NOTHING:
             code = status.PENDING
             if ticket > 0:
-                code = answer_of(client, ticket)
+                found, answer, _, _ = take_reply(client, ticket)
+                if found == status.OK:
+                    code = answer
             if code == status.PENDING and peer_is_dead(control, target):
                 code = status.RANK_LOST
                 if ticket > 0:
-                    forget(client, ticket)
+                    give_up(client, ticket)
             if code == status.PENDING:
                 num_open += 1
             else:
@@ -104,23 +105,3 @@ def send_probe(client, cache, target, start, line_log2, kind):
     room = 0 if kind == PROBE_INVALIDATE else 1 << line_log2
     ticket = post(client, target, PROBE, arguments, 3, 0, 0, start, room)
     return ticket if ticket > 0 else TO_SEND
-
-
-@device_function
-def answer_of(client, ticket):
-    """The status of a probe's answer, or PENDING. Once it is no more PENDING the ticket is used up."""
-    slot = ticket & ((1 << layout.SEQUENCE_SLOT_BITS) - 1)
-    address = client_slot(client, slot)
-    if load_i64(address, layout.CLIENT_SLOT_STATE) & DONE_OR_LATE == 0 or not settle(client, slot):
-        return status.PENDING
-    code = load_i64(address, layout.CLIENT_SLOT_STATUS)
-    give_credit_back(client, slot)
-    return code
-
-
-@device_function
-def forget(client, ticket):
-    """Give a probe to a dead rank up: nothing will come, and nothing may land."""
-    address = client_slot(client, ticket & ((1 << layout.SEQUENCE_SLOT_BITS) - 1))
-    store_i64(address, layout.CLIENT_SLOT_CAPACITY, 0)
-    store_i64(address, layout.CLIENT_SLOT_STATE, layout.GIVEN_UP)
