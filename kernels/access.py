@@ -33,7 +33,7 @@ from .intrinsics.elements import ELEMENTS as SCALARS
 from .intrinsics.elements import bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
 from .intrinsics.scalar import fence_seq_cst, load_i64, store_i64
 from .intrinsics.whole import exact, whole
-from .page import gate as way
+from .page import gate as gates
 from .page import operations
 from .page.control import CONTROL_PEER_MAPPED, NO_HOME, home_rank
 
@@ -58,7 +58,7 @@ def check(gate, address, num_bytes):
     """OK where an aligned access of `num_bytes` (a power of two) at `address` can be made by this rank."""
     if address & (num_bytes - 1):
         return status.MISALIGNED
-    control = load_i64(gate, way.GATE_CONTROL)
+    control = load_i64(gate, gates.GATE_CONTROL)
     home = home_rank(control, address)
     if home == NO_HOME:
         return status.OUT_OF_RANGE
@@ -72,7 +72,7 @@ def check(gate, address, num_bytes):
 @device_function
 def is_noted(gate, address):
     """True where this rank has noted that the memory of an unmapped home is cached; else the home will say so."""
-    cache = load_i64(gate, way.GATE_CACHE)
+    cache = load_i64(gate, gates.GATE_CACHE)
     return cache != 0 and note_of(cache, address) != 0
 
 
@@ -137,9 +137,9 @@ class _Element:
         store_value = self.intrinsic("store")
 
         def bits_of(gate, value):
-            store_i64(gate, way.GATE_DATA, 0)
-            store_value(gate + way.GATE_DATA * way.WORD, 0, value)
-            return load_i64(gate, way.GATE_DATA)
+            store_i64(gate, gates.GATE_DATA, 0)
+            store_value(gate + gates.GATE_DATA * gates.WORD, 0, value)
+            return load_i64(gate, gates.GATE_DATA)
 
         return device_function(bits_of)
 
@@ -154,16 +154,16 @@ def _load_body(element: _Element) -> Callable[[int, int], tuple[int, Any]]:
         code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, load(address, 0)
-        if code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
-            return load_here(load_i64(gate, way.GATE_CACHE), address)
+        if code == status.CACHED and load_i64(gate, gates.GATE_CACHE) != 0:
+            return load_here(load_i64(gate, gates.GATE_CACHE), address)
         value = zero
         if code == status.NOT_MAPPED:
-            if not way.enter(gate):
-                return way.pending(0), zero
-            code = way.ask_read(gate, address, way.TO_VALUE, num_bytes)
+            if not gates.enter(gate):
+                return gates.pending(0), zero
+            code = gates.ask_read(gate, address, gates.TO_VALUE, num_bytes)
             if code == status.OK:
-                value = load_value(gate + way.GATE_REPLY * way.WORD, 0)
-            way.leave(gate)
+                value = load_value(gate + gates.GATE_REPLY * gates.WORD, 0)
+            gates.leave(gate)
         return code, value
 
     return load_checked
@@ -179,14 +179,14 @@ def _store_body(element: _Element) -> Callable[[int, int, Any], int]:
         code = check(gate, address, num_bytes)
         if code == status.OK:
             store(address, 0, value)
-        elif code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
-            code, _ = store_here(load_i64(gate, way.GATE_CACHE), address, 0, value, value)
+        elif code == status.CACHED and load_i64(gate, gates.GATE_CACHE) != 0:
+            code, _ = store_here(load_i64(gate, gates.GATE_CACHE), address, 0, value, value)
         elif code == status.NOT_MAPPED:
-            if not way.enter(gate):
-                return way.pending(0)
+            if not gates.enter(gate):
+                return gates.pending(0)
             bits_of(gate, value)
-            code = way.ask_write(gate, address, gate + way.GATE_DATA * way.WORD, num_bytes)
-            way.leave(gate)
+            code = gates.ask_write(gate, address, gate + gates.GATE_DATA * gates.WORD, num_bytes)
+            gates.leave(gate)
         return code
 
     return store_checked
@@ -203,16 +203,16 @@ def _update_body(element: _Element, operation: str) -> Callable[..., tuple[int, 
         code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, update(address, 0, value)
-        if code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
-            return update_here(load_i64(gate, way.GATE_CACHE), address, 0, value, value)
+        if code == status.CACHED and load_i64(gate, gates.GATE_CACHE) != 0:
+            return update_here(load_i64(gate, gates.GATE_CACHE), address, 0, value, value)
         old = zero
         if code == status.NOT_MAPPED:
-            if not way.enter(gate):
-                return way.pending(0), zero
-            code = way.ask_update(gate, number, address, bits_of(gate, value), num_bytes, 0)
+            if not gates.enter(gate):
+                return gates.pending(0), zero
+            code = gates.ask_update(gate, number, address, bits_of(gate, value), num_bytes, 0)
             if code == status.OK:
-                old = load_value(gate + way.GATE_REPLY * way.WORD, 0)
-            way.leave(gate)
+                old = load_value(gate + gates.GATE_REPLY * gates.WORD, 0)
+            gates.leave(gate)
         return code, old
 
     return update_checked
@@ -228,19 +228,19 @@ def _swap_body(element: _Element) -> Callable[..., tuple[int, Any]]:
         code = check(gate, address, num_bytes)
         if code == status.OK:
             return code, swap(address, 0, expected, desired)
-        if code == status.CACHED and load_i64(gate, way.GATE_CACHE) != 0:
-            return swap_here(load_i64(gate, way.GATE_CACHE), address, 0, expected, desired)
+        if code == status.CACHED and load_i64(gate, gates.GATE_CACHE) != 0:
+            return swap_here(load_i64(gate, gates.GATE_CACHE), address, 0, expected, desired)
         old = zero
         if code == status.NOT_MAPPED:
-            if not way.enter(gate):
-                return way.pending(0), zero
+            if not gates.enter(gate):
+                return gates.pending(0), zero
             bits = bits_of(gate, expected)
-            code = way.ask_update(
+            code = gates.ask_update(
                 gate, operations.COMPARE_SWAP, address, bits, bits_of(gate, desired), num_bytes
             )
             if code == status.OK:
-                old = load_value(gate + way.GATE_REPLY * way.WORD, 0)
-            way.leave(gate)
+                old = load_value(gate + gates.GATE_REPLY * gates.WORD, 0)
+            gates.leave(gate)
         return code, old
 
     return compare_swap_checked

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from umem.bench.parts import probe_loops
+from umem.bench.parts import speed_loops
 from umem.bench.parts.random_access import cpu_count_by_compare_swap, cpu_count_by_fetch_add
 from umem.fabric.ucx import abi
 from umem.kernels.status import OK
@@ -74,7 +74,7 @@ class Word(SpacePart):
         return samples
 
     def _exchange(self, word: int, num_operations: int) -> int:
-        total: int = probe_loops.exchange_many(word, self.expected + 1, num_operations)
+        total: int = speed_loops.exchange_many(word, self.expected + 1, num_operations)
         first = self.expected
         self.expect(total == num_operations * (2 * first + num_operations - 1) // 2)
         return total

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from umem.bench.parts import probe_loops
+from umem.bench.parts import speed_loops
 from umem.kernels.data.copy import default_stream_bytes
 from umem.kernels.status import OK
 from umem.space.space import Space
@@ -42,15 +42,15 @@ class Copy(SpacePart):
 
     def load_store(self, num_samples: int) -> Samples | None:
         """umem's copy kernel."""
-        return self._run(num_samples, probe_loops.copy_each.compiled, default_stream_bytes())
+        return self._run(num_samples, speed_loops.copy_each.compiled, default_stream_bytes())
 
     def libc(self, num_samples: int) -> Samples | None:
         """memcpy over the same memory."""
-        return self._run(num_samples, probe_loops.copy_each_by.compiled, address_of("copy_libc"))
+        return self._run(num_samples, speed_loops.copy_each_by.compiled, address_of("copy_libc"))
 
     def c_stream(self, num_samples: int) -> Samples | None:
         """A C loop with nontemporal stores over the same memory; `num_bytes` is a multiple of 256."""
-        return self._run(num_samples, probe_loops.copy_each_by.compiled, address_of("copy_stream"))
+        return self._run(num_samples, speed_loops.copy_each_by.compiled, address_of("copy_stream"))
 
     def _run(self, num_samples: int, copies: Callable[..., None], how: int) -> Samples | None:
         if not self.is_timed:

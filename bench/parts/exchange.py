@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from umem.bench.parts import probe_loops
+from umem.bench.parts import speed_loops
 from umem.kernels.status import OK
 from umem.space.space import Space
 from umem.units import align_up
@@ -49,7 +49,7 @@ class Mapped(SpacePart):
         self.lap += self.batch
         if not self.takes_part:
             return OK
-        code = probe_loops.swap(
+        code = speed_loops.swap(
             self.space.control,
             self.outbox.address,
             self.mine.ctypes.data,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from umem.bench.parts import probe_loops
+from umem.bench.parts import speed_loops
 from umem.bench.parts.random_access import cpu_chase
 from umem.kernels.page.signal import cpu_ping_pong
 from umem.kernels.status import OK
@@ -70,7 +70,7 @@ class Chase(SpacePart):
         self.num_done["c"] = (
             self.num_lines // 2
         )  # far from the lines that `own` has just brought into the cache
-        self.at["c"] = jump(self.num_done["c"], self.num_lines) * probe_loops.CORE_LINE_WORDS
+        self.at["c"] = jump(self.num_done["c"], self.num_lines) * speed_loops.CORE_LINE_WORDS
         if self.is_timed:
             self.private = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if not is_huge(self.remote):
@@ -78,7 +78,7 @@ class Chase(SpacePart):
             self.words = np.frombuffer(self.private, np.int64)
             self.local = self.words.ctypes.data
             for base in (self.remote, self.local):
-                probe_loops.fill_chase(base, self.num_lines, CHASE_MULTIPLIER, CHASE_INCREMENT)
+                speed_loops.fill_chase(base, self.num_lines, CHASE_MULTIPLIER, CHASE_INCREMENT)
 
     def peer(self, num_samples: int) -> Samples | None:
         """Dependent loads from the peer's segment."""
@@ -107,7 +107,7 @@ class Chase(SpacePart):
         """A chain must be where the generator is after as many steps."""
         for name, word in self.at.items():
             line = jump(self.num_done[name], self.num_lines)
-            self.expect(word == line * probe_loops.CORE_LINE_WORDS)
+            self.expect(word == line * speed_loops.CORE_LINE_WORDS)
         return super().num_errors()
 
     def close(self) -> None:

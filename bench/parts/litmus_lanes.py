@@ -32,7 +32,7 @@ from ...kernels.intrinsics.scalar import (
     store_release_i64,
 )
 from ...kernels.status import OK
-from .probe_loops import poll_until
+from .speed_loops import poll_until
 
 STRIDE_WORDS = 16  # 128 bytes: one coherence line of the kernels, two of most processors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from umem.bench.parts import probe_loops
+from umem.bench.parts import speed_loops
 from umem.kernels.status import OK
 from umem.space.space import Space
 
@@ -35,10 +35,10 @@ class Ring(SpacePart):
         self.first += self.num_messages
         if self.rank == SENDER:
             return int(
-                probe_loops.post_messages(control, *words, *span, self.per_doorbell, self.deadline_ns())
+                speed_loops.post_messages(control, *words, *span, self.per_doorbell, self.deadline_ns())
             )
         if self.rank == RECEIVER:
-            wrong = int(probe_loops.take_messages(control, *words, *span, self.deadline_ns()))
+            wrong = int(speed_loops.take_messages(control, *words, *span, self.deadline_ns()))
             if wrong < 0:
                 return wrong
             self._errors += wrong

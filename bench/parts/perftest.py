@@ -136,9 +136,9 @@ def seconds_per_operation(printed: str, operation: str) -> float:
 
 def free_port(address: str) -> int:
     """A TCP port of `address` that is free now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as trial:
+        trial.bind((address, 0))
+        return int(trial.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from umem.bench.parts import probe_loops
+from umem.bench.parts import speed_loops
 from umem.kernels.status import OK
 from umem.space.space import Space
 
@@ -46,7 +46,7 @@ class Load(SpacePart):
 
     def empty_call(self, num_samples: int) -> Samples | None:
         """An empty compiled function with the arguments of the compiled load."""
-        call, control, word = probe_loops.enter_and_return.compiled, self.space.control, self.word
+        call, control, word = speed_loops.enter_and_return.compiled, self.space.control, self.word
 
         def batch() -> int:
             for _ in range(_BATCH):

@@ -9,7 +9,7 @@ from .. import status
 from ..build.compile import device_function, inlined_function
 from ..intrinsics import scalar
 from ..intrinsics.scalar import compare_swap_u32, load_i64, load_relaxed_u32, store_i64
-from ..page import gate as way
+from ..page import gate as gates
 from ..page import operations
 from ..page.control import CONTROL_PEER_MAPPED, home_rank
 from . import layout as words
@@ -57,7 +57,7 @@ def load_uncached(cache, address):
     if code != status.OK:
         return code, ZERO
     room = (
-        load_i64(cache, words.CACHE_GATE) + way.GATE_DATA * way.WORD
+        load_i64(cache, words.CACHE_GATE) + gates.GATE_DATA * gates.WORD
     )  # where words become values of the same bits
     store_i64(room, 0, bits)
     return code, load_value(room, 0)
@@ -109,7 +109,7 @@ def coherent_load(cache, address):
 def modify_there(cache, note, address, operation, first, second):
     """(code, what stood there): the home's agent does it."""
     gate = load_i64(cache, words.CACHE_GATE)
-    room = gate + way.GATE_DATA * way.WORD  # where values become words of the same bits, and back
+    room = gate + gates.GATE_DATA * gates.WORD  # where values become words of the same bits, and back
     store_i64(room, 0, 0)
     store_value(room, 0, second)
     second_bits = load_i64(room, 0)

@@ -22,7 +22,7 @@ from ..intrinsics.scalar import (
     store_relaxed_u8,
     store_release_i64,
 )
-from ..page import gate as way
+from ..page import gate as gates
 from ..page import operations
 from ..page.control import BASE, CONTROL_RANK
 from . import layout as words
@@ -78,23 +78,23 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
     A PUTTING flit carries the copy, one that is WRITING_THERE `second` bytes at the pointer `first`.
     """
     gate = load_i64(cache, words.CACHE_GATE)
-    if gate == 0 or load_i64(gate, way.GATE_ASK) == 0:
+    if gate == 0 or load_i64(gate, gates.GATE_ASK) == 0:
         return status.NOT_MAPPED
     flit = cache + CACHE_FLIT * 8
     if load_i64(flit, FLIT_PHASE) != NO_FLIT:
         return status.PENDING  # an earlier one was left: it comes first
-    if not way.enter(gate):
+    if not gates.enter(gate):
         return status.AGAIN
     if phase == PUTTING:
-        way.set_data(gate, copy, 1 << line_log2)
+        gates.set_data(gate, copy, 1 << line_log2)
     elif phase == WRITING_THERE:
-        way.set_data(gate, first, second)
+        gates.set_data(gate, first, second)
     else:
-        way.set_data(gate, 0, 0)
-    way.set_reply(gate, load_i64(cache, words.CACHE_ROOM), 1 << line_log2)
+        gates.set_data(gate, 0, 0)
+    gates.set_reply(gate, load_i64(cache, words.CACHE_ROOM), 1 << line_log2)
     count(cache, words.NUM_FLITS, 1)
-    code = leave_undone(cache, way.ask(gate, operations.FLIT, address, word, first, second), phase, address)
-    way.leave(gate)
+    code = leave_undone(cache, gates.ask(gate, operations.FLIT, address, word, first, second), phase, address)
+    gates.leave(gate)
     if code == status.PENDING:
         store_i64(flit, FLIT_TAG, tag)
         store_i64(flit, FLIT_COPY, copy)
@@ -107,9 +107,9 @@ def send_flit(cache, phase, address, word, first, second, tag, copy, line_log2):
 @device_function
 def leave_undone(cache, code, phase, address):
     """After a request of the cache's gate: its status, or PENDING and what is left of it is noted as `phase`."""
-    if not way.is_pending(code):
+    if not gates.is_pending(code):
         return code
-    left = way.left_of(code)
+    left = gates.left_of(code)
     if left < 0:
         return left  # the home has answered, and refused
     flit = cache + CACHE_FLIT * 8
@@ -130,12 +130,12 @@ def read_at_home(cache, address, num_bytes):
         return status.NOT_MAPPED, 0
     if load_i64(cache + CACHE_FLIT * 8, FLIT_PHASE) != NO_FLIT:
         return status.PENDING, 0
-    if not way.enter(gate):
+    if not gates.enter(gate):
         return status.AGAIN, 0
-    code = way.ask_read(gate, address, way.TO_VALUE, num_bytes)
-    word = load_i64(gate, way.GATE_REPLY)
+    code = gates.ask_read(gate, address, gates.TO_VALUE, num_bytes)
+    word = load_i64(gate, gates.GATE_REPLY)
     code = leave_undone(cache, code, RECALLING, address)
-    way.leave(gate)
+    gates.leave(gate)
     return code, word
 
 
@@ -204,7 +204,7 @@ def get_line_by_flit(cache, address, block, line_log2, request, slot, had):
     word = request | block << FLIT_BLOCK_SHIFT | had << FLIT_HAD_SHIFT
     code = send_flit(cache, GETTING, address, word, 0, 0, tag, copy, line_log2)
     if code == status.OK:
-        install(cache, tag, copy, line_log2, load_i64(load_i64(cache, words.CACHE_GATE), way.GATE_REPLY))
+        install(cache, tag, copy, line_log2, load_i64(load_i64(cache, words.CACHE_GATE), gates.GATE_REPLY))
     elif code != status.PENDING or load_i64(cache, CACHE_FLIT + FLIT_TAG) != tag:
         end_claim(tag)
     return code
@@ -257,7 +257,7 @@ def modify_at_home(cache, address, block, operation, num_bytes, first, second):
     word |= operation << FLIT_OPERATION_SHIFT | num_bytes << FLIT_BYTES_SHIFT
     code = send_flit(cache, MODIFYING, address, word, first, second, 0, 0, 3)
     if code == status.OK:
-        return code, load_i64(load_i64(cache, words.CACHE_GATE), way.GATE_REPLY)
+        return code, load_i64(load_i64(cache, words.CACHE_GATE), gates.GATE_REPLY)
     return code, 0
 
 
@@ -276,7 +276,7 @@ def ask_home(cache, address, block, request):
     """(code, word) that the home's agent answers to RECALL_SHARED, RECALL_OWNED or ASK_BLOCK."""
     code = send_flit(cache, RECALLING, address, request | block << FLIT_BLOCK_SHIFT, 0, 0, 0, 0, 3)
     if code == status.OK:
-        return code, load_i64(load_i64(cache, words.CACHE_GATE), way.GATE_REPLY)
+        return code, load_i64(load_i64(cache, words.CACHE_GATE), gates.GATE_REPLY)
     return code, 0
 
 

@@ -78,7 +78,7 @@ def get_line(cache, home, word, line, line_log2, request, slot, had):
     """Fill `slot`, which is claimed for `line`, from its mapped home, as `request` wants: a status.
 
     `word` is the address of the line's directory word. OK: the slot has the line, if others have not taken it since.
-    NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first. LINE_POISONED, AGAIN,
+    NOT_MAPPED where a holder is not mapped: then the home's agent must recall its copy first. POISONED, AGAIN,
     INTERRUPTED: nothing was done, and the slot is free again.
     """
     control = load_i64(cache, words.CACHE_CONTROL)

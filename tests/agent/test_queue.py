@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from umem.agent import layout
-from umem.agent.private_memory import Arena, Words
+from umem.agent.private_memory import PrivateMemory, Words
 from umem.agent.serving.queue import pop_first, pop_last, push, ring_length, ring_words
 from umem.agent.serving.service import HAS_KEPT_DATA, HAS_REPLY_ENDPOINT, receive_request
 from umem.fabric.ucx.abi import UCS_INPROGRESS, UCS_OK
@@ -31,12 +31,12 @@ class Queue(RuleBasedStateMachine):
     @initialize(num_slots=st.integers(1, 5))
     def make(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        arena = Arena(1 << 16)
-        self.state = arena.words(layout.AGENT_WORDS)
-        self.state[layout.AGENT_SLOTS] = arena.take(8 * num_slots * layout.SLOT_WORDS)
+        memory = PrivateMemory(1 << 16)
+        self.state = memory.words(layout.AGENT_WORDS)
+        self.state[layout.AGENT_SLOTS] = memory.take(8 * num_slots * layout.SLOT_WORDS)
         self.state[layout.AGENT_ROOMS] = 1 << 40  # only its address is used here
         for ring in RINGS.values():
-            self.state[ring + layout.RING_ITEMS] = arena.take(8 * ring_words(num_slots))
+            self.state[ring + layout.RING_ITEMS] = memory.take(8 * ring_words(num_slots))
             self.state[ring + layout.RING_MASK] = ring_words(num_slots) - 1
         for slot in range(num_slots):
             push(self.ring("free"), slot)

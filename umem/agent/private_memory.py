@@ -19,7 +19,7 @@ _LINE = 64
 MAP_NORESERVE = 0x4000  # no swap is set aside for room that is never used; mmap has the name since 3.13
 
 
-class Arena:
+class PrivateMemory:
     """A zeroed mapping that hands out line-aligned pieces; it lives as long as this object."""
 
     def __init__(self, num_bytes: int):
@@ -33,7 +33,7 @@ class Arena:
         """Address of the next `num_bytes`."""
         address = self._next
         self._next += -(-num_bytes // _LINE) * _LINE
-        assert self._next <= self._end, "the arena was made too small"
+        assert self._next <= self._end, "the private memory was made too small"
         return address
 
     def words(self, num_words: int) -> Words:

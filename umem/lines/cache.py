@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..agent.private_memory import Arena
+from ..agent.private_memory import PrivateMemory
 from ..arguments import whole
 from ..errors import (
     AddressError,
@@ -106,7 +106,7 @@ class LineCache:
             nullcontext() if len(mapped_ranks) == plan.num_ranks else threading.RLock()
         )
         self._page, self._heap, self._peers, self._mapped = page, heap, peers, mapped_ranks
-        self._notes = Arena(1 << WINDOW_LOG2 - BLOCK_LOG2)
+        self._notes = PrivateMemory(1 << WINDOW_LOG2 - BLOCK_LOG2)
         self._counters = np.zeros(words.COUNTER_WORDS, np.int64)
         self._room = np.zeros(1 << words.MAX_LINE_LOG2, np.uint8)
         header = (ctypes.c_int64 * (words.CACHE_HEADER_BYTES // 8)).from_address(self.address)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ...errors import ConfigError, FabricError, RankLost
 from ...fabric.ucx.turns import progress_in_turn
 from ...kernels import status
-from ...kernels.page import gate as way
+from ...kernels.page import gate as gates
 from ...kernels.page import operations
 from ...memory.control_page import ControlPage
 from ...memory.waiting import complete, loss
@@ -217,14 +217,14 @@ class Client:
     def serve_gate(self, gate: Gate) -> None:
         """Let compiled accesses through `gate` ask for this rank, until `shut`."""
         self._gates.append(gate)
-        gate[way.GATE_CONTEXT], gate[way.GATE_ASK] = self.address, requests.ask_for_gate.address
+        gate[gates.GATE_CONTEXT], gate[gates.GATE_ASK] = self.address, requests.ask_for_gate.address
 
     def finish_gate(self, code: int, rank: int, operation: int, keep: Any = None) -> Reply | None:
         """The reply to what compiled code has left with `code` (gate.pending); None where it was not sent: ask anew.
 
         `keep` is alive while its memory is read or written, as for `read`. Raises HandlerError.
         """
-        left = way.left_of(code)
+        left = gates.left_of(code)
         if left == 0:
             return None
         if left < 0:
@@ -241,7 +241,7 @@ class Client:
         the next call: `is_left` then.
         """
         if self._left is None:
-            fields = (gate[way.GATE_OPERATION], *gate[way.GATE_ADDRESS : way.GATE_REPLY_BYTES + 1])
+            fields = (gate[gates.GATE_OPERATION], *gate[gates.GATE_ADDRESS : gates.GATE_REPLY_BYTES + 1])
             sent = self._sent(status.OK, left, rank, fields, timeout_s)
             if isinstance(sent, Reply):
                 return sent
@@ -280,7 +280,7 @@ class Client:
 
         self._ask = self._post = refuse
         for gate in self._gates:
-            gate[way.GATE_ASK] = 0
+            gate[gates.GATE_ASK] = 0
 
     def _sent(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...memory.control_page import ControlPage
 from .. import layout
-from ..private_memory import Arena, Words
+from ..private_memory import PrivateMemory, Words
 from ..spins import Spins
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def build_client(
     assert num_slots <= 1 << layout.SEQUENCE_SLOT_BITS
     slot_words = num_slots * layout.CLIENT_SLOT_WORDS
     port_words = num_ranks * layout.NUM_COUNTED * layout.COUNTED_WORDS
-    arena = Arena(8 * (layout.CLIENT_WORDS + slot_words + port_words + 2 * num_ranks) + 4096)
-    words = arena.words(layout.CLIENT_WORDS)
-    endpoints, free = arena.words(num_ranks), arena.words(num_ranks)
+    memory = PrivateMemory(8 * (layout.CLIENT_WORDS + slot_words + port_words + 2 * num_ranks) + 4096)
+    words = memory.words(layout.CLIENT_WORDS)
+    endpoints, free = memory.words(num_ranks), memory.words(num_ranks)
     for peer in range(num_ranks):
         free[peer] = (1 << credits) - 1
     words[layout.CLIENT_CHANNELS] = channels.address
@@ -43,12 +43,12 @@ def build_client(
     words[layout.CLIENT_CREDITS] = credits
     words[layout.CLIENT_SPIN_NS] = spins.close_ns
     words[layout.CLIENT_LONE_SPIN_NS] = spins.lone_ns
-    slots = arena.words(slot_words)
+    slots = memory.words(slot_words)
     words[layout.CLIENT_SLOTS] = slots.address
-    ports = arena.words(port_words)
+    ports = memory.words(port_words)
     words[layout.CLIENT_TRAFFIC] = ports.address
     words[layout.CLIENT_FREE] = free.address
     words[layout.CLIENT_ENDPOINTS] = endpoints.address
-    words[layout.CLIENT_SEND_PARAM] = arena.send_param(asks=True)
+    words[layout.CLIENT_SEND_PARAM] = memory.send_param(asks=True)
     words[layout.CLIENT_NUM_SLOTS] = num_slots
     return ClientState(words, slots, ports, endpoints)

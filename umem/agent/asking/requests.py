@@ -22,7 +22,7 @@ from ...kernels import status
 from ...kernels.build.compile import c_callback, cpu_kernel, device_function
 from ...kernels.intrinsics.scalar import load_acquire_i64, load_i64, store_i64
 from ...kernels.intrinsics.system import copy_bytes, count_trailing_zeros_u64, now_ns, pause
-from ...kernels.page import gate as way
+from ...kernels.page import gate as gates
 from ...kernels.page.control import CONTROL_EPOCH, CONTROL_STOP, home_rank, peer_is_dead
 from .. import layout
 
@@ -380,18 +380,18 @@ def ask_for_gate(gate, _, client):
     if code == status.OK:
         code, first, value, _ = ask_home(
             client,
-            load_i64(gate, way.GATE_OPERATION),
-            load_i64(gate, way.GATE_ADDRESS),
-            load_i64(gate, way.GATE_WORD1),
-            load_i64(gate, way.GATE_WORD2),
-            load_i64(gate, way.GATE_WORD3),
-            load_i64(gate, way.GATE_DATA_AT),
-            load_i64(gate, way.GATE_DATA_BYTES),
-            load_i64(gate, way.GATE_REPLY_AT),
-            load_i64(gate, way.GATE_REPLY_BYTES),
+            load_i64(gate, gates.GATE_OPERATION),
+            load_i64(gate, gates.GATE_ADDRESS),
+            load_i64(gate, gates.GATE_WORD1),
+            load_i64(gate, gates.GATE_WORD2),
+            load_i64(gate, gates.GATE_WORD3),
+            load_i64(gate, gates.GATE_DATA_AT),
+            load_i64(gate, gates.GATE_DATA_BYTES),
+            load_i64(gate, gates.GATE_REPLY_AT),
+            load_i64(gate, gates.GATE_REPLY_BYTES),
         )
     end_turn(channels)
     if code == status.OK and first == status.OK:
-        store_i64(gate, way.GATE_REPLY, value)
+        store_i64(gate, gates.GATE_REPLY, value)
         return status.OK
-    return way.pending(first)
+    return gates.pending(first)

@@ -11,7 +11,7 @@ from ...kernels.build.compile import c_callback
 from ...kernels.page.control import CONTROL_EPOCH, CONTROL_PEER_STATE, DEAD
 from ...memory.control_page import ControlPage
 from .. import layout
-from ..private_memory import Arena, Words
+from ..private_memory import PrivateMemory, Words
 from ..spins import Spins
 from .liveness import note_lost_connection
 from .queue import ring_words
@@ -69,37 +69,37 @@ def build_state(
     table_words = layout.AGENT_WORDS + 2 * layout.NUM_OPERATIONS + num_ranks * layout.WATCH_WORDS
     slot_words = num_slots * layout.SLOT_WORDS
     num_words = table_words + slot_words + 4 * ring + 2 * len(fds)
-    arena = Arena(num_words * WORD + num_slots * layout.ROOM_BYTES + SLACK_BYTES)
-    state = arena.words(layout.AGENT_WORDS)
+    memory = PrivateMemory(num_words * WORD + num_slots * layout.ROOM_BYTES + SLACK_BYTES)
+    state = memory.words(layout.AGENT_WORDS)
     state[layout.AGENT_CONTROL] = page.words.ctypes.data
     state[layout.AGENT_RANK] = world.rank
     state[layout.AGENT_NUM_RANKS] = num_ranks
     state[layout.AGENT_NUM_SLOTS] = num_slots
     state[layout.AGENT_SPIN_NS] = spins.close_ns
-    state[layout.AGENT_SLOTS] = arena.take(slot_words * WORD)
-    state[layout.AGENT_HANDLERS] = arena.take(2 * layout.NUM_OPERATIONS * WORD)
+    state[layout.AGENT_SLOTS] = memory.take(slot_words * WORD)
+    state[layout.AGENT_HANDLERS] = memory.take(2 * layout.NUM_OPERATIONS * WORD)
     state[layout.AGENT_LOCAL_FD] = local_fd
     if world.core is not None:
         sets = cpu_set(world.usable_cores) + cpu_set([world.core])
-        state[layout.AGENT_CORES] = arena.bytes_of(sets)
-    state[layout.AGENT_POLL_FDS] = arena.poll_fds(fds)
+        state[layout.AGENT_CORES] = memory.bytes_of(sets)
+    state[layout.AGENT_POLL_FDS] = memory.poll_fds(fds)
     state[layout.AGENT_NUM_POLL_FDS] = len(fds)
     state[layout.AGENT_POLL_LOCAL] = fds.index(local_fd)
-    state[layout.AGENT_POLL_RANKS] = arena.words_of(fd_ranks).address
+    state[layout.AGENT_POLL_RANKS] = memory.words_of(fd_ranks).address
     for first in (layout.AGENT_FREE, layout.AGENT_READY, layout.AGENT_PENDING, layout.AGENT_SENDING):
-        state[first + layout.RING_ITEMS] = arena.take(ring * WORD)
+        state[first + layout.RING_ITEMS] = memory.take(ring * WORD)
         state[first + layout.RING_MASK] = ring - 1
-    free = Words(state[layout.AGENT_FREE + layout.RING_ITEMS], ring, arena)
+    free = Words(state[layout.AGENT_FREE + layout.RING_ITEMS], ring, memory)
     for slot in range(num_slots):
         free[slot] = slot
     state[layout.AGENT_FREE + layout.RING_TAIL] = num_slots
-    watches = arena.words(num_ranks * layout.WATCH_WORDS)
+    watches = memory.words(num_ranks * layout.WATCH_WORDS)
     state[layout.AGENT_WATCHES] = watches.address
     if fabric is not None:
-        state[layout.AGENT_SEND_PARAM] = arena.send_param(asks=False)
-        state[layout.AGENT_ROOMS] = arena.take(num_slots * layout.ROOM_BYTES)
+        state[layout.AGENT_SEND_PARAM] = memory.send_param(asks=False)
+        state[layout.AGENT_ROOMS] = memory.take(num_slots * layout.ROOM_BYTES)
         regions = [(region.address, region.num_bytes) for region in fabric.context.regions]
-        own = arena.words_of([state[layout.AGENT_CONTROL], len(regions), *itertools.chain(*regions)])
+        own = memory.words_of([state[layout.AGENT_CONTROL], len(regions), *itertools.chain(*regions)])
         state[layout.AGENT_OWN] = own.address
         state[layout.AGENT_CHANNELS] = fabric.agent.address
         receive = receive_request.address

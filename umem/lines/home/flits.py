@@ -216,7 +216,7 @@ def serve_flit(request, reply, context):
     """Arguments: address, the flit's word (kernels/coherent/layout.py), operands. Payload of PUT_OWNED: the line.
 
     The reply's value: for a line the state granted, and whether the line comes along; for WRITE_HOME what stood
-    there. NOT_CACHED where the memory is not what the requester takes it for, LINE_POISONED, RANK_LOST for the dead.
+    there. NOT_CACHED where the memory is not what the requester takes it for, POISONED, RANK_LOST for the dead.
     """
     cache = load_i64(context, 0)
     control = load_i64(cache, words.CACHE_CONTROL)
@@ -227,8 +227,8 @@ def serve_flit(request, reply, context):
     line_log2 = (asked >> FLIT_BLOCK_SHIFT) & LINE_LOG2_MASK
     start = BASE + (((address - BASE) >> line_log2) << line_log2)
     if load_i64(scratch, SCRATCH_WORD_AT) == 0:
-        code = enter(request, reply, cache, control, rank, source, address, asked, kind)
-        if code != status.AGAIN:
+        is_locked, code = check_and_lock(request, reply, cache, control, rank, source, address, asked, kind)
+        if not is_locked:
             return code
         code = begin(request, context, cache, control, start, line_log2, kind, source, rank)
         if code != status.OK:
@@ -241,33 +241,34 @@ def serve_flit(request, reply, context):
 
 
 @device_function
-def enter(request, reply, cache, control, rank, source, address, asked, kind):
-    """Before the line is locked: AGAIN where it is locked now, else what the handler is to return."""
+def check_and_lock(request, reply, cache, control, rank, source, address, asked, kind):
+    """(True, OK) where the line is locked now, its directory word in the scratch words; else (False, what the handler
+    is to return): the flit is refused, or done without a lock, or PENDING while another holds it."""
     if home_rank(control, address) != rank:
-        return status.OUT_OF_RANGE
+        return False, status.OUT_OF_RANGE
     if peer_is_dead(control, source):
-        return status.RANK_LOST
+        return False, status.RANK_LOST
     block = block_value(control, rank, address)
     if kind == ASK_BLOCK:
         store_i64(reply, REPLY_VALUE, block)
-        return status.OK
+        return False, status.OK
     noted = (asked >> FLIT_BLOCK_SHIFT) & BLOCK_WORD_MASK
     # What gives a line back knows its size alone: the copy has outlived the rank's interest in the block.
     differs = (block ^ noted) & LINE_LOG2_MASK if kind == PUT_OWNED else block ^ noted
     if differs != 0:
-        return status.NOT_CACHED
+        return False, status.NOT_CACHED
     if block == 0:
         if kind != WRITE_HOME:
-            return status.NOT_CACHED
+            return False, status.NOT_CACHED
         modify_home(request, reply, asked)  # raw memory: the agent's own atomic step
-        return status.OK
+        return False, status.OK
     word = directory_word(control, cache, address, block & LINE_LOG2_MASK)
     is_locked, value = try_lock(control, word, rank)
-    if not is_locked:
-        return status.PENDING
+    if is_locked == 0:
+        return False, status.PENDING
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
     store_i64(scratch, SCRATCH_WORD_AT, word)
     store_i64(scratch, SCRATCH_VALUE, value)
     store_i64(scratch, SCRATCH_KIND, 0)
     store_i64(scratch, SCRATCH_LOST, 0)
-    return status.AGAIN
+    return True, status.OK

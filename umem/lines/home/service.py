@@ -8,7 +8,7 @@ from ...agent import Agent, layout
 from ...agent.asking.client_state import build_client
 from ...agent.asking.requests import receive_reply
 from ...agent.layout import Operation
-from ...agent.private_memory import Arena
+from ...agent.private_memory import PrivateMemory
 from ...agent.spins import Spins
 from .blocks import serve_block
 from .flits import serve_flit
@@ -41,11 +41,11 @@ class LineService:
             if rank not in mapped_ranks:
                 prober.endpoints[rank] = agent.endpoint_to(rank)
         num_slots = agent.state[layout.AGENT_NUM_SLOTS]
-        arena = Arena((PROBER_WORDS + num_slots * num_ranks) * WORD + 4096)
-        context = arena.words(PROBER_WORDS)
+        memory = PrivateMemory((PROBER_WORDS + num_slots * num_ranks) * WORD + 4096)
+        context = memory.words(PROBER_WORDS)
         context[PROBER_CACHE], context[PROBER_STATE] = header, agent.state.address
         context[PROBER_CLIENT] = prober.words.address
-        context[PROBER_TICKETS] = arena.take(num_slots * num_ranks * WORD)
+        context[PROBER_TICKETS] = memory.take(num_slots * num_ranks * WORD)
         fabric.agent.set_handler(layout.AM_REPLY, receive_reply.address, prober.words.address)
         for operation, handler in FLIT_HANDLERS.items():
             agent.register(operation, handler, context=context.address)
