@@ -26,8 +26,8 @@ from ..memory.waiting import leave_calls, one_at_a_time
 from ..world import World, WorldSpec, join
 from ..world.forks import MakeError, belongs_here, refuse
 from . import current, startup
+from .accesses import Accesses
 from .array import Array
-from .bulk import Bulk
 from .dtypes import elements
 from .messages import Messages
 from .named import DEFAULT_LINE_BYTES, Named
@@ -67,7 +67,7 @@ def current_space() -> Space:
     return space
 
 
-class Space(Bulk, Named):
+class Space(Accesses, Named):
     """One rank's view of the world's memory.
 
     Scalar accesses name a dtype (`"float32"`, `numpy.float32`, ...), are naturally aligned, and are

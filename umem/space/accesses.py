@@ -1,17 +1,25 @@
-"""Scalar accesses by address: one compiled call each, whatever the memory is and wherever its home."""
+"""Accesses by address, whatever the memory is and wherever its home: of one element, and of any number of bytes.
+
+A scalar access is one compiled call. Bulk accesses go to and from this rank's own buffers, or from address to address.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..agent.asking.remote import RemoteFabric
+from ..arguments import whole
 from ..errors import AddressError, AlignmentError, HandlerError, UnknownName
+from ..fabric.mapped import MappedFabric
 from ..fabric.switch import Switch
 from ..kernels import access, status
 from ..kernels.page import gate, operations
 from ..memory.segment import Segments
-from .dtypes import READY, access_of, scalar_address, scalar_value
+from .dtypes import READY, access_of, pointer_to, scalar_address, scalar_value
 
 if TYPE_CHECKING:
     from ..lines.cache import LineCache
@@ -20,20 +28,30 @@ if TYPE_CHECKING:
 ARGUMENT_ERRORS = (TypeError, OverflowError)
 
 
-class Scalars:
-    """The scalar accesses of a space, one element each; their ordering and errors are those of `Space`."""
+class Accesses:
+    """The part of a space that accesses memory by address; `Space` says what orders accesses and what they raise."""
 
     _gate: ctypes.Array[ctypes.c_int64]
     _gate_pointer: int
     _remote: RemoteFabric | None
     switch: Switch
     segments: Segments
+    mapped: MappedFabric
+    _has_cached: ctypes.c_int64
+    _is_partly_unmapped: bool
+    _get: Callable[..., int]
+    _put: Callable[..., int]
 
     if TYPE_CHECKING:
 
         @property
         def cache(self) -> LineCache:
             """This rank's coherent copies of cached memory."""
+
+        def pointer(self, address: int) -> int:
+            """Where `address` is mapped here."""
+
+    # --- one element
 
     def load(self, address: int, dtype: Any) -> Any:
         """The element at `address`, with acquire ordering."""
@@ -153,3 +171,70 @@ class Scalars:
             words = element.to_bits(first), element.to_bits(second)
             bits = self.cache.change(address, operation, *words, element.num_bytes)
         return element.from_bits(bits)
+
+    # --- many bytes: plain accesses
+
+    def get(self, dst: np.ndarray, address: int) -> None:
+        """Fill the contiguous array `dst` from `address`; complete on return."""
+        pointer, address = pointer_to(dst, writable=True), whole(address, "address")
+        if self._has_cached.value and self.cache.holds(address, dst.nbytes):
+            self.cache.read(pointer, address, dst.nbytes)
+            return
+        if self._is_partly_unmapped:
+            code = self._get(self._gate_pointer, address, pointer, dst.nbytes)
+            if self._is_done(code, address, operations.READ, dst):
+                return
+        for offset, route in self.switch.routes(address, "get", dst.nbytes):
+            route.fabric.get(route.rank, route.address, pointer + offset, route.num_bytes, keep=dst)
+
+    def put(self, address: int, src: np.ndarray) -> None:
+        """Copy the contiguous array `src` to `address`; complete at the home on return."""
+        pointer, address = pointer_to(src, writable=False), whole(address, "address")
+        if self._has_cached.value and self.cache.holds(address, src.nbytes):
+            self.cache.write(address, pointer, src.nbytes)
+            return
+        if self._is_partly_unmapped:
+            code = self._put(self._gate_pointer, address, pointer, src.nbytes)
+            if self._is_done(code, address, operations.WRITE, src):
+                return
+        for offset, route in self.switch.routes(address, "put", src.nbytes):
+            route.fabric.put(route.rank, route.address, pointer + offset, route.num_bytes, keep=src)
+
+    def copy(self, dst: int, src: int, num_bytes: int) -> None:
+        """Copy `num_bytes` from address `src` to address `dst`, which must not overlap; complete on return."""
+        dst, src, num_bytes = whole(dst, "dst"), whole(src, "src"), whole(num_bytes, "num_bytes")
+        if num_bytes < 0 or abs(dst - src) < num_bytes:
+            raise AddressError(f"{num_bytes} bytes from {src:#x} to {dst:#x} overlap or are negative")
+        if self._has_cached.value and (self.cache.holds(dst, num_bytes) or self.cache.holds(src, num_bytes)):
+            bounce = np.empty(num_bytes, np.uint8)
+            self.get(bounce, src)
+            self.put(dst, bounce)
+            return
+        for start, size in self.segments.map.pieces(dst, num_bytes):
+            source = src + start - dst
+            for offset, route in self.switch.routes(source, "get", size):
+                self._copy_piece(start + offset, source + offset, route.num_bytes)
+
+    def _copy_piece(self, dst: int, src: int, num_bytes: int) -> None:
+        source = self.switch.route(src, "get", num_bytes)
+        target = self.switch.route(dst, "put", num_bytes)
+        if source.fabric is self.mapped:
+            target.fabric.put(target.rank, target.address, self.pointer(src), num_bytes)
+        elif target.fabric is self.mapped:
+            source.fabric.get(source.rank, source.address, self.pointer(dst), num_bytes)
+        else:
+            bounce = np.empty(min(num_bytes, 1 << 20), np.uint8)
+            pointer, step = bounce.ctypes.data, bounce.nbytes
+            for offset in range(0, num_bytes, step):
+                size = min(step, num_bytes - offset)
+                source.fabric.get(source.rank, source.address + offset, pointer, size, keep=bounce)
+                target.fabric.put(target.rank, target.address + offset, pointer, size, keep=bounce)
+
+    def _is_done(self, code: int, address: int, operation: int, keep: np.ndarray) -> bool:
+        """Wait for a bulk access that compiled code has begun. False where it has not: fabrics must move the bytes."""
+        if code == status.OK:
+            return True
+        if not gate.is_pending(code) or self._remote is None:
+            return False
+        home = self.segments.map.home(address)
+        return self._remote.finish_gate(code, home, operation, keep) is not None
