@@ -38,31 +38,6 @@ from ...kernels.coherent.directory import (
     unlocked,
 )
 from ...kernels.coherent.eviction import HAD_COPY
-from ...kernels.coherent.layout import (
-    ASK_BLOCK,
-    BLOCK_WORD_MASK,
-    DIRECTORY_LOCK,
-    DIRECTORY_STATE_SHIFT,
-    FLIT_BLOCK_SHIFT,
-    FLIT_HAD_SHIFT,
-    FLIT_HAS_LINE,
-    FORWARD_INVALID,
-    FORWARD_SHARED,
-    GET_OWNED,
-    GET_SHARED,
-    HOME,
-    INVALIDATE,
-    INVALIDATE_ALL,
-    LINE_LOG2_MASK,
-    LINE_POISONED,
-    PUT_OWNED,
-    READ_HOME,
-    RECALL_OWNED,
-    RECALL_SHARED,
-    SHARER,
-    WRITE_BACK,
-    WRITE_HOME,
-)
 from ...kernels.coherent.rows import copy_state, next_word, relation_of, row_of
 from ...kernels.coherent.transaction import first_target
 from ...kernels.data.shared_copy import copy_line
@@ -93,15 +68,19 @@ SCRATCH_WORD_AT, SCRATCH_VALUE, SCRATCH_KIND = 0, 1, 2  # directory word, its va
 @device_function
 def effective(kind):
     """The protocol's request of a flit; a recall is what the home itself would ask."""
-    if kind == RECALL_SHARED:
-        return GET_SHARED
-    return WRITE_HOME if kind == RECALL_OWNED else kind
+    if kind == words.RECALL_SHARED:
+        return words.GET_SHARED
+    return words.WRITE_HOME if kind == words.RECALL_OWNED else kind
 
 
 @device_function
 def relation_in(control, value, kind, source, rank):
     """The relation of the rank for whom it is done."""
-    return HOME if kind in (RECALL_SHARED, RECALL_OWNED) else relation_of(control, value, source, rank)
+    return (
+        words.HOME
+        if kind in (words.RECALL_SHARED, words.RECALL_OWNED)
+        else relation_of(control, value, source, rank)
+    )
 
 
 @device_function
@@ -109,7 +88,9 @@ def try_lock(control, word, rank):
     """(1, value) where the line is locked now; (0, 0) where another holds it."""
     seen = load_relaxed_i64(word, 0)
     free = unlocked(seen)
-    if seen & DIRECTORY_LOCK and not peer_is_dead(control, (seen >> words.HOLDER_SHIFT) & words.RANK_MASK):
+    if seen & words.DIRECTORY_LOCK and not peer_is_dead(
+        control, (seen >> words.HOLDER_SHIFT) & words.RANK_MASK
+    ):
         return 0, 0
     if compare_swap_i64(word, 0, seen, locked(free, rank)) == seen:
         return 1, free
@@ -121,17 +102,19 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
     """The first turn, the line locked: OK with the probes sent, or a status with the line unlocked."""
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
     word, value = load_i64(scratch, SCRATCH_WORD_AT), load_i64(scratch, SCRATCH_VALUE)
-    if line_state(value) == LINE_POISONED:
+    if line_state(value) == words.LINE_POISONED:
         unlock_line(word, value)
         return status.POISONED
     row = row_of(cache, value, effective(kind), relation_in(control, value, kind, source, rank))
     num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     line = (start - BASE) >> line_log2
-    if row & (FORWARD_SHARED | FORWARD_INVALID):
+    if row & (words.FORWARD_SHARED | words.FORWARD_INVALID):
         owner = owner_of(value)
         if load_i64(control, CONTROL_PEER_MAPPED + owner) == 0:
             store_i64(
-                scratch, SCRATCH_KIND, 1 + (PROBE_TAKE_SHARED if row & FORWARD_SHARED else PROBE_TAKE_INVALID)
+                scratch,
+                SCRATCH_KIND,
+                1 + (PROBE_TAKE_SHARED if row & words.FORWARD_SHARED else PROBE_TAKE_INVALID),
             )
             send_probes(request, context, row, value, rank)
             return status.OK
@@ -148,10 +131,10 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
             copy_line(start, copy_address(geometry, slot, line_log2), 1 << line_log2)
             count(cache, words.NUM_FORWARDS, 1)
             count(cache, words.INVALIDATED + owner, 1)
-    elif row & (INVALIDATE | INVALIDATE_ALL):
+    elif row & (words.INVALIDATE | words.INVALIDATE_ALL):
         target = first_target(value, row, 0, num_ranks)
         while target != NO_RANK:
-            if target != source or effective(kind) == WRITE_HOME:
+            if target != source or effective(kind) == words.WRITE_HOME:
                 if load_i64(control, CONTROL_PEER_MAPPED + target) != 0:
                     if target != rank and invalidate(cache_of(control, target), line_log2, line):
                         count(cache, words.NUM_INVALIDATIONS, 1)
@@ -171,30 +154,30 @@ def end(request, reply, cache, control, start, line_log2, kind, source, rank):
     word, value = load_i64(scratch, SCRATCH_WORD_AT), load_i64(scratch, SCRATCH_VALUE)
     if load_i64(scratch, SCRATCH_LOST) != 0:
         count(cache, words.NUM_POISONINGS, 1)
-        unlock_line(word, LINE_POISONED << DIRECTORY_STATE_SHIFT)
+        unlock_line(word, words.LINE_POISONED << words.DIRECTORY_STATE_SHIFT)
         return status.POISONED
-    if kind in (GET_SHARED, GET_OWNED, WRITE_HOME) and peer_is_dead(control, source):
+    if kind in (words.GET_SHARED, words.GET_OWNED, words.WRITE_HOME) and peer_is_dead(control, source):
         # What was done for it so far is what the home itself would have done.
-        kind = RECALL_SHARED if kind == GET_SHARED else RECALL_OWNED
+        kind = words.RECALL_SHARED if kind == words.GET_SHARED else words.RECALL_OWNED
     relation = relation_in(control, value, kind, source, rank)
     row = row_of(cache, value, effective(kind), relation)
     asked = argument(request, 1)
-    if row & WRITE_BACK:
+    if row & words.WRITE_BACK:
         copy_line(start, load_i64(request, REQUEST_PAYLOAD), 1 << line_log2)
         count(cache, words.NUM_WRITE_BACKS, 1)
-    if kind == WRITE_HOME:
+    if kind == words.WRITE_HOME:
         modify_home(request, reply, asked)
-    elif kind in (GET_SHARED, GET_OWNED):
+    elif kind in (words.GET_SHARED, words.GET_OWNED):
         granted = copy_state(row)
-        had = (asked >> FLIT_HAD_SHIFT) & 15
-        if row & READ_HOME and not (had == HAD_COPY and relation == SHARER):
+        had = (asked >> words.FLIT_HAD_SHIFT) & 15
+        if row & words.READ_HOME and not (had == HAD_COPY and relation == words.SHARER):
             copy_line(load_i64(reply, REPLY_PAYLOAD), start, 1 << line_log2)
             store_i64(reply, REPLY_PAYLOAD_BYTES, 1 << line_log2)
-            granted |= FLIT_HAS_LINE
+            granted |= words.FLIT_HAS_LINE
         store_i64(reply, REPLY_VALUE, granted)
     next_value = next_word(control, row, value, source)
     store_release_i64(word, 0, locked(next_value, rank))
-    if row & (FORWARD_SHARED | FORWARD_INVALID):
+    if row & (words.FORWARD_SHARED | words.FORWARD_INVALID):
         let_mapped_owner_go(control, owner_of(value), row, start, line_log2)
     unlock_line(word, next_value)
     return status.OK
@@ -208,7 +191,7 @@ def let_mapped_owner_go(control, owner, row, start, line_log2):
         geometry = geometry_of(cache, line_log2)
         slot, tag = search(geometry, (start - BASE) >> line_log2)
         if slot != NO_SLOT and tag & words.TAG_STATE_MASK == words.TAKEN:
-            set_state(geometry, slot, words.SHARED_COPY if row & FORWARD_SHARED else words.INVALID)
+            set_state(geometry, slot, words.SHARED_COPY if row & words.FORWARD_SHARED else words.INVALID)
 
 
 @c_callback(HANDLER, group=FLIT_KERNELS)
@@ -222,9 +205,9 @@ def serve_flit(request, reply, context):
     control = load_i64(cache, words.CACHE_CONTROL)
     rank, source = load_i64(control, CONTROL_RANK), load_i64(request, REQUEST_SOURCE)
     address, asked = argument(request, 0), argument(request, 1)
-    kind = asked & ((1 << FLIT_BLOCK_SHIFT) - 1)
+    kind = asked & ((1 << words.FLIT_BLOCK_SHIFT) - 1)
     scratch = request + layout.REQUEST_SCRATCH * layout.WORD
-    line_log2 = (asked >> FLIT_BLOCK_SHIFT) & LINE_LOG2_MASK
+    line_log2 = (asked >> words.FLIT_BLOCK_SHIFT) & words.LINE_LOG2_MASK
     start = BASE + (((address - BASE) >> line_log2) << line_log2)
     if load_i64(scratch, SCRATCH_WORD_AT) == 0:
         is_locked, code = check_and_lock(request, reply, cache, control, rank, source, address, asked, kind)
@@ -249,20 +232,20 @@ def check_and_lock(request, reply, cache, control, rank, source, address, asked,
     if peer_is_dead(control, source):
         return False, status.RANK_LOST
     block = block_value(control, rank, address)
-    if kind == ASK_BLOCK:
+    if kind == words.ASK_BLOCK:
         store_i64(reply, REPLY_VALUE, block)
         return False, status.OK
-    noted = (asked >> FLIT_BLOCK_SHIFT) & BLOCK_WORD_MASK
+    noted = (asked >> words.FLIT_BLOCK_SHIFT) & words.BLOCK_WORD_MASK
     # What gives a line back knows its size alone: the copy has outlived the rank's interest in the block.
-    differs = (block ^ noted) & LINE_LOG2_MASK if kind == PUT_OWNED else block ^ noted
+    differs = (block ^ noted) & words.LINE_LOG2_MASK if kind == words.PUT_OWNED else block ^ noted
     if differs != 0:
         return False, status.NOT_CACHED
     if block == 0:
-        if kind != WRITE_HOME:
+        if kind != words.WRITE_HOME:
             return False, status.NOT_CACHED
         modify_home(request, reply, asked)  # raw memory: the agent's own atomic step
         return False, status.OK
-    word = directory_word(control, cache, address, block & LINE_LOG2_MASK)
+    word = directory_word(control, cache, address, block & words.LINE_LOG2_MASK)
     is_locked, value = try_lock(control, word, rank)
     if is_locked == 0:
         return False, status.PENDING

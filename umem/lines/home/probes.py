@@ -26,7 +26,6 @@ from ...kernels.coherent.cache import (
     set_state,
     tag_address,
 )
-from ...kernels.coherent.layout import DROPPED, FILLING, INVALID, MODIFIED, SHARED_COPY, TAG_STATE_MASK, TAKEN
 from ...kernels.data.shared_copy import copy_line
 from ...kernels.intrinsics.scalar import compare_swap_i64, load_i64, store_i64
 from ...memory.address import BASE
@@ -41,10 +40,10 @@ def drop(geometry, line):
     """Make this rank lose its shared copy of a line, also one that is on its way: always done at once."""
     while True:
         slot, tag = search(geometry, line)
-        state = tag & TAG_STATE_MASK
-        if slot == NO_SLOT or state not in (SHARED_COPY, FILLING):
+        state = tag & words.TAG_STATE_MASK
+        if slot == NO_SLOT or state not in (words.SHARED_COPY, words.FILLING):
             return
-        after = INVALID if state == SHARED_COPY else DROPPED
+        after = words.INVALID if state == words.SHARED_COPY else words.DROPPED
         if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, after)) == tag:
             return
 
@@ -58,17 +57,17 @@ def give_up(geometry, line, line_log2, dst, state_after):
     """
     while True:
         slot, tag = search(geometry, line)
-        state = tag & TAG_STATE_MASK
-        if slot == NO_SLOT or state == SHARED_COPY:
+        state = tag & words.TAG_STATE_MASK
+        if slot == NO_SLOT or state == words.SHARED_COPY:
             return status.NOT_FOUND
-        if state == TAKEN:
+        if state == words.TAKEN:
             copy_line(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)
             return status.OK
         if not is_free_to_store(state):
             return status.PENDING
-        if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, TAKEN)) == tag:
+        if compare_swap_i64(tag_address(geometry, slot), 0, tag, in_state(tag, words.TAKEN)) == tag:
             if held_pin(geometry, slot) != 0:
-                set_state(geometry, slot, MODIFIED)
+                set_state(geometry, slot, words.MODIFIED)
                 return status.PENDING
             copy_line(dst, copy_address(geometry, slot, line_log2), 1 << line_log2)
             set_state(geometry, slot, state_after)
@@ -86,7 +85,7 @@ def serve_probe(request, reply, context):
         drop(geometry, line)
         count(cache, words.NUM_PROBES, 1)
         return status.OK
-    state_after = SHARED_COPY if kind == PROBE_TAKE_SHARED else INVALID
+    state_after = words.SHARED_COPY if kind == PROBE_TAKE_SHARED else words.INVALID
     code = give_up(geometry, line, line_log2, load_i64(reply, REPLY_PAYLOAD), state_after)
     if code == status.OK:
         store_i64(reply, REPLY_PAYLOAD_BYTES, 1 << line_log2)
