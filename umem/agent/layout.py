@@ -1,4 +1,4 @@
-"""Byte layouts of the agent: what travels, what waits in its queues, and the numbers of the operations.
+"""Byte layouts of the agent: its messages, the slots of its queues, and the numbers of the operations.
 
 All fields are int64 words; constants are word indices. Sizes that depend on the world (slots, ranks)
 are words of the state, never Python globals, because a compiled kernel would freeze them.

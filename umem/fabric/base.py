@@ -1,4 +1,4 @@
-"""What a fabric does: move bytes to and from a home.
+"""The interface of a fabric: it moves bytes to and from a home.
 
 `address` is the number by which the home's transport knows the bytes (Segments.remote_address);
 pointers are this process's own memory.

@@ -1,4 +1,4 @@
-"""The staged path: what a program without peer access does to move a slice, its five steps each timed.
+"""The staged path: the five steps by which a program without peer access moves a slice, each timed.
 
 Copy out to a host buffer, pack header and rows, transfer, unpack, copy in. The two sides take part, as in
 every message. The buffers are kept and reused, as a careful program would.

@@ -1,4 +1,4 @@
-"""The switch: the one place that turns an address into a fabric, a home and what that fabric calls the address."""
+"""The switch: the one place that turns an address into a fabric, a home and the fabric's own address of the bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .traffic import Traffic
 
 
 class Route(NamedTuple):
-    """Where an operation goes: `address` is what `fabric` knows the bytes by at `rank`."""
+    """The route of an operation: `address` is the fabric's own address of the bytes at `rank`."""
 
     fabric: Fabric
     rank: int

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Traffic:
-    """What went through the switch of one rank: operations and bytes by (fabric, rank, operation)."""
+    """The traffic of one rank's switch: operations and bytes by (fabric, rank, operation)."""
 
     operations: Counter[tuple[str, int, str]] = field(default_factory=Counter)
     num_bytes: Counter[tuple[str, int, str]] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""What an agent does on the heap for ranks that cannot map its metadata.
+"""The agent's handlers that operate on the heap for ranks that cannot map its metadata.
 
 Compiled handlers, `handler(request, reply, context) -> status`. The context is a table of words: this
 rank's control page, what it writes into locks, and for each kind of arena the arena and a magazine. The
@@ -105,7 +105,7 @@ def retain(request, reply, context):
 
 @c_callback(HANDLER)
 def give(request, reply, context):
-    """Make another rank the owner of what the rank that asks owns."""
+    """Make another rank the owner of an allocation of the requester."""
     arena = requested_arena(request, context)
     if arena == 0:
         return status.NOT_FOUND
@@ -128,7 +128,7 @@ def find(request, reply, context):
 
 @c_callback(HANDLER)
 def usage(request, reply, context):
-    """What an arena holds, and for whom."""
+    """Count the contents of an arena, by owner."""
     arena = requested_arena(request, context)
     if arena == 0:
         return status.NOT_FOUND

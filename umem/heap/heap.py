@@ -45,7 +45,7 @@ ROWS_PER_CALL = 1024  # of a snapshot
 
 
 class Agent(Protocol):
-    """What the heap needs of this rank's agent."""
+    """This rank's agent, as far as the heap needs one."""
 
     @property
     def client(self) -> Any:
@@ -92,7 +92,7 @@ class Heap:
 
     @property
     def holder(self) -> int:
-        """What this process writes into the locks of arenas: for code that works on magazines of its own."""
+        """The word by which this process holds locks of arenas: for code that works on magazines of its own."""
         return self._holder
 
     # --- allocate and free
@@ -201,15 +201,15 @@ class Heap:
         return Allocation.of_row(row)
 
     def owner_of(self, address: int) -> int:
-        """The rank that owns the allocation that covers `address`; report.WORLD for what all ranks own."""
+        """The rank that owns the allocation that covers `address`; report.WORLD where all ranks own it."""
         return self.find(address).owner
 
     def usage(self) -> list[ArenaUsage]:
-        """What every arena of the world holds, by owner; not those of dead ranks that are not mapped."""
+        """The contents of every arena of the world, by owner, but those of dead ranks that are not mapped."""
         return [self.usage_of(site) for site in self.sites.reachable()]
 
     def usage_of(self, site: Site) -> ArenaUsage:
-        """What one arena holds, by owner."""
+        """The contents of one arena, by owner."""
         words = (ctypes.c_int64 * (USAGE_OWNERS + (self.num_ranks + 1) * OWNER_WORDS))()
         if site.is_mapped:
             kernel.usage(site.metadata, self.num_ranks, ctypes.addressof(words))
@@ -222,7 +222,7 @@ class Heap:
         return [allocation for site in self.sites.reachable() for allocation in self._allocations(site)]
 
     def reclaim(self) -> tuple[int, int]:
-        """Take back what dead ranks had in the arenas of this rank, and in those of dead homes it maps.
+        """Reclaim the allocations of dead ranks in the arenas of this rank, and in those of dead homes that it maps.
 
         Runs by itself at the first call after a death. Returns allocations and bytes taken back.
         """

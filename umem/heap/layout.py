@@ -21,7 +21,7 @@ NUM_MAGAZINES = 128  # threads times arenas of a rank that go without the lock; 
 
 
 class ArenaKind(IntEnum):
-    """What memory an arena manages; the first two are address.Kind."""
+    """The kind of memory that an arena manages; the first two are address.Kind."""
 
     DEVICE = 0
     HOST = 1

@@ -1,4 +1,4 @@
-"""What the heap holds and for whom, as plain values, and how `out of memory` says it."""
+"""The contents of the heap by owner, as plain values, and the text of OutOfMemory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class OwnerUsage:
 
 @dataclass(frozen=True)
 class ArenaUsage:
-    """What one arena holds, by owner (a rank, or WORLD). A walk, not a moment, while others allocate."""
+    """The contents of one arena, by owner (a rank, or WORLD); no snapshot of one moment while other ranks allocate."""
 
     arena: Arena
     free_bytes: int  # in whole blocks
@@ -106,7 +106,7 @@ class ArenaUsage:
         return sum(one.num_allocations for one in self.owners.values())
 
     def describe(self) -> str:
-        """One line: what is free, and which ranks have the rest."""
+        """A line of text: the free memory, and the ranks that have the rest."""
         held = ", ".join(
             f"{'all ranks' if owner == WORLD else f'rank {owner}'} {format_size(one.slot_bytes)}"
             for owner, one in self.owners.items()
@@ -122,7 +122,7 @@ class ArenaUsage:
 
 
 def out_of_memory_text(num_bytes: int, wanted: Arena, usages: Iterable[ArenaUsage]) -> str:
-    """Why an allocation failed, what is free where, and the way out."""
+    """The text of OutOfMemory: the failed allocation, the free memory of each home, and the way out."""
     lines = [f"{wanted.name} has no room for {format_size(num_bytes)} in one piece"]
     roomy = []
     for usage in usages:

@@ -1,1 +1,1 @@
-"""Coherent copies of lines: the host's side of directories and caches, and what agents do for them."""
+"""Coherent copies of lines: the host's side of directories and caches, and the agents' part."""

@@ -1,4 +1,4 @@
-"""A rank's coherent cache, for Python: allocate cached memory, access it, wait for what is under way, count.
+"""A rank's coherent cache, for Python: allocate cached memory, access it, settle accesses under way, count.
 
 Compiled code does the accesses (kernels/coherent/typed.py); what it cannot end within a slice comes back here, is
 waited for with a deadline, and is asked for again.
@@ -50,7 +50,7 @@ ATTRIBUTES = {"none": words.NONE, "back": words.BACK, "through": words.THROUGH, 
 
 
 class Heap(Protocol):
-    """What cached memory needs of the heap."""
+    """The heap, as far as cached memory needs one."""
 
     def alloc(self, num_bytes: int, home: int | str, align: int) -> int:
         """Address of new memory."""
@@ -63,7 +63,7 @@ class Heap(Protocol):
 
 
 class Peers(Protocol):
-    """What the cache needs of agents of homes that are not mapped: umem/lines/remote.py."""
+    """The agents of homes that are not mapped, as far as the cache needs them: umem/lines/remote.py."""
 
     def finish(self, cache: int, timeout_s: float) -> None:
         """Wait for the flit that compiled code has left in the header at `cache`, and end it."""
@@ -82,7 +82,7 @@ class Peers(Protocol):
 
 
 class LineCache:
-    """The cache of one rank. `address` is what coherent kernels take; all waits end after `timeout_s`."""
+    """The cache of one rank. Coherent kernels take its `address`; all waits end after `timeout_s`."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class LineCache:
         return address
 
     def free(self, address: int, num_bytes: int) -> None:
-        """Call every copy of an allocation home, and give it back. Nobody may access it meanwhile."""
+        """Call every copy of an allocation home, and free it. No rank may access it meanwhile."""
         for block in range(address, address + num_bytes, BLOCK_BYTES):
             home = self.plan.home(block)
             if home in self._mapped:
@@ -204,8 +204,8 @@ class LineCache:
                     )
 
     def reset(self, address: int) -> None:
-        """Lift the poison of the line at `address`: it holds what last came home. Raises AddressError where nothing
-        is cached."""
+        """Make the poisoned line at `address` usable, with the data last written back. Raises AddressError where no
+        memory is cached."""
         home, (_, line) = self.plan.home(address), self.attribute(address)
         if line == 0:
             raise AddressError(f"no memory at {address:#x} is cached, so no line of it can be poisoned")
@@ -223,7 +223,7 @@ class LineCache:
         return self._element(_of_size(LOADS, num_bytes), num_bytes, address)
 
     def change(self, address: int, operation: int, first: int, second: int, num_bytes: int) -> int:
-        """Do an operation of kernels/page/operations.py (WRITE, FETCH_ADD, ...); what stood there, signed bits."""
+        """Do an operation of kernels/page/operations.py (WRITE, FETCH_ADD, ...); returns the old bits, signed."""
         return self._element(_of_size(CHANGES, num_bytes), num_bytes, address, operation, first, second)
 
     def read(self, dst: int, address: int, num_bytes: int) -> None:
@@ -244,7 +244,7 @@ class LineCache:
         where: Callable[[], int | None] = lambda: None,
         timeout_s: float | None = None,
     ) -> None:
-        """Call `step`, which calls a coherent kernel, until it returns OK; in between `settle` what it returned.
+        """Call `step`, which calls a coherent kernel, until it returns OK; in between `settle` its codes.
 
         `where` returns the address of the access that is not done, for errors to name. Raises what `settle` raises,
         WaitTimeout after `timeout_s`.
@@ -264,7 +264,7 @@ class LineCache:
             raise WaitTimeout(f"{_access_at(where())}: others held the line for {deadline.timeout_s:g} s")
 
     def settle(self, code: int, address: int | None = None, timeout_s: float | None = None) -> None:
-        """After a coherent kernel returned `code`: wait for what it waits for, or raise what is wrong.
+        """After a coherent kernel returned `code`: wait until it can go on, or raise the error.
 
         Then call the kernel again with the same arguments; `until_ok` does both. `address` is that of the access which
         gave `code`; errors name it. Raises LinePoisoned, AddressError, RankLost, WaitTimeout, Interrupted.
@@ -288,7 +288,7 @@ class LineCache:
     # --- counting
 
     def counters(self) -> dict[str, int]:
-        """What this rank's accesses came to since the last `clear_counters`: names of kernels/coherent/layout.py."""
+        """This rank's counters since the last `clear_counters`, by their names in kernels/coherent/layout.py."""
         found = {name: int(self._counters[index]) for index, name in enumerate(words.COUNTER_NAMES)}
         found["hits"] = int(self._counters[words.HIT_STRIPES :].sum())
         return found
@@ -311,7 +311,7 @@ class LineCache:
         self._counters[:] = 0
 
     def disown(self, make_error: MakeError) -> None:
-        """In a forked child: refuse what would act in the rank's name; where memory is cached can be asked."""
+        """Refuse, in a forked child, every call in the rank's name; whether memory is cached can be asked."""
         refuse(self, make_error, keep=("attribute", "holds", "refuse_raw"))
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ WORD = 8
 
 @dataclass(frozen=True)
 class CacheSize:
-    """What a rank's cache may hold, the same for every line size: bytes of copies, slots a set."""
+    """The size of a rank's cache, the same for every line size: bytes of copies, slots a set."""
 
     num_bytes: int = DEFAULT_CACHE_BYTES
     num_ways: int = DEFAULT_WAYS

@@ -1,4 +1,4 @@
-"""Cached memory at homes that are not mapped, asked for from Python: what ends a flit, and blocks as a whole."""
+"""Cached memory at homes that are not mapped, from Python: the end of flits, and requests for whole blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK = int(Operation.BLOCK)
 
 
 class RemoteLines:
-    """What `LineCache` asks of homes that this rank does not map, by the client of its agent."""
+    """The requests of `LineCache` to homes that this rank does not map, by the client of its agent."""
 
     def __init__(self, client: Client, gate: ctypes.Array[ctypes.c_int64], plan: AddressMap):
         """`gate` is the cache's own."""

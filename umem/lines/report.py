@@ -25,7 +25,7 @@ ALL_PARTS = (1 << NUM_PARTS) - 1
 
 @dataclass(frozen=True)
 class LineUse:
-    """What one rank did with a line that it kept losing: misses, and a bit for each 64th that it touched."""
+    """One rank's use of a line that it kept losing: misses, and a bit for each 64th of the line that it touched."""
 
     rank: int
     address: int
@@ -42,7 +42,7 @@ class LineUse:
 
 @dataclass(frozen=True)
 class SharedLine:
-    """A line that ranks take from each other, and what each does with it."""
+    """A line that ranks take from each other, with each rank's use of it."""
 
     address: int
     line_bytes: int
@@ -121,7 +121,7 @@ def merge(reports: Iterable[Sequence[LineUse]]) -> list[SharedLine]:
 
 
 def text(lines: Sequence[SharedLine], most: int = 20) -> str:
-    """A line of text a line of memory: address, misses, what is wrong, and each rank's bytes."""
+    """A line of text for each line of memory: address, misses, the kind of sharing, and each rank's bytes."""
     told = [
         f"{line.address:#x} {line.misses:>8} misses  {line.verdict}: {_ranks(line)}" for line in lines[:most]
     ]

@@ -172,7 +172,7 @@ class AddressMap:
         return self.striped_base + block * self.block_bytes + inside
 
     def contiguous_bytes(self, address: int) -> int:
-        """Bytes from `address` to the end of what its home holds in one piece."""
+        """Bytes from `address` to the end of the contiguous range at its home."""
         place = self.place(address)
         if address < self.striped_base:
             return self.slot_bytes(place.kind) - place.offset

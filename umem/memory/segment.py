@@ -20,7 +20,7 @@ from .device import host as device
 
 
 class Exchange(Protocol):
-    """What the segments need of a world: which ranks may map which, and a way to pass descriptors."""
+    """A world, as far as segments need one: which ranks may map which, and a way to pass descriptors."""
 
     rank: int
     num_ranks: int
@@ -35,12 +35,12 @@ class Exchange(Protocol):
 
 
 def segment_name(rank: int, kind: Kind) -> str:
-    """What /proc shows a segment as: under this name a process that is no rank finds its descriptor."""
+    """The name of a segment in /proc, by which a process that is no rank finds its descriptor."""
     return f"umem-{kind.name.lower()}-{rank}"
 
 
 def default_device_bytes(num_local_ranks: int) -> int:
-    """Device memory that a rank contributes unless told otherwise: up to 4 GiB, at most half of what is free.
+    """Device memory that a rank contributes by default: up to 4 GiB, together at most half of the free memory.
 
     Pages are backed only when touched, so an unused segment costs nothing.
     """

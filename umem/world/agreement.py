@@ -10,35 +10,36 @@ from ..errors import UmemError, WorldError
 
 
 class Members(Protocol):
-    """What an agreement needs of a world."""
+    """A world, as far as an agreement needs one."""
 
     def exchange(self, key: str, blob: bytes, timeout_s: float | None = None) -> list[bytes]:
         """All-gather of blobs."""
 
 
-def agree(world: Members, what: str, work: Callable[[], Any]) -> list[Any]:
-    """What `work` returned at each rank, by rank. Collective: every rank, each `what` in the same order.
+def agree(world: Members, title: str, work: Callable[[], Any]) -> list[Any]:
+    """Do `work` in every rank; returns the results, by rank. Collective: every rank, each `title` in the same order.
 
-    Where it raised, the error of the lowest such rank is raised at every rank, its text begun with `what` and that
+    Where it raised, the error of the lowest such rank is raised at every rank, its text begun with `title` and that
     rank: an error of umem as itself; any other as itself at its own rank, and as WorldError elsewhere.
     """
     result, failure = None, None
     try:
         result = work()
-    except Exception as error:  # noqa: BLE001 - the others wait to hear of it, whatever it is
+    except Exception as error:  # noqa: BLE001 - the others wait to hear of any error
         failure = error
-    told = [pickle.loads(blob) for blob in world.exchange(what, pickle.dumps((result, _as_told(failure))))]
-    failed = [(rank, first) for rank, (_, first) in enumerate(told) if first is not None]
+    own = pickle.dumps((result, _as_sent(failure)))
+    of_all = [pickle.loads(blob) for blob in world.exchange(title, own)]
+    failed = [(rank, first) for rank, (_, first) in enumerate(of_all) if first is not None]
     if not failed:
-        return [result for result, _ in told]
+        return [result for result, _ in of_all]
     rank, first = failed[0]
-    if failure is not None and not isinstance(failure, UmemError) and str(_as_told(failure)) == str(first):
+    if failure is not None and not isinstance(failure, UmemError) and str(_as_sent(failure)) == str(first):
         raise failure
-    first.args = (f"{what}, at rank {rank}: {first.args[0]}", *first.args[1:])
+    first.args = (f"{title}, at rank {rank}: {first.args[0]}", *first.args[1:])
     raise first from failure
 
 
-def _as_told(error: Exception | None) -> UmemError | None:
+def _as_sent(error: Exception | None) -> UmemError | None:
     """The error as every rank can unpickle and catch it."""
     if error is None or isinstance(error, UmemError):
         return error

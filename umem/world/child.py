@@ -36,13 +36,13 @@ class Child(Connection):
 
     @property
     def sources(self) -> list[int | socket.socket]:
-        """What a selector can watch of it."""
+        """The descriptors of the rank that a selector watches."""
         return [self.stream, self.pidfd, *self.outputs]
 
     def pass_on(self, read_end: int, is_last: bool = False) -> bool:
-        """Write what has come from one of its outputs; whether more may come. Raises BrokenPipeError.
+        """Write the data that has come from one of its outputs; returns whether more may come. Raises BrokenPipeError.
 
-        `is_last`: the rank has ended, and what processes that it left behind still write is not waited for.
+        `is_last`: the rank has ended; output of processes that it left behind is not waited for.
         """
         target, lines = self.outputs[read_end]
         may_come = not is_last
@@ -65,8 +65,8 @@ class Child(Connection):
             os.killpg(self.pid, number)
 
     def reap(self) -> int:
-        """Wait for the ended rank and close what belongs to it; returns its exit code, as shells count."""
-        self.signal(signal.SIGKILL)  # what it started; the pid is its own until it is reaped
+        """Wait for the ended rank and close its descriptors; returns its exit code, as shells count."""
+        self.signal(signal.SIGKILL)  # its own processes; the pid is its own until it is reaped
         _, status = os.waitpid(self.pid, 0)
         self.close()
         code = os.waitstatus_to_exitcode(status)
@@ -90,7 +90,7 @@ def start_child(
 ) -> Child:
     """Fork a rank with a stream to the hub and, where its output is to be marked, pipes for that.
 
-    `release` closes, in the rank, what else of the parent's it must not hold.
+    `release` closes, in the rank, the parent's other descriptors, which it must not hold.
     """
     with ExitStack() as rank_ends:  # closed here once the rank has its own copies
         ours, theirs = socket.socketpair()

@@ -37,7 +37,7 @@ class Connection:
         return frames
 
     def flush(self) -> None:
-        """Send of `unsent` what the rank takes now."""
+        """Send as much of `unsent` as the rank takes now."""
         try:
             while self.unsent:
                 del self.unsent[: self.stream.send(self.unsent)]

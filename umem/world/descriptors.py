@@ -24,7 +24,7 @@ _MAX_FDS = 253  # the kernel's SCM_MAX_FD
 
 
 class Members(Protocol):
-    """What sharing needs of a world."""
+    """A world, as far as sharing of descriptors needs one."""
 
     rank: int
     num_ranks: int

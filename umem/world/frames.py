@@ -25,7 +25,7 @@ _RECEIVE_BYTES = 1 << 18
 
 
 class Kind(enum.IntEnum):
-    """What a frame says, grouped by its sender."""
+    """The kinds of frames, grouped by sender."""
 
     # rank -> hub
     SET = 1  # key, blob: store; no reply
@@ -34,7 +34,7 @@ class Kind(enum.IntEnum):
     CANCEL = 4  # key, the request given up: MISSING
     RESULT = 5  # what the rank's function returned
     FAILED = 6  # the rank's exception
-    ENTER = 7  # who it is, in a world that another launcher started: VALUE, empty or why not
+    ENTER = 7  # its rank, and the number of ranks, in a world of mpirun or srun: VALUE, empty or why it is refused
     LEAVE = 8  # stay, error: it leaves its world, by this error where there is one; no reply
     # hub -> rank
     VALUE = 16
@@ -129,7 +129,7 @@ class Channel:
         return request
 
     def send(self, kind: Kind, payload: bytes, timeout_s: float) -> None:
-        """Send a frame. Raises WaitTimeout where the hub does not read, what `ended` makes where it is gone."""
+        """Send a frame. Raises WaitTimeout where the hub does not read, and the error of `ended` where it is gone."""
         deadline = Deadline(timeout_s)
 
         def look() -> bool | None:
@@ -169,7 +169,7 @@ class Channel:
         self._replies.pop(request, None)
 
     def read_news(self) -> None:
-        """Take what has come unasked: `departed`."""
+        """Read frames that the hub sent unasked, which change `departed`."""
         with self._lock:
             self._read()
 

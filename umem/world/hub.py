@@ -48,7 +48,7 @@ class Hub:
         self._left: dict[bytes, dict[int, bytes]] = {}  # by stay
 
     def receive(self, rank: int, frame: Frame) -> Outgoing:
-        """Take a frame from `rank`; returns what to send now."""
+        """Take a frame from `rank`; returns the frames to send now."""
         key, *rest = unpack_blobs(frame.payload)
         if frame.kind is Kind.SET:
             return self._set(key, rest[0])

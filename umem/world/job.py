@@ -1,4 +1,4 @@
-"""What goes to the parent of a world's ranks, and what comes back."""
+"""The job that goes to the parent of a world's ranks, and the report that comes back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIRST_RESULT, ALL_RESULTS = "first", "all"
 
 @dataclass
 class Job:
-    """What `launch` asks for, apart from the function, which only ranks unpickle.
+    """The arguments of `launch`, but the function, which only ranks unpickle.
 
     `on_space`: the function gets an open space, else the bare world. `preload` names modules that the
     parent imports before it forks; `module_path` is the caller's sys.path, filled in on the way.
@@ -28,7 +28,7 @@ class Job:
 
 @dataclass
 class Failure:
-    """Why a rank failed. `is_consequence`: it met RankLost, so another rank is the cause."""
+    """The failure of a rank. `is_consequence`: it met RankLost, so another rank is the cause."""
 
     rank: int
     exit_code: int = 1
@@ -39,7 +39,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """How a world ended: failures in the order in which they were seen, results pickled, by rank."""
+    """The end of a world: failures in the order in which they were seen, and pickled results, by rank."""
 
     exit_code: int = 0
     failures: list[Failure] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass
 class Report:
-    """How the ranks ended, or why there were none."""
+    """The end of the ranks, or the error for which there were none."""
 
     outcome: Outcome | None = None
     error: UmemError | None = None

@@ -50,12 +50,12 @@ def launch(
     """Call `work(space, *args)` in each rank of a new world and return what rank 0's call returned.
 
     The ranks are new processes, forked from a fresh parent of one thread; `work` and `args` travel by
-    cloudpickle, so functions of notebooks and of __main__ work. What ranks print appears here, each line
+    cloudpickle, so functions of notebooks and of __main__ work. The output of ranks appears here, each line
     marked with its rank. `results="all"` returns every rank's result, by rank. `environment` is added to
     each rank's, `preload` names modules to import once, before the ranks are forked. `prefault` backs every
-    page of the segments at the start, `huge_pages` asks for huge ones. `line_cache` bytes of copies, in sets of
-    `line_cache_ways`, are what a rank keeps of cached memory, by the coherence `protocol`. `spec`
-    replaces the arguments that describe the world.
+    page of the segments at the start, `huge_pages` asks for huge ones. A rank keeps `line_cache` bytes of copies of
+    cached memory, in sets of `line_cache_ways`, by the coherence `protocol`. `spec` replaces the arguments that
+    describe the world.
 
     Raises the exception of the first rank that failed, caused by a LaunchError that holds its traceback
     as text; the LaunchError itself where the exception cannot travel or the rank was killed. With
@@ -72,7 +72,7 @@ def launch(
 
 
 def run_job(job: Job, work: Callable[..., Any], args: Sequence[Any]) -> Any:
-    """What `launch` does, for a job that is already described."""
+    """`launch` for a job that is already described."""
     import cloudpickle
 
     if job.results not in (FIRST_RESULT, ALL_RESULTS):

@@ -65,12 +65,12 @@ LAUNCHERS = (
     ),
 )
 
-PMIX_RANK = "PMIX_RANK"  # PMIx tells the number of ranks by no variable
+PMIX_RANK = "PMIX_RANK"  # PMIx has no variable for the number of ranks
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a launcher says: this process's rank, the number of ranks, and a name of the job that is unique here."""
+    """A launcher's variables: this process's rank, the number of ranks, and a name of the job, unique on this host."""
 
     launcher: str
     rank: int
@@ -80,9 +80,10 @@ class Request:
 
 
 def request() -> Request | None:
-    """What the launcher of this process asks for; None where there is none that umem knows.
+    """The request of this process's launcher; None where umem knows none.
 
-    Warns where an outer launcher says something else. Raises ConfigError for variables that make no sense together.
+    Warns where an outer launcher started another number of ranks. Raises ConfigError for variables that contradict
+    each other.
     """
     found = list(_claims())
     if not found:
@@ -93,19 +94,19 @@ def request() -> Request | None:
             )
         return None
     inner, *outer = found
-    _say_who_wins(inner.launcher, inner.rank, inner.num_ranks, outer)
+    _warn_of_others(inner.launcher, inner.rank, inner.num_ranks, outer)
     return inner
 
 
 def innermost() -> Request | None:
-    """What the innermost of the launchers says that started this process; None without one."""
+    """The request of the innermost launcher of this process; None without one."""
     return next(_claims(), None)
 
 
 def compare_with_torchrun(rank: int, world_size: int) -> None:
-    """Warn where another launcher says something else than RANK and WORLD_SIZE, which win.
+    """Warn where another launcher started another number of ranks than WORLD_SIZE, which wins.
 
-    Raises ConfigError where they say one rank and it started more: each would be alone, unasked.
+    Raises ConfigError where WORLD_SIZE is 1 and it started more: each would be a world of its own.
     """
     outer = list(_claims())
     for claim in outer:
@@ -114,10 +115,10 @@ def compare_with_torchrun(rank: int, world_size: int) -> None:
                 f"WORLD_SIZE=1 and {claim.launcher} started {claim.num_ranks} ranks: unset RANK and WORLD_SIZE to"
                 f" join them (env -u RANK -u WORLD_SIZE), or have torchrun start them all (--nnodes)"
             )
-    _say_who_wins("torchrun", rank, world_size, outer)
+    _warn_of_others("torchrun", rank, world_size, outer)
 
 
-def _say_who_wins(inner: str, rank: int, num_ranks: int, outer: Iterable[Request]) -> None:
+def _warn_of_others(inner: str, rank: int, num_ranks: int, outer: Iterable[Request]) -> None:
     for claim in outer:
         if rank == 0 and claim.num_ranks not in (1, num_ranks):
             warnings.warn(

@@ -39,7 +39,7 @@ def stay_inspectable() -> None:
 
 
 def machine_id() -> str:
-    """Names what can use each other's pids: a running kernel and a pid namespace of it."""
+    """A name that is equal for processes that can use each other's pids: a running kernel and a pid namespace of it."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot_id}/{os.stat('/proc/self/ns/pid').st_ino}"
 
@@ -71,7 +71,7 @@ def ended(pidfds: Iterable[tuple[int, int]], timeout_s: float = 0.0) -> list[int
 
 
 def describe_exit(exit_code: int) -> str:
-    """What an exit code says in words: 128 + n is death by signal n, as shells count."""
+    """An exit code in words: 128 + n is death by signal n, as shells count."""
     if exit_code > 128:
         try:
             return f"was killed by {signal.Signals(exit_code - 128).name}"

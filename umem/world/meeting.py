@@ -74,8 +74,8 @@ def _try(name: bytes, asked: Request, timeout_s: float) -> tuple[Channel | None,
         raise WorldError("the name of this job's meeting is taken by a process of another user")
     channel = Channel(stream.detach(), lambda: RankLost(0, "and it served the rendezvous of this world"))
     try:
-        who = pack_blobs(str(asked.rank).encode(), str(asked.num_ranks).encode())
-        answer = channel.receive(channel.request(Kind.ENTER, who, timeout_s), timeout_s)
+        place = pack_blobs(str(asked.rank).encode(), str(asked.num_ranks).encode())
+        answer = channel.receive(channel.request(Kind.ENTER, place, timeout_s), timeout_s)
     except RankLost:
         answer, why_not = None, "it has ended"
     else:

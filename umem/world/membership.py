@@ -17,7 +17,7 @@ from .world import Place, World
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What a launcher hands to a rank through fork: its rank, and its way to the others."""
+    """The data that a launcher hands to a rank through fork: its rank, and its channel to the others."""
 
     spec: WorldSpec
     rank: int
@@ -30,12 +30,12 @@ class Bootstrap:
 
 @dataclass
 class _Process:
-    """What this process knows about worlds. A fork of a rank inherits it, so it names its pid."""
+    """This process's state in worlds. A fork of a rank inherits it, so it names its pid."""
 
     bootstrap: Bootstrap | None = None
     current: World | None = None
     pid: int = 0
-    # Kept between stays: others may still need what rank 0 opened.
+    # Kept between stays: other ranks may still need the store that rank 0 opened.
     store: torchrun.Store | None = None
     channel: Channel | None = None  # to the hub of mpirun's or srun's ranks
     generation: int = 0  # part of every key: ranks that leave and join again meet afresh
@@ -65,10 +65,10 @@ def current() -> World | None:
 def join(spec: WorldSpec | None = None) -> World:
     """Join the world that this process was started for. Collective: every rank of it.
 
-    A rank of `umem run` or `umem.launch` meets the others in its launcher; one that torchrun started, or
-    whatever sets RANK, WORLD_SIZE and MASTER_ADDR, in torch's TCPStore; one of mpirun, mpiexec or srun in
-    rank 0; any other process is a world of one. `spec` says what is wished for memory and waits; how many ranks
-    there are, and of which kind, is the launcher's to say.
+    A rank of `umem run` or `umem.launch` meets the others in its launcher; one of torchrun, or of any launcher that
+    sets RANK, WORLD_SIZE and MASTER_ADDR, in torch's TCPStore; one of mpirun, mpiexec or srun in rank 0; any other
+    process is a world of one. `spec` sets memory and waits; the launcher sets the number of ranks and the kind of
+    world.
 
     Raises WorldError where this process is in a world already, ForkedRank where it is a fork of a rank,
     RankLost where a rank died before it joined, WaitTimeout where one never comes.
@@ -97,7 +97,7 @@ def is_fork_of_rank() -> bool:
 
 
 def become_rank(bootstrap: Bootstrap) -> None:
-    """Make this process the rank that `bootstrap` describes: what `join` then joins."""
+    """Make this process the rank of `bootstrap`, whose world `join` then joins."""
     _process.bootstrap = bootstrap
     _process.pid = os.getpid()
 

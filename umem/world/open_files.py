@@ -1,6 +1,6 @@
 """The limit of open files: raised as far as this process may, or named before it is met.
 
-Behind it stands a failure in the middle of something: a descriptor that was cut off, an input/output error of UCX.
+Without this check the limit is met in mid-work: as a descriptor that was cut off, or an input/output error of UCX.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import resource
 from ..errors import WorldError
 
 
-def require(num_more: int, who: str) -> None:
-    """Have this process be allowed `num_more` files beside those that it has open.
+def require(num_more: int, user: str) -> None:
+    """Raise the soft limit so that this process may open `num_more` files more; `user` names it in the error.
 
     Raises WorldError, with the number that is needed and the line that sets it, where the hard limit is lower.
     """
@@ -22,7 +22,7 @@ def require(num_more: int, who: str) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise WorldError(
-            f"{who} needs {needed} open files, and the limit is {hard}: ulimit -n {needed}"
+            f"{user} needs {needed} open files, and the limit is {hard}: ulimit -n {needed}"
             f" (docker run --ulimit nofile={needed})"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

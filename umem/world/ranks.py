@@ -32,8 +32,8 @@ INTERRUPTED_CODE = 128 + signal.SIGINT
 
 _REPORT_TIMEOUT_S = 10.0  # the parent's loop never waits, so this bounds only a parent that is stopped
 
-# What a launched function gets, from a floor that this one does not know: named as data. The parent has
-# loaded it.
+# The module of the space that a launched function gets: it is on a higher floor, so it is named as data. The
+# parent has loaded it.
 SPACE = "umem.space.space"
 
 Work = Callable[[int, Channel], int]
@@ -41,7 +41,7 @@ Work = Callable[[int, Channel], int]
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What a rank gets through fork. `streams`: what becomes its 0, 1, 2; one that is missing stays."""
+    """The data that a rank gets through fork. `streams`: descriptors by the number, 0, 1 or 2, that they replace."""
 
     spec: WorldSpec
     channel_fd: int
@@ -52,7 +52,7 @@ class Inheritance:
 def fork_rank(placement: Placement, inheritance: Inheritance, work: Work, release: Callable[[], None]) -> int:
     """Start a rank that runs `work`, which returns its exit code; returns the rank's pid.
 
-    `release` closes, in the rank, what only the parent should hold. The parent has one thread, and blocks
+    `release` closes, in the rank, descriptors that only the parent should hold. The parent has one thread, and blocks
     FORWARDED_SIGNALS meanwhile.
     """
     parent_pid = os.getpid()
@@ -141,7 +141,7 @@ def run_script(channel: Channel, script: str, arguments: list[str], is_module: b
 
 
 def run_function(channel: Channel, pickled_work: bytes, on_space: bool, returns: bool) -> int:
-    """Join the world, call the function, send back what it returns (None unless `returns`); the exit code.
+    """Join the world, call the function, send back its result (None unless `returns`); returns the exit code.
 
     `pickled_work` is {function, arguments}; the function gets the space, or the bare world, before them.
     """

@@ -46,7 +46,7 @@ class Alone:
         self._values[key] = blob
 
     def get(self, key: str, timeout_s: float, source: int | None = None) -> bytes:
-        """The blob under `key`. Nobody else could set it later, so a missing key is a WaitTimeout at once."""
+        """The blob under `key`. No other rank can set it later, so a missing key is a WaitTimeout at once."""
         try:
             return self._values[key]
         except KeyError:
@@ -57,7 +57,7 @@ class Alone:
         return [blob]
 
     def departed(self) -> Mapping[int, str]:
-        """Nobody."""
+        """Empty: there is no other rank."""
         return {}
 
     def close(self, error: str = "") -> None:

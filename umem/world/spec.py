@@ -1,4 +1,4 @@
-"""What a world is asked to be, checked; and what each kind of world means, as plain data."""
+"""The description of a world, checked, and the meaning of each kind of world, as plain data."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ FAILURE_POLICIES = (END, CONTINUE)
 LOOPBACK = "lo"
 
 # posix alone among the shared-memory transports: `cma` makes an 8 B get 9 times slower (UCX 1.22). Where /dev/shm is
-# too small for it, sysv takes its place (fabric/ucx/queues.py).
+# too small for it, sysv takes its place (umem/fabric/ucx/queues.py).
 TRANSPORTS = {MAPPED: "posix,self", NO_PEER_ACCESS: "posix,self", HOSTS: "tcp,self"}
 
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """What a world is asked to be. Made by `WorldSpec.of`, which reads sizes and checks every value.
+    """The description of a world. Made by `WorldSpec.of`, which reads sizes and checks every value.
 
     Sizes are bytes per rank, None for the default that fits this machine. `pin` None pins each rank to a
     core of its own where there are enough. `network` None keeps all traffic on loopback. `timeout_s`
     bounds every wait. `on_failure`: whether the first failure ends the others ("end") or not ("continue").
-    Of cached memory a rank keeps `line_cache_bytes` of copies for each line size in use, in sets of
+    A rank keeps `line_cache_bytes` of copies of cached memory for each line size in use, in sets of
     `line_cache_ways`, by the coherence `protocol`: a name or a file.
     """
 
@@ -90,7 +90,7 @@ class WorldSpec:
         protocol: str | None = None,
         **others: Any,
     ) -> WorldSpec:
-        """A spec from what people write: sizes as "2G", unset values from the environment.
+        """A spec from arguments as users write them: sizes as "2G", unset values from the environment.
 
         `hosts` defaults to 2 in a `hosts` world (1 where there is one rank). Raises ConfigError or
         UnknownName with the value and what is allowed.
@@ -113,11 +113,11 @@ class WorldSpec:
         )
 
     def host_index(self, rank: int) -> int:
-        """Which of the `num_hosts` hosts `rank` is placed on by a launcher: neighbours share a host."""
+        """The number of the host on which a launcher places `rank`: neighbours share a host."""
         return rank * self.num_hosts // self.num_ranks
 
     def placed(self, num_ranks: int, kind: str, num_hosts: int) -> WorldSpec:
-        """The same wishes for memory and waits in a world whose shape somebody else decided."""
+        """This spec's memory and waits for a world whose shape another launcher decided."""
         return replace(self, num_ranks=num_ranks, kind=kind, num_hosts=num_hosts)
 
 

@@ -28,7 +28,7 @@ _CHECK_INTERVAL_S = 0.01
 
 @dataclass(frozen=True)
 class Request:
-    """What the launcher's variables say."""
+    """The launcher's variables: rank, number of ranks, and the address of the store."""
 
     rank: int
     num_ranks: int
@@ -37,7 +37,7 @@ class Request:
 
 
 class Store(Protocol):
-    """What umem uses of a torch.distributed store."""
+    """A torch.distributed store, as far as umem uses one."""
 
     def set(self, key: str, value: bytes, /) -> None:
         """Store a value."""
@@ -62,9 +62,9 @@ def is_requested() -> bool:
 
 
 def request_of(asked: launchers.Request) -> Request:
-    """What mpirun or srun asks for on several hosts, where ranks meet as torchrun's do.
+    """The request of mpirun or srun on several hosts, where ranks meet as torchrun's do.
 
-    Raises ConfigError where MASTER_ADDR and MASTER_PORT do not say where.
+    Raises ConfigError where MASTER_ADDR or MASTER_PORT is missing.
     """
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if config.text(name) is None]
     if missing:
@@ -98,10 +98,10 @@ def open_store(asked: Request, timeout_s: float) -> Store:
     """The store of this world: that of torch.distributed where it is initialised, else the launcher's, else
     one that rank 0 opens here.
 
-    Raises PortInUse where another program listens on the port, WaitTimeout where nobody answers on it,
+    Raises PortInUse where another program listens on the port, WaitTimeout where no store answers on it,
     WorldError where torch is missing.
     """
-    # The port is taken before torch is loaded, which takes seconds: who gave a wrong port learns it now.
+    # The port is taken before torch is loaded, which takes seconds: a wrong port is an error at once.
     listener = None
     if asked.rank == 0 and config.text("TORCHELASTIC_USE_AGENT_STORE") != "True" and not _group_exists():
         listener = _listen(asked.address, asked.port)
@@ -177,7 +177,7 @@ class StoreRendezvous:
         return blobs
 
     def departed(self) -> Mapping[int, str]:
-        """Nobody: a store tells nothing unasked, and the ends of processes are seen."""
+        """Empty: a store sends nothing unasked; ranks that leave are noticed by the end of their processes."""
         return {}
 
     def close(self, error: str = "") -> None:

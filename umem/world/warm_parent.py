@@ -26,7 +26,7 @@ from .supervisor import Supervisor
 # of one thread may fork ranks. One core is also what a rank has.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-# What ranks use but this floor does not know: named as data, so that the world stands without it.
+# A module that ranks use, on a higher floor: named as data, so that the world does not import it.
 AHEAD = "umem.space.ahead"
 
 _READ_BYTES = 1 << 18

@@ -16,12 +16,12 @@ from .forks import MakeError, belongs_here, refuse
 from .rendezvous import Rendezvous
 from .spec import NO_PEER_ACCESS, WorldSpec, ucx_environment
 
-MAX_REASON = 500  # characters of what made a rank leave
+MAX_REASON = 500  # characters of the error that made a rank leave
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a rank tells the others about itself. Ranks with one `machine` share their process ids."""
+    """A rank's place, as it sends it to the others. Ranks with one `machine` share their process ids."""
 
     host: str
     machine: str

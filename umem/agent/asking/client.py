@@ -220,7 +220,7 @@ class Client:
         gate[gates.GATE_CONTEXT], gate[gates.GATE_ASK] = self.address, requests.ask_for_gate.address
 
     def finish_gate(self, code: int, rank: int, operation: int, keep: Any = None) -> Reply | None:
-        """The reply to what compiled code has left with `code` (gate.pending); None where it was not sent: ask anew.
+        """The reply to a request that compiled code left open with `code` (gate.pending); None where it was not sent.
 
         `keep` is alive while its memory is read or written, as for `read`. Raises HandlerError.
         """

@@ -13,7 +13,7 @@ from ..layout import Operation
 
 class Request(NamedTuple):
     """One request. `payload` and `dst` are pointers: the bytes to send, at most MAX_PAYLOAD_BYTES, and room
-    for those of the reply. `keep` is what that memory belongs to: it lives until the request has ended."""
+    for those of the reply. `keep` is the owner of that memory: it lives until the request has ended."""
 
     rank: int
     operation: int
@@ -26,7 +26,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a handler answered: its status, one word, and how many bytes are at the request's `dst`."""
+    """A handler's answer: its status, one word, and the number of bytes at the request's `dst`."""
 
     status: int
     value: int

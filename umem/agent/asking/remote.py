@@ -46,17 +46,17 @@ class RemoteFabric:
             self._ucx.get(rank, address, dst, num_bytes, keep)
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Add `value` to the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
+        """Add `value` to the word of 4 or 8 bytes at `address`; returns the old value, unsigned."""
         old = self._value(rank, operations.FETCH_ADD, address, signed(value), num_bytes)
         return old & UNSIGNED[num_bytes]
 
     def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Put `value` into the word of 4 or 8 bytes at `address`; what stood there, unsigned."""
+        """Put `value` into the word of 4 or 8 bytes at `address`; returns the old value, unsigned."""
         old = self._value(rank, operations.EXCHANGE, address, signed(value), num_bytes)
         return old & UNSIGNED[num_bytes]
 
     def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
-        """Put `desired` into the word at `address` if `expected` stands there; what stood there, unsigned."""
+        """Put `desired` into the word at `address` if it holds `expected`; returns the old value, unsigned."""
         words = address, signed(expected), signed(desired), num_bytes
         return self._value(rank, operations.COMPARE_SWAP, *words) & UNSIGNED[num_bytes]
 

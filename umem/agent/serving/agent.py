@@ -126,7 +126,7 @@ class Agent:
 
     @property
     def client(self) -> Client:
-        """What asks other agents; made when it is first used. Raises FabricMissing where there is no UCX."""
+        """The client for requests to other agents, made at first use. Raises FabricMissing where there is no UCX."""
         if self._client is None:
             self._refuse_client()
             with self._making_client:
@@ -239,7 +239,7 @@ def publish_handler(entry, function, context):
 
 @c_callback("int64()")
 def refuse_without_ucx():
-    """What UCX's symbols are bound to where there is no UCX; never called, because there is no worker."""
+    """The function to which UCX's symbols are bound where there is no UCX; never called: there is no worker."""
     return calls.STUB_RESULT
 
 

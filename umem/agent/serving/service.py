@@ -1,4 +1,4 @@
-"""What the agent does with a request: queue it, run its handler, send the reply, take the slot back.
+"""The agent's work on a request: queue it, run its handler, send the reply, take the slot back.
 
 A slot goes free -> ready -> (pending ->) sending -> free, and only the agent's thread moves it. UCX's
 callback only copies the request into a slot; handlers run later, in the loop, where they may take
@@ -154,7 +154,7 @@ def run(state, slot):
 
 @device_function
 def send_reply(state, slot, code):
-    """Answer the request in `slot` with status `code` and what its handler left in the reply.
+    """Answer the request in `slot` with status `code` and the reply that its handler has filled.
 
     A short payload travels in the header, which lies just before it, so nothing is copied; a long one
     is sent from where it lies and must stay as it is until the slot is free again.
@@ -205,7 +205,7 @@ def send_reply(state, slot, code):
 
 @device_function
 def reap_sent(state):
-    """Take back the slots whose replies have left, or never will: their asker is dead; how many.
+    """Take back the slots whose replies have left, or never will, for a dead requester; returns their number.
 
     UCX keeps a send to a dead rank until its worker ends. The memory that it reads stays mapped as long, and may
     hold another reply by then, which no rank reads.

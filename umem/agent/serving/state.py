@@ -25,7 +25,7 @@ SLACK_BYTES = 4096  # for the ends of lines, and the C structures
 
 
 class Ranks(Protocol):
-    """What the agent needs of a world."""
+    """A world, as far as the agent needs one."""
 
     rank: int
     num_ranks: int
@@ -148,5 +148,5 @@ def _watch_connections(world: Ranks, fabric: UcxFabric, state: Words, watches: W
 
 @c_callback("int8(int64, int64, int64, int64, int64, int64)")
 def drop_greeting(state, header, header_bytes, data, data_bytes, parameters):
-    """A greeting says nothing: the connection it made is what counts."""
+    """Drop a greeting, which has no content: its purpose is the connection that it makes."""
     return 0

@@ -38,7 +38,7 @@ CHANNELS_HAS_NEWS = 8  # 1 once a channel did some work in this turn
 CHANNELS_IS_CLOSED = 9
 CHANNELS_POLLER = 10  # the worker of the thread that polls for all, or 0
 CHANNELS_NUM_SLEEPERS = 11
-CHANNELS_EVENTS = 12  # a u32 that those who follow the poller sleep on
+CHANNELS_EVENTS = 12  # a u32 on which threads sleep while another one polls
 CHANNELS_FAILURE = 13  # ucs_status_t of the last worker that could not be armed
 CHANNEL = 16  # CHANNEL_WORDS words a channel:
 CHANNEL_WORKER = 0  # the handle of its worker
@@ -53,9 +53,9 @@ REVENTS = 3  # the half that the kernel fills
 
 
 class Channels:
-    """The workers of one thread of a rank; `address` is what compiled code takes.
+    """The workers of one thread of a rank; compiled code takes the `address` of their words.
 
-    `control` is the address of this rank's control page: channels of ranks that it calls dead are let be.
+    `control` is the address of this rank's control page: channels of ranks that are dead by it are no longer used.
     """
 
     def __init__(self, context: Context, num_ranks: int, num_channels: int, control: int):
@@ -77,7 +77,7 @@ class Channels:
         self.words, self.address = words, words.ctypes.data
 
     def index(self, rank: int) -> int:
-        """Which of the channels is that with `rank`; `rank` uses the same rule for this one."""
+        """The number of the channel to `rank`; `rank` uses the same rule for this one."""
         return rank % len(self.workers)
 
     def of(self, rank: int) -> Worker:
@@ -96,17 +96,17 @@ def num_channels(environment: Mapping[str, str], num_ranks: int) -> int:
 
 
 def has_shared_memory(environment: Mapping[str, str]) -> bool:
-    """Whether UCX may use more than networks."""
+    """Whether UCX may use shared memory, not only networks."""
     return not set(environment.get("UCX_TLS", "all").split(",")) <= {"tcp", "self"}
 
 
 def packed_addresses(channels: Channels) -> list[str]:
-    """What peers need to reach each channel."""
+    """The packed address of each channel's worker, for peers."""
     return [worker.address.hex() for worker in channels.workers]
 
 
 def address_for(packed: Iterable[str], rank: int) -> bytes:
-    """The address that `rank` uses, of those that a peer has packed."""
+    """The one of a peer's packed addresses that `rank` uses."""
     addresses = list(packed)
     return bytes.fromhex(addresses[rank % len(addresses)])
 
@@ -119,7 +119,7 @@ def worker_of(channels, rank):
 
 @device_function
 def has_only_dead(channels, channel):
-    """True where every rank of the channel is dead; then all that they sent is there to be read."""
+    """True where every rank of the channel is dead; then all their messages have arrived."""
     rank = channel
     while rank < load_i64(channels, CHANNELS_NUM_RANKS):
         if not peer_is_dead(load_i64(channels, CHANNELS_CONTROL), rank):
@@ -130,7 +130,7 @@ def has_only_dead(channels, channel):
 
 @device_function
 def progress_channel(channels, channel):
-    """Progress one channel unless it is over; how much was done. What a rank sent while it lived still counts."""
+    """Progress one channel unless it is over; returns UCX's count. Messages of a dead rank are still delivered."""
     words = channels + (CHANNEL + channel * CHANNEL_WORDS) * 8
     if load_i64(words, CHANNEL_IS_OVER) != 0:
         return 0
@@ -146,7 +146,7 @@ def progress_channel(channels, channel):
 
 @device_function
 def progress_all(channels):
-    """Progress all channels; how much was done."""
+    """Progress all channels; returns UCX's count."""
     num_done = 0
     channel = 0
     while channel < load_i64(channels, CHANNELS_NUM_CHANNELS):
@@ -157,8 +157,8 @@ def progress_all(channels):
 
 @device_function
 def begin_wait(channels):
-    """Begin a wait for one channel: now and then all are progressed, so that a thread which makes many short waits
-    still takes what other ranks send."""
+    """Begin a wait for one channel. Every WAITS_PER_PROGRESS waits all channels are progressed, so that a thread that
+    makes many short waits still receives from other ranks."""
     num_waits = load_i64(channels, CHANNELS_NUM_WAITS) + 1
     store_i64(channels, CHANNELS_NUM_WAITS, num_waits)
     if num_waits % WAITS_PER_PROGRESS == 0:
@@ -167,7 +167,7 @@ def begin_wait(channels):
 
 @device_function
 def progress_news(channels, poll_fds):
-    """Progress the channels that poll told of and those that are not armed; how much was done.
+    """Progress the channels for which poll had news and those that are not armed; returns UCX's count.
 
     Enough where the next poll comes soon. The other channels are cold: a look at one costs as much as answering a
     request.
@@ -184,20 +184,21 @@ def progress_news(channels, poll_fds):
 
 @device_function
 def disarm(channels, rank):
-    """The channel with `rank` has a send under way that only progress ends: it must not be taken for armed."""
+    """Mark the channel to `rank` as not armed: it has a send under way that only progress ends."""
     channel = rank % load_i64(channels, CHANNELS_NUM_CHANNELS)
     store_i64(channels, CHANNEL + channel * CHANNEL_WORDS + CHANNEL_IS_ARMED, 0)
 
 
 @device_function
 def arm_all(channels, poll_fds, own):
-    """Have every channel's event fd tell of what comes from now on; UCX's status, OK where one may sleep.
+    """Arm every channel's event fd for messages from now on; returns UCX's status, OK where the thread may sleep.
 
-    BUSY: a channel has news already, or unfinished sends. `poll_fds` is the address of a pollfd a channel; those
-    that are over become descriptors that poll ignores, for what stands in their queue would wake it for ever.
+    BUSY: a channel has news already, or unfinished sends. `poll_fds` is the address of a pollfd a channel; those of
+    channels that are over become descriptors that poll ignores, for messages left in their queue would wake it for
+    ever.
 
-    Arming takes two system calls: so only those are armed again of which poll or `progress_channel` had news, and
-    the worker `own` (0: none), which the caller drives itself: that counts as not armed for the next one who asks.
+    Arming takes two system calls: so only the channels are armed again for which poll or `progress_channel` had news,
+    and the worker `own` (0: none), which the caller drives itself: it counts as not armed for the next call.
     """
     code = UCS_OK
     channel = 0

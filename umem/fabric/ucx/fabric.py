@@ -44,7 +44,7 @@ BROKEN = (abi.UCS_ERR_CONNECTION_RESET, abi.UCS_ERR_ENDPOINT_TIMEOUT, abi.UCS_ER
 
 
 class Ranks(Protocol):
-    """What the fabric needs of a world."""
+    """A world, as far as the fabric needs one."""
 
     @property
     def rank(self) -> int:
@@ -63,7 +63,7 @@ class Ranks(Protocol):
         """UCX_TLS and the like."""
 
     def exchange(self, key: str, blob: bytes) -> list[bytes]:
-        """Everybody's blob, by rank. Collective."""
+        """Every rank's blob, by rank. Collective."""
 
 
 class UcxFabric:
@@ -151,15 +151,15 @@ class UcxFabric:
             self.ports.put_back(rank, self._run("get", rank, keep, operations.get, *operands))
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Add `value` to the word at `address`, atomically; returns what stood there."""
+        """Add `value` to the word at `address`, atomically; returns the old value."""
         return self._fetch("fetch_add", rank, abi.ATOMIC_ADD, address, value, 0, num_bytes)
 
     def exchange(self, rank: int, address: int, value: int, num_bytes: int) -> int:
-        """Put `value` into the word at `address`, atomically; returns what stood there."""
+        """Put `value` into the word at `address`, atomically; returns the old value."""
         return self._fetch("exchange", rank, abi.ATOMIC_SWAP, address, value, 0, num_bytes)
 
     def compare_swap(self, rank: int, address: int, expected: int, desired: int, num_bytes: int) -> int:
-        """Put `desired` into the word at `address` if `expected` stands there; returns what stood there."""
+        """Put `desired` into the word at `address` if it holds `expected`; returns the old value."""
         return self._fetch("compare_swap", rank, abi.ATOMIC_CSWAP, address, expected, desired, num_bytes)
 
     def flush(self, rank: int | None = None) -> None:
@@ -226,7 +226,7 @@ class UcxFabric:
         refuse(self.parcels, make_error)
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Send off what living peers have still to receive, then close everything; safe to repeat.
+        """Complete the sends to living peers, then close everything; safe to repeat.
 
         The agent's thread must have ended, and peers' operations towards this rank must be complete:
         synchronise before. Over tcp UCX's flush ends only when the peer's main thread is in UCX too, as

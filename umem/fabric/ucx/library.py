@@ -120,7 +120,7 @@ def version(ucp: ctypes.CDLL) -> tuple[int, int, int]:
 
 
 def unset(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those of `variables` that the environment does not have: what the user says wins."""
+    """Those of `variables` that the environment does not set: the user's settings win."""
     return {name: value for name, value in variables.items() if config.text(name) is None}
 
 

@@ -1,4 +1,4 @@
-"""What a rank holds to reach another: endpoints, made on first use, and the keys of its memory."""
+"""A rank's endpoints to another rank, made on first use, and the keys of the other's memory."""
 
 from __future__ import annotations
 

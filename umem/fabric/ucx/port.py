@@ -1,4 +1,4 @@
-"""What compiled code needs to talk with one rank: a block of int64 words, its address handed around.
+"""The port by which compiled code talks with one rank: a block of int64 words, passed by its address.
 
 A port belongs to one thread at a time, like its worker. It holds the operands of the operation in
 progress, so an operation that its caller gave up keeps its port: UCX may still write there.
@@ -25,7 +25,7 @@ PORT_STAGE = 5  # what completing PORT_REQUEST means: see operations.py
 PORT_ENDPOINT = 6  # of the operation in progress, for the flush that ends a put
 PORT_UCX_STATUS = 7  # ucs_status_t of the last failure
 PORT_VALUE = 8  # operand of an atomic
-PORT_REPLY = 9  # in: what a compare-and-swap writes; out: what stood there
+PORT_REPLY = 9  # in: the value that a compare-and-swap writes; out: the old value
 PORT_RECV_TAG = 10  # ucp_tag_recv_info_t: tag and bytes of the last message received
 PORT_RECV_BYTES = 11
 PORT_NUM_SLEEPS = 12  # counters
@@ -48,9 +48,9 @@ DEFAULT_SPIN_NS = 15_000  # longer would burn the time slice that the peer needs
 
 
 class Port:
-    """The words of a port to `rank` through `channels`; `address` is what compiled code takes.
+    """The words of a port to `rank` through `channels`; compiled code takes their `address`.
 
-    `control` is the address of the control page whose news end a wait: by default that of the channels.
+    `control` is the address of the control page whose changes end a wait: by default that of the channels.
     """
 
     def __init__(self, channels: Channels, rank: int, control: int = 0, spin_ns: int = DEFAULT_SPIN_NS):

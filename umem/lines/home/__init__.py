@@ -1,1 +1,1 @@
-"""What the home's agent does for lines: flits that come in, probes that go out, blocks that change their attribute."""
+"""The home agent's work for lines: flits that come in, probes that go out, blocks that change their attribute."""

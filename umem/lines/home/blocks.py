@@ -1,4 +1,4 @@
-"""What a home's agent does with blocks of cached memory, for ranks that do not map them."""
+"""The home agent's handlers for blocks of cached memory, for ranks that do not map them."""
 
 from __future__ import annotations
 

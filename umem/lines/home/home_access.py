@@ -26,7 +26,7 @@ _change_i8, _change_i16, _change_i32, _change_i64 = (raw_change(name) for name i
 
 @device_function
 def modify_home(request, reply, asked):
-    """Do what the flit's word asks at its address: an element of 1 to 8 bytes, or else the payload's bytes.
+    """Do the operation of the flit's word at its address: on an element of 1 to 8 bytes, or on the payload's bytes.
 
     The reply's value is what stood there, as a word of the same bits.
     """

@@ -1,4 +1,4 @@
-"""Probes: a home's agent asks the agent of a rank that holds a copy, which does to its own cache what it is asked.
+"""Probes: requests of a home's agent to the agent of a rank that holds a copy, which changes its own cache.
 
     PROBE_INVALIDATE    a shared copy goes; a claim that waits for its line is marked DROPPED
     PROBE_TAKE_SHARED   the owner's copy comes with the answer, and stays shared
@@ -76,7 +76,7 @@ def give_up(geometry, line, line_log2, dst, state_after):
 
 @c_callback(HANDLER, group=FLIT_KERNELS)
 def serve_probe(request, reply, context):
-    """Arguments: the line's address, what is asked, log2 of the line's bytes. The reply to TAKE: the line."""
+    """Arguments: the line's address, the kind of probe, log2 of the line's bytes. The reply to TAKE: the line."""
     cache = load_i64(context, 0)
     address, kind, line_log2 = argument(request, 0), argument(request, 1), argument(request, 2)
     geometry = geometry_of(cache, line_log2)

@@ -1,4 +1,4 @@
-"""What a rank's agent does for coherence, where some ranks are not mapped: handlers, and the way to other agents."""
+"""The agent's service for coherence, where some ranks are not mapped: handlers, and the client of other agents."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Protocol
 
 
 class Device(Protocol):
-    """What umem asks of a kind of memory. Sizes and addresses are bytes, multiples of `granularity`.
+    """The interface of a kind of memory. Sizes and addresses are bytes, multiples of `granularity`.
 
     A module of functions fulfils it as well as a class does: the host has no state to carry.
     """
@@ -54,7 +54,7 @@ class Device(Protocol):
         """Give a reserved range back, with all that is still mapped in it."""
 
     def pointer(self, address: int, /) -> int:
-        """What this process dereferences for `address`; raises AddressError outside reserved ranges."""
+        """This process's pointer to `address`; raises AddressError outside reserved ranges."""
 
     def address(self, pointer: int, /) -> int:
         """The inverse of `pointer`."""

@@ -20,7 +20,7 @@ from . import cuda_driver
 
 @dataclass(frozen=True)
 class Properties:
-    """What a GPU is, and whether its memory can be shared as umem needs."""
+    """A GPU's properties, and whether its memory can be shared as umem needs."""
 
     name: str
     compute_capability: tuple[int, int]
@@ -189,12 +189,12 @@ class CudaDevice:
         self._ranges.remove(home)
 
     def pointer(self, address: int) -> int:
-        """What kernels on this GPU dereference for `address`. Raises AddressError outside reserved ranges."""
+        """The pointer to `address` for kernels on this GPU. Raises AddressError outside reserved ranges."""
         home = self._range_of(address)
         return home.pointer + (address - home.address)
 
     def address(self, pointer: int) -> int:
-        """The address of what `pointer` points to. Raises AddressError outside reserved ranges."""
+        """The address of the memory at `pointer`. Raises AddressError outside reserved ranges."""
         for known in self._ranges:
             if known.pointer <= pointer < known.pointer + known.num_bytes:
                 return known.address + (pointer - known.pointer)

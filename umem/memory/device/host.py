@@ -96,7 +96,7 @@ def create(num_bytes: int, name: str) -> int:
 
 
 def grow(fd: int, num_bytes: int) -> None:
-    """Make the memory behind `fd` `num_bytes` long; what was there stays, mappings are not extended.
+    """Make the memory behind `fd` `num_bytes` long; its contents stay, mappings are not extended.
 
     Raises ConfigError for a size below the present one, SegmentTooLarge where nothing can back the rest.
     """
@@ -207,12 +207,12 @@ def huge_pages_possible() -> bool:
 
 
 def pointer(address: int) -> int:
-    """What this process dereferences for `address`: the same number."""
+    """This process's pointer to `address`: the same number."""
     return address
 
 
 def address(pointer: int) -> int:
-    """The address of what `pointer` points to: the same number."""
+    """The address of the memory at `pointer`: the same number."""
     return pointer
 
 
