@@ -146,7 +146,7 @@ class Access(UcxPart):
         super().__init__(space)
         self.num_bytes = num_bytes
         self.array = self.shared(num_bytes, home=1)
-        self.buffer = np.full(num_bytes, 7, np.uint8)
+        self.buffer = np.zeros(num_bytes, np.uint8)
         if self.is_timed:
             self.address = space.segments.remote_address(self.array.address)
             reach = self.fabric.peers[1].memory
@@ -156,8 +156,10 @@ class Access(UcxPart):
         """Puts, complete at the home."""
         if not self.is_timed:
             return None
+        found = np.empty_like(self.buffer)
+        self.space.get(found, self.array.address)
+        np.invert(found, out=self.buffer)  # nothing of what stands there
         samples = self._access(num_samples, is_put=1)
-        found = np.zeros_like(self.buffer)
         self.space.get(found, self.array.address)
         self.expect(bool((found == self.buffer).all()))
         return samples
@@ -168,9 +170,9 @@ class Access(UcxPart):
             return None
         expected = np.empty_like(self.buffer)
         self.space.get(expected, self.array.address)
+        np.invert(expected, out=self.buffer)
         samples = self._access(num_samples, is_put=0)
         self.expect(bool((self.buffer == expected).all()))
-        self.buffer[:] = 7
         return samples
 
     def _access(self, num_samples: int, is_put: int) -> Samples:
