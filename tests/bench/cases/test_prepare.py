@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from umem.bench import prepare
+from umem.kernels.build import precompile
+from umem.space.startup import kernel_groups
 
 LEFT = """
 import importlib, sys
@@ -29,6 +31,16 @@ def test_nothing_is_left_to_compile(world):
     command = [sys.executable, "-c", LEFT, world]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("world", ["mapped", "no-peer-access", "hosts"])
+def test_what_ranks_of_this_world_load_is_prepared(monkeypatch, world):
+    asked = []
+    monkeypatch.setattr(precompile, "precompile", lambda groups, min_missing: asked.append(groups))
+    monkeypatch.setattr(sys, "argv", ["prepare", world])
+    prepare.main()
+    assert asked == [kernel_groups(is_mapped=world == "mapped")]
+    assert kernel_groups(True) != kernel_groups(False)
 
 
 def test_what_does_not_compile_in_time_is_left_to_the_ranks(monkeypatch):
