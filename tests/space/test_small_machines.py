@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shlex
 import subprocess
@@ -115,6 +116,23 @@ def test_where_queues_lie(monkeypatch, free_mib, refusal, chosen):
         return
     with pytest.raises(FabricError, match=r"has 16M free .*and in its place SysV shared memory is refused"):
         queues.choose(2, 2)
+
+
+def segments() -> list[str]:
+    """SysV segments of this process, which nobody removes when it ends."""
+    lines = queues._SEGMENTS.read_text().splitlines()[1:]
+    return [line for line in lines if int(line.split()[4]) == os.getpid()]
+
+
+def test_asking_for_sysv_memory_takes_none(monkeypatch, tmp_path):
+    if queues._refusal_of_sysv(1, MIB):
+        pytest.skip("this kernel gives no SysV shared memory")
+    assert segments() == []
+    assert "shmget of" in queues._refusal_of_sysv(1, 1 << 62)
+    most, used = int(queues._SHMMNI.read_text()), len(queues._SEGMENTS.read_text().splitlines()) - 1
+    assert f"has {most - used} segments left" in queues._refusal_of_sysv(most - used + 1, MIB)
+    monkeypatch.setattr(queues, "_SHMMNI", tmp_path / "none")
+    assert queues._refusal_of_sysv(1, MIB) == "is not in this kernel"
 
 
 @pytest.mark.parametrize("num_ranks", [8, 32])  # too many for a rank; too many for the parent too

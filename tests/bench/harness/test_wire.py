@@ -59,6 +59,15 @@ def test_a_typed_error_arrives_as_itself(group):
     assert part.call("say", 1, only=0) == ["x 0 1"]
 
 
+def test_of_two_errors_the_cause_is_told_and_not_the_timeout_behind_it(group):
+    part = Part(group, "worker:Echo", word="x")
+    part.open()
+    with pytest.raises(AlignmentError):
+        part.call("fail_by_rank")
+    with pytest.raises(WaitTimeout, match="the other does not answer"):
+        part.call("fail_by_rank", only=0)
+
+
 def test_any_other_error_arrives_with_its_traceback(group):
     part = Part(group, "worker:Echo", word="x")
     part.open()

@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from umem.bench.harness.wire import serve
-from umem.errors import AlignmentError
+from umem.errors import AlignmentError, WaitTimeout
 
 
 class Echo:
@@ -24,6 +24,11 @@ class Echo:
 
     def misaligned(self):
         raise AlignmentError(3, 8)
+
+    def fail_by_rank(self):
+        if self.rank == 0:
+            raise WaitTimeout("the other does not answer")
+        self.misaligned()
 
     def divide(self, by):
         return 1 / by
