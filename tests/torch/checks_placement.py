@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from umem.errors import AddressError, AlignmentError, ConfigError, NotAllocated, NotMappable
-from umem.torch import adopt, empty, home, install, memory_summary, to_home, use_pool
+from umem.torch import adopt, empty, home, install, memory_summary, placement, to_home, use_pool
 from umem.torch.pool import installed
 
 from .checks_allocator import neighbour, num_live
@@ -36,6 +36,19 @@ def to_home_copies_only_what_is_elsewhere(space):
     assert home(to_home(moved, space.rank)) == space.rank
     assert home(to_home(moved, "host")) == space.rank and to_home(moved, "host") is not moved
     assert to_home(moved, "host", spill=(neighbour(space),)) is moved, "a home of the list is as good"
+
+
+def to_home_copies_what_is_there_in_part(space):
+    with use_pool(home=space.rank):
+        indices = torch.tensor([[0, 2]])
+    with use_pool(home=neighbour(space)):
+        values = torch.tensor([3.0, 4.0])
+    mixed = torch.sparse_coo_tensor(indices, values, (3,), is_coalesced=True)
+    with pytest.raises(ConfigError, match="live at"):
+        home(mixed)
+    for place in (space.rank, neighbour(space)):
+        moved = to_home(mixed, place)
+        assert home(moved) == place and torch.equal(moved.to_dense(), torch.tensor([3.0, 0.0, 4.0]))
 
 
 def gradients_flow_through_the_copy(space):
@@ -109,6 +122,29 @@ def bad_adoptions_are_named(space):
     assert num_live() == before
 
 
+class Torch:
+    """torch, without memory for another storage."""
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def empty(self, *size, **options):
+        raise MemoryError("no more")
+
+
+def a_storage_that_is_not_made_leaves_its_place_to_nobody(space):
+    address = space.alloc(256)
+    placement.torch = Torch()
+    try:
+        with pytest.raises(MemoryError):
+            placement.storage_at(installed(), address, 256)
+    finally:
+        placement.torch = torch
+    with use_pool(home=space.rank):
+        assert torch.ones(64).data_ptr() != address
+    space.free(address)
+
+
 def the_summary_counts(space):
     with use_pool(home="host"):
         kept = torch.empty(3 << 20, dtype=torch.uint8)
@@ -127,11 +163,13 @@ MAPPED = {
     for check in (
         home_names_the_rank,
         to_home_copies_only_what_is_elsewhere,
+        to_home_copies_what_is_there_in_part,
         gradients_flow_through_the_copy,
         empty_takes_what_torch_takes,
         adopted_memory_is_the_allocation,
         adopting_what_others_own_adds_a_reference,
         bad_adoptions_are_named,
+        a_storage_that_is_not_made_leaves_its_place_to_nobody,
         the_summary_counts,
     )
 }

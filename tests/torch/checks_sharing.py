@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 from multiprocessing.connection import Client, Listener
@@ -133,6 +134,38 @@ def one_message_may_be_read_twice(space):
     assert is_free(space, address)
 
 
+def an_arrival_ends_what_has_arrived(space):
+    flights = installed().flights
+    assert flights.collect() == 0
+    with use_pool(home=space.rank):
+        mine = [torch.ones(10), torch.ones(20)]
+    first, second = [swap(space, bytes(ForkingPickler.dumps(tensor))) for tensor in mine]
+    got = [pickle.loads(first)]
+    space.barrier()
+    got.append(pickle.loads(second))
+    assert len(flights._flights) < 2
+    assert [float(tensor.sum()) for tensor in got] == [10.0, 20.0]
+    space.barrier()
+    assert flights.collect() == 0
+
+
+def boards_are_given_back(space):
+    flights, before = installed().flights, num_live()
+    with use_pool(home=space.rank):
+        mine = torch.ones(10)
+    got = swap_tensors(space, mine)
+    boards = list(flights._boards)
+    assert boards and not any(is_free(space, board) for board in boards)
+    space.barrier()
+    flights.close()
+    assert all(is_free(space, board) for board in boards)
+    again = swap_tensors(space, mine)
+    assert float(again.sum()) == 10.0, "and made anew"
+    del mine, got, again
+    space.barrier()
+    assert num_live() == before
+
+
 def what_nobody_reads_is_freed_after_its_lease(space):
     flights, before = installed().flights, num_live()
     clock = flights._clock
@@ -210,7 +243,7 @@ def send_and_recv_keep_order_and_tags(space):
 
 def a_process_that_is_no_rank_borrows(space):
     """Here a rank reads a message as such a process does: the sender's pid is not that of a rank."""
-    before = num_live()
+    before, files = num_live(), len(os.listdir("/proc/self/fd"))
     for place, size in ((space.rank, 1000), (neighbour(space), 10), ("striped", 1 << 20)):
         with use_pool(home=place):
             mine = torch.ones(size)
@@ -226,6 +259,7 @@ def a_process_that_is_no_rank_borrows(space):
         assert float(theirs.sum()) == size + 1
         del theirs
         assert installed().flights.collect() == 0 and num_live() == before
+    assert len(os.listdir("/proc/self/fd")) == files
 
 
 def what_cannot_be_borrowed_is_named(space):
@@ -296,6 +330,22 @@ def remote_tensors_are_refused_or_staged(space):
     assert installed().flights.collect() == 1, "the refused one is kept for its lease"
 
 
+def a_worker_without_the_mapping_is_refused(space):
+    with use_pool(home=space.rank):
+        mine = torch.ones(10)
+    data = swap(space, bytes(ForkingPickler.dumps(mine)))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            pickle.loads(data)
+        except NotMappable:
+            os._exit(3)
+        finally:
+            os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    space.barrier()
+
+
 MAPPED = {
     check.__name__: check
     for check in (
@@ -304,6 +354,8 @@ MAPPED = {
         memory_is_freed_with_the_last_rank,
         a_tensor_comes_home,
         one_message_may_be_read_twice,
+        an_arrival_ends_what_has_arrived,
+        boards_are_given_back,
         what_nobody_reads_is_freed_after_its_lease,
         many_at_once,
         connections_of_multiprocessing_carry_addresses,
@@ -313,4 +365,7 @@ MAPPED = {
         a_part_of_an_allocation_travels_by_address,
     )
 }
-UNMAPPED = {check.__name__: check for check in (remote_tensors_are_refused_or_staged,)}
+UNMAPPED = {
+    check.__name__: check
+    for check in (remote_tensors_are_refused_or_staged, a_worker_without_the_mapping_is_refused)
+}
