@@ -127,6 +127,35 @@ def test_a_batch_script_is_one_process(launched):
         assert world.num_ranks == 1
 
 
+def test_where_a_launcher_does_not_say_how_many_ranks_are_here_an_address_does(launched):
+    launched(PMI_RANK=0, PMI_SIZE=4, MASTER_ADDR="node0")
+    request = launchers.request()
+    assert request is not None and not request.is_one_host
+    launched(PMI_RANK=0, PMI_SIZE=4, MPI_LOCALNRANKS=4, MASTER_ADDR="node0")
+    request = launchers.request()
+    assert request is not None and request.is_one_host
+
+
+def test_torchrun_of_one_inside_a_launcher_of_one_is_no_mistake(launched):
+    launched(RANK=0, WORLD_SIZE=1, PMI_RANK=0, PMI_SIZE=1)
+    launchers.compare_with_torchrun(0, 1)
+
+
+def test_a_job_is_named_after_the_first_ancestor_that_is_no_rank():
+    """A rank may be started through a shell, which has its variables."""
+    source = "from umem.world.launchers import request; print(request().job)"
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -c "{source}"; true'],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SCRIPT_TIMEOUT_S,
+        env=without_launchers() | {"PMI_RANK": "0", "PMI_SIZE": "2"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{os.getpid()} ")
+
+
 # --- meeting in rank 0
 
 
