@@ -17,7 +17,7 @@ from .ucx_ranks import TIMEOUT_S, Rank, run_ranks
 # after ucx_ranks, which skips the tests where there is no UCX
 from umem.fabric.ucx import parcels as module
 from umem.fabric.ucx.parcels import LARGE_BYTES, Parcels
-from umem.fabric.ucx.port import SLICE
+from umem.fabric.ucx.port import PORT_SLICE
 from umem.fabric.ucx.tags import PARCEL, wire
 
 pytestmark = [pytest.mark.parametrize("transport", ["posix", "tcp"]), pytest.mark.timeout(60)]
@@ -134,7 +134,7 @@ def test_a_send_leaves_its_port_as_it_was(transport):
         fabric.barrier()  # connected
         fabric.parcels.send(1, message(1, 16 * LARGE_BYTES), TAG, TIMEOUT_S)
         ports = fabric.ports._made[fabric.main.index(1)]
-        assert all(port.words[SLICE] == SLICE_NS and port.kept is None for port in ports)
+        assert all(port.words[PORT_SLICE] == SLICE_NS and port.kept is None for port in ports)
         me.exchange("done", b"")
         me.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from umem.errors import ConfigError
-from umem.files.users import PROBE_BYTES, require_writable, run_file
+from umem.files.users import TRIAL_BYTES, require_writable, run_file
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> No
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
-        resource.RLIMIT_FSIZE, (PROBE_BYTES - 1, limits[1])
+        resource.RLIMIT_FSIZE, (TRIAL_BYTES - 1, limits[1])
     )  # as far as a full disk lets it come
     try:
         with pytest.raises(ConfigError, match=r"rows\.json cannot be written"):

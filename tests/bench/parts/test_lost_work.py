@@ -21,8 +21,8 @@ from umem.bench.parts import (
     gather_sum,
     message,
     message_loops,
-    probe_loops,
     reduce,
+    speed_loops,
     workload_loops,
 )
 from umem.fabric.ucx import library
@@ -129,15 +129,15 @@ BLOCKS = {
         exchange.Mapped,
         (SIZE,),
         "load_store",
-        probe_loops,
+        speed_loops,
         ("swap",),
         lambda part: part.inbox.numpy()[: 2 * SIZE],
     ),
     "exchange by messages": Block(
         exchange.Message, (SIZE,), "message", message_loops, ("swap",), lambda part: part.dst
     ),
-    "copy": Block(bandwidth.Copy, (1 << 16, 1 << 17, 1), "load_store", probe_loops, ("copy_each",)),
-    "copy by libc": Block(bandwidth.Copy, (1 << 16, 1 << 17, 1), "libc", probe_loops, ("copy_each_by",)),
+    "copy": Block(bandwidth.Copy, (1 << 16, 1 << 17, 1), "load_store", speed_loops, ("copy_each",)),
+    "copy by libc": Block(bandwidth.Copy, (1 << 16, 1 << 17, 1), "libc", speed_loops, ("copy_each_by",)),
     "reduce": Block(
         reduce.Mapped, (SIZE,), "load_store", workload_loops, ("reduce_by_loads",), lambda part: part.out
     ),
