@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,3 +110,18 @@ def test_a_shared_array_is_zeroed_and_nothing_beside_it(num_bytes):
     space._zero(64, num_bytes)
     assert space.memory[:64].all() and space.memory[64 + num_bytes :].all()
     assert not space.memory[64 : 64 + num_bytes].any()
+
+
+def test_find_waits_as_long_as_it_is_told():
+    asked = []
+    space = Zeroed(64)
+    space.timeout_s = 60.0
+
+    def get(key, timeout_s):
+        asked.append((key, timeout_s))
+        return pickle.dumps((0, (2,), np.dtype("int64")))
+
+    space.world = SimpleNamespace(get=get)
+    for timeout_s in (0, None, 1.5):
+        assert space.find("mine", timeout_s).shape == (2,)
+    assert asked == [("array/mine", 0), ("array/mine", 60.0), ("array/mine", 1.5)]

@@ -95,3 +95,9 @@ def test_an_exchange_with_a_dead_rank_is_rank_lost_at_once(run_bare, world_kind,
     )[::2]
     assert [result[::2] for result in results] == [(1, True)] * 2
     assert all(text in result[1] for result in results)
+
+
+def test_a_rank_holds_no_end_of_anothers_stream(run_bare):
+    """An end that is held twice never closes: later ranks would keep those of the earlier ones open."""
+    counts = run_bare(rank_functions.count_sockets, 4)
+    assert len(set(counts)) == 1, counts
