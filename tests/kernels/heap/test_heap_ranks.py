@@ -185,3 +185,16 @@ def test_ranks_that_fill_the_memory_at_once_share_all_of_it():
     allocations, num_bytes, _ = memory.reclaim(2)
     assert (allocations, num_bytes) == (32, memory.num_bytes)
     assert memory.alloc(2, memory.num_bytes) == BASE
+
+
+def test_what_is_reclaimed_is_told_as_usage_had_it():
+    """Slots that a dead rank kept in its magazines were nobody's allocations."""
+    memory = HeapMemory(num_blocks=8, num_ranks=3)
+    addresses = [memory.alloc(0, size) for size in (64, 64, 700, 1 << 16, BLOCK_BYTES)]
+    assert memory.free(0, addresses[0]) == status.OK
+    count, slot_bytes, _, _ = memory.usage()[1][0]
+    num_kept = len(memory.stock(0))
+    assert count == 4 and num_kept > 0
+    memory.announce_death(0)
+    assert memory.reclaim(2) == [count, slot_bytes, num_kept]
+    assert memory.reclaim(2) == [0, 0, 0], "once"
