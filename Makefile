@@ -9,7 +9,7 @@ PREPARE = $(PYTHON_BIN) -c 'from umem.space.ahead import compile_all; compile_al
 TWO_AT_A_TIME = -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test verify bars check-long lint types docs
+.PHONY: help bench test verify bars check-long lint types docs sass
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -50,3 +50,7 @@ docs: ## writes the generated pages in docs/
 	@scripts/setup dev
 	$(PYTHON_BIN) scripts/write_reference.py
 	$(PYTHON_BIN) scripts/write_protocol.py
+
+sass: ## writes docs/sass.md: the machine code of every CUDA kernel, counted (minutes where kernels have changed)
+	@scripts/setup dev
+	$(PYTHON_BIN) scripts/write_sass.py

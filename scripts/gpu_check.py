@@ -1,39 +1,43 @@
 """Checks of the CUDA path that only a GPU can answer; started by scripts/gpu-check.
 
 Each check is one function: it raises AssertionError with what it saw, or returns the evidence in a few
-words. All kernels are compiled for the GPU's own compute capability.
+words. Of each kernel's code object the driver takes what fits the GPU.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import itertools
+import mmap
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
-from gpu_kernels import ADD, COPY, COUNT, LOCK, NOT_GOT, PAIRS, ROLE, Kernel
+from gpu_kernels import ADD, COPY, COUNT, LITMUS, LOCK, MEETING_WORDS, NOT_GOT, Kernel, Litmus
 
 from umem.bench.parts.litmus_lanes import STRIDE_WORDS
 from umem.errors import DeviceMissing, UmemError
-from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
+from umem.kernels.build.code_object import code_object
+from umem.kernels.build.compile import CpuKernel, cpu_kernel
 from umem.memory.device.cuda import CudaDevice, num_devices
 from umem.memory.device.cuda_run import Module, copy_in, copy_out, synchronize
 
 MIB = 1 << 20
 STEP_BYTES = 8 * STRIDE_WORDS
-FORBIDDEN = 2  # MP: the flag overtook the data; CoRR: a word went back. 2 * r0 + r1 with r0 = 1, r1 = 0
+NUM_INSTANCES = 10_000  # of each litmus test
+BOTH_ROLES = -1
+DEVICE_MAP = 2  # CU_MEMHOSTREGISTER_DEVICEMAP
 NEVER_STREAM = 1 << 62
 addresses = itertools.count(0x2000_0000_0000, 1 << 30)
 
 
 class Gpu(CudaDevice):
     """A device that compiles and loads kernels as they are started."""
-
-    compiled: Callable[[str, Kernel], None] = staticmethod(lambda entry, kernel: None)  # a test listens here
 
     def __init__(self, ordinal: int):
         super().__init__(ordinal)
@@ -43,9 +47,8 @@ class Gpu(CudaDevice):
         """Launch; the result is there after `synchronize`."""
         if kernel not in self._modules:
             signature = f"void({', '.join(['int64'] * kernel.num_arguments)})"
-            ptx, entry = cuda_ptx(kernel.entry, signature, self.properties.compute_capability)
-            self.compiled(entry, kernel)
-            self._modules[kernel] = Module(self, cuda_cubin(ptx, self.properties.compute_capability)), entry
+            code = code_object(kernel.entry, signature)
+            self._modules[kernel] = Module(self, code), code.entry
         module, entry = self._modules[kernel]
         self.make_current()
         module.launch(entry, arguments, blocks, threads)
@@ -114,19 +117,88 @@ def check_lock(gpu: Gpu) -> str:
 
 
 def check_litmus(gpu: Gpu) -> str:
-    """MP and CoRR between blocks show no forbidden outcome."""
-    num_pairs, per_pair = 16, 2_000
-    total = num_pairs * per_pair
-    with (
-        memory([gpu], total * STEP_BYTES) as (x,),
-        memory([gpu], total * STEP_BYTES) as (y,),
-        memory([gpu], total * STEP_BYTES) as (z,),
-        memory([gpu], 2 * total * 8) as (out,),
-    ):
-        gpu.start(PAIRS, x, y, z, out, out + total * 8, per_pair, blocks=2 * num_pairs)
-        synchronize(gpu)
-        seen = gpu.words(out, 2 * total)
-    return outcome(seen)
+    """CoRR, MP and SB between blocks show no forbidden end, and lanes that met: more than one end."""
+    num_pairs, per_pair = 16, NUM_INSTANCES // 16
+    with litmus_memory([gpu], num_pairs) as ((x, y, out, meetings), clear):
+
+        def run(test: Litmus) -> np.ndarray:
+            clear()
+            gpu.start(test.kernel, x, y, out, meetings, BOTH_ROLES, per_pair, blocks=2 * num_pairs)
+            synchronize(gpu)
+            return ends(gpu, out, meetings, num_pairs, per_pair, test)
+
+        return "; ".join(judge(name, test, run(test)) for name, test in LITMUS.items())
+
+
+def check_host_litmus(gpu: Gpu) -> str:
+    """The same between the GPU and a thread of the CPU, over host memory that is registered; each plays each role."""
+    size = 4 * NUM_INSTANCES * STEP_BYTES
+    with mmap.mmap(-1, size) as room, registered(gpu, room) as start:
+        x, y = start, start + NUM_INSTANCES * STEP_BYTES
+        out, meetings = y + NUM_INSTANCES * STEP_BYTES, y + 2 * NUM_INSTANCES * STEP_BYTES
+
+        def run(test: Litmus, role: int) -> np.ndarray:
+            room[:] = bytes(size)
+            on_cpu = cpu_lanes(test)
+            gpu.start(test.kernel, x, y, out, meetings, role, NUM_INSTANCES)
+            on_cpu(x, y, out, meetings, 1 - role, NUM_INSTANCES, 0, 1)
+            synchronize(gpu)
+            words = np.frombuffer(room, np.int64).copy()
+            return ends_of(
+                words[(out - start) // 8 :][: 2 * NUM_INSTANCES],
+                words[(meetings - start) // 8 :][: 2 * MEETING_WORDS],
+                NUM_INSTANCES,
+                test,
+            )
+
+        return "; ".join(
+            judge(f"{name} role {role}", test, run(test, role))
+            for name, test in LITMUS.items()
+            for role in (0, 1)
+        )
+
+
+@functools.cache
+def cpu_lanes(test: Litmus) -> CpuKernel:
+    """The lanes of `test`, compiled for the CPU."""
+    compiled: CpuKernel = cpu_kernel(f"void({', '.join(['int64'] * 8)})")(test.lanes)
+    return compiled
+
+
+@contextmanager
+def registered(gpu: Gpu, room: mmap.mmap) -> Iterator[int]:
+    """Memory of this process that the GPU may touch: its address, which is the same on both."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    gpu.make_current()
+    gpu.driver.call("cuMemHostRegister", start, len(room), DEVICE_MAP, detail="memory of the host")
+    assert int(gpu.driver.call("cuMemHostGetDevicePointer", start, 0)) == start, "no unified addressing"
+    try:
+        yield start
+    finally:
+        gpu.driver.call("cuMemHostUnregister", start)
+
+
+@contextmanager
+def litmus_memory(
+    users: list[Gpu], num_pairs: int, other: Gpu | None = None
+) -> Iterator[tuple[list[int], Callable[[], None]]]:
+    """Words x, y, outcomes and meetings of litmus tests: the first user's pointers, and what clears them.
+
+    y lies on `other`, where one is given. The second user's pointers follow behind the first one's.
+    """
+    sizes = (NUM_INSTANCES * STEP_BYTES, NUM_INSTANCES * STEP_BYTES, 2 * NUM_INSTANCES * 8)
+    sizes += (2 * num_pairs * MEETING_WORDS * 8,)
+    with ExitStack() as stack:
+        owners = (users[0], other or users[0], users[0], users[0])
+        pieces = [
+            stack.enter_context(memory(users, size, owner)) for size, owner in zip(sizes, owners, strict=True)
+        ]
+
+        def clear() -> None:
+            for piece, size in zip(pieces, sizes, strict=True):
+                copy_in(users[0], piece[0], bytes(size))
+
+        yield [piece[n] for n in range(len(users)) for piece in pieces], clear
 
 
 def check_two_processes(gpu: Gpu) -> str:
@@ -191,32 +263,56 @@ def check_peer_atomics(gpu: Gpu, peer: Gpu) -> str:
 
 
 def check_peer_litmus(gpu: Gpu, peer: Gpu) -> str:
-    """MP with the data on one GPU and the flag on the other, a role each."""
-    total = 20_000
-    with (
-        memory([peer, gpu], total * STEP_BYTES) as (x_peer, x),
-        memory([peer, gpu], total * STEP_BYTES, owner=gpu) as (y_peer, y),
-        memory([gpu], total * 8) as (out,),
-    ):
-        peer.start(ROLE, x_peer, y_peer, 0, 0, total)
-        gpu.start(ROLE, x, y, out, 1, total)
-        synchronize(gpu)
-        synchronize(peer)
-        seen = gpu.words(out, total)
-    return outcome(seen)
+    """The same with x on one GPU and y on the other, a role each."""
+    with litmus_memory([gpu, peer], 1, other=peer) as (pointers, clear):
+        here, there = pointers[:4], pointers[4:]
+
+        def run(test: Litmus) -> np.ndarray:
+            clear()
+            peer.start(test.kernel, *there, 0, NUM_INSTANCES)
+            gpu.start(test.kernel, *here, 1, NUM_INSTANCES)
+            synchronize(gpu)
+            synchronize(peer)
+            return ends(gpu, here[2], here[3], 1, NUM_INSTANCES, test)
+
+        return "; ".join(judge(name, test, run(test)) for name, test in LITMUS.items())
 
 
-def outcome(seen: np.ndarray) -> str:
-    """The histogram of 2 * r0 + r1 in words; AssertionError where the forbidden one is in it."""
+def ends(gpu: Gpu, out: int, meetings: int, num_pairs: int, per_pair: int, test: Litmus) -> np.ndarray:
+    """`ends_of` what stands in GPU memory."""
+    met = gpu.words(meetings, 2 * num_pairs * MEETING_WORDS)
+    return ends_of(gpu.words(out, 2 * num_pairs * per_pair), met, per_pair, test)
+
+
+def ends_of(outcomes: np.ndarray, met: np.ndarray, per_pair: int, test: Litmus) -> np.ndarray:
+    """2 * r0 + r1 of every instance. AssertionError where lanes have not met at each."""
+    run = met[1::MEETING_WORDS]
+    assert (run == per_pair).all(), f"lanes met at {run.min()} to {run.max()} of {per_pair} instances"
+    of_role_0, of_role_1 = outcomes[: len(outcomes) // 2], outcomes[len(outcomes) // 2 :]
+    return 2 * of_role_0 + of_role_1 if test is LITMUS["SB"] else of_role_1
+
+
+def judge(name: str, test: Litmus, seen: np.ndarray) -> str:
+    """The ends in words; AssertionError where a forbidden one is among them, or all are the same."""
     counts = np.bincount(seen, minlength=4)
-    said = ", ".join(
-        f"{count:,} x r0={index >> 1} r1={index & 1}" for index, count in enumerate(counts) if count
+    said = (
+        name
+        + " "
+        + ", ".join(f"{count:,} x r0={end >> 1} r1={end & 1}" for end, count in enumerate(counts) if count)
     )
-    assert counts[FORBIDDEN] == 0, f"forbidden r0=1 r1=0: {said}"
+    assert counts[test.forbidden] == 0, f"forbidden r0={test.forbidden >> 1} r1={test.forbidden & 1}: {said}"
+    assert (counts > 0).sum() > 1, f"the lanes did not meet: {said}"
     return said
 
 
-ON_ONE = (check_copy, check_atomics, check_lock, check_litmus, check_two_processes)
+ON_ONE = (
+    check_copy,
+    check_atomics,
+    check_lock,
+    check_litmus,
+    check_host_litmus,
+    check_two_processes,
+)
 ON_TWO = (check_peer_copy, check_peer_atomics, check_peer_litmus)
 
 

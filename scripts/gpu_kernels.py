@@ -1,4 +1,4 @@
-"""Kernels of scripts/gpu_check.py beside those that umem ships: atomics, a lock, litmus roles by lane."""
+"""Kernels of scripts/gpu_check.py beside those that umem ships: atomics, a lock, litmus tests whose lanes meet."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from umem.bench.parts import litmus_lanes
+from umem.bench.parts.litmus_lanes import MAX_DELAY, spin
 from umem.kernels import (
     compare_swap_i64,
     fetch_add_i64,
     lane_index,
+    load_acquire_i64,
     load_i64,
     num_lanes,
     pause,
@@ -17,21 +19,21 @@ from umem.kernels import (
     store_release_i64,
 )
 from umem.kernels.build.compile import device_function
+from umem.kernels.build.variants import variant
 from umem.kernels.data.copy import copy_aligned
+from umem.kernels.intrinsics.system import yield_cpu
 
 SPIN_ROUNDS = 1 << 24  # a broken lock ends the check, not the machine
+EAGER_POLLS = 256  # without a pause, which would blur when the lanes meet; then the other may need this core
+MEETING_WORDS = 16
 COUNT, NOT_GOT = 16, 32  # words of the lock's memory: what it guards, and locks that were not got
-
-corr = device_function(litmus_lanes.corr)
-mp = device_function(litmus_lanes.mp)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """`entry` runs on the GPU and calls `spread` with its lane; a test runs `spread` on a CPU."""
+    """`entry` runs on the GPU, on as many lanes as there are threads."""
 
     entry: Callable[..., None]
-    spread: Callable[..., None]
     num_arguments: int
 
 
@@ -62,18 +64,51 @@ def count_under_lock(lock, rounds, lane, lanes):
 
 
 @device_function
-def litmus_pairs(x, y, z, mp_out, corr_out, instances_per_pair, lane, lanes):
-    """MP over x and y, then CoRR over z, by pairs of lanes: even lanes write, odd ones read."""
-    first = (lane >> 1) * instances_per_pair
-    mp(x, y, mp_out, lane & 1, first, first + instances_per_pair)
-    corr(z, z, corr_out, lane & 1, first, first + instances_per_pair)
+def meet(mine, theirs, count):
+    """Say that this lane has come to instance `count`, and wait for the other; 0 where it does not come."""
+    store_release_i64(mine, 0, count)
+    polls = 0
+    while load_acquire_i64(theirs, 0) < count:
+        polls += 1
+        if polls > SPIN_ROUNDS:
+            return 0
+        if polls > EAGER_POLLS:
+            yield_cpu()
+    return 1
 
 
 @device_function
-def litmus_role(x, y, mp_out, role, num_instances, lane, lanes):
-    """One role of MP on all instances, by lane 0: for two GPUs, one role each."""
-    if lane == 0:
-        mp(x, y, mp_out, role, 0, num_instances)
+def one_instance(x, y, out, lane, first, last):
+    """A template: bound to a test of litmus_lanes."""
+
+
+@device_function
+def litmus(x, y, out, meetings, role, num_instances, lane, lanes):
+    """A litmus test by pairs of lanes, which meet before every instance and are then a little early or late.
+
+    `num_instances` a pair. Where `role` is negative even lanes have role 0 and odd ones role 1; else all lanes have
+    that role, and their partners run elsewhere. `meetings` has a line of MEETING_WORDS for every lane of both roles;
+    its second word takes the instances that were run. Outcomes of role 0 stand in `out`, those of role 1 behind.
+    """
+    pair = lane if role >= 0 else lane >> 1
+    pairs = lanes if role >= 0 else lanes >> 1
+    mine = role if role >= 0 else lane & 1
+    here = meetings + 8 * MEETING_WORDS * (2 * pair + mine)
+    there = meetings + 8 * MEETING_WORDS * (2 * pair + 1 - mine)
+    outcomes = out + 8 * mine * pairs * num_instances
+    i = 0
+    wasted = 0
+    while i < num_instances and meet(here, there, i + 1):
+        wasted += spin(((i * (7 + 6 * mine)) ^ (i >> 3)) & MAX_DELAY - 1)
+        instance = pair * num_instances + i
+        one_instance(x, y, outcomes, mine, instance, instance + 1)
+        i += 1
+    store_i64(here, 1, i if wasted >= 0 else 0)
+
+
+litmus_corr = variant(litmus, "litmus_corr", one_instance=device_function(litmus_lanes.corr))
+litmus_mp = variant(litmus, "litmus_mp", one_instance=device_function(litmus_lanes.mp))
+litmus_sb = variant(litmus, "litmus_sb", one_instance=device_function(litmus_lanes.sb))
 
 
 def add_many_entry(word, rounds):
@@ -84,20 +119,36 @@ def count_under_lock_entry(lock, rounds):
     count_under_lock(lock, rounds, lane_index(), num_lanes())
 
 
-def litmus_pairs_entry(x, y, z, mp_out, corr_out, instances_per_pair):
-    litmus_pairs(x, y, z, mp_out, corr_out, instances_per_pair, lane_index(), num_lanes())
+def corr_entry(x, y, out, meetings, role, num_instances):
+    litmus_corr(x, y, out, meetings, role, num_instances, lane_index(), num_lanes())
 
 
-def litmus_role_entry(x, y, mp_out, role, num_instances):
-    litmus_role(x, y, mp_out, role, num_instances, lane_index(), num_lanes())
+def mp_entry(x, y, out, meetings, role, num_instances):
+    litmus_mp(x, y, out, meetings, role, num_instances, lane_index(), num_lanes())
+
+
+def sb_entry(x, y, out, meetings, role, num_instances):
+    litmus_sb(x, y, out, meetings, role, num_instances, lane_index(), num_lanes())
 
 
 def copy_entry(dst, src, num_bytes, stream_bytes):
     copy_aligned(dst, src, num_bytes, stream_bytes, lane_index(), num_lanes())
 
 
-ADD = Kernel(add_many_entry, add_many, 2)
-LOCK = Kernel(count_under_lock_entry, count_under_lock, 2)
-PAIRS = Kernel(litmus_pairs_entry, litmus_pairs, 6)
-ROLE = Kernel(litmus_role_entry, litmus_role, 5)
-COPY = Kernel(copy_entry, copy_aligned, 4)
+@dataclass(frozen=True)
+class Litmus:
+    """A litmus test: its kernel, the same lanes for the CPU, and the end that must not be, 2 * r0 + r1."""
+
+    kernel: Kernel
+    lanes: Callable[..., None]
+    forbidden: int
+
+
+ADD = Kernel(add_many_entry, 2)
+LOCK = Kernel(count_under_lock_entry, 2)
+COPY = Kernel(copy_entry, 4)
+LITMUS = {
+    "CoRR": Litmus(Kernel(corr_entry, 6), litmus_corr, forbidden=2),  # a word went back
+    "MP": Litmus(Kernel(mp_entry, 6), litmus_mp, forbidden=2),  # the flag overtook the data
+    "SB": Litmus(Kernel(sb_entry, 6), litmus_sb, forbidden=0),  # both stores came late
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from umem import errors
 
@@ -34,6 +34,8 @@ def told_by(error: BaseException) -> tuple[object, ...]:
 
 def _value(hint: Any) -> object:
     """Something that an argument of this type may be."""
+    if get_origin(hint) is tuple:
+        return tuple(map(_value, get_args(hint)))
     if hint is int or int in get_args(hint):
         return 3
     return "what" if hint is str else ("any", "thing")

@@ -163,6 +163,33 @@ class DeviceMissing(UmemError):
     """A device was asked for that this machine does not have; the text has the way out."""
 
 
+class DeviceTooOld(DeviceMissing):
+    """A kernel was to run on a GPU that is older than all that it was compiled for."""
+
+    def __init__(self, kernel: str, capability: tuple[int, int], oldest: tuple[int, int]):
+        self.kernel, self.capability, self.oldest = kernel, capability, oldest
+        has, needs = (".".join(map(str, numbers)) for numbers in (capability, oldest))
+        super().__init__(
+            f"kernel {kernel} needs a GPU of compute capability {needs} or newer, this one has {has}: use a newer"
+            " GPU, or let a rank without a GPU do the work"
+        )
+
+
+class DriverTooOld(DeviceError):
+    """A GPU's driver does not know the code of a kernel, because a newer CUDA compiled it."""
+
+
+class KernelRefused(UmemError):
+    """A kernel that does not compile for CUDA; carries its name, and `reason`, the compiler's words."""
+
+    def __init__(self, kernel: str, reason: str):
+        self.kernel, self.reason = kernel, reason
+        super().__init__(
+            f"kernel {kernel} does not compile for CUDA: {reason.strip()}\nWhat a kernel for CUDA may call is in"
+            " docs/reference.md, intrinsics whose targets have cuda; values are numbers, memory is its address"
+        )
+
+
 class FabricError(UmemError):
     """A transport failed: the text carries the call, the status and the peer."""
 

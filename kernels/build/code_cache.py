@@ -53,7 +53,7 @@ LOWERING_SOURCES = tuple(
     for name in names
 )
 KERNELS_FOLDER = Path(__file__).parents[1]
-_READY = "ready"  # file of a folder that a kernel was compiled into
+READY_FILE = "ready"  # file of a folder that a kernel was compiled into
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), range, slice)
 
 
@@ -74,9 +74,12 @@ def lowering_key() -> str:
     return digest.hexdigest()[:24]
 
 
-def folder(body: python_types.FunctionType, signature: object) -> Path | None:
-    """Folder for the compiled form of `body`, made if missing; None where it cannot be cached: it has no
-    file (a notebook), it refers to something without a stable value, or no folder can be written."""
+def folder(body: python_types.FunctionType, signature: object, key: str | None = None) -> Path | None:
+    """Folder for the compiled form of `body` under `key` (the CPU's lowering key), made if missing.
+
+    None where it cannot be cached: it has no file (a notebook), it refers to something without a stable value,
+    or no folder can be written.
+    """
     source = Path(body.__code__.co_filename)
     if not source.is_file():
         return None
@@ -87,12 +90,12 @@ def folder(body: python_types.FunctionType, signature: object) -> Path | None:
     except NotCacheable:
         return None
     name = f"{body.__module__}.{body.__qualname__}".replace("<locals>", "")[-80:]
-    return cached.folder(f"{lowering_key()}/{name}-{digest.hexdigest()[:24]}", _READY)
+    return cached.folder(f"{key or lowering_key()}/{name}-{digest.hexdigest()[:24]}", READY_FILE)
 
 
 def is_ready(path: Path) -> bool:
     """True after some process has compiled into this folder."""
-    return (path / _READY).exists()
+    return (path / READY_FILE).exists()
 
 
 @contextmanager
@@ -103,7 +106,7 @@ def first_compile(path: Path) -> Iterator[None]:
         return
     with turn(path):
         yield
-        (path / _READY).touch()
+        (path / READY_FILE).touch()
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def turn(path: Path) -> Iterator[None]:
 
 def machine_folder() -> Path | None:
     """The folder of all kernels that are lowered as here; None where none can be written."""
-    return cached.folder(lowering_key(), _READY)
+    return cached.folder(lowering_key(), READY_FILE)
 
 
 class KernelLocator(UserProvidedCacheLocator):
