@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import array
 import ctypes
-import dataclasses
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,15 +16,11 @@ from umem.errors import (
     DeviceError,
     DeviceMissing,
     SegmentTooLarge,
-    WaitTimeout,
     WorldError,
 )
 from umem.memory.device import Device
 from umem.memory.device.cuda import CudaDevice
-from umem.memory.device.cuda_run import Module, copy_in, copy_out, synchronize
-
-if TYPE_CHECKING:
-    from gpu_kernels import Kernel
+from umem.memory.device.cuda_run import copy_in, copy_out
 
 BASE = 0x2000_0000_0000
 PIECE = 2 << 20
@@ -60,6 +50,17 @@ def device(ordinal: int = 0) -> Iterator[CudaDevice]:
     yield opened
     opened.close()
     assert num_open() == dict.fromkeys(KINDS, 0)
+
+
+@contextmanager
+def fresh_memory(gpu: CudaDevice, num_bytes: int) -> Iterator[tuple[int, int]]:
+    """Memory of `gpu`, mapped by it: where it stands, and its descriptor."""
+    fd = gpu.create(num_bytes, "umem-test")
+    gpu.reserve(BASE, num_bytes)
+    gpu.map(fd, BASE, num_bytes)
+    yield gpu.pointer(BASE), fd
+    os.close(fd)
+    gpu.release_range(BASE, num_bytes)
 
 
 def create_shares_and_maps_in_order():
@@ -168,131 +169,6 @@ def try_to_open():
         CudaDevice()
     except DeviceMissing as error:
         print(error)
-
-
-def two_processes_see_one_memory():
-    """Device 0 here, device 1 in a child; each writes what the other reads; then a real kernel copies it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with device(0) as gpu:
-        fd = gpu.create(PIECE, "umem-test")
-        gpu.reserve(BASE, PIECE)
-        gpu.map(fd, BASE, PIECE)
-        copy_in(gpu, gpu.pointer(BASE), bytes(range(256)))
-        child = subprocess.Popen(
-            [sys.executable, "-c", f"import steps; steps.child_on_device_1({theirs.fileno()})"],
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
-        socket.send_fds(ours, [b"memory"], [fd])
-        os.close(fd)
-        assert child.wait(timeout=90) == 0
-        assert copy_out(gpu, gpu.pointer(BASE + 4096), 256) == bytes(range(256))
-
-
-def child_on_device_1(socket_fd: int):
-    """Map the parent's memory and copy its first bytes to 4096 behind them with the kernel umem ships."""
-    received = socket.socket(fileno=socket_fd)
-    _, (fd,), _, _ = socket.recv_fds(received, 16, 1)
-    with device(1) as gpu:
-        gpu.reserve(BASE, PIECE)
-        gpu.map(fd, BASE, PIECE)
-        os.close(fd)
-        start = gpu.pointer(BASE)
-        with compiled_copy(gpu) as (module, entry):
-            module.launch(entry, [start + 4096, start, 256, 1 << 30], num_blocks=2, threads_per_block=8)
-            synchronize(gpu, timeout_s=20)
-
-
-@contextmanager
-def compiled_copy(gpu: CudaDevice) -> Iterator[tuple[Module, str]]:
-    """The copy kernel that umem ships: PTX and cubin by the real tools, its CPU twin for the fake driver."""
-    from gpu_kernels import COPY
-
-    from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
-
-    capability = gpu.properties.compute_capability
-    ptx, entry = cuda_ptx(COPY.entry, "void(int64, int64, int64, int64)", capability)
-    register_twin(entry, COPY)
-    module = Module(gpu, cuda_cubin(ptx, capability))
-    yield module, entry
-    module.close()
-
-
-def register_twin(entry: str, kernel: Kernel) -> None:
-    """Let the fake driver run `kernel` when `entry` is launched: the same source, compiled for the CPU."""
-    import numba
-    from numba.core import types
-
-    arguments = ", ".join(f"arguments[{i}][0]" for i in range(kernel.num_arguments))
-    source = f"def twin(lane, num_lanes, arguments):\n    spread({arguments}, lane, num_lanes)\n"
-    made: dict[str, Any] = {"spread": kernel.spread}
-    exec(source, made)
-    pointers = types.CPointer(types.CPointer(types.int64))
-    twin = numba.cfunc(types.void(types.int64, types.int64, pointers))(made["twin"])
-    twins.append(twin)  # its code lives as long as it does
-    fake().fake_cuda_register_twin(entry.encode(), ctypes.c_void_p(twin.address))
-
-
-twins: list[Any] = []
-
-
-def the_gpu_check_passes():
-    """scripts/gpu-check from end to end, also its second process."""
-    import gpu_check
-
-    gpu_check.Gpu.compiled = staticmethod(register_twin)
-    gpu_check.CHILD = ["-c", "import sys, steps; steps.gpu_check_child(*map(int, sys.argv[1:]))"]
-    assert gpu_check.main() == 0
-    assert num_open() == dict.fromkeys(KINDS, 0)
-
-
-def gpu_check_child(socket_fd: int, ordinal: int):
-    import gpu_check
-
-    gpu_check.Gpu.compiled = staticmethod(register_twin)
-    gpu_check.run_child(socket_fd, ordinal)
-
-
-def the_gpu_check_sees_a_broken_kernel():
-    """A check that cannot fail proves nothing: break the kernel that it runs."""
-    import gpu_check
-    import numba
-
-    @numba.njit
-    def loses_additions(word, rounds, lane, num_lanes):
-        return
-
-    def register_broken(entry: str, kernel: Kernel) -> None:
-        broken = dataclasses.replace(kernel, spread=loses_additions) if kernel is gpu_check.ADD else kernel
-        register_twin(entry, broken)
-
-    gpu_check.Gpu.compiled = staticmethod(register_broken)
-    gpu = gpu_check.Gpu(0)
-    assert not gpu_check.attempt("cuda:0", gpu_check.check_atomics, gpu)
-    gpu.close()
-
-
-def launches_refuse_what_cannot_run():
-    with device() as gpu, compiled_copy(gpu) as (module, entry):
-        with pytest.raises(DeviceError, match="no_such_kernel"):
-            module.launch("no_such_kernel", [])
-        with pytest.raises(DeviceError, match="2048 threads"):
-            module.launch(entry, [0, 0, 0, 0], threads_per_block=2048)
-        with pytest.raises(ConfigError, match="4 arguments and 1 types"):
-            module.launch(entry, [0, 0, 0, 0], types=[ctypes.c_int64])
-        with pytest.raises(DeviceError, match="INVALID_IMAGE"):
-            Module(gpu, bytes(array.array("Q", [0] * 64)))
-
-        os.environ["FAKE_CUDA_HANGS"] = "1"
-        module.launch(entry, [0, 0, 0, 0])
-        with pytest.raises(WaitTimeout, match=r"cuda:0.*0\.05 s"):
-            synchronize(gpu, timeout_s=0.05)
-        del os.environ["FAKE_CUDA_HANGS"]
-
-        os.environ["FAKE_CUDA_KERNEL"] = "700"
-        module.launch(entry, [0, 0, 0, 0])
-        with pytest.raises(DeviceError, match="ILLEGAL_ADDRESS"):
-            synchronize(gpu)
 
 
 def the_fake_refuses_what_the_documentation_forbids():

@@ -1,4 +1,4 @@
-"""The driver layer, run by the real cuda.bindings on a fake libcuda (fake_libcuda.c).
+"""The driver layer, run by the real cuda.bindings on a libcuda that executes PTX on this CPU (driver/).
 
 Evidence that the sequence of calls is legal, complete and paired, also between two processes; no evidence
 about a GPU.
@@ -40,23 +40,37 @@ def test_native_atomics_between_peers_are_probed(run_steps, native):
 
 
 def test_two_processes_see_one_memory_and_run_a_kernel_on_it(run_steps):
-    run_steps("two_processes_see_one_memory")
+    run_steps("two_processes_see_one_memory", module="launch_steps")
 
 
-def test_kernels_that_cannot_start_fail_or_hang_are_typed_errors(run_steps):
-    run_steps("launches_refuse_what_cannot_run")
+def test_two_processes_share_a_lock_of_one_device(run_steps):
+    run_steps("two_processes_share_a_lock_of_one_device", module="launch_steps")
 
 
-@pytest.mark.soak  # the other tests here run its steps one by one
-def test_gpu_check_runs_from_end_to_end(run_steps):
-    table = run_steps("the_gpu_check_passes")
-    assert (
-        "two processes  pass" in table and "peer litmus" in table and "13 of 13 checks passed on 2" in table
+def test_kernels_that_cannot_start_are_typed_errors(run_steps):
+    run_steps("launches_refuse_what_cannot_run", module="launch_steps")
+
+
+def test_a_kernel_compiled_by_the_real_tools_runs(run_steps):
+    run_steps("real_compilers", module="launch_steps")
+
+
+def test_machine_code_is_kept_by_the_hash_of_its_ptx(run_steps):
+    run_steps("machine_code_is_kept_by_the_hash_of_its_ptx", module="launch_steps")
+
+
+@pytest.mark.timeout(400)  # lanes on different threads meet 10,000 times a test
+def test_litmus_tests_show_several_ends_and_none_forbidden(run_steps):
+    told = run_steps(
+        "the_litmus_tests_show_several_ends_and_none_forbidden", module="launch_steps", timeout_s=300
     )
+    assert told.count("SB") == told.count("MP") == told.count("CoRR") == 2 * (1 + 2 + 1)
 
 
 def test_gpu_check_sees_a_broken_kernel(run_steps):
-    assert "atomics        FAIL  AssertionError: 0 of" in run_steps("the_gpu_check_sees_a_broken_kernel")
+    assert "atomics        FAIL  AssertionError: 1 of" in run_steps(
+        "the_gpu_check_sees_a_broken_kernel", module="launch_steps"
+    )
 
 
 def test_the_fake_refuses_what_the_documentation_forbids(run_steps):
@@ -97,3 +111,8 @@ def test_machine_without_the_extra_says_how_to_install_it():
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     ).stdout
     assert "scripts/setup cuda13" in said
+
+
+def test_kernels_of_numba_cuda_itself_run_and_use_umem_s_memory(run_steps):
+    told = run_steps("run_all", module="numba_steps").splitlines()
+    assert told == ["own_kernels_run ok", "arrays_lie_over_umem_s_memory ok"]

@@ -1,4 +1,4 @@
-"""umem.torch on a GPU, as far as it goes without one: real callbacks, a fake driver, a stand-in for torch's side.
+"""umem.torch on a GPU, as far as it goes without one: real callbacks, driver/, a stand-in for torch's side.
 
 Evidence that memory of the right GPU is handed over with the right signatures, and is reused only when its
 stream has passed; no evidence about a GPU.
@@ -32,7 +32,7 @@ STEPS = (
 @pytest.fixture(scope="module")
 def told(run_steps) -> str:
     """What all steps print, run once."""
-    return run_steps("run_all", module="torch_steps")
+    return run_steps("run_all", module="torch_steps", capturing=1)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -12,12 +12,12 @@ import os
 import random
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
+from forked import run_each
 from steps import KINDS, fake, num_open
 
 import umem
@@ -29,7 +29,13 @@ from umem.torch.cuda_callbacks import MAX_WAITING
 
 MIB = 1 << 20
 GPU_BYTES = 64 * MIB
-THIS_STREAM, OTHER_STREAM = 0x7000, 0x8000
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+
+
+class Streams:
+    """Two streams of GPU 0, made with its pool."""
+
+    this = other = 0
 
 
 class Allocator:
@@ -51,7 +57,7 @@ class MemPool:
 
     def __del__(self) -> None:
         for pointer in self.kept:
-            self.allocator.give(pointer, 2 * MIB, 0, THIS_STREAM)
+            self.allocator.give(pointer, 2 * MIB, 0, Streams.this)
 
 
 @contextmanager
@@ -75,6 +81,9 @@ def installed(timeout_s: float = 20, **options: object) -> Iterator[tuple[subjec
         install(space, gpu_bytes=GPU_BYTES, **{"at_close": "refuse", **options})
         pool = subject._gpu_pool
         assert pool is not None
+        pool.device.make_current()
+        make = pool.device.driver.call
+        Streams.this, Streams.other = (int(make("cuStreamCreate", NON_BLOCKING)) for _ in range(2))
         yield pool, pool.mem_pool().allocator
     assert num_open() | {"event": 0} == dict.fromkeys([*KINDS, "event"], 0)
 
@@ -84,20 +93,23 @@ def num_events() -> int:
 
 
 def keep_busy(stream: int | None) -> None:
-    """`stream` has work to do, all others have none."""
-    fake().fake_cuda_set_busy(ctypes.c_void_p(stream))
+    """`stream` has work to do from here on; None: all streams have done theirs."""
+    if stream is None:
+        fake().fake_cuda_let_go()
+    else:
+        assert fake().fake_cuda_hold(ctypes.c_void_p(stream)) == 0
 
 
 def take_all(allocator: Allocator, num_bytes: int = 2 * MIB) -> list[int]:
     pieces = []
-    while pointer := allocator.take(num_bytes, 0, OTHER_STREAM):
+    while pointer := allocator.take(num_bytes, 0, Streams.other):
         pieces.append(pointer)
     return pieces
 
 
 def give_all(allocator: Allocator, pieces: list[int]) -> None:
     for pointer in pieces:
-        allocator.give(pointer, 2 * MIB, 0, OTHER_STREAM)
+        allocator.give(pointer, 2 * MIB, 0, Streams.other)
 
 
 def torch_is_given_memory_of_the_gpu():
@@ -105,18 +117,18 @@ def torch_is_given_memory_of_the_gpu():
         with use_gpu_pool():
             assert entered == [pool.mem_pool()]
         sizes = [512, 2 * MIB, 5 * MIB, 20 * MIB]
-        pieces = [allocator.take(size, 0, THIS_STREAM) for size in sizes]
+        pieces = [allocator.take(size, 0, Streams.this) for size in sizes]
         for pointer, size in zip(pieces, sizes, strict=True):
             assert pool.holds(pointer) and pool.holds(pointer + size - 1) and pointer % 512 == 0
             ctypes.memset(pointer, 7, size)
         spans = sorted((start, start + size) for start, size in zip(pieces, sizes, strict=True))
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
         assert pool.num_live() == len(sizes)
-        assert allocator.take(GPU_BYTES, 0, THIS_STREAM) is None, "torch makes OutOfMemoryError of it"
-        assert allocator.take(512, 1, THIS_STREAM) is None, "a GPU that umem has no memory of"
+        assert allocator.take(GPU_BYTES, 0, Streams.this) is None, "torch makes OutOfMemoryError of it"
+        assert allocator.take(512, 1, Streams.this) is None, "a GPU that umem has no memory of"
         give_all(allocator, pieces)
         assert pool.num_live() == pool.num_waiting() == pool.num_kept() == num_events() == 0
-        whole = allocator.take(GPU_BYTES, 0, THIS_STREAM)
+        whole = allocator.take(GPU_BYTES, 0, Streams.this)
         assert whole == pool.pointer, "all is one piece again"
         give_all(allocator, [whole])
 
@@ -124,37 +136,37 @@ def torch_is_given_memory_of_the_gpu():
 def memory_waits_for_the_stream_that_used_it():
     with installed(timeout_s=0.2) as (pool, allocator):
         pieces = take_all(allocator)
-        keep_busy(THIS_STREAM)
+        keep_busy(Streams.this)
         used, unused = pieces.pop(), pieces.pop()
-        allocator.give(used, 2 * MIB, 0, THIS_STREAM)
-        allocator.give(unused, 2 * MIB, 0, OTHER_STREAM)
-        assert allocator.take(2 * MIB, 0, OTHER_STREAM) == unused, "its own stream had nothing to do"
-        assert allocator.take(2 * MIB, 0, OTHER_STREAM) is None, "after the time-out"
-        assert allocator.take(2 * MIB, 0, THIS_STREAM) is None
+        allocator.give(used, 2 * MIB, 0, Streams.this)
+        allocator.give(unused, 2 * MIB, 0, Streams.other)
+        assert allocator.take(2 * MIB, 0, Streams.other) == unused, "its own stream had nothing to do"
+        assert allocator.take(2 * MIB, 0, Streams.other) is None, "after the time-out"
+        assert allocator.take(2 * MIB, 0, Streams.this) is None
         assert pool.num_waiting() == num_events() == 1
         keep_busy(None)
-        assert allocator.take(2 * MIB, 0, OTHER_STREAM) == used
+        assert allocator.take(2 * MIB, 0, Streams.other) == used
         assert num_events() == 0
         give_all(allocator, [*pieces, used, unused])
 
 
 def work_after_the_free_is_not_waited_for():
     with installed() as (_, allocator):
-        piece = allocator.take(GPU_BYTES, 0, THIS_STREAM)
-        allocator.give(piece, GPU_BYTES, 0, THIS_STREAM)
-        keep_busy(THIS_STREAM)
-        assert allocator.take(GPU_BYTES, 0, OTHER_STREAM) == piece
+        piece = allocator.take(GPU_BYTES, 0, Streams.this)
+        allocator.give(piece, GPU_BYTES, 0, Streams.this)
+        keep_busy(Streams.this)
+        assert allocator.take(GPU_BYTES, 0, Streams.other) == piece
         give_all(allocator, [piece])
 
 
 def a_full_gpu_waits_for_what_is_under_way():
     with installed() as (_, allocator):
-        piece = allocator.take(GPU_BYTES, 0, THIS_STREAM)
-        keep_busy(THIS_STREAM)
-        allocator.give(piece, GPU_BYTES, 0, THIS_STREAM)
+        piece = allocator.take(GPU_BYTES, 0, Streams.this)
+        keep_busy(Streams.this)
+        allocator.give(piece, GPU_BYTES, 0, Streams.this)
         threading.Timer(0.3, keep_busy, [None]).start()
         started_s = time.monotonic()
-        assert allocator.take(GPU_BYTES, 0, OTHER_STREAM) == piece
+        assert allocator.take(GPU_BYTES, 0, Streams.other) == piece
         assert time.monotonic() - started_s > 0.2
         give_all(allocator, [piece])
 
@@ -163,9 +175,9 @@ def more_may_wait_than_the_table_holds():
     with installed(timeout_s=0.2) as (pool, allocator):
         pieces = take_all(allocator, 4096)
         assert len(pieces) > MAX_WAITING
-        keep_busy(THIS_STREAM)
+        keep_busy(Streams.this)
         for pointer in pieces[: MAX_WAITING + 1]:
-            allocator.give(pointer, 4096, 0, THIS_STREAM)
+            allocator.give(pointer, 4096, 0, Streams.this)
         assert (pool.num_waiting(), pool.num_kept()) == (MAX_WAITING, 1)
         keep_busy(None)
         give_all(allocator, pieces[MAX_WAITING + 1 :])
@@ -176,7 +188,7 @@ def more_may_wait_than_the_table_holds():
 def memory_without_an_event_is_never_given_out_again():
     os.environ["FAKE_CUDA_EVENTS"] = "2"
     with pytest.raises(WorldError, match="1 pieces of cuda:0"), installed() as (pool, allocator):
-        piece = allocator.take(2 * MIB, 0, THIS_STREAM)
+        piece = allocator.take(2 * MIB, 0, Streams.this)
         give_all(allocator, [piece])
         assert (pool.num_live(), pool.num_waiting(), pool.num_kept()) == (0, 0, 1)
         assert piece not in take_all(allocator) and pool.num_live() == 31
@@ -192,7 +204,7 @@ def threads_take_and_give_at_once():
             for _ in range(2000):
                 size = rng.choice((512, 8192, MIB, 2 * MIB))
                 pointer = (
-                    allocator.take(size, 0, rng.choice((THIS_STREAM, OTHER_STREAM)))
+                    allocator.take(size, 0, rng.choice((Streams.this, Streams.other)))
                     if len(held) < 4
                     else None
                 )
@@ -203,9 +215,9 @@ def threads_take_and_give_at_once():
                     pointer, size = held.popitem()
                     if ctypes.string_at(pointer, 512) != bytes([seed]) * 512:
                         wrong.append(seed)
-                    allocator.give(pointer, size, 0, rng.choice((THIS_STREAM, OTHER_STREAM)))
+                    allocator.give(pointer, size, 0, rng.choice((Streams.this, Streams.other)))
             for pointer, size in held.items():
-                allocator.give(pointer, size, 0, THIS_STREAM)
+                allocator.give(pointer, size, 0, Streams.this)
 
         keep_busy(None)
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(1, 5)]
@@ -218,8 +230,8 @@ def threads_take_and_give_at_once():
 
 def closing_is_refused_while_torch_has_memory():
     with installed() as (pool, allocator):
-        tensor = allocator.take(2 * MIB, 0, THIS_STREAM)
-        pool.mem_pool().kept.append(allocator.take(2 * MIB, 0, THIS_STREAM))
+        tensor = allocator.take(2 * MIB, 0, Streams.this)
+        pool.mem_pool().kept.append(allocator.take(2 * MIB, 0, Streams.this))
         with pytest.raises(WorldError, match="1 pieces of cuda:0 are in use by torch"):
             pool.space.close()
         assert pool.space.is_open and pool.num_live() == 1, "what torch only kept is given up"
@@ -228,11 +240,11 @@ def closing_is_refused_while_torch_has_memory():
 
 def detached_memory_stays():
     with installed(at_close="detach") as (pool, allocator):
-        tensor = allocator.take(2 * MIB, 0, THIS_STREAM)
+        tensor = allocator.take(2 * MIB, 0, Streams.this)
         pool.space.close()
         ctypes.memset(tensor, 1, 2 * MIB)
-        allocator.give(tensor, 2 * MIB, 0, THIS_STREAM)
-        assert allocator.take(2 * MIB, 0, THIS_STREAM) is None
+        allocator.give(tensor, 2 * MIB, 0, Streams.this)
+        assert allocator.take(2 * MIB, 0, Streams.this) is None
         pool.device.close()
 
 
@@ -272,18 +284,5 @@ STEPS = (
 
 
 def run_all():
-    """Print a line a step: its name, and whether it was ok."""
     load_all()
-    for step in STEPS:
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                step()
-                code = 0
-            except Exception:  # noqa: BLE001 - the child's one report
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(step.__name__, "ok" if ended == 0 else f"ended with {ended}", flush=True)
+    run_each(STEPS)
