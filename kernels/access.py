@@ -35,7 +35,7 @@ from .intrinsics.scalar import fence_seq_cst, load_i64, store_i64
 from .intrinsics.whole import exact, whole
 from .page import gate as gates
 from .page import operations
-from .page.control import CONTROL_PEER_MAPPED, NO_HOME, home_rank
+from .page.control import NO_HOME, place_of, reaches
 
 NAMES = {
     "int8": "i8",
@@ -59,10 +59,10 @@ def check(gate, address, num_bytes):
     if address & (num_bytes - 1):
         return status.MISALIGNED
     control = load_i64(gate, gates.GATE_CONTROL)
-    home = home_rank(control, address)
+    home, kind, _ = place_of(control, address)
     if home == NO_HOME:
         return status.OUT_OF_RANGE
-    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
+    if not reaches(control, home, kind):
         return status.CACHED if is_noted(gate, address) else status.NOT_MAPPED
     if block_value(control, home, address) != 0:
         return status.CACHED

@@ -24,6 +24,7 @@ _HOMES = {
     "WorldSpec": "umem.world",
     "current_space": "umem.space.space",
     "init": "umem.space.space",
+    "kernel": "umem.kernels.build.kernel",
     "launch": "umem.world",
 }
 # Packages that `import umem` is enough for: umem.torch.install(space). Not in __all__, where torch would hide torch.
@@ -36,11 +37,13 @@ __all__ = [
     "__version__",
     "current_space",
     "init",
+    "kernel",
     "launch",
 ]
 
 if TYPE_CHECKING:
     from . import torch as torch
+    from .kernels.build.kernel import kernel as kernel
     from .space.array import Array as Array
     from .space.space import Space as Space
     from .space.space import current_space as current_space

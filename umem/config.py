@@ -8,6 +8,7 @@
 | UMEM_PROTOCOL | the coherence protocol: msi, mesi, snoop, or a file |
 | UMEM_HOST | name of this host; ranks with the same boot id and UMEM_HOST may map each other |
 | UMEM_UCX | which libucp: auto, wheel, system, or a path |
+| UMEM_DEVICE | what ranks work on: cpu, cuda, cuda:0,cuda:1, ... |
 | UMEM_TIMEOUT_S | deadline of every wait |
 | UMEM_NETWORK | interface that traffic between hosts may use; loopback only when unset |
 | UMEM_CACHE | folder of compiled kernels (default: XDG cache folder; where neither can be written, TMPDIR) |

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from umem.kernels.build.compile import cpu_kernel
-from umem.kernels.page.control import is_mapped
+from umem.kernels.page.control import KIND_DEVICE, is_mapped
 from umem.space.space import Space
 
 from .base import SpacePart
@@ -35,7 +35,7 @@ class Reach(SpacePart):
             return LOAD_STORE
         assert self.space.fabric is not None
         transport = self.space.fabric.transports.partition(",")[0]
-        return f"{self.space.switch.fabric_to(rank).name} {transport}"
+        return f"{self.space.switch.fabric_to(rank, KIND_DEVICE).name} {transport}"
 
     def add(self) -> None:
         """Every rank adds 1 to every rank's second word, all at once."""

@@ -11,7 +11,7 @@ from ..intrinsics import scalar
 from ..intrinsics.scalar import compare_swap_u32, load_i64, load_relaxed_u32, store_i64
 from ..page import gate as gates
 from ..page import operations
-from ..page.control import CONTROL_PEER_MAPPED, home_rank
+from ..page.control import reaches_address
 from . import layout as words
 from .cache import NO_SLOT
 from .directory import unlock_line
@@ -51,7 +51,7 @@ modify_raw = modify  # bound to the same in one atomic step
 def load_uncached(cache, address):
     """(code, value) of the element at `address`, in memory that is not cached."""
     control = load_i64(cache, words.CACHE_CONTROL)
-    if load_i64(control, CONTROL_PEER_MAPPED + home_rank(control, address)) != 0:
+    if reaches_address(control, address):
         return status.OK, load_acquire_value(address, 0)
     code, bits = read_at_home(cache, address, NUM_BYTES)
     if code != status.OK:
@@ -133,7 +133,7 @@ def modify_slowly(cache, address, operation, first, second):
             return code, ZERO
         if note == 0:
             control = load_i64(cache, words.CACHE_CONTROL)
-            if load_i64(control, CONTROL_PEER_MAPPED + home_rank(control, address)) != 0:
+            if reaches_address(control, address):
                 return status.OK, modify_raw(address, operation, first, second)
             code, old = modify_there(cache, note, address, operation, first, second)
             if code != status.NOT_CACHED:

@@ -19,7 +19,7 @@ from ..intrinsics.scalar import (
 )
 from ..intrinsics.system import count_trailing_zeros_u64
 from ..intrinsics.vector import vec_lanes_i64
-from ..page.control import BASE, CONTROL_PEER_MAPPED, CONTROL_RANK, CONTROL_SPIN_ROUNDS, place_of
+from ..page.control import BASE, CONTROL_RANK, CONTROL_SPIN_ROUNDS, place_of, shares_meta
 from . import layout as words
 from .cache import (
     LINE_IN_TAG,
@@ -155,7 +155,7 @@ def give_back(cache, line_log2, slot, line):
     control = load_i64(cache, words.CACHE_CONTROL)
     address = BASE + (line << line_log2)
     home, kind, offset = place_of(control, address)
-    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
+    if not shares_meta(control, home):
         return give_back_by_flit(cache, control, line_log2, slot, line)
     rank = load_i64(control, CONTROL_RANK)
     word = directory_word_at(cache_of(control, home), kind, offset, line_log2)

@@ -36,7 +36,7 @@ from ..intrinsics.vector import (
     vec_splat_i64,
     vec_xor_i64,
 )
-from ..page.control import BASE, CONTROL_PEER_MAPPED, contiguous_bytes, home_rank
+from ..page.control import BASE, contiguous_bytes, reaches_address
 from . import layout as words
 from .cache import (
     LINE_IN_TAG,
@@ -242,7 +242,7 @@ def next_piece(cache, address, num_bytes):
     if note != 0:
         return status.OK, note, in_block
     control = load_i64(cache, words.CACHE_CONTROL)
-    if load_i64(control, CONTROL_PEER_MAPPED + home_rank(control, address)) == 0:
+    if not reaches_address(control, address):
         return status.NOT_CACHED, note, 0
     return status.OK, note, min(in_block, contiguous_bytes(control, address))
 

@@ -6,7 +6,7 @@ from .. import status
 from ..build.compile import device_function, inlined_function
 from ..heap.layout import BLOCK_LOG2
 from ..intrinsics.scalar import load_i64, load_relaxed_u8, store_relaxed_u8
-from ..page.control import BASE, CONTROL_PEER_MAPPED, CONTROL_RANK, NO_HOME, home_rank, place_of
+from ..page.control import BASE, CONTROL_RANK, NO_HOME, home_rank, place_of, shares_meta
 from . import layout as words
 from .cache import NO_SLOT, geometry_of, set_of
 from .directory import block_value, cache_of, directory_word_at
@@ -41,7 +41,7 @@ def learn(cache, address):
     note = int(load_relaxed_u8(notes, block))
     if note != 0:
         return status.OK, note
-    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
+    if not shares_meta(control, home):
         code, word = ask_home(cache, address, 0, ASK_BLOCK)
         if code != status.OK:
             return code, 0
@@ -98,7 +98,7 @@ def fetch(cache, note, address, request, slot):
     line_log2 = note & LINE_LOG2_MASK
     line = (address - BASE) >> line_log2
     start = BASE + (line << line_log2)
-    is_mapped = load_i64(control, CONTROL_PEER_MAPPED + home) != 0
+    is_mapped = shares_meta(control, home) != 0
     word = 0
     if is_mapped:
         home_cache = cache_of(control, home)
@@ -129,7 +129,7 @@ def make_home_ready(cache, note, address, request):
     the home itself has to do it."""
     control = load_i64(cache, words.CACHE_CONTROL)
     home, kind, offset = place_of(control, address)
-    if load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
+    if not shares_meta(control, home):
         return status.NOT_MAPPED, 0, 0
     home_cache = cache_of(control, home)
     if not is_as_noted(home_cache, kind, offset, note):

@@ -32,7 +32,7 @@ from ..intrinsics.scalar import (
     store_release_i64,
 )
 from ..intrinsics.system import prefetch, prefetch_for_store
-from ..page.control import BASE, CONTROL_NUM_RANKS, CONTROL_PEER_MAPPED, CONTROL_RANK
+from ..page.control import BASE, CONTROL_NUM_RANKS, CONTROL_RANK, shares_meta
 from . import layout as words
 from .cache import (
     NO_SLOT,
@@ -158,7 +158,7 @@ def foresee(control, cache, word, line, line_log2, request):
     value = load_relaxed_i64(word, 0)
     if line_state(value) == LINE_OWNED:
         owner = owner_of(value)
-        if load_i64(control, CONTROL_PEER_MAPPED + owner) != 0:
+        if shares_meta(control, owner):
             geometry = geometry_of(cache_of(control, owner), line_log2)
             copy = copy_address(geometry, first_slot(geometry, line), line_log2)
             prefetch_for_store(own_tag(geometry, line))
@@ -170,7 +170,7 @@ def foresee(control, cache, word, line, line_log2, request):
         num_ranks = load_i64(control, CONTROL_NUM_RANKS)
         sharer = next_sharer(value, 0, num_ranks)
         while sharer != NO_RANK:
-            if load_i64(control, CONTROL_PEER_MAPPED + sharer) != 0:
+            if shares_meta(control, sharer):
                 prefetch_for_store(own_tag(geometry_of(cache_of(control, sharer), line_log2), line))
             sharer = next_sharer(value, sharer + 1, num_ranks)
 
@@ -221,7 +221,7 @@ def clear_the_way(cache, word, value, row, rank, address, line, line_log2):
     num_ranks = load_i64(control, CONTROL_NUM_RANKS)
     if row & (FORWARD_SHARED | FORWARD_INVALID):
         owner = owner_of(value)
-        if load_i64(control, CONTROL_PEER_MAPPED + owner) == 0:
+        if not shares_meta(control, owner):
             unlock_line(word, value)
             return status.NOT_MAPPED, NO_SLOT
         owner_cache = cache_of(control, owner)
@@ -263,7 +263,7 @@ def are_mapped(control, value, row, rank, num_ranks):
     """True where every rank but `rank` that must lose its copy is mapped here."""
     target = first_target(value, row, 0, num_ranks)
     while target != NO_RANK:
-        if target != rank and load_i64(control, CONTROL_PEER_MAPPED + target) == 0:
+        if target != rank and not shares_meta(control, target):
             return False
         target = first_target(value, row, target + 1, num_ranks)
     return True

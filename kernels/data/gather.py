@@ -180,5 +180,6 @@ def cuda_gather_rows(dst, table, indices, num_rows, row_bytes):
     gather_rows_spread(dst, table, indices, num_rows, row_bytes, lane_index(), num_lanes())
 
 
+GATHER_ROWS = "void(int64, int64, int64, int64, int64)"
 cpu_check_indices = cpu_kernel("int64(int64, int64, int64)")(check_indices)
 cpu_gather_rows = cpu_kernel("void(int64, int64, int64, int64, int64, int64)")(one_lane)

@@ -201,10 +201,10 @@ def _of_type(row_type: str) -> dict[str, Any]:
 
 
 _FORMS = {row_type: _of_type(row_type) for row_type in ROW_TYPES}
-_SIGNATURE = "void(int64, int64, int64, int64, int64, int64, int64)"
+GATHER_SUM_SIGNATURE = "void(int64, int64, int64, int64, int64, int64, int64)"
 GATHER_SUM = {row_type: forms["gather_sum"] for row_type, forms in _FORMS.items()}
 CPU_GATHER_SUM = {
-    row_type: cpu_kernel(_SIGNATURE, group=group_of(row_type))(forms["one_lane"])
+    row_type: cpu_kernel(GATHER_SUM_SIGNATURE, group=group_of(row_type))(forms["one_lane"])
     for row_type, forms in _FORMS.items()
 }
 CUDA_GATHER_SUM = {row_type: forms["all_lanes"] for row_type, forms in _FORMS.items()}

@@ -168,9 +168,9 @@ def _of_type(name: str, unaligned_vectors: int) -> SimpleNamespace:
 
 
 _FORMS = {name: _of_type(name, unaligned_vectors=1) for name in TYPE_BYTES}
-_SIGNATURE = "void(int64, int64, int64, int64, int64)"
+REDUCE_SIGNATURE = "void(int64, int64, int64, int64, int64)"
 REDUCE = {name: forms.reduce for name, forms in _FORMS.items()}
 CPU_REDUCE = {
-    name: cpu_kernel(_SIGNATURE, group=group_of(name))(forms.one_lane) for name, forms in _FORMS.items()
+    name: cpu_kernel(REDUCE_SIGNATURE, group=group_of(name))(forms.one_lane) for name, forms in _FORMS.items()
 }
 CUDA_REDUCE = {name: _of_type(name, unaligned_vectors=0).all_lanes for name in TYPE_BYTES}

@@ -29,6 +29,7 @@ _RMW = {"fetch_add": "add", "fetch_or": "or", "fetch_and": "and", "exchange": "x
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 FUTEX_WAIT, FUTEX_WAKE = 0, 1  # without FUTEX_PRIVATE_FLAG: the word may be shared between processes
 CLOCK_MONOTONIC = 1
+CALL_WORDS = 11  # as many as cuLaunchKernel takes
 # Knuth's multiplicative hash: the high bits of the product differ for numbers at any equal distance.
 GOLDEN, STRIPE_SHIFT = 0x9E3779B97F4A7C15, 64 - 6
 IS_X86 = platform.machine() == "x86_64"
@@ -182,7 +183,7 @@ def _multiply_high(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir
     return builder.trunc(builder.lshr(product, wide(64)), LLVM_I64)
 
 
-def _constant(value: int) -> Emitter:
+def constant(value: int) -> Emitter:
     return lambda builder, row, args: LLVM_I64(value)
 
 
@@ -216,6 +217,13 @@ def _call_handler(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.
     return builder.call(builder.inttoptr(args[0], handler), args[1:])
 
 
+def _call_with(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+    function = ir.FunctionType(LLVM_I32, [LLVM_I64] * CALL_WORDS).as_pointer()
+    words = builder.inttoptr(args[1], LLVM_I64.as_pointer())
+    values = [builder.load(builder.gep(words, [LLVM_I64(index)])) for index in range(CALL_WORDS)]
+    return builder.sext(builder.call(builder.inttoptr(args[0], function), values), LLVM_I64)
+
+
 def entry_slot(builder: Builder, kind: ir.Type) -> ir.Value:
     """Stack room of `kind`, taken once per call of the function, not once per turn of a loop."""
     with builder.goto_entry_block():
@@ -238,8 +246,9 @@ CPU_EMITTERS: dict[str, Emitter] = {
     "cycles": _cycles,
     "thread_pointer": _thread_pointer,
     "thread_stripe": _thread_stripe,
-    "lane_index": _constant(0),
-    "num_lanes": _constant(1),
+    "is_gpu": constant(0),
+    "lane_index": constant(0),
+    "num_lanes": constant(1),
     "prefetch": _prefetch,
     "prefetch_for_store": _prefetch,
     "stream_fence": _stream_fence,
@@ -251,4 +260,5 @@ CPU_EMITTERS: dict[str, Emitter] = {
     "futex_wait": _futex_wait,
     "futex_wake": _futex_wake,
     "call_handler": _call_handler,
+    "call_with": _call_with,
 }

@@ -21,6 +21,7 @@ from .lower_cpu import (
     LLVM_VOID,
     SCALARS,
     Emitter,
+    constant,
     external,
 )
 from .lower_narrow import LLVM_F32, LLVM_I16, shaped
@@ -256,6 +257,7 @@ CUDA_EMITTERS: dict[str, Emitter] = {
     "prefetch_for_store": _statement("prefetch.global.L2 [$0];"),
     "now_ns": _special_register("globaltimer"),
     "cycles": _special_register("clock64"),
+    "is_gpu": constant(1),
     "lane_index": _lane_index,
     "thread_stripe": _lane_index,
     "num_lanes": _num_lanes,

@@ -61,6 +61,10 @@ class Machine:
         """A fine clock without a fixed unit."""
         return 0
 
+    def is_gpu(self) -> int:
+        """1 where the lanes are a GPU's."""
+        return 0
+
     def lane_index(self) -> int:
         """This lane among `num_lanes`."""
         return 0
@@ -87,6 +91,10 @@ class Machine:
 
     def call_handler(self, function_address: int, request: int, reply: int, context: int) -> int:
         """Result of the C function int64(int64, int64, int64) at `function_address`."""
+        raise NotImplementedError
+
+    def call_with(self, function_address: int, arguments: int) -> int:
+        """Result of the C function at `function_address`, called with the words at `arguments`."""
         raise NotImplementedError
 
 

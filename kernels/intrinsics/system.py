@@ -30,6 +30,11 @@ def _cycles() -> int:
     return machine.current.cycles()
 
 
+def _is_gpu() -> int:
+    """0 on the CPU, 1 on CUDA: a constant, by which one source finds what its processor reaches."""
+    return machine.current.is_gpu()
+
+
 def _lane_index() -> int:
     """This lane's number: 0 on the CPU, the global thread index on CUDA."""
     return machine.current.lane_index()
@@ -114,6 +119,14 @@ def _call_handler(function_address: int, request: int, reply: int, context: int)
     return machine.current.call_handler(function_address, *arguments)
 
 
+def _call_with(function_address: int, arguments: int) -> int:
+    """Call the C function at `function_address` with the CALL_WORDS int64 words at `arguments`; its int, as int64.
+
+    For integers and pointers, of which C's conventions on x86-64 and AArch64 let a function take fewer than it is
+    given. CPU only."""
+    return machine.current.call_with(I64.wrap(function_address), arguments)
+
+
 def _enter(
     body: Function,
     operands: str,
@@ -129,6 +142,7 @@ pause = _enter(_pause, "", "void")
 yield_cpu = _enter(_yield_cpu, "", "void")
 now_ns = _enter(_now_ns, "", "i64")
 cycles = _enter(_cycles, "", "i64")
+is_gpu = _enter(_is_gpu, "", "i64")
 lane_index = _enter(_lane_index, "", "i64")
 num_lanes = _enter(_num_lanes, "", "i64")
 thread_pointer = _enter(_thread_pointer, "", "i64", CPU_ONLY)
@@ -143,6 +157,7 @@ count_ones_u64 = _enter(_count_ones_u64, "u64", "i64")
 multiply_high_u64 = _enter(_multiply_high_u64, "u64 u64", "u64")
 futex_wait = _enter(_futex_wait, "i64 u32 i64", "i64", CPU_ONLY)
 futex_wake = _enter(_futex_wake, "i64 i64", "i64", CPU_ONLY)
+call_with = _enter(_call_with, "i64 i64", "i64", CPU_ONLY)
 call_handler = _enter(_call_handler, "i64 i64 i64 i64", "i64")
 
 __all__ = names(__name__)  # noqa: PLE0605 - a list, made from the table

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from ..build.compile import device_function, inlined_function
 from ..intrinsics.scalar import load_acquire_i64, load_i64
+from ..intrinsics.system import is_gpu
 
 BASE = 0x2000_0000_0000  # of all windows (umem/memory/address.py); clear of ASLR, PIE and sanitizers on x86-64 Linux
 CONTROL_BYTES = 1 << 16
@@ -41,12 +42,16 @@ CONTROL_COHERENCE = 14
 CONTROL_STOP = 16  # 1: the space is closing, compiled waits return INTERRUPTED
 CONTROL_EPOCH = 17  # bumped after CONTROL_PEER_STATE changes
 CONTROL_HEARTBEAT = 18  # the agent's turns; stands still when the agent hangs
+CONTROL_SERVED = (
+    32  # what the kernel found that serves words of this rank's GPU (umem/agent/serving/gpu_memory.py)
+)
 
 # --- tables
 CONTROL_PEER_STATE = 64  # [MAX_RANKS] ABSENT, ALIVE, DEAD
-# [MAX_RANKS] 1 where that rank's segments are mapped here
-CONTROL_PEER_MAPPED = CONTROL_PEER_STATE + MAX_RANKS
-CONTROL_SEGMENT_BYTES = CONTROL_PEER_MAPPED + MAX_RANKS  # [2 * MAX_RANKS] bytes in the linear window, by slot
+# [MAX_RANKS] which segments of that rank are loaded and stored from here: bit `kind` by this rank's CPU, bit
+# REACH_KINDS + `kind` by its GPU
+CONTROL_REACH = CONTROL_PEER_STATE + MAX_RANKS
+CONTROL_SEGMENT_BYTES = CONTROL_REACH + MAX_RANKS  # [2 * MAX_RANKS] bytes in the linear window, by slot
 # [MAX_RANKS] rank of the n-th member of the striped window
 CONTROL_MEMBERS = CONTROL_SEGMENT_BYTES + 2 * MAX_RANKS
 CONTROL_BARRIER = CONTROL_MEMBERS + MAX_RANKS  # [32 words a flag line] see barrier.py
@@ -55,6 +60,8 @@ CONTROL_COMPILED_UNTIL = CONTROL_BARRIER + 64 * 32
 assert (CONTROL_COMPILED_UNTIL + MAX_RANKS) * 8 <= CONTROL_BYTES
 
 ABSENT, ALIVE, DEAD = 0, 1, 2
+KIND_DEVICE, KIND_HOST, KIND_META = 0, 1, 2  # segments of a rank
+REACH_KINDS = 4
 NO_HOME = -1
 
 
@@ -93,6 +100,26 @@ def home_rank(control, address):
     return home
 
 
+@inlined_function
+def reaches(control, rank, kind):
+    """1 where this processor, a CPU or a GPU, loads and stores the `kind` segment of `rank`, else 0."""
+    return load_i64(control, CONTROL_REACH + rank) >> (kind + REACH_KINDS * is_gpu()) & 1
+
+
+@inlined_function
+def shares_meta(control, rank):
+    """1 where this processor reaches the metadata of `rank`: its directory and the heap's records. So it does all that
+    cached memory of that rank takes, for such memory lies where metadata does."""
+    return reaches(control, rank, KIND_META)
+
+
+@device_function
+def reaches_address(control, address):
+    """1 where this processor loads and stores what lies at `address`, else 0; 0 outside all segments."""
+    home, kind, _ = place_of(control, address)
+    return 0 if home == NO_HOME else reaches(control, home, kind)
+
+
 @device_function
 def contiguous_bytes(control, address):
     """Bytes from `address` to the end of what one home holds in one piece; 0 outside all segments."""
@@ -112,8 +139,7 @@ def contiguous_bytes(control, address):
 def is_mapped(control, address, num_bytes):
     """1 where all of [address, address + num_bytes) can be dereferenced by this rank, else 0."""
     while num_bytes > 0:
-        home = home_rank(control, address)
-        if home == NO_HOME or load_i64(control, CONTROL_PEER_MAPPED + home) == 0:
+        if not reaches_address(control, address):
             return 0
         piece = contiguous_bytes(control, address)
         address += piece

@@ -17,7 +17,7 @@ from ..build.compile import cpu_kernel, device_function
 from ..intrinsics.scalar import compare_swap_i64, load_i64, store_i64, store_release_i64
 from ..intrinsics.system import call_handler
 from . import operations
-from .control import CONTROL_PEER_MAPPED, NO_HOME, contiguous_bytes, home_rank
+from .control import NO_HOME, contiguous_bytes, place_of, reaches
 
 WORD = 8
 
@@ -129,14 +129,14 @@ def ask_update(gate, operation, address, word1, word2, word3):
 
 @device_function
 def is_elsewhere(gate, address, num_bytes):
-    """Whether [address, address + num_bytes) can be asked for: it is short, at one home, and that is not mapped."""
+    """Whether [address, address + num_bytes) can be asked for: it is short, at one home, and out of reach."""
     if num_bytes <= 0 or num_bytes > MAX_ASKED_BYTES:
         return False
     control = load_i64(gate, GATE_CONTROL)
-    home = home_rank(control, address)
+    home, kind, _ = place_of(control, address)
     if home == NO_HOME or num_bytes > contiguous_bytes(control, address):
         return False
-    return load_i64(control, CONTROL_PEER_MAPPED + home) == 0
+    return not reaches(control, home, kind)
 
 
 @cpu_kernel("int64(int64, int64, int64, int64)")

@@ -69,7 +69,7 @@ class Rank:
         self.segments.connect()
         self.page = ControlPage(self.segments.view(self.segments.control, CONTROL_BYTES).view(np.int64))
         self.page.initialise(rank, plan, has_own_core=num_ranks <= len(os.sched_getaffinity(0)))
-        self.page.admit(num_ranks, [rank])
+        self.page.admit([7 if peer == rank else 0 for peer in range(num_ranks)])
         self.fabric = None
         if transport is not None:
             self.fabric = UcxFabric(self, self.segments.control, self.segments.regions, TIMEOUT_S)

@@ -24,7 +24,7 @@ from umem.kernels.coherent.typed import (
 from umem.kernels.heap.layout import BLOCK_LOG2
 from umem.kernels.intrinsics.scalar import load_i64
 from umem.kernels.page import control
-from umem.kernels.page.control import ALIVE, CONTROL_PEER_MAPPED, CONTROL_PEER_STATE, DEAD
+from umem.kernels.page.control import ALIVE, CONTROL_PEER_STATE, CONTROL_REACH, DEAD
 from umem.kernels.status import OK
 from umem.memory.address import BASE
 from umem.verify import Verdict, explore
@@ -138,7 +138,7 @@ class Small:
             }
             found |= {page + 8 * field: value for field, value in fields.items()}
             for peer in range(self.num_ranks):
-                found[page + 8 * (CONTROL_PEER_MAPPED + peer)] = 1
+                found[page + 8 * (CONTROL_REACH + peer)] = 7
                 found[page + 8 * (control.CONTROL_SEGMENT_BYTES + 2 * peer)] = 1 << 21
             notes = NOTES + (rank << 40)
             header = {

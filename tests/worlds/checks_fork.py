@@ -15,6 +15,7 @@ import pytest
 
 import umem
 from umem.errors import ForkedRank, NotMappable, UmemError
+from umem.memory.address import Kind
 
 STAY = {  # in a child: what touches nothing of the rank's
     *("Space.view", "Space.pointer", "Space.address", "Space.close"),
@@ -121,7 +122,7 @@ def is_refused_in_grandchild(space):
 
 def children_share_mapped_memory(space):
     array = space.shared("forked view", space.num_ranks, "int64", home=0)
-    if not space.world.may_map(0):
+    if not space.segments.reach.by_cpu(0, Kind.DEVICE):
         assert answers_of_child(lambda: type(raised(array.numpy))) is NotMappable
     else:
         before = array.numpy()

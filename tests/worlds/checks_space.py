@@ -22,7 +22,9 @@ from umem.errors import (
 )
 from umem.heap import WORLD
 from umem.kernels.page.control import CONTROL_SPIN_ROUNDS
+from umem.memory.address import Kind
 from umem.memory.control_page import SPIN_ROUNDS_OWN_CORE
+from umem.memory.reach import KINDS_OF_MEMORY
 from umem.units import MIB
 
 from .. import error_samples
@@ -130,22 +132,24 @@ def copies_go_between_any_two_homes(space):
 def views_are_the_memory_or_are_refused(space):
     for home in range(space.num_ranks):
         array = space.shared(f"view-{home}", (4, 5), "float64", home=home)
-        if not space.world.may_map(home):
+        if not checks_values.is_viewable(space, home):
             with pytest.raises(NotMappable, match=f"rank {home}"):
                 array.numpy()
+            if space.rank == home:  # a GPU's
+                array.write(np.arange(20.0).reshape(4, 5))
         elif space.rank == home:
             array.numpy()[:] = np.arange(20).reshape(4, 5)
         space.barrier()
         assert space.load(array.address_of(3, -1), "float64") == 19
         assert np.array_equal(array.read(), np.arange(20).reshape(4, 5))
-        if space.world.may_map(home):
+        if checks_values.is_viewable(space, home):
             assert array.numpy().ctypes.data == array.address
         space.barrier()
 
 
 def torch_views_share_the_memory(space):
     torch = pytest.importorskip("torch")
-    array = space.empty((3, 4), "float32")
+    array = space.empty((3, 4), "float32", home=checks_values.viewable_home(space))
     tensor = array.torch()
     tensor.fill_(2.0)
     assert tensor.data_ptr() == array.address and array.numpy().sum() == 24
@@ -341,14 +345,15 @@ def only_mappable_memory_is_in_the_process(space):
     maps = Path("/proc/self/maps").read_text()
     for rank in range(space.num_ranks):
         for kind in ("meta", "device", "host"):
-            assert (f"umem-{kind}-{rank} " in maps) == space.world.may_map(rank), (rank, kind)
+            reached = space.segments.reach.by_cpu(rank, KINDS_OF_MEMORY[kind])
+            assert (f"umem-{kind}-{rank} " in maps) == reached, (rank, kind)
 
 
 def traffic_is_counted(space):
     home = space.num_ranks - 1
     array = space.shared("counted", 64, "uint8", home=home)
     space.put(array.address, np.zeros(64, np.uint8))
-    fabric = space.switch.fabric_to(home).name
+    fabric = space.switch.fabric_to(home, Kind.DEVICE).name
     row = next(
         r
         for r in space.switch.traffic.rows()

@@ -18,6 +18,7 @@ from umem.errors import ConfigError, NotMappable, UmemError
 from umem.heap import Heap
 from umem.kernels.page import operations
 from umem.lines.cache import LineCache
+from umem.memory.address import Kind
 
 from ..agent.handlers import DOUBLE, double
 
@@ -164,7 +165,7 @@ def memory(me: Thread, turn: int) -> None:
 @covers("Space.view", "Array.numpy")
 def views(me: Thread, turn: int) -> None:
     array = me.shared.words[me.home]
-    if me.home not in me.space.segments.mapped_ranks:
+    if not me.space.segments.reach.by_cpu(me.home, Kind.DEVICE):
         with pytest.raises(NotMappable):
             array.numpy()
         return

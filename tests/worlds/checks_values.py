@@ -12,6 +12,7 @@ import pytest
 
 import umem
 from umem.errors import ArgumentRangeError, ArgumentTypeError
+from umem.memory.address import Kind
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 ATOMICS = ("int32", "uint32", "int64", "uint64")
@@ -193,7 +194,7 @@ def dtypes_travel_whole(space):
             assert found.shape == sample.shape
             values = found.read()
             assert is_same(values.dtype, sample.dtype) and _bytes(values) == _bytes(sample), (name, values)
-        if space.world.may_map(space.num_ranks - 1):
+        if space.segments.reach.by_cpu(space.num_ranks - 1, Kind.DEVICE):
             assert is_same(array.numpy().dtype, sample.dtype) and _bytes(array.numpy()) == _bytes(sample)
         space.barrier()
     assert space.empty(3, ("i4", (2,))).read().shape == np.empty(3, ("i4", (2,))).shape
@@ -287,10 +288,20 @@ def arrays_are_written_as_they_fit(space):
             write(dtype, misfit)
 
 
+def is_viewable(space, home: int) -> bool:
+    """Whether this rank's CPU maps the device segment of `home`."""
+    return space.segments.reach.by_cpu(home, Kind.DEVICE)
+
+
+def viewable_home(space) -> str:
+    """Where a rank's own memory is mapped by its CPU: its device segment, or its host segment where that is a GPU's."""
+    return "local" if is_viewable(space, space.rank) else "host"
+
+
 def torch_names_its_own_dtypes(space):
     torch = pytest.importorskip("torch")
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.int64, torch.uint8):
-        array = space.empty((2, 3), dtype)
+        array = space.empty((2, 3), dtype, home=viewable_home(space))
         values = torch.arange(6).reshape(2, 3) / 10 + 1
         array.torch().copy_(values)
         assert array.torch().dtype == dtype and array.torch().data_ptr() == array.address

@@ -25,6 +25,7 @@ from rich.table import Table
 from .. import __version__, limits
 from ..errors import UmemError
 from ..files.users import require_writable
+from ..memory.address import Kind
 from ..memory.segment import default_device_bytes
 from ..units import format_size
 from ..world import launchers
@@ -199,7 +200,7 @@ def _look_around(space: Any) -> dict[str, Any]:
         ),
         ("host segment", f"{format_size(plan.host_bytes)} a rank"),
     ]
-    routes = [space.switch.fabric_to(rank).name for rank in range(space.num_ranks)]
+    routes = [space.switch.fabric_to(rank, Kind.DEVICE).name for rank in range(space.num_ranks)]
     return {"map": windows, "routes": routes}
 
 

@@ -22,13 +22,15 @@ class Route(NamedTuple):
 
 
 class Switch:
-    """Routes by home: loads and stores where this rank maps the home's memory, else `remote`.
+    """Routes by home: loads and stores where this rank's CPU maps the memory, else `remote`; `remote_gpu` to GPUs'.
 
     `traffic` counts operations and bytes per port.
     """
 
-    def __init__(self, segments: Segments, mapped: Fabric, remote: Fabric | None):
-        self.segments, self.mapped, self.remote = segments, mapped, remote
+    def __init__(
+        self, segments: Segments, mapped: Fabric, remote: Fabric | None, remote_gpu: Fabric | None = None
+    ):
+        self.segments, self.mapped, self.remote, self.remote_gpu = segments, mapped, remote, remote_gpu
         self.traffic = Traffic()
         self.is_closed = False
         self.make_refusal: MakeError = partial(WorldError, "this space is closed")
@@ -42,15 +44,17 @@ class Switch:
         if self.is_closed:
             raise self.make_refusal()
 
-    def fabric_to(self, rank: int) -> Fabric:
-        """The fabric by which this rank reaches `rank`. Raises NotMappable where there is none."""
-        if rank in self.segments.mapped_ranks:
+    def fabric_to(self, rank: int, kind: int) -> Fabric:
+        """The fabric by which this rank reaches that segment of `rank`. Raises NotMappable where there is none."""
+        if self.segments.reach.by_cpu(rank, kind):
             return self.mapped
-        if self.remote is None:
+        remote = self.remote_gpu if self.segments.map.is_gpu(rank, kind) else self.remote
+        if remote is None:
             raise NotMappable(
-                f"rank {rank} is on another host and no transport is installed; scripts/setup ucx installs one"
+                f"this rank's CPU does not map that memory of rank {rank}, on another host or of a GPU, and no"
+                " transport is installed to ask for it; scripts/setup ucx installs one"
             )
-        return self.remote
+        return remote
 
     def route(self, address: int, operation: str, num_bytes: int) -> Route:
         """Where `operation` on [address, address + num_bytes) goes; the range must have one home.
@@ -58,10 +62,10 @@ class Switch:
         Raises AddressError outside all segments or across a boundary between homes.
         """
         self.check_open()
-        rank = self.segments.map.home(address)
+        rank, kind, _ = self.segments.map.place(address)
         if num_bytes > self.segments.map.contiguous_bytes(address):
             raise AddressError(f"{num_bytes} bytes at {address:#x} leave the segment of rank {rank}")
-        fabric = self.fabric_to(rank)
+        fabric = self.fabric_to(rank, kind)
         self.traffic.count(fabric.name, rank, operation, num_bytes)
         known_as = address if fabric is self.mapped else self.segments.remote_address(address)
         return Route(fabric, rank, known_as, num_bytes)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from ..errors import AddressError, AddressSpaceFull, ConfigError
 from ..kernels.page.control import BASE
@@ -36,8 +37,7 @@ class Kind(IntEnum):
     HOST = 1
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where an address lives: `offset` bytes into the `kind` segment of `rank`."""
 
     rank: int
@@ -59,6 +59,7 @@ class AddressMap:
     meta_stride: int
     block_bytes: int
     members: tuple[int, ...]  # ranks in the striped window, in order
+    gpu_ranks: tuple[int, ...] = ()  # ranks whose device segment is a GPU's memory, in order
 
     @staticmethod
     def plan(
@@ -68,6 +69,7 @@ class AddressMap:
         meta_bytes: int,
         striped_fraction: float = 0.5,
         max_ranks: int | None = None,
+        gpu_ranks: tuple[int, ...] = (),
     ) -> AddressMap:
         """Lay out a world whose ranks each contribute `device_bytes` and `host_bytes`.
 
@@ -95,6 +97,7 @@ class AddressMap:
             meta_stride=meta_stride,
             block_bytes=block,
             members=tuple(range(num_ranks)) if striped else (),
+            gpu_ranks=gpu_ranks,
         )
         if plan.end - BASE > SPACE_BYTES:
             raise AddressSpaceFull(
@@ -124,6 +127,34 @@ class AddressMap:
         """First address after the striped window."""
         return self.striped_base + len(self.members) * self.striped_bytes
 
+    def device_pieces(self, rank: int) -> list[tuple[int, int, int]]:
+        """(address, bytes, offset) of each piece of a rank's device segment: the linear part, the striped blocks."""
+        pieces = []
+        if self.linear_bytes:
+            pieces.append((self.slot_address(rank, Kind.DEVICE), self.linear_bytes, 0))
+        if rank in self.members:
+            column, step = self.members.index(rank), len(self.members) * self.block_bytes
+            for row in range(self.striped_bytes // self.block_bytes):
+                address = self.striped_base + row * step + column * self.block_bytes
+                pieces.append((address, self.block_bytes, self.linear_bytes + row * self.block_bytes))
+        return pieces
+
+    def is_gpu(self, rank: int, kind: int) -> bool:
+        """Whether the `kind` segment of `rank` is memory of a GPU."""
+        return kind == Kind.DEVICE and rank in self.gpu_ranks
+
+    @property
+    def gpu_ranges(self) -> list[tuple[int, int]]:
+        """(address, bytes) of all that is memory of GPUs, in as few ranges as there are, in order."""
+        pieces = sorted(piece[:2] for rank in self.gpu_ranks for piece in self.device_pieces(rank))
+        ranges: list[tuple[int, int]] = []
+        for address, num_bytes in pieces:
+            if ranges and sum(ranges[-1]) == address:
+                ranges[-1] = (ranges[-1][0], ranges[-1][1] + num_bytes)
+            else:
+                ranges.append((address, num_bytes))
+        return ranges
+
     def home_view(self, rank: int) -> int:
         """Where `rank`, and it alone, maps its own striped part in one piece."""
         return align_up(self.striped_end, 1 << 30) + rank * self.striped_bytes
@@ -144,6 +175,10 @@ class AddressMap:
     def slot_bytes(self, kind: Kind) -> int:
         """Bytes that a slot of this kind has mapped."""
         return self.linear_bytes if kind is Kind.DEVICE else self.host_bytes
+
+    def holds(self, address: int) -> bool:
+        """Whether `address` lies in the range that is reserved for the world."""
+        return BASE <= address < self.end
 
     def place(self, address: int) -> Place:
         """Where `address` lives. Raises AddressError where no segment has it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -48,11 +48,10 @@ class ControlPage:
             words[layout.CONTROL_MEMBERS + position] = member
         words[layout.CONTROL_MAGIC] = layout.CONTROL_MAGIC_VALUE
 
-    def admit(self, num_ranks: int, mapped_ranks: Iterable[int]) -> None:
-        """Mark every rank as alive and `mapped_ranks` as mapped."""
-        self.words[layout.CONTROL_PEER_STATE : layout.CONTROL_PEER_STATE + num_ranks] = layout.ALIVE
-        for rank in mapped_ranks:
-            self.words[layout.CONTROL_PEER_MAPPED + rank] = 1
+    def admit(self, reach: Sequence[int]) -> None:
+        """Mark every rank as alive, and write down what this rank reaches: a word a rank (reach.py)."""
+        self.words[layout.CONTROL_PEER_STATE : layout.CONTROL_PEER_STATE + len(reach)] = layout.ALIVE
+        self.words[layout.CONTROL_REACH : layout.CONTROL_REACH + len(reach)] = reach
 
     def stop(self) -> None:
         """Tell every compiled wait of this rank to return: the space is closing."""

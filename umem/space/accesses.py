@@ -129,7 +129,7 @@ class Accesses:
         if code == status.CACHED:
             return self._finish_cached(address, element, operation, first, second)
         if self._remote is None:
-            self.switch.fabric_to(self.segments.map.home(address))  # raises, and says what is missing
+            self.switch.fabric_to(*self.segments.map.place(address)[:2])  # raises, and says what is missing
             raise AssertionError(address)
         assert gate.is_pending(code), code
         try:

@@ -57,9 +57,10 @@ class Array:
         if self.dtype.name == "bfloat16":
             return torch.from_numpy(self.numpy().view(np.int16)).view(torch.bfloat16)
         try:
-            return torch.from_numpy(self.numpy())
+            torch.from_numpy(np.empty(0, self.dtype))
         except (TypeError, ValueError) as error:
             raise ArgumentTypeError(f"torch has no dtype {self.dtype}: {error}") from None
+        return torch.from_numpy(self.numpy())
 
     def read(self) -> np.ndarray:
         """A private copy of all elements; works in every world."""

@@ -29,6 +29,7 @@ from . import current, startup
 from .accesses import Accesses
 from .array import Array
 from .dtypes import elements
+from .launching import Launches
 from .messages import Messages
 from .named import DEFAULT_LINE_BYTES, Named
 
@@ -67,7 +68,7 @@ def current_space() -> Space:
     return space
 
 
-class Space(Accesses, Named):
+class Space(Accesses, Named, Launches):
     """One rank's view of the world's memory.
 
     Scalar accesses name a dtype (`"float32"`, `numpy.float32`, ...), are naturally aligned, and are
@@ -89,9 +90,10 @@ class Space(Accesses, Named):
         parts = startup.connect(world)
         self.segments, self.page, self.fabric = parts.segments, parts.page, parts.fabric
         self.mapped, self.agent, self.heap = parts.mapped, parts.agent, parts.heap
-        self._is_partly_unmapped = len(self.segments.mapped_ranks) < self.num_ranks
+        self._is_partly_unmapped = not self.segments.reach.is_whole
         self._remote = self.agent.remote if self._is_partly_unmapped else None
-        self.switch = Switch(self.segments, self.mapped, self._remote)
+        remote_gpu = self.agent.remote_gpu if self.segments.map.gpu_ranks else None
+        self.switch = Switch(self.segments, self.mapped, self._remote, remote_gpu)
         if self._remote is not None:
             self.switch.traffic.sources.append(self._remote.traffic)
         self.messages = Messages(self.fabric)
@@ -199,10 +201,12 @@ class Space(Accesses, Named):
             self.switch.check_open()
         address, num_bytes = whole(address, "address"), whole(num_bytes, "num_bytes", 0)
         for start, _ in self.segments.map.pieces(address, num_bytes):
-            home = self.segments.map.home(start)
-            if home not in self.segments.mapped_ranks:
+            home, kind, _ = self.segments.map.place(start)
+            if not self.segments.reach.by_cpu(home, kind):
+                is_gpu = self.segments.map.is_gpu(home, kind)
+                reason = "is a GPU's, and no CPU maps that" if is_gpu else "this rank cannot map"
                 raise NotMappable(
-                    f"address {start:#x} lives at rank {home}, whose memory this rank cannot map;"
+                    f"address {start:#x} lives at rank {home}, whose memory {reason};"
                     " use read/write, get/put or the scalar accesses"
                 )
         if self._has_cached.value:
@@ -213,14 +217,15 @@ class Space(Accesses, Named):
         return np.ctypeslib.as_array(memory)
 
     def pointer(self, address: int) -> int:
-        """This process's pointer to `address`: on the host the same number. Raises AddressError."""
-        self.segments.map.place(whole(address, "address"))
-        return int(address)
+        """This process's pointer to `address`: in memory of GPUs its GPU's, else its CPU's, which is the same number.
+
+        Raises AddressError, NotMappable for memory of a GPU where this rank has none.
+        """
+        return self.segments.pointer(whole(address, "address"))
 
     def address(self, pointer: int) -> int:
         """The address of the memory at `pointer`. Raises AddressError for memory outside the space."""
-        self.segments.map.place(whole(pointer, "pointer"))
-        return int(pointer)
+        return self.segments.address(whole(pointer, "pointer"))
 
     # --- ranks
 

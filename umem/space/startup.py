@@ -32,10 +32,13 @@ from ..memory.segment import Segments, check_fits, default_device_bytes
 from ..memory.waiting import complete
 from ..units import align_up
 from ..world import World, open_files
+from ..world.spec import GPU
 from .compiling import notify_of_compiling
 
 if TYPE_CHECKING:
+    from ..agent.serving.gpu_memory import GpuMemory
     from ..lines.home.service import LineService
+    from ..memory.device.cuda import CudaDevice
 
 BLOCK_BYTES = 1 << BLOCK_LOG2
 HOST_SHARE = 4  # by default a rank contributes a quarter as much host memory as device memory
@@ -67,14 +70,18 @@ class Plan:
     protocol: list[int]  # the table's words
 
 
-def plan(world: World) -> Plan:
+def plan(world: World, gpu: CudaDevice | None) -> Plan:
     """The address map of `world`, its caches and its protocol, as rank 0's spec asks for them. Collective.
 
-    Raises SegmentTooLarge where this host cannot back the segments of its ranks, ConfigError, ProtocolError.
+    By default a device segment is as large as every rank's device can give, `gpu` for this one. Raises
+    SegmentTooLarge where this host cannot back the segments of its ranks, ConfigError, ProtocolError.
     """
     spec = world.spec
-    num_local = sum(host == world.host for host in world.hosts)
+    local = [rank for rank, host in enumerate(world.hosts) if host == world.host]
+    num_local = len(local)
     device = default_device_bytes(num_local) if spec.segment_bytes is None else spec.segment_bytes
+    if gpu is not None and spec.segment_bytes is None:
+        device = min(device, gpu.free_bytes() // (2 * num_local))
     device = align_up(max(device, BLOCK_BYTES), BLOCK_BYTES)
     host = device // HOST_SHARE if spec.host_segment_bytes is None else spec.host_segment_bytes
     host = align_up(host, BLOCK_BYTES)
@@ -87,14 +94,20 @@ def plan(world: World) -> Plan:
         "host": host,
         "fraction": spec.striped_fraction,
         "cache": [size.num_bytes, size.num_ways],
+        "gpu": gpu is not None,
         "protocol": _protocol(spec.protocol).words() if world.rank == 0 else [],
     }
-    agreed = json.loads(world.exchange("sizes", json.dumps(wishes).encode())[0])
+    told = [json.loads(blob) for blob in world.exchange("sizes", json.dumps(wishes).encode())]
+    agreed = told[0]
     device, host = agreed["device"], agreed["host"]
-    check_fits(num_local, device, host)
+    if spec.segment_bytes is None:
+        device = min(other["device"] for other in told)
+    gpu_ranks = tuple(rank for rank, other in enumerate(told) if other["gpu"])
+    num_on_host = sum(rank not in gpu_ranks for rank in local)
+    check_fits(num_local, num_on_host * device + num_local * host)
     records = CONTROL_BYTES + align_up(HeapLayout.meta_bytes(world.num_ranks, device, host), BLOCK_BYTES)
     lines = LineLayout(records, device, host, CacheSize(*agreed["cache"]))
-    plan = AddressMap.plan(world.num_ranks, device, host, lines.end, agreed["fraction"])
+    plan = AddressMap.plan(world.num_ranks, device, host, lines.end, agreed["fraction"], gpu_ranks=gpu_ranks)
     return Plan(plan, lines, agreed["protocol"])
 
 
@@ -110,10 +123,11 @@ def _protocol(name_or_file: str) -> Protocol:
 def connect(world: World) -> Parts:
     """Make this rank's part of the address space and connect it with the other ranks'. Collective."""
     open_files.require(_num_files(world), f"a rank of {world.num_ranks}")
-    agreed = plan(world)
+    gpu = open_gpu(world)
+    agreed = plan(world, gpu)
     address_map = agreed.addresses
     spec = world.spec
-    segments = Segments(world, address_map, prefault=spec.prefault, huge_pages=spec.huge_pages)
+    segments = Segments(world, address_map, gpu, spec.prefault, spec.huge_pages)
     num_local = sum(host == world.host for host in world.hosts)
     words = segments.view(segments.control, CONTROL_BYTES).view("int64")
     page = ControlPage(words)
@@ -125,10 +139,16 @@ def connect(world: World) -> Parts:
     header = segments.view(agreed.lines.header(address_map, world.rank), CACHE_HEADER_BYTES).view("int64")
     agreed.lines.initialise(header, address_map, world.rank, agreed.protocol)
     segments.connect()
-    page.admit(world.num_ranks, segments.mapped_ranks)
+    page.admit(segments.reach.words)
     fabric = _transport(world, segments)
     is_mapped = len(segments.mapped_ranks) == world.num_ranks
-    agent = Agent(world, segments.control, fabric, agent_credits=0 if is_mapped else PROBE_CREDITS)
+    agent = Agent(
+        world,
+        segments.control,
+        fabric,
+        agent_credits=0 if is_mapped else PROBE_CREDITS,
+        gpu_memory=None if gpu is None else _gpu_memory(gpu, segments),
+    )
     for one in (page, agent.page, *([] if fabric is None else [fabric.page])):
         one.departed = world.departed
     header_at = agreed.lines.header(address_map, world.rank)
@@ -139,6 +159,33 @@ def connect(world: World) -> Parts:
     notify_of_compiling(world.rank, page, segments, address_map, agent)
     synchronise = _barrier(world, segments, page, fabric)
     return Parts(segments, page, MappedFabric(), fabric, agent, heap, agreed.lines, service, synchronise)
+
+
+def open_gpu(world: World) -> CudaDevice | None:
+    """The GPU that this rank works on; None where it works on the CPU.
+
+    "cuda" is the host's GPUs in turn. Raises DeviceMissing, with what is missing.
+    """
+    spec = world.spec
+    if not spec.is_gpu_rank(world.rank):
+        return None
+    from ..memory.device.cuda import CudaDevice, num_devices
+
+    name = spec.device_of(world.rank)
+    if name != GPU:
+        return CudaDevice(int(name.removeprefix(f"{GPU}:")))
+    before = [
+        rank for rank in range(world.rank) if world.hosts[rank] == world.host and spec.device_of(rank) == GPU
+    ]
+    return CudaDevice(len(before) % max(num_devices(), 1))
+
+
+def _gpu_memory(gpu: CudaDevice, segments: Segments) -> GpuMemory:
+    """What serves this rank's GPU memory to CPUs. Loaded only where there is a GPU."""
+    from ..agent.serving.gpu_memory import GpuMemory
+
+    address, _, _ = segments.map.device_pieces(segments.world.rank)[0]
+    return GpuMemory(gpu, segments.control, address)
 
 
 def _num_files(world: World) -> int:
@@ -162,7 +209,7 @@ def _transport(world: World, segments: Segments) -> UcxFabric | None:
     try:
         library.load()
     except FabricMissing:
-        if len(segments.mapped_ranks) < world.num_ranks:
+        if not segments.reach.is_whole:
             raise
         return None
     return UcxFabric(world, segments.control, segments.regions, world.spec.timeout_s)

@@ -50,6 +50,7 @@ def _run(options: argparse.Namespace) -> Outcome:
         line_cache=options.line_cache,
         line_cache_ways=options.line_cache_ways,
         protocol=options.protocol,
+        device=options.device,
         pin=options.pin,
         network=options.network,
         prefault=options.prefault,
@@ -119,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--world", default="mapped", metavar="KIND", help=kinds)
     parser.add_argument("--hosts", type=int, metavar="K", help="hosts of a hosts world (default 2)")
     parser.add_argument("--segment", metavar="SIZE", help="device memory of each rank, for example 2G")
+    parser.add_argument(
+        "--device",
+        metavar="D,...",
+        help="what ranks work on, in turn: cpu (default), cuda, cuda:0,cuda:1, cuda,cpu",
+    )
     parser.add_argument("--host-segment", metavar="SIZE", help="host memory of each rank")
     parser.add_argument(
         "--prefault", action="store_true", help="back every page of the segments at the start"

@@ -41,6 +41,7 @@ def launch(
     line_cache: int | str | None = None,
     line_cache_ways: int | None = None,
     protocol: str | None = None,
+    device: str | None = None,
     on_failure: str = END,
     results: str = FIRST_RESULT,
     environment: Mapping[str, str] | None = None,
@@ -54,8 +55,9 @@ def launch(
     marked with its rank. `results="all"` returns every rank's result, by rank. `environment` is added to
     each rank's, `preload` names modules to import once, before the ranks are forked. `prefault` backs every
     page of the segments at the start, `huge_pages` asks for huge ones. A rank keeps `line_cache` bytes of copies of
-    cached memory, in sets of `line_cache_ways`, by the coherence `protocol`. `spec` replaces the arguments that
-    describe the world.
+    cached memory, in sets of `line_cache_ways`, by the coherence `protocol`. `device` names the devices of ranks, in
+    turn: "cpu", "cuda" (the host's GPUs in turn), "cuda:0,cuda:1", "cuda,cpu", ...; the device segment of a GPU rank
+    is its GPU's memory. `spec` replaces the arguments that describe the world.
 
     Raises the exception of the first rank that failed, caused by a LaunchError that holds its traceback
     as text; the LaunchError itself where the exception cannot travel or the rank was killed. With
@@ -66,7 +68,7 @@ def launch(
         memory: dict[str, Any] = {"prefault": prefault, "huge_pages": huge_pages}
         memory |= {"line_cache": line_cache, "line_cache_ways": line_cache_ways}
         waits: dict[str, Any] = {"timeout_s": timeout_s, "pin": pin, "on_failure": on_failure}
-        spec = WorldSpec.of(ranks, world, hosts, segment, protocol=protocol, **memory, **waits)
+        spec = WorldSpec.of(ranks, world, hosts, segment, protocol=protocol, device=device, **memory, **waits)
     job = Job(spec, True, results, dict(environment or {}), tuple(preload))
     return run_job(job, work, args)
 

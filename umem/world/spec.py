@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +20,9 @@ KINDS = {
     NO_PEER_ACCESS: "one host: no rank maps another's memory, UCX keeps its shared memory",
     HOSTS: "several hosts joined by a network",
 }
+
+CPU, GPU = "cpu", "cuda"
+_DEVICE = re.compile(rf"{CPU}|{GPU}(:\d+)?")
 
 END, CONTINUE = "end", "continue"
 FAILURE_POLICIES = (END, CONTINUE)
@@ -38,7 +42,8 @@ class WorldSpec:
     core of its own where there are enough. `network` None keeps all traffic on loopback. `timeout_s`
     bounds every wait. `on_failure`: whether the first failure ends the others ("end") or not ("continue").
     A rank keeps `line_cache_bytes` of copies of cached memory for each line size in use, in sets of
-    `line_cache_ways`, by the coherence `protocol`: a name or a file.
+    `line_cache_ways`, by the coherence `protocol`: a name or a file. Rank r works on `devices[r % len(devices)]`:
+    "cpu", "cuda:N", or "cuda" for the host's GPUs in turn.
     """
 
     num_ranks: int = 1
@@ -56,6 +61,7 @@ class WorldSpec:
     line_cache_ways: int | None = None
     protocol: str = "msi"
     on_failure: str = END
+    devices: tuple[str, ...] = (CPU,)
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_ranks <= MAX_RANKS:
@@ -74,6 +80,9 @@ class WorldSpec:
             raise ConfigError(f"striped_fraction={self.striped_fraction} is not between 0 and 1")
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s={self.timeout_s} must be above 0")
+        for device in self.devices:
+            if not _DEVICE.fullmatch(device):
+                raise UnknownName("device", device, (CPU, GPU, f"{GPU}:N"))
         if self.on_failure not in FAILURE_POLICIES:
             raise UnknownName("failure policy", self.on_failure, FAILURE_POLICIES)
 
@@ -88,11 +97,13 @@ class WorldSpec:
         timeout_s: float | None = None,
         line_cache: int | str | None = None,
         protocol: str | None = None,
+        device: str | None = None,
         **others: Any,
     ) -> WorldSpec:
         """A spec from arguments as users write them: sizes as "2G", unset values from the environment.
 
-        `hosts` defaults to 2 in a `hosts` world (1 where there is one rank). Raises ConfigError or
+        `hosts` defaults to 2 in a `hosts` world (1 where there is one rank). `device` names one device or several,
+        separated by commas, which ranks take in turn. Raises ConfigError or
         UnknownName with the value and what is allowed.
         """
         ranks, hosts = whole(ranks, "ranks"), None if hosts is None else whole(hosts, "hosts")
@@ -109,8 +120,17 @@ class WorldSpec:
             timeout_s=config.timeout_s() if timeout_s is None else timeout_s,
             line_cache_bytes=config.size("UMEM_LINE_CACHE") if line_cache is None else parse_size(line_cache),
             protocol=protocol or config.text("UMEM_PROTOCOL", "msi") or "msi",
+            devices=tuple((device or config.text("UMEM_DEVICE", CPU) or CPU).replace(" ", "").split(",")),
             **others,
         )
+
+    def device_of(self, rank: int) -> str:
+        """The device that `rank` works on, as its user has named it."""
+        return self.devices[rank % len(self.devices)]
+
+    def is_gpu_rank(self, rank: int) -> bool:
+        """Whether the device segment of `rank` is memory of a GPU."""
+        return self.device_of(rank) != CPU
 
     def host_index(self, rank: int) -> int:
         """The number of the host on which a launcher places `rank`: neighbours share a host."""

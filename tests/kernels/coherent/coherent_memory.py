@@ -73,7 +73,7 @@ class CoherentMemory:
             page.words[control.CONTROL_COHERENCE] = self.lines.start
             header = host.view(self.lines.header(self.plan, rank), words.CACHE_HEADER_BYTES).view(np.int64)
             self.lines.initialise(header, self.plan, rank, protocol.words())
-            page.admit(num_ranks, range(num_ranks))
+            page.admit([7] * num_ranks)
         for rank in range(num_homes):
             self._map(self.plan.slot_address(rank, Kind.DEVICE), BLOCK_BYTES)
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba.core.errors import TypingError
 
-from umem.errors import DeviceError, DeviceMissing
+from umem.errors import DeviceError, DeviceMissing, KernelRefused
 from umem.kernels import (
     cpu_kernel,
     device_function,
@@ -272,7 +271,7 @@ def test_what_only_a_cpu_has_is_refused_by_name() -> None:
     def kernel(word):
         futex_wake(word, 1)
 
-    with pytest.raises(TypingError, match="futex_wake runs on the CPU only"):
+    with pytest.raises(KernelRefused, match="futex_wake runs on the CPU only"):
         cuda_ptx(kernel, "void(int64)")
 
 

@@ -8,12 +8,14 @@ UCX, which keeps more of a long transfer in flight. Measured at a sleeping home,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.page import operations
 from ...kernels.page.gate import MAX_ASKED_BYTES
 from ..layout import Operation
 from .client import Client
+from .messages import Request
 
 if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
@@ -27,7 +29,7 @@ class RemoteFabric:
 
     name = "remote"
 
-    def __init__(self, client: Client, ucx: UcxFabric):
+    def __init__(self, client: Client, ucx: UcxFabric | None):
         self._client, self._value, self._ucx = client, client.value, ucx
         self.serve_gate, self.finish_gate = client.serve_gate, client.finish_gate
 
@@ -36,6 +38,7 @@ class RemoteFabric:
         if num_bytes <= MAX_ASKED_BYTES:
             self._value(rank, operations.WRITE, address, 0, 0, 0, src, num_bytes, 0, 0, keep)
         else:
+            assert self._ucx is not None
             self._ucx.put(rank, address, src, num_bytes, keep)
 
     def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
@@ -43,6 +46,7 @@ class RemoteFabric:
         if num_bytes <= MAX_ASKED_BYTES:
             self._value(rank, operations.READ, address, num_bytes, 0, 0, 0, 0, dst, num_bytes, keep)
         else:
+            assert self._ucx is not None
             self._ucx.get(rank, address, dst, num_bytes, keep)
 
     def fetch_add(self, rank: int, address: int, value: int, num_bytes: int) -> int:
@@ -73,6 +77,34 @@ class RemoteFabric:
             }
             for rank, operation, num_requests, num_bytes in self._client.ports()
         ]
+
+
+class GpuFabric(RemoteFabric):
+    """RemoteFabric for memory of GPUs, which UCX does not know: what is large is asked for in pieces too."""
+
+    def __init__(self, client: Client):
+        super().__init__(client, None)
+
+    def put(self, rank: int, address: int, src: int, num_bytes: int, keep: Any = None) -> None:
+        self._client.ask_all(
+            Request(rank, operations.WRITE, (address + offset,), src + offset, size, keep=keep)
+            for offset, size in _pieces(num_bytes)
+        )
+
+    def get(self, rank: int, address: int, dst: int, num_bytes: int, keep: Any = None) -> None:
+        self._client.ask_all(
+            Request(
+                rank, operations.READ, (address + offset, size), dst=dst + offset, capacity=size, keep=keep
+            )
+            for offset, size in _pieces(num_bytes)
+        )
+
+
+def _pieces(num_bytes: int) -> Iterator[tuple[int, int]]:
+    """(offset, size) of the parts of a transfer that are a message each."""
+    return (
+        (offset, min(MAX_ASKED_BYTES, num_bytes - offset)) for offset in range(0, num_bytes, MAX_ASKED_BYTES)
+    )
 
 
 def signed(word: int) -> int:

@@ -29,7 +29,7 @@ from ...world.forks import MakeError, belongs_here, refuse
 from .. import layout
 from ..asking.client import Client, check_credits
 from ..asking.messages import Request, operation_name
-from ..asking.remote import RemoteFabric
+from ..asking.remote import GpuFabric, RemoteFabric
 from ..private_memory import Words
 from ..spins import Spins
 from .handlers import BUILT_IN
@@ -39,6 +39,7 @@ from .state import Ranks, build_state
 
 if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
+    from .gpu_memory import GpuMemory
 
 JOIN_S = 5.0  # for the loop to see AGENT_STOP: it ends within a handler's time and FAREWELL_NS
 
@@ -57,7 +58,7 @@ class Agent:
 
     `control` is the address of this rank's control page, `fabric` the UcxFabric or None. `credits`
     requests may be in flight from each rank to each agent, and `agent_credits` from each agent to each other:
-    the same numbers in all ranks of the world.
+    the same numbers in all ranks of the world. `gpu_memory` serves a device segment that is a GPU's.
     A process that is forked from a rank has no agent: there every call raises ForkedRank.
     """
 
@@ -69,6 +70,7 @@ class Agent:
         credits: int = layout.DEFAULT_CREDITS,
         spins: Spins | None = None,
         agent_credits: int = 0,
+        gpu_memory: GpuMemory | None = None,
     ):
         self.rank, self.num_ranks = world.rank, world.num_ranks
         self.page = ControlPage(_words_at(control))
@@ -84,7 +86,10 @@ class Agent:
         spins = spins or Spins.fit(num_local, len(self._cores))
         bind_ucx()
         self._local_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.state = build_state(world, self.page, fabric, credits + agent_credits, spins, self._local_fd)
+        self._gpu_memory = gpu_memory
+        self.state = build_state(
+            world, self.page, fabric, gpu_memory, credits + agent_credits, spins, self._local_fd
+        )
         self._credits, self._spins = credits, spins
         self._client: Client | None = None
         self._making_client = threading.RLock()  # a finalizer may ask in the middle of it
@@ -121,6 +126,8 @@ class Agent:
         """Serve near sums of other types than float32 too: at every home that will be asked for them."""
         for operation, handler in NEAR_OTHER_TYPES.items():
             self.register(operation, handler, context=self.state[layout.AGENT_OWN])
+        if self._gpu_memory is not None:
+            self._gpu_memory.load_other_types()
 
     # --- asking
 
@@ -146,6 +153,11 @@ class Agent:
     def remote(self) -> RemoteFabric | None:
         """The fabric to homes that this rank does not map; None where there is no UCX."""
         return None if self._fabric is None else RemoteFabric(self.client, self._fabric)
+
+    @functools.cached_property
+    def remote_gpu(self) -> RemoteFabric | None:
+        """The fabric to memory of GPUs, which no CPU maps; None where there is no UCX."""
+        return None if self._fabric is None else GpuFabric(self.client)
 
     def call(
         self,
@@ -198,6 +210,8 @@ class Agent:
                 raise WaitTimeout(f"agent of rank {self.rank}: no end after {JOIN_S:g} s, so a handler hangs")
         os.close(self._local_fd)
         self._local_fd = -1
+        if self._gpu_memory is not None:
+            self._gpu_memory.close()
         if self._fabric is not None:
             with self._making_client:
                 self._make_refusal = functools.partial(WorldError, "the agent of this rank is closed")

@@ -32,9 +32,11 @@ from ...kernels.intrinsics.scalar import (
     store_u32,
 )
 from ...kernels.intrinsics.system import copy_bytes, now_ns
+from ...kernels.page import operations
 from ...kernels.page.control import CONTROL_COMPILED_UNTIL, CONTROL_RANK, contiguous_bytes, home_rank
 from .. import layout
 from ..layout import Operation
+from .gpu_memory import is_on_gpu, read_gpu, update_gpu, write_gpu
 
 HANDLER = "int64(int64, int64, int64)"
 
@@ -110,6 +112,8 @@ def read(request, reply, own):
     if code != status.OK:
         return code
     room = load_i64(reply, layout.REPLY_PAYLOAD)
+    if is_on_gpu(own, address):
+        return read_gpu(own, request, reply, address, num_bytes)
     if num_bytes == 8 and address % 8 == 0:
         store_i64(room, 0, load_acquire_i64(address, 0))
     elif num_bytes == 4 and address % 4 == 0:
@@ -131,6 +135,8 @@ def write(request, reply, own):
     code = check_range(own, address, num_bytes)
     if code != status.OK:
         return code
+    if is_on_gpu(own, address):
+        return write_gpu(own, request, address, src, num_bytes)
     if num_bytes == 8 and address % 8 == 0:
         store_release_i64(address, 0, load_i64(src, 0))
     elif num_bytes == 4 and address % 4 == 0:
@@ -151,6 +157,8 @@ def fetch_add(request, reply, own):
     code = check_word(own, address, num_bytes)
     if code != status.OK:
         return code
+    if is_on_gpu(own, address):
+        return update_gpu(own, request, reply, operations.FETCH_ADD, address, num_bytes, value, 0)
     if num_bytes == 8:
         store_i64(reply, layout.REPLY_VALUE, fetch_add_i64(address, 0, value))
     else:
@@ -165,6 +173,8 @@ def exchange(request, reply, own):
     code = check_word(own, address, num_bytes)
     if code != status.OK:
         return code
+    if is_on_gpu(own, address):
+        return update_gpu(own, request, reply, operations.EXCHANGE, address, num_bytes, value, 0)
     if num_bytes == 8:
         store_i64(reply, layout.REPLY_VALUE, exchange_i64(address, 0, value))
     else:
@@ -180,6 +190,8 @@ def compare_swap(request, reply, own):
     code = check_word(own, address, num_bytes)
     if code != status.OK:
         return code
+    if is_on_gpu(own, address):
+        return update_gpu(own, request, reply, operations.COMPARE_SWAP, address, num_bytes, expected, desired)
     if num_bytes == 8:
         store_i64(reply, layout.REPLY_VALUE, compare_swap_i64(address, 0, expected, desired))
     else:

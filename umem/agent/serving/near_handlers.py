@@ -17,6 +17,8 @@ from ...kernels.data.reduce import REDUCE, TYPE_BYTES
 from ...kernels.intrinsics.scalar import load_i64, store_i64
 from .. import layout
 from ..layout import Operation
+from .gpu_memory import is_on_gpu
+from .gpu_near import gather_gpu, gather_sum_gpu, reduce_gpu
 from .handlers import HANDLER, argument, check_range
 
 WORD = layout.WORD
@@ -63,6 +65,8 @@ def gather(request, reply, own):
         return code
     if num_indices * row_bytes > load_i64(reply, layout.REPLY_CAPACITY):
         return status.BAD_REQUEST
+    if is_on_gpu(own, table):
+        return gather_gpu(own, request, reply, table, num_indices, row_bytes)
     dst = load_i64(reply, layout.REPLY_PAYLOAD)
     gather_rows(dst, table, indices, num_indices, row_bytes, NEVER_STREAM, 0, 1)
     store_i64(reply, layout.REPLY_PAYLOAD_BYTES, num_indices * row_bytes)
@@ -111,6 +115,8 @@ def gather_sum(request, reply, own):
     if code == status.OK:
         table, row_bytes = argument(request, 0), argument(request, 2)
         num_columns, num_bags = argument(request, 3), argument(request, 5)
+        if is_on_gpu(own, table):
+            return gather_sum_gpu(own, request, reply, 0, table, row_bytes, num_columns, num_bags)
         offsets, dst = load_i64(request, layout.REQUEST_PAYLOAD), load_i64(reply, layout.REPLY_PAYLOAD)
         indices = offsets + (num_bags + 1) * WORD
         _sum_f32(dst, table, indices, offsets, num_bags, num_columns, row_bytes, 0, 1)
@@ -127,6 +133,8 @@ def gather_sum_half(request, reply, own):
     if code == status.OK:
         table, row_bytes = argument(request, 0), argument(request, 2)
         num_columns, num_bags = argument(request, 3), argument(request, 5)
+        if is_on_gpu(own, table):
+            return gather_sum_gpu(own, request, reply, row_type, table, row_bytes, num_columns, num_bags)
         offsets, dst = load_i64(request, layout.REQUEST_PAYLOAD), load_i64(reply, layout.REPLY_PAYLOAD)
         indices = offsets + (num_bags + 1) * WORD
         if row_type == 1:
@@ -149,6 +157,19 @@ def check_block(request, own, element_bytes):
     return check_range(own, dst, num_bytes)
 
 
+@device_function
+def reduce_in_gpu(request, reply, own, element_type, element_bytes):
+    """`reduce` in this rank's GPU; the request's scratch words say how far it is."""
+    dst, num_elements = argument(request, 0), argument(request, 1)
+    num_bytes = load_i64(request, layout.REQUEST_PAYLOAD_BYTES)
+    if num_elements * element_bytes != num_bytes or dst % element_bytes != 0:
+        return status.BAD_REQUEST
+    code = check_range(own, dst, num_bytes)
+    if code == status.OK:
+        code = reduce_gpu(own, request, reply, element_type, dst, num_elements)
+    return code
+
+
 @c_callback(HANDLER)
 def reduce(request, reply, own):
     """Arguments: dst, num_elements, place of the type in REDUCE_TYPES; payload: a block. dst[i] += block[i].
@@ -158,6 +179,8 @@ def reduce(request, reply, own):
     """
     if argument(request, 2) != 0:
         return status.BAD_REQUEST
+    if is_on_gpu(own, argument(request, 0)):
+        return reduce_in_gpu(request, reply, own, 0, 4)
     code = check_block(request, own, 4)
     if code == status.OK:
         sources = request + layout.REQUEST_SCRATCH * WORD
@@ -171,6 +194,8 @@ def reduce_other(request, reply, own):
     dst, num_elements, element_type = argument(request, 0), argument(request, 1), argument(request, 2)
     if element_type < 1 or element_type >= len(REDUCE_TYPES):
         return status.BAD_REQUEST
+    if is_on_gpu(own, dst):
+        return reduce_in_gpu(request, reply, own, element_type, REDUCE_TYPE_BYTES[element_type])
     code = check_block(request, own, REDUCE_TYPE_BYTES[element_type])
     if code != status.OK:
         return code

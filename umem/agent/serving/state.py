@@ -19,6 +19,7 @@ from .service import receive_request
 
 if TYPE_CHECKING:
     from ...fabric.ucx.fabric import UcxFabric
+    from .gpu_memory import GpuMemory
 
 WORD = layout.WORD
 SLACK_BYTES = 4096  # for the ends of lines, and the C structures
@@ -55,7 +56,13 @@ class Ranks(Protocol):
 
 
 def build_state(
-    world: Ranks, page: ControlPage, fabric: UcxFabric | None, credits: int, spins: Spins, local_fd: int
+    world: Ranks,
+    page: ControlPage,
+    fabric: UcxFabric | None,
+    gpu_memory: GpuMemory | None,
+    credits: int,
+    spins: Spins,
+    local_fd: int,
 ) -> Words:
     """The state of the agent of `world.rank`, ready for the loop; without a fabric it has no slots.
 
@@ -99,7 +106,8 @@ def build_state(
         state[layout.AGENT_SEND_PARAM] = memory.send_param(asks=False)
         state[layout.AGENT_ROOMS] = memory.take(num_slots * layout.ROOM_BYTES)
         regions = [(region.address, region.num_bytes) for region in fabric.context.regions]
-        own = memory.words_of([state[layout.AGENT_CONTROL], len(regions), *itertools.chain(*regions)])
+        gpu = 0 if gpu_memory is None else gpu_memory.address
+        own = memory.words_of([state[layout.AGENT_CONTROL], gpu, len(regions), *itertools.chain(*regions)])
         state[layout.AGENT_OWN] = own.address
         state[layout.AGENT_CHANNELS] = fabric.agent.address
         receive = receive_request.address

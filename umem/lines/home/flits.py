@@ -50,10 +50,10 @@ from ...kernels.intrinsics.scalar import (
 )
 from ...kernels.page.control import (
     CONTROL_NUM_RANKS,
-    CONTROL_PEER_MAPPED,
     CONTROL_RANK,
     home_rank,
     peer_is_dead,
+    shares_meta,
 )
 from ...memory.address import BASE
 from .home_access import modify_home
@@ -110,7 +110,7 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
     line = (start - BASE) >> line_log2
     if row & (words.FORWARD_SHARED | words.FORWARD_INVALID):
         owner = owner_of(value)
-        if load_i64(control, CONTROL_PEER_MAPPED + owner) == 0:
+        if not shares_meta(control, owner):
             store_i64(
                 scratch,
                 SCRATCH_KIND,
@@ -135,7 +135,7 @@ def begin(request, context, cache, control, start, line_log2, kind, source, rank
         target = first_target(value, row, 0, num_ranks)
         while target != NO_RANK:
             if target != source or effective(kind) == words.WRITE_HOME:
-                if load_i64(control, CONTROL_PEER_MAPPED + target) != 0:
+                if shares_meta(control, target):
                     if target != rank and invalidate(cache_of(control, target), line_log2, line):
                         count(cache, words.NUM_INVALIDATIONS, 1)
                         count(cache, words.INVALIDATED + target, 1)
@@ -186,7 +186,7 @@ def end(request, reply, cache, control, start, line_log2, kind, source, rank):
 @device_function
 def let_mapped_owner_go(control, owner, row, start, line_log2):
     """End the TAKEN of an owner whose cache is mapped, once the directory names the next."""
-    if load_i64(control, CONTROL_PEER_MAPPED + owner) != 0:
+    if shares_meta(control, owner):
         cache = cache_of(control, owner)
         geometry = geometry_of(cache, line_log2)
         slot, tag = search(geometry, (start - BASE) >> line_log2)

@@ -13,7 +13,7 @@ from ...kernels.coherent.cache import count
 from ...kernels.coherent.directory import NO_RANK, owner_of
 from ...kernels.coherent.transaction import first_target
 from ...kernels.intrinsics.scalar import load_i64, store_i64
-from ...kernels.page.control import CONTROL_NUM_RANKS, CONTROL_PEER_MAPPED, peer_is_dead
+from ...kernels.page.control import CONTROL_NUM_RANKS, peer_is_dead, shares_meta
 from .prober import PROBER_CACHE, PROBER_CLIENT, PROBER_STATE, PROBER_TICKETS
 from .probes import PROBE_INVALIDATE
 
@@ -47,7 +47,7 @@ def send_probes(request, context, row, value, rank):
     target = first_target(value, row, 0, num_ranks)
     while target != NO_RANK:
         is_kept = target == source and row & words.ACCESS_HOME == 0
-        if load_i64(control, CONTROL_PEER_MAPPED + target) == 0 and not is_kept:
+        if not shares_meta(control, target) and not is_kept:
             store_i64(tickets, target, TO_SEND)
         target = first_target(value, row, target + 1, num_ranks)
 

@@ -58,3 +58,13 @@ class Device(Protocol):
 
     def address(self, pointer: int, /) -> int:
         """The inverse of `pointer`."""
+
+
+class GpuDevice(Device, Protocol):
+    """A device with processors of its own: umem's kernels run there, and no CPU loads or stores its memory."""
+
+    def adopt(self, pointer: int, num_bytes: int, /) -> bool:
+        """Let kernels here load and store mapped host memory, at the same address; False where the device cannot."""
+
+    def close(self) -> None:
+        """Give back all ranges and all that was adopted."""

@@ -4,16 +4,25 @@ Every rank maps its own GPU's memory and its peers', so that a kernel dereferenc
 descriptor is the memory's one handle here: a reference of its own (CUDA driver API, cuMemRelease), so the
 driver's handles live only inside `create` and `map`.
 
-Evidence: this sequence of calls runs in tests against a fake driver, between processes. It has not run on
-a GPU by the authors; scripts/gpu-check does that where there is one.
+Evidence: this sequence of calls runs in tests on a driver that executes kernels on the CPU (tests/cuda/driver),
+between processes. It has not run on a GPU by the authors; scripts/gpu-check does that where there is one.
 """
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import AddressError, AlignmentError, ConfigError, DeviceMissing, WorldError
+from ...errors import (
+    AddressError,
+    AlignmentError,
+    ConfigError,
+    DeviceError,
+    DeviceMissing,
+    SegmentTooLarge,
+    WorldError,
+)
 from ...units import format_size
 from . import cuda_driver
 
@@ -85,7 +94,8 @@ class CudaDevice:
         minimum = constants.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         self.granularity = int(self.driver.call("cuMemGetAllocationGranularity", self._allocation, minimum))
         self.context = self.driver.call("cuDevicePrimaryCtxRetain", self._device)
-        self._ranges: list[_Range] = []
+        self._ranges: list[_Range] = []  # in the order of their addresses
+        self._adopted: list[int] = []
 
     def reserve(self, address: int, num_bytes: int) -> int:
         """Set aside addresses, at `address` if the driver agrees, and return where they stand here.
@@ -109,7 +119,7 @@ class CudaDevice:
                 detail=f"{format_size(num_bytes)} of addresses",
             )
         )
-        self._ranges.append(_Range(address, pointer, num_bytes, {}))
+        bisect.insort(self._ranges, _Range(address, pointer, num_bytes, {}), key=lambda known: known.address)
         return pointer
 
     def create(self, num_bytes: int, name: str) -> int:
@@ -200,6 +210,23 @@ class CudaDevice:
                 return known.address + (pointer - known.pointer)
         raise AddressError(f"pointer {pointer:#x} lies in no range of {self.NAME}")
 
+    def adopt(self, pointer: int, num_bytes: int) -> bool:
+        """Let kernels on this GPU, and copies, use mapped host memory at its own address, until `close`.
+
+        It pins the memory, so all of it is backed. False where the driver refuses to, or would show the memory to
+        kernels at another address (cuMemHostRegister of shared mappings; CUDA programming guide, Unified Virtual
+        Address Space).
+        """
+        self.make_current()
+        constants = self.driver.constants
+        flags = constants.CU_MEMHOSTREGISTER_PORTABLE | constants.CU_MEMHOSTREGISTER_DEVICEMAP
+        try:
+            self.driver.call("cuMemHostRegister", pointer, num_bytes, flags, detail=f"at {pointer:#x}")
+        except (DeviceError, SegmentTooLarge):
+            return False
+        self._adopted.append(pointer)
+        return int(self.driver.call("cuMemHostGetDevicePointer", pointer, 0)) == pointer
+
     def free_bytes(self) -> int:
         """Bytes of this GPU's memory that are free."""
         self.make_current()
@@ -225,7 +252,16 @@ class CudaDevice:
         self.driver.call("cuCtxSetCurrent", self.context)
 
     def close(self) -> None:
-        """Give back every range and the context. No pointer of this device may be used afterwards."""
+        """Give back every range and the context. No pointer of this device may be used afterwards.
+
+        After an error that stays there is nothing to give back: it goes with the process.
+        """
+        if self.driver.is_lost:
+            self._ranges, self._adopted = [], []
+            return
+        self.make_current()
+        while self._adopted:
+            self.driver.call("cuMemHostUnregister", self._adopted.pop())
         for known in list(self._ranges):
             self.release_range(known.address, known.num_bytes)
         self.driver.call("cuDevicePrimaryCtxRelease", self._device)
@@ -235,9 +271,9 @@ class CudaDevice:
         self.driver.call("cuMemUnmap", home.pointer + (address - home.address), num_bytes)
 
     def _range_of(self, address: int, num_bytes: int = 1) -> _Range:
-        for known in self._ranges:
-            if known.holds(address, num_bytes):
-                return known
+        place = bisect.bisect_right(self._ranges, address, key=lambda known: known.address) - 1
+        if place >= 0 and self._ranges[place].holds(address, num_bytes):
+            return self._ranges[place]
         raise AddressError(
             f"{address:#x} to {address + num_bytes:#x} lies in no range reserved on {self.NAME}"
         )

@@ -1,0 +1,55 @@
+"""GPU ranks: kernels of one source on whatever a rank works on, what is refused, and what peers hear of a failure."""
+
+from __future__ import annotations
+
+import functools
+
+import gpu_work
+import pytest
+from worlds import GpuWorlds
+
+from umem.errors import DeviceError, DeviceMissing, LaunchError, SegmentTooLarge, UnknownName, WaitTimeout
+
+HEARD_S = 20  # of a death, under any load; umem verify faults measures the time itself
+
+
+@functools.cache
+def passed(worlds: GpuWorlds, device: str, mode: str) -> list[list[str]]:
+    return worlds.launch(gpu_work.run_all, 2, device, mode)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("check", [check.__name__ for check in gpu_work.CHECKS])
+@pytest.mark.parametrize(
+    ("device", "mode"), [("cuda", "plain"), ("cuda:0,cuda:1", "weak"), ("cuda,cpu", "strict")]
+)
+def test_gpu(gpu_worlds, device, mode, check):
+    assert all(check in names for names in passed(gpu_worlds, device, mode))
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("work", "error"),
+    [
+        (gpu_work.peer_of_a_fault, DeviceError),
+        (gpu_work.peer_of_a_kernel_without_end, WaitTimeout),
+        (gpu_work.peer_of_a_killed_rank, LaunchError),
+    ],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_peers_hear_of_a_rank_whose_gpu_fails(gpu_worlds, work, error):
+    failed, heard_s = gpu_worlds.launch(work, on_failure="continue")
+    assert isinstance(failed, error), failed
+    assert heard_s < HEARD_S
+
+
+@pytest.mark.timeout(200)
+def test_what_is_missing_is_named(gpu_worlds, monkeypatch):
+    with pytest.raises(DeviceMissing, match=r"no cuda:7; this machine has 2 CUDA devices"):
+        gpu_worlds.launch(gpu_work.run_all, 1, "cuda:7")
+    with pytest.raises(DeviceMissing, match="virtual memory management"):
+        gpu_worlds.launch(gpu_work.run_all, 1, fake={"shares": 0})
+    with pytest.raises(SegmentTooLarge, match="out of memory"):
+        gpu_worlds.launch(gpu_work.run_all, 1, segment="512M", fake={"memory": 128})
+    with pytest.raises(UnknownName, match="device"):
+        gpu_worlds.launch(gpu_work.run_all, 1, "gpu")

@@ -1,0 +1,50 @@
+"""The worlds suite on GPU ranks: the promises of the mapped world, on one device and two, mixed with ranks of the CPU.
+
+On the driver that executes (driver/), plain, under weak memory, and strict. What memory of a GPU does not offer is
+waived by name, in the checks themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+from worlds import GpuWorlds
+
+from tests.worlds import checks_heap, checks_space
+
+SUITES = {"space": checks_space, "heap": checks_heap}
+WORLDS = [
+    (2, "cuda", "plain"),
+    (2, "cuda:0,cuda:1", "weak"),
+    (2, "cuda,cpu", "strict"),
+    *(
+        pytest.param(ranks, device, mode, marks=pytest.mark.soak)
+        for ranks in (2, 4)
+        for device in ("cuda:0", "cuda:0,cuda:1", "cuda,cpu")
+        for mode in ("plain", "weak", "strict")
+    ),
+]
+
+
+@functools.cache
+def outcomes(worlds: GpuWorlds, suite: str, ranks: int, device: str, mode: str) -> list[dict[str, str]]:
+    """What every rank of one launch reports."""
+    return worlds.launch(SUITES[suite].run_all, ranks, device, mode, segment="128M")
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    for suite, module in SUITES.items():
+        yield from ((suite, check) for check in module.CHECKS)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("suite", "check"), list(cases()))
+@pytest.mark.parametrize(("ranks", "device", "mode"), WORLDS, ids=str)
+def test_gpu_ranks(gpu_worlds, ranks, device, mode, suite, check):
+    for rank, outcome in enumerate(outcomes(gpu_worlds, suite, ranks, device, mode)):
+        told = outcome.get(check, outcome.get("stopped"))
+        if told.startswith("skipped"):
+            pytest.skip(told)
+        assert told == "ok", f"rank {rank}: {told}"
