@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,8 @@ from tests.leftovers import (
     processes_of,
     shared_memory_files,
 )
+
+BASE = 0x2000_0000_0000  # umem/memory/address.py, which loads Numba
 
 pytest_plugins = ["tests.launching"]
 
@@ -42,6 +46,29 @@ def session_leaves_nothing_behind() -> Iterator[None]:
     assert not orphans, f"processes that tests left running: {orphans}"
     left = files_left(files_before)
     assert not left, f"files that tests left: {sorted(map(str, left))}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_leaves_the_environment() -> Iterator[None]:
+    """Fails a file of tests that leaves variables changed: what later tests start would have others than it was given."""
+    before = _environment()
+    yield
+    assert _environment() == before
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_leaves_the_addresses_free() -> Iterator[None]:
+    """Fails a file of tests after which this process still has a range at the addresses of a space: the next one that
+    wants them would fail in its place."""
+    yield
+    gc.collect()  # a reservation may go with an object in a cycle
+    start = f"{BASE:x}-"
+    held = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.startswith(start)]
+    assert not held, f"addresses that these tests left in use: {held}"
 
 
 @pytest.fixture(scope="session", autouse=True)

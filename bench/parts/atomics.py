@@ -61,6 +61,8 @@ class Word(SpacePart):
         """Operations by the home's agent, one request at a time, asked from Python."""
         if not self.is_timed:
             return None
+        asking = self.space.agent.client  # raises FabricMissing where there is no UCX
+        assert asking is not None and self.space.agent.remote is not None
         ask = getattr(self.space.agent.remote, self.operation)
         samples = np.empty(num_samples)
         for sample in range(num_samples):

@@ -32,6 +32,7 @@ from ..page import operations
 from ..page.control import BASE, CONTROL_RANK, place_of
 from . import layout as words
 from .cache import (
+    NO_SLOT,
     await_group,
     copy_address,
     count,
@@ -42,6 +43,7 @@ from .cache import (
     in_state,
     is_free_to_store,
     is_readable,
+    search,
     set_state,
     state_of_line,
     tag_address,
@@ -202,6 +204,14 @@ def modify_hit(cache, note, address, slot, operation, first, second, waits):
 
 
 @device_function
+def slot_of(cache, note, address):
+    """The slot that has the line of `address`, whichever of its set; else NO_SLOT."""
+    line_log2 = note & LINE_LOG2_MASK
+    slot, _ = search(geometry_of(cache, line_log2), (address - BASE) >> line_log2)
+    return slot
+
+
+@device_function
 def load_here(cache, address):
     """(OK, value) of the aligned element at `address` where this rank asks nobody for it: from its own copy, or its
     own memory. Else (CACHED, 0)."""
@@ -211,6 +221,10 @@ def load_here(cache, address):
             return status.OK, load_acquire_value(address, 0)
     elif note & NOT_HOME:
         found, loaded = load_hit(cache, note, address, own_slot(cache, note, address))
+        if not found:
+            slot = slot_of(cache, note, address)
+            if slot != NO_SLOT:
+                found, loaded = load_hit(cache, note, address, slot)
         if found:
             return status.OK, loaded
     return status.CACHED, ZERO
@@ -224,6 +238,10 @@ def modify_here(cache, address, operation, first, second):
     if note & NOT_HOME:
         slot = own_slot(cache, note, address)
         code, old = modify_hit(cache, note, address, slot, operation, first, second, False)
+        if code != status.OK:
+            slot = slot_of(cache, note, address)
+            if slot != NO_SLOT:
+                code, old = modify_hit(cache, note, address, slot, operation, first, second, False)
         if code == status.OK:
             return code, old
     return status.CACHED, ZERO

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from umem.errors import FabricError, Interrupted, RankLost, WaitTimeout
+from umem.fabric.ucx import operations
 from umem.kernels.page.control import CONTROL_STOP
 
 from .ucx_ranks import Rank, run_ranks
@@ -172,7 +173,7 @@ def test_what_a_rank_sent_before_it_left_is_received_after_its_end(transport):
         me.close()
 
     def late(me: Rank) -> list[int]:
-        fabric, word, recv = me.open(4096), np.zeros(1, np.int64), me.fabric._recv
+        fabric, word, recv = me.open(4096), np.zeros(1, np.int64), operations.recv
         fabric.barrier()
         watcher = me.bury_when_dead(0, int(me.exchange("pid", b"")[0]))
 
@@ -180,9 +181,9 @@ def test_what_a_rank_sent_before_it_left_is_received_after_its_end(transport):
             watcher.join()
             return recv(*arguments)
 
-        fabric._recv = recv_late
+        operations.recv = recv_late
         fabric.barrier()  # its other half has left it, and ended, before this half looks
-        fabric._recv = recv
+        operations.recv = recv
         fabric.recv(0, word.ctypes.data, 8)
         with pytest.raises(RankLost):
             fabric.recv(0, word.ctypes.data, 8)

@@ -54,6 +54,20 @@ SCRIPTS = {
         """,
         "0\n1\n",
     ),
+    "views outlive their space, and then there is no other": (
+        """
+        with umem.init(spec) as space:
+            view = space.empty(16, "int64").numpy()
+            view[:] = 3
+        print(view.sum())
+        for _ in range(2):  # and not: in a world already
+            try:
+                umem.init()
+            except UmemError as error:
+                print("can open no other space" in str(error))
+        """,
+        "48\nTrue\nTrue\n",
+    ),
     "a closed space refuses what it had cached": (
         """
         with umem.init(spec) as space:

@@ -166,15 +166,3 @@ def test_a_process_alone_can_open_one_space_after_another():
             address = space.alloc(64)
             space.store(address, 5, "int64")
             assert space.load(address, "int64") == 5
-
-
-def test_views_outlive_the_space():
-    with umem.init(umem.WorldSpec.of(segment="64M")) as space:
-        view = space.empty(16, "int64").numpy()
-        view[:] = 3
-    assert view.sum() == 48
-    with pytest.raises(WorldError, match="can open no other space"):
-        umem.init()
-    with pytest.raises(WorldError, match="can open no other space"):  # and not: in a world already
-        umem.init()
-    del view

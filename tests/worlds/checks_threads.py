@@ -40,6 +40,8 @@ EXEMPT = {
     "Agent.endpoint_to": "before the start",
     "Agent.serve_other_types": "once",
     "LineCache.reset": "of lines that a dead rank took along",
+    "Space.launch": "checks of test_gpu.py",
+    "Space.synchronize": "checks of test_gpu.py",
     "Array.torch": "needs torch, and is numpy()",
     **{f"{kind.__name__}.disown": "in forked children" for kind in (umem.Space, LineCache, Heap, Agent)},
 }

@@ -9,7 +9,7 @@ import pytest
 
 from umem.bench import prepare
 from umem.kernels.build import precompile
-from umem.space.startup import kernel_groups
+from umem.space.ahead import kernel_groups
 
 LEFT = """
 import importlib, sys

@@ -65,6 +65,7 @@ EXPECTED: dict[str, str] = {
     "yield_cpu": r"nanosleep\.u32",
     "now_ns": r"mov\.u64 .*%globaltimer;",
     "cycles": r"mov\.u64 .*%clock64;",
+    "is_gpu": r", 1;",
     "lane_index": r"%ctaid\.x;[^$]*%ntid\.x;[^$]*%tid\.x;",
     "thread_stripe": r"%ctaid\.x;[^$]*%ntid\.x;[^$]*%tid\.x;",
     "num_lanes": r"%nctaid\.x;[^$]*%ntid\.x;",
