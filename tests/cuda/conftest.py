@@ -60,7 +60,8 @@ def run_steps(fake_driver: Path, driver_cache: Path) -> Callable[..., str]:
     from driver.build import environment
 
     def run(name: str, module: str = "steps", timeout_s: float = 100, **options: object) -> str:
-        variables = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1] / 'scripts'}"}
+        root = HERE.parents[1]
+        variables = os.environ | {"PYTHONPATH": f"{HERE}:{root / 'scripts'}:{root}"}
         variables |= environment(fake_driver, driver_cache, **options)
         command = [sys.executable, "-c", f"import {module}; {module}.{name}()"]
         done = subprocess.run(

@@ -49,10 +49,10 @@ def rank_adds(space: Space, text: str, entry: str) -> int:
 
 
 def run_all() -> None:
-    """Print how many additions are there: of the kernel as it is, and with the orderings of its stores taken away."""
+    """Print how many additions each rank misses: of the kernel as it is, and with the orderings of its stores taken away."""
     text, entry = ptx_of(add_coherently, 4)
     for name, (pattern, replacement) in CHANGES.items():
         arguments = (re.sub(pattern, replacement, text), entry)
         sums = umem.launch(rank_adds, ranks=NUM_RANKS, args=arguments, results="all", timeout_s=WORLD_S)
-        assert len(set(sums)) == 1, sums
-        print(name, sums[0], "of", NUM_RANKS * BLOCKS * THREADS * ROUNDS, flush=True)
+        total = NUM_RANKS * BLOCKS * THREADS * ROUNDS
+        print(name, *[total - seen for seen in sums], "of", total, "are missing", flush=True)
