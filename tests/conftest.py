@@ -50,7 +50,7 @@ def session_leaves_nothing_behind() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def module_leaves_the_environment() -> Iterator[None]:
-    """Fails a file of tests that leaves variables changed: what later tests start would have others than it was given."""
+    """Fails a file of tests that leaves variables changed: programs of later tests would start with others."""
     before = _environment()
     yield
     assert _environment() == before

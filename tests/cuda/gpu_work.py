@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 import umem
-from umem.errors import ArgumentTypeError, DeviceError, DeviceMissing, KernelRefused, RankLost, WaitTimeout
+from umem.errors import (
+    ArgumentTypeError,
+    DeviceError,
+    DeviceMissing,
+    KernelRefused,
+    NotMappable,
+    RankLost,
+    WaitTimeout,
+)
 from umem.kernels import (
     fetch_add_i64,
     lane_index,
@@ -130,11 +138,22 @@ def bad_launches_are_named(space):
     space.synchronize()
 
 
+def no_copies_are_kept_of_memory_of_gpus(space):
+    for home in (*space.segments.map.gpu_ranks, "striped"):
+        with pytest.raises(NotMappable, match=r"is a GPU's.*home=\"host\""):
+            space.empty(8, "int64", home=home, cache="back")
+    address = space.alloc(64, home="host", cache="back")
+    space.store(address, 7, "int64")
+    assert space.fetch_add(address, 1) == 7 and space.load(address, "int64") == 8
+    space.free(address)
+
+
 CHECKS = (
     one_source_on_every_device,
     all_devices_count_in_one_word,
     copies_go_in_the_order_of_a_stream,
     bad_launches_are_named,
+    no_copies_are_kept_of_memory_of_gpus,
 )
 
 

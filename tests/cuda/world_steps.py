@@ -49,7 +49,7 @@ def rank_adds(space: Space, text: str, entry: str) -> int:
 
 
 def run_all() -> None:
-    """Print how many additions each rank misses: of the kernel as it is, and with the orderings of its stores taken away."""
+    """Print how many additions each rank misses: of the kernel as it is, and without the orderings of its stores."""
     text, entry = ptx_of(add_coherently, 4)
     for name, (pattern, replacement) in CHANGES.items():
         arguments = (re.sub(pattern, replacement, text), entry)

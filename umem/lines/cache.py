@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..agent.private_memory import PrivateMemory
-from ..arguments import whole
+from ..arguments import home_of, whole
 from ..errors import (
     AddressError,
     AlignmentError,
@@ -44,41 +44,10 @@ from ..world.forks import MakeError, belongs_here, refuse
 from ..world.waiting import Deadline, until
 from . import report
 from .layout import LineLayout
+from .needs import Heap, Peers
 
 __all__ = ["ATTRIBUTES", "COHERENCE_KERNELS", "LineCache"]
 ATTRIBUTES = {"none": words.NONE, "back": words.BACK, "through": words.THROUGH, "private": words.PRIVATE}
-
-
-class Heap(Protocol):
-    """The heap, as far as cached memory needs one."""
-
-    def alloc(self, num_bytes: int, home: int | str, align: int) -> int:
-        """Address of new memory."""
-
-    def give(self, address: int) -> None:
-        """Make all ranks its owner."""
-
-    def free(self, address: int) -> None:
-        """Give it back."""
-
-
-class Peers(Protocol):
-    """The agents of homes that are not mapped, as far as the cache needs them: umem/lines/remote.py."""
-
-    def finish(self, cache: int, timeout_s: float) -> None:
-        """Wait for the flit that compiled code has left in the header at `cache`, and end it."""
-
-    def mark(self, home: int, address: int, value: int) -> None:
-        """Have a block at `home` cached as the block word says."""
-
-    def call_home(self, home: int, block: int) -> None:
-        """Have every line of a block at `home` uncached."""
-
-    def look(self, home: int, address: int) -> int:
-        """The block word of an address at `home`."""
-
-    def lift(self, home: int, address: int, line_log2: int) -> None:
-        """Lift the poison of a line at `home`."""
 
 
 class LineCache:
@@ -136,7 +105,8 @@ class LineCache:
 
         It takes whole blocks of 2 MiB of addresses (backed as they are touched) and belongs to all ranks. `prepare`
         is called with the address while nobody can have copies: to fill the memory raw. Raises UnknownName,
-        ConfigError for a line size that is no power of two from 64 to 4096, OutOfMemory.
+        ConfigError for a line size that is no power of two from 64 to 4096, OutOfMemory, NotMappable for a home whose
+        memory is a GPU's.
         """
         if cache not in ATTRIBUTES:
             raise UnknownName("cache attribute", cache, tuple(ATTRIBUTES))
@@ -146,6 +116,7 @@ class LineCache:
             raise ConfigError(
                 f"line={line} is not a power of two from {1 << words.MIN_LINE_LOG2} to {1 << words.MAX_LINE_LOG2}"
             )
+        self._refuse_gpu(home)
         size = align_up(max(num_bytes, 1), BLOCK_BYTES)
         address = self._heap.alloc(size, home, BLOCK_BYTES)
         value = line_log2 | ATTRIBUTES[cache] << words.ATTRIBUTE_SHIFT
@@ -161,6 +132,17 @@ class LineCache:
                 self.free(address, size)
             raise
         return address
+
+    def _refuse_gpu(self, home: int | str) -> None:
+        """Raise NotMappable where memory at `home` would be a GPU's, of which no rank keeps coherent copies."""
+        named = home_of(home)
+        by_word = {"local": (self.rank,), "striped": self.plan.members}
+        for rank in (named,) if isinstance(named, int) else by_word.get(named, ()):
+            if rank in self.plan.gpu_ranks:
+                raise NotMappable(
+                    f"home={home!r}: the memory of rank {rank} is a GPU's, and ranks keep copies of host memory only;"
+                    ' use home="host", the home of a rank that works on the CPU, or cache="none"'
+                )
 
     def free(self, address: int, num_bytes: int) -> None:
         """Call every copy of an allocation home, and free it. No rank may access it meanwhile."""
