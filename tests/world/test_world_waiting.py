@@ -32,3 +32,10 @@ def test_a_lost_peer_is_an_error_after_the_grace_even_past_the_deadline(grace_s:
     with pytest.raises(RankLost, match="rank 1"):
         until(lambda: looks.append(0), Deadline(0), lambda: RankLost(1, "a wait"), grace_s)
     assert len(looks) == least if grace_s == 0.0 else len(looks) >= least
+
+
+def test_a_loss_is_raised_as_it_is_told_at_last() -> None:
+    """That a rank is gone, and why it has left, come by two ways: either may be the first."""
+    reasons = iter(["", "ValueError"])
+    with pytest.raises(RankLost, match="ValueError"):
+        until(lambda: None, Deadline(60), lambda: RankLost(1, "a wait", next(reasons)))

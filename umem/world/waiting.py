@@ -47,7 +47,7 @@ def until(
 
     `look` comes back within SLICE_S: it waits itself, in compiled code or on a descriptor. `lost` says why a peer
     cannot do its part any more. What it did before counts: `look` has `grace_s` more to find it, and one call at
-    least; then that error is raised. None where the time is over.
+    least; then the loss, as it is told by then, is raised. None where the time is over.
     """
     error: UmemError | None = None
     given_up_s = 0.0
@@ -58,7 +58,7 @@ def until(
             return found
         if error is not None:
             if time.monotonic() >= given_up_s:
-                raise error
+                raise lost() or error  # which may say more by now: why a rank has left comes by another way
             continue
         error = lost()
         if error is not None:
