@@ -17,7 +17,7 @@ from umem.memory.device.cuda_run import Module, synchronize
 
 ROWS = [row for row in TABLE.values() if "cuda" in row.targets]
 # What differs between a GPU and a CPU by its nature: clocks, places, vectors' widths, calls that a GPU lacks.
-OTHER_ON_A_GPU = {"now_ns", "cycles", "lane_index", "num_lanes", "thread_stripe", "call_handler"}
+OTHER_ON_A_GPU = {"now_ns", "cycles", "is_gpu", "lane_index", "num_lanes", "thread_stripe", "call_handler"}
 WIDTH_BYTES = 16  # of a vector on CUDA; the CPU's are wider, and begin with the same lanes
 SIZE, LINE_BYTES, SCALAR = 4096, 64, 3
 C_TYPES = {

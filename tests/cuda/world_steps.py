@@ -10,6 +10,7 @@ from ptx_text import image, ptx_of
 import umem
 from umem.kernels import fetch_add_i64
 from umem.kernels.coherent.typed import coherent_fetch_add_i64
+from umem.kernels.page.control import CONTROL_REACH, REACH_KINDS
 
 if TYPE_CHECKING:
     from umem.space import Space
@@ -41,6 +42,8 @@ def rank_adds(space: Space, text: str, entry: str) -> int:
     words = space.shared("words", NUM_WORDS * WORD_STRIDE, "int64", home=1, cache="back", line=128)
     refusals = space.shared("refusals", 64, "int64", home=0)
     module = Module(gpu, image(text))
+    # This driver's devices reach all that the process maps; a world of CPU ranks does not say so.
+    space.page.words[CONTROL_REACH : CONTROL_REACH + NUM_RANKS] |= 0b111 << REACH_KINDS
     space.barrier(timeout_s=WORLD_S)
     module.launch(entry, [space.cache.address, words.address, ROUNDS, refusals.address], BLOCKS, THREADS)
     synchronize(gpu, timeout_s=KERNEL_S)
