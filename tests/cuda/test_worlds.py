@@ -15,14 +15,24 @@ from worlds import GpuWorlds
 from tests.worlds import checks_heap, checks_space
 
 SUITES = {"space": checks_space, "heap": checks_heap}
+DEVICES = ("cuda:0", "cuda:0,cuda:1", "cuda,cpu")
+SOAKS = [
+    (4, "cuda:0", "strict"),
+    (4, "cuda:0,cuda:1", "plain"),
+    (4, "cuda,cpu", "weak"),
+    (2, "cuda:0", "weak"),
+    (2, "cuda:0,cuda:1", "strict"),
+    (2, "cuda,cpu", "plain"),
+]
 WORLDS = [
     (2, "cuda", "plain"),
     (2, "cuda:0,cuda:1", "weak"),
     (2, "cuda,cpu", "strict"),
+    *(pytest.param(*world, marks=pytest.mark.soak) for world in SOAKS),
     *(
-        pytest.param(ranks, device, mode, marks=pytest.mark.soak)
+        pytest.param(ranks, device, mode, marks=pytest.mark.long)
         for ranks in (2, 4)
-        for device in ("cuda:0", "cuda:0,cuda:1", "cuda,cpu")
+        for device in DEVICES
         for mode in ("plain", "weak", "strict")
     ),
 ]
