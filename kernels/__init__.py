@@ -9,6 +9,7 @@ compiled for CUDA (`cuda_ptx`). Importing this package loads Numba, and nothing 
 | intrinsics/scalar.py | typed loads and stores, atomics, fences |
 | intrinsics/vector.py | vectors as wide as the target, half-precision loads and stores |
 | intrinsics/system.py | waiting, time, bits, bulk copy, calls of C functions |
+| data/group.py | copies, put with a signal, waits and a barrier by a thread, a warp, a block; imported from there |
 | build/compile.py | device_function, inlined_function, cpu_kernel, c_callback, load_all |
 | build/cuda.py | cuda_ptx, cuda_cubin |
 | build/code_object.py | code_object: a kernel for every generation of CUDA devices, compiled once |

@@ -27,6 +27,7 @@ MISALIGNED = -14  # an address that is not a multiple of what the access needs
 CACHED = -15  # memory of which ranks keep coherent copies: not for raw access
 NOT_CACHED = -16  # memory of which ranks keep none, or copies of another line size
 DEVICE_FAILED = -17  # a GPU's driver reported an error
+WAIT_TIMEOUT = -18  # a kernel's wait has passed its deadline
 
 # --- of the heap
 NOT_ALLOCATED = -32  # no allocation covers the address

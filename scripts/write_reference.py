@@ -75,26 +75,25 @@ def intrinsics() -> str:
         groups.setdefault(stem(intrinsic), []).append(intrinsic)
     rows = []
     for name, members in groups.items():
-        types = " ".join(member.element.name for member in members if member.element and name.endswith("_T"))
+        types = " ".join(member.element.name for member in members if member.element and "_T" in name)
         first = members[0]
-        rows.append((f"`{name}`", types, first.ordering or "", " ".join(first.targets), effect(first)))
-    return table(("intrinsic", "T", "ordering", "targets", "effect"), rows)
+        scope = first.scope if first.ordering not in (None, "plain", "stream") else ""
+        rows.append((f"`{name}`", types, first.ordering or "", scope, " ".join(first.targets), effect(first)))
+    return table(("intrinsic", "T", "ordering", "scope", "targets", "effect"), rows)
 
 
 def stem(intrinsic: Intrinsic) -> str:
-    """The name that all types of an intrinsic share: `load_acquire_T` for load_acquire_i64."""
+    """The name that all types of an intrinsic share: `load_acquire_T_gpu` for load_acquire_i64_gpu."""
+    scope = "" if intrinsic.scope == "sys" else f"_{intrinsic.scope}"
+    name = intrinsic.name.removesuffix(scope)
     suffix = f"_{intrinsic.element.name}" if intrinsic.element else ""
-    return (
-        intrinsic.name.removesuffix(suffix) + "_T"
-        if suffix and intrinsic.name.endswith(suffix)
-        else intrinsic.name
-    )
+    return name.removesuffix(suffix) + "_T" + scope if suffix and name.endswith(suffix) else name + scope
 
 
 def effect(intrinsic: Intrinsic) -> str:
     """Its docstring, with T where the type stands."""
     said, element = first_sentence(intrinsic.function), intrinsic.element
-    if element is None or not stem(intrinsic).endswith("_T"):
+    if element is None or "_T" not in stem(intrinsic):
         return said
     return said.replace(element.name, "T").replace(f"index * {element.num_bytes}", "index * sizeof(T)")
 

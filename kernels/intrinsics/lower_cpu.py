@@ -187,6 +187,10 @@ def constant(value: int) -> Emitter:
     return lambda builder, row, args: LLVM_I64(value)
 
 
+def _alone(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
+    return builder.zext(builder.icmp_signed("!=", args[0], LLVM_I64(0)), LLVM_I64)
+
+
 def _futex_wait(builder: Builder, row: Intrinsic, args: list[ir.Value]) -> ir.Value:
     address, expected, timeout_ns = args
     timeout_ns = builder.select(builder.icmp_signed("<", timeout_ns, LLVM_I64(0)), LLVM_I64(0), timeout_ns)
@@ -249,6 +253,10 @@ CPU_EMITTERS: dict[str, Emitter] = {
     "is_gpu": constant(0),
     "lane_index": constant(0),
     "num_lanes": constant(1),
+    "block_lane": constant(0),
+    "num_block_lanes": constant(1),
+    "block_meet": _alone,
+    "warp_meet": _alone,
     "prefetch": _prefetch,
     "prefetch_for_store": _prefetch,
     "stream_fence": _stream_fence,

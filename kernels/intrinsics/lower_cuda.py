@@ -1,8 +1,8 @@
-"""CUDA lowering: a row of the table becomes PTX of system scope.
+"""CUDA lowering: a row of the table becomes PTX, ordered accesses of the scope of their row.
 
 Numba's own `cuda.atomic` operations are relaxed and of device scope: too weak between GPUs and the host.
-So ordered accesses are inline PTX with `.sys`; addresses are in global memory, plain accesses are LLVM
-loads and stores of that space. All accesses need natural alignment, vectors 16 B.
+So ordered accesses are inline PTX, with `.sys` where the row says no less; addresses are in global memory,
+plain accesses are LLVM loads and stores of that space. All accesses need natural alignment, vectors 16 B.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ GLOBAL_SPACE = 1
 VECTOR_BYTES = 16  # the widest load of one thread that compute capability 8.0 has
 PTX_ORDERING = {"relaxed": "relaxed", "acquire": "acquire", "release": "release", "acq_rel": "acq_rel"}
 # PTX knows one fence for acquire and release; it is stronger than either.
-PTX_FENCE = {"acquire": "fence.acq_rel.sys;", "release": "fence.acq_rel.sys;", "seq_cst": "fence.sc.sys;"}
+PTX_FENCE = {"acquire": "acq_rel", "release": "acq_rel", "seq_cst": "sc"}
+WARP_LANES = 32
 PAUSE_NS = 32
 YIELD_NS = 1000
 
@@ -73,7 +74,7 @@ def _load(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
     if row.ordering == "plain":
         return builder.load(_pointer(builder, row, args), align=row.element.num_bytes)
     kind, letter = SCALARS[row.element.name], register_letter(row.element)
-    text = f"ld.{PTX_ORDERING[row.ordering]}.sys.global.{ptx_type(row.element)} $0, [$1];"
+    text = f"ld.{PTX_ORDERING[row.ordering]}.{row.scope}.global.{ptx_type(row.element)} $0, [$1];"
     if row.element.num_bytes > 1:
         return ptx(builder, text, f"={letter},l", kind, [_address(builder, row, args)])
     return builder.trunc(ptx(builder, text, "=h,l", LLVM_I16, [_address(builder, row, args)]), kind)
@@ -85,7 +86,7 @@ def _store(builder: Builder, row: Intrinsic, args: Args) -> None:
     if row.ordering == "plain":
         builder.store(value, _pointer(builder, row, args), align=row.element.num_bytes)
         return
-    text = f"st.{PTX_ORDERING[row.ordering]}.sys.global.{ptx_type(row.element)} [$0], $1;"
+    text = f"st.{PTX_ORDERING[row.ordering]}.{row.scope}.global.{ptx_type(row.element)} [$0], $1;"
     if row.element.num_bytes == 1:
         value = builder.zext(value, LLVM_I16)  # PTX has no registers of 8 bits
     ptx(builder, text, f"l,{register_letter(row.element)}", LLVM_VOID, [_address(builder, row, args), value])
@@ -105,7 +106,7 @@ def _atomic(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
     letter = register_letter(row.element)
     operands = args[2:]
     slots = ", ".join(f"${n + 2}" for n in range(len(operands)))
-    text = f"atom.{PTX_ORDERING[row.ordering]}.sys.global.{operation} $0, [$1], {slots};"
+    text = f"atom.{PTX_ORDERING[row.ordering]}.{row.scope}.global.{operation} $0, [$1], {slots};"
     constraints = ",".join([f"={letter}", "l", *[letter] * len(operands)])
     kind = SCALARS[row.element.name]
     return ptx(builder, text, constraints, kind, [_address(builder, row, args), *operands])
@@ -113,7 +114,7 @@ def _atomic(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
 
 def _fence(builder: Builder, row: Intrinsic, args: Args) -> None:
     assert row.ordering is not None
-    ptx(builder, PTX_FENCE[row.ordering], "", LLVM_VOID, [])
+    ptx(builder, f"fence.{PTX_FENCE[row.ordering]}.{row.scope};", "", LLVM_VOID, [])
 
 
 def _statement(text: str) -> Emitter:
@@ -142,6 +143,35 @@ def _lane_index(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
 
 def _num_lanes(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
     return builder.mul(_index(builder, "nctaid"), _index(builder, "ntid"))
+
+
+def _block_lane(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+    return _index(builder, "tid")
+
+
+def _num_block_lanes(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+    return _index(builder, "ntid")
+
+
+def _block_meet(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+    text = (
+        "{ .reg .pred mine, any; setp.ne.s64 mine, $1, 0; barrier.cta.red.or.pred any, 0, mine;"
+        " selp.s64 $0, 1, 0, any; }"
+    )
+    return ptx(builder, text, "=l,l", LLVM_I64, args)
+
+
+def _warp_meet(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
+    first = builder.and_(_index(builder, "tid"), LLVM_I64(-WARP_LANES))
+    left = builder.sub(_index(builder, "ntid"), first)  # the last warp of a block may have fewer lanes
+    is_whole = builder.icmp_unsigned(">=", left, LLVM_I64(WARP_LANES))
+    some = builder.sub(builder.shl(LLVM_I64(1), left), LLVM_I64(1))
+    mask = builder.trunc(builder.select(is_whole, LLVM_I64(-1), some), LLVM_I32)
+    text = (
+        "{ .reg .pred mine, any; setp.ne.s64 mine, $1, 0; vote.sync.any.pred any, mine, $2;"
+        " bar.warp.sync $2; selp.s64 $0, 1, 0, any; }"  # a vote orders no memory
+    )
+    return ptx(builder, text, "=l,l,r", LLVM_I64, [args[0], mask])
 
 
 def _stream_fence(builder: Builder, row: Intrinsic, args: Args) -> None:
@@ -260,6 +290,10 @@ CUDA_EMITTERS: dict[str, Emitter] = {
     "is_gpu": constant(1),
     "lane_index": _lane_index,
     "thread_stripe": _lane_index,
+    "block_lane": _block_lane,
+    "num_block_lanes": _num_block_lanes,
+    "block_meet": _block_meet,
+    "warp_meet": _warp_meet,
     "num_lanes": _num_lanes,
     "stream_fence": _stream_fence,
     "copy_bytes": _copy_bytes,

@@ -14,8 +14,10 @@ All take `base`, a byte address (int64), and `index`, which counts elements. T i
 | fence_after_atomic() | | fence_seq_cst for the place behind an atomic update, where x86 needs none |
 
 Ordered accesses need natural alignment; plain ones need it on CUDA only. Every ordering holds between all
-processors of the machine (CUDA: `.sys` scope). Values wrap around to T. In compiled code mixing a u64 with
-a signed integer gives a float64 (NumPy's rule in Numba): keep arithmetic in one signedness.
+processors of the machine (CUDA: `.sys` scope). A name that ends in `_cta` or `_gpu` (i32 and i64, and the
+fences) orders among the threads of a block, or of a GPU, only: there it is cheaper; elsewhere it is the one
+without. Values wrap around to T. In compiled code mixing a u64 with a signed integer gives a float64 (NumPy's
+rule in Numba): keep arithmetic in one signedness.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections.abc import Callable
 
 from . import machine
 from .elements import F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, Element, Number
-from .table import Ordering, define, names
+from .table import Ordering, Scope, define, names
 
 Load = Callable[[int, int], Number]
 Store = Callable[[int, int, Number], None]
@@ -32,7 +34,11 @@ Update = Callable[[int, int, Number], Number]
 Swap = Callable[[int, int, Number, Number], Number]
 
 
-def _load(element: Element, ordering: Ordering = "plain") -> Load:
+def _named(name: str, scope: Scope) -> str:
+    return name if scope == "sys" else f"{name}_{scope}"
+
+
+def _load(element: Element, ordering: Ordering = "plain", scope: Scope = "sys") -> Load:
     num_bytes = element.num_bytes
 
     def load(base: int, index: int) -> Number:
@@ -40,11 +46,20 @@ def _load(element: Element, ordering: Ordering = "plain") -> Load:
 
     name = f"load_{element.name}" if ordering == "plain" else f"load_{ordering}_{element.name}"
     doc = f"The {element.name} at base + index * {num_bytes}; ordering: {ordering}."
-    operands = "i64 i64"
-    return define(load, name, "load", operands, element.name, element=element, ordering=ordering, doc=doc)
+    return define(
+        load,
+        _named(name, scope),
+        "load",
+        "i64 i64",
+        element.name,
+        element=element,
+        ordering=ordering,
+        scope=scope,
+        doc=doc,
+    )
 
 
-def _store(element: Element, ordering: Ordering = "plain") -> Store:
+def _store(element: Element, ordering: Ordering = "plain", scope: Scope = "sys") -> Store:
     num_bytes = element.num_bytes
 
     def store(base: int, index: int, value: Number) -> None:
@@ -53,10 +68,20 @@ def _store(element: Element, ordering: Ordering = "plain") -> Store:
     name = f"store_{element.name}" if ordering == "plain" else f"store_{ordering}_{element.name}"
     doc = f"Write `value` as {element.name} to base + index * {num_bytes}; ordering: {ordering}."
     operands = f"i64 i64 {element.name}"
-    return define(store, name, "store", operands, "void", element=element, ordering=ordering, doc=doc)
+    return define(
+        store,
+        _named(name, scope),
+        "store",
+        operands,
+        "void",
+        element=element,
+        ordering=ordering,
+        scope=scope,
+        doc=doc,
+    )
 
 
-def _update(operation: str, element: Element, ordering: Ordering = "acq_rel") -> Update:
+def _update(operation: str, element: Element, ordering: Ordering = "acq_rel", scope: Scope = "sys") -> Update:
     num_bytes = element.num_bytes
 
     def update(base: int, index: int, value: Number) -> Number:
@@ -68,11 +93,19 @@ def _update(operation: str, element: Element, ordering: Ordering = "acq_rel") ->
     doc = f"One atomic {operation} on the {element.name} at base + index * {num_bytes}; the old value."
     operands = f"i64 i64 {element.name}"
     return define(
-        update, name, operation, operands, element.name, element=element, ordering=ordering, doc=doc
+        update,
+        _named(name, scope),
+        operation,
+        operands,
+        element.name,
+        element=element,
+        ordering=ordering,
+        scope=scope,
+        doc=doc,
     )
 
 
-def _compare_swap(element: Element) -> Swap:
+def _compare_swap(element: Element, scope: Scope = "sys") -> Swap:
     num_bytes = element.num_bytes
 
     def compare_swap(base: int, index: int, expected: Number, desired: Number) -> Number:
@@ -83,22 +116,24 @@ def _compare_swap(element: Element) -> Swap:
     doc = f"Write `desired` where the {element.name} is `expected`, in one atomic step; the old value."
     return define(
         compare_swap,
-        f"compare_swap_{element.name}",
+        _named(f"compare_swap_{element.name}", scope),
         "compare_swap",
         f"i64 i64 {element.name} {element.name}",
         element.name,
         element=element,
         ordering="acq_rel",
+        scope=scope,
         doc=doc,
     )
 
 
-def _fence(ordering: Ordering) -> Callable[[], None]:
+def _fence(ordering: Ordering, scope: Scope = "sys") -> Callable[[], None]:
     def fence() -> None:
         machine.current.fence(ordering)
 
     doc = f"Memory fence: {ordering}."
-    return define(fence, f"fence_{ordering}", "fence", "", "void", ordering=ordering, doc=doc)
+    name = _named(f"fence_{ordering}", scope)
+    return define(fence, name, "fence", "", "void", ordering=ordering, scope=scope, doc=doc)
 
 
 load_i8, store_i8 = _load(I8), _store(I8)
@@ -150,6 +185,52 @@ exchange_i64, compare_swap_i64 = _update("exchange", I64), _compare_swap(I64)
 exchange_u64, compare_swap_u64 = _update("exchange", U64), _compare_swap(U64)
 
 fence_acquire, fence_release, fence_seq_cst = _fence("acquire"), _fence("release"), _fence("seq_cst")
+
+
+load_relaxed_i32_cta = _load(I32, "relaxed", "cta")
+load_relaxed_i32_gpu = _load(I32, "relaxed", "gpu")
+load_acquire_i32_cta = _load(I32, "acquire", "cta")
+load_acquire_i32_gpu = _load(I32, "acquire", "gpu")
+store_relaxed_i32_cta = _store(I32, "relaxed", "cta")
+store_relaxed_i32_gpu = _store(I32, "relaxed", "gpu")
+store_release_i32_cta = _store(I32, "release", "cta")
+store_release_i32_gpu = _store(I32, "release", "gpu")
+fetch_add_i32_cta = _update("fetch_add", I32, scope="cta")
+fetch_add_i32_gpu = _update("fetch_add", I32, scope="gpu")
+fetch_or_i32_cta = _update("fetch_or", I32, scope="cta")
+fetch_or_i32_gpu = _update("fetch_or", I32, scope="gpu")
+fetch_and_i32_cta = _update("fetch_and", I32, scope="cta")
+fetch_and_i32_gpu = _update("fetch_and", I32, scope="gpu")
+exchange_i32_cta = _update("exchange", I32, scope="cta")
+exchange_i32_gpu = _update("exchange", I32, scope="gpu")
+compare_swap_i32_cta = _compare_swap(I32, "cta")
+compare_swap_i32_gpu = _compare_swap(I32, "gpu")
+
+load_relaxed_i64_cta = _load(I64, "relaxed", "cta")
+load_relaxed_i64_gpu = _load(I64, "relaxed", "gpu")
+load_acquire_i64_cta = _load(I64, "acquire", "cta")
+load_acquire_i64_gpu = _load(I64, "acquire", "gpu")
+store_relaxed_i64_cta = _store(I64, "relaxed", "cta")
+store_relaxed_i64_gpu = _store(I64, "relaxed", "gpu")
+store_release_i64_cta = _store(I64, "release", "cta")
+store_release_i64_gpu = _store(I64, "release", "gpu")
+fetch_add_i64_cta = _update("fetch_add", I64, scope="cta")
+fetch_add_i64_gpu = _update("fetch_add", I64, scope="gpu")
+fetch_or_i64_cta = _update("fetch_or", I64, scope="cta")
+fetch_or_i64_gpu = _update("fetch_or", I64, scope="gpu")
+fetch_and_i64_cta = _update("fetch_and", I64, scope="cta")
+fetch_and_i64_gpu = _update("fetch_and", I64, scope="gpu")
+exchange_i64_cta = _update("exchange", I64, scope="cta")
+exchange_i64_gpu = _update("exchange", I64, scope="gpu")
+compare_swap_i64_cta = _compare_swap(I64, "cta")
+compare_swap_i64_gpu = _compare_swap(I64, "gpu")
+
+fence_acquire_cta = _fence("acquire", "cta")
+fence_release_cta = _fence("release", "cta")
+fence_seq_cst_cta = _fence("seq_cst", "cta")
+fence_acquire_gpu = _fence("acquire", "gpu")
+fence_release_gpu = _fence("release", "gpu")
+fence_seq_cst_gpu = _fence("seq_cst", "gpu")
 
 
 def _fence_after_atomic() -> None:

@@ -45,6 +45,29 @@ def _num_lanes() -> int:
     return machine.current.num_lanes()
 
 
+def _block_lane() -> int:
+    """This lane's number in its block: 0 on the CPU, the thread index on CUDA, where blocks have one dimension."""
+    return 0
+
+
+def _num_block_lanes() -> int:
+    """Lanes of a block: 1 on the CPU, its threads on CUDA."""
+    return 1
+
+
+def _block_meet(flag: int) -> int:
+    """1 where `flag` is not 0 in some lane of the block, else 0: the same in all, when all have come.
+
+    What a lane stored before it is seen by the block's others behind it. Every lane of the block calls it."""
+    return 1 if flag else 0
+
+
+def _warp_meet(flag: int) -> int:
+    """1 where `flag` is not 0 in some lane of the warp, else 0: `block_meet` of 32 lanes of a block, all of which call
+    it; of one lane on the CPU."""
+    return 1 if flag else 0
+
+
 def _thread_pointer() -> int:
     """Identity of the running thread among those that live in this process; one register read. CPU only."""
     return machine.current.thread_pointer()
@@ -145,6 +168,10 @@ cycles = _enter(_cycles, "", "i64")
 is_gpu = _enter(_is_gpu, "", "i64")
 lane_index = _enter(_lane_index, "", "i64")
 num_lanes = _enter(_num_lanes, "", "i64")
+block_lane = _enter(_block_lane, "", "i64")
+num_block_lanes = _enter(_num_block_lanes, "", "i64")
+block_meet = _enter(_block_meet, "i64", "i64")
+warp_meet = _enter(_warp_meet, "i64", "i64")
 thread_pointer = _enter(_thread_pointer, "", "i64", CPU_ONLY)
 thread_stripe = _enter(_thread_stripe, "", "i64")
 prefetch = _enter(_prefetch, "i64", "void")

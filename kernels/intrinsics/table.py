@@ -17,6 +17,10 @@ Ordering = Literal["plain", "stream", "relaxed", "acquire", "release", "acq_rel"
 """How an access is ordered, named as in C++. `plain` must not race. `stream` is a plain store that may be
 overtaken by later stores, also by releases, until stream_fence."""
 
+Scope = Literal["cta", "gpu", "sys"]
+"""Among whom an ordered access orders, named as in PTX: a block's threads, a GPU, all processors of the machine. The
+CPU and the model know no narrower one than `sys`."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CPU_AND_CUDA = ("cpu", "cuda")
@@ -34,6 +38,7 @@ class Intrinsic:
     function: Callable[..., Any]
     element: Element | None = None
     ordering: Ordering | None = None
+    scope: Scope = "sys"
     targets: tuple[str, ...] = CPU_AND_CUDA
 
     @property
@@ -54,6 +59,7 @@ def define(
     *,
     element: Element | None = None,
     ordering: Ordering | None = None,
+    scope: Scope = "sys",
     targets: tuple[str, ...] = CPU_AND_CUDA,
     doc: str | None = None,
 ) -> Function:
@@ -63,7 +69,7 @@ def define(
     if doc:
         function.__doc__ = doc
     TABLE[name] = Intrinsic(
-        name, operation, tuple(operands.split()), result, function, element, ordering, targets
+        name, operation, tuple(operands.split()), result, function, element, ordering, scope, targets
     )
     return function
 

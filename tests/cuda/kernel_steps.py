@@ -8,6 +8,7 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 from arena import MODES, Arena, arena, options
+from group_kernels import COPIES
 from page_kernels import barrier_of_blocks, signals_of_blocks
 
 from umem.errors import UmemError
@@ -34,6 +35,27 @@ def copies(gpu: Arena) -> None:
                 gpu.put(src, data), gpu.put(dst, around)
                 gpu.run(copy.cuda_copy, dst + GUARD, src + shift, size, stream_bytes)
                 np.testing.assert_array_equal(gpu.got(dst, np.uint8, len(around)), expected)
+
+
+def copies_of_groups(gpu: Arena) -> None:
+    """By a thread, a warp (whole, and a part of one), a block."""
+    src, dst, _ = (gpu[n] for n in range(3))
+    for form, body in COPIES.items():
+        for threads in (20, 70):
+            for to, shift, size in (
+                (0, 0, 4096),
+                (3, 3, 1001),
+                (1, 0, 777),
+                (4, 0, 90),
+                (0, 8, 15),
+                (5, 5, 0),
+            ):
+                data = rng.integers(0, 256, size + GUARD, np.uint8)
+                expected = np.full(size + 2 * GUARD, 0xEE, np.uint8)
+                gpu.put(src, data), gpu.put(dst, expected)
+                expected[GUARD + to : GUARD + to + size] = data[shift : shift + size]
+                gpu.run(body, dst + GUARD + to, src + shift, size, blocks=2, threads=threads)
+                np.testing.assert_array_equal(gpu.got(dst, np.uint8, len(expected)), expected, form)
 
 
 def copies_of_rows(gpu: Arena) -> None:
@@ -140,6 +162,7 @@ def write_pages(gpu: Arena, num_ranks: int) -> None:
 
 KERNELS: dict[str, Callable[[Arena], None]] = {
     "copy": copies,
+    "copies of groups": copies_of_groups,
     "copy_2d": copies_of_rows,
     "gather_rows": gathers,
     "signals": signals,

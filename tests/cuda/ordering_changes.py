@@ -2,6 +2,13 @@
 
 EVERY = None
 SUBJECTS = ("lock", "MP", "SB", "flag", "fence", "count", "copy", "devices", "signals", "barrier")
+SUBJECTS += ("scope gpu", "scope cta", "put thread", "put warp", "put block", "group barrier")
+MEET = r"barrier\.cta\.red\.or\.pred\s+any, 0, mine;\s*selp\.s64 (%rd\d+), 1, 0, any;"
+UNMET = r"selp.s64 \1, 1, 0, mine;"
+WARP_UNMET = r"selp.s64 \2, 1, 0, mine;"
+WARP_MEET = (
+    r"vote\.sync\.any\.pred any, mine, (%r\d+);\s*bar\.warp\.sync \1;\s*selp\.s64 (%rd\d+), 1, 0, any;"
+)
 # What is changed: the subject, a pattern of its PTX, what takes its place, and which of its places (from 0).
 CHANGES = {
     "lock: relaxed give-back": ("lock", r"st\.release", "st.relaxed", EVERY),
@@ -34,4 +41,19 @@ CHANGES = {
     "signals: waits that do not acquire": ("signals", r"ld\.acquire", "ld.relaxed", EVERY),
     "barrier: relaxed posts": ("barrier", r"atom\.acq_rel(\.sys\.global\.exch)", r"atom.relaxed\1", EVERY),
     "barrier: waits that do not acquire": ("barrier", r"ld\.acquire", "ld.relaxed", EVERY),
+    "scope gpu: released to the block only": ("scope gpu", r"st\.release\.gpu", "st.release.cta", EVERY),
+    "scope gpu: relaxed store": ("scope gpu", r"st\.release", "st.relaxed", EVERY),
+    "scope gpu: relaxed loads": ("scope gpu", r"ld\.acquire", "ld.relaxed", EVERY),
+    "scope cta: relaxed store": ("scope cta", r"st\.release", "st.relaxed", EVERY),
+    "put thread: relaxed signals": ("put thread", r"st\.release", "st.relaxed", EVERY),
+    "put thread: waits without a fence": ("put thread", r"fence\.acq_rel\.sys;", "", EVERY),
+    "put warp: relaxed signals": ("put warp", r"st\.release", "st.relaxed", EVERY),
+    "put warp: waits without a fence": ("put warp", r"fence\.acq_rel\.sys;", "", EVERY),
+    "put warp: lanes that do not meet": ("put warp", WARP_MEET, WARP_UNMET, EVERY),
+    "put block: relaxed signals": ("put block", r"st\.release", "st.relaxed", EVERY),
+    "put block: waits without a fence": ("put block", r"fence\.acq_rel\.sys;", "", EVERY),
+    "put block: lanes that do not meet": ("put block", MEET, UNMET, EVERY),
+    "group barrier: relaxed flags": ("group barrier", r"st\.release", "st.relaxed", EVERY),
+    "group barrier: no fence": ("group barrier", r"fence\.acq_rel\.sys;", "", EVERY),
+    "group barrier: lanes that do not meet": ("group barrier", MEET, UNMET, EVERY),
 }

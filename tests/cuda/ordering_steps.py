@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gpu_kernels
+import group_kernels
 import message_kernels
 import numpy as np
 from arena import MIB, Arena, arena, options
@@ -98,6 +99,24 @@ def litmus(name: str) -> Subject:
     return Subject(gpu_kernels.LITMUS[name].kernel.entry, 6, forbidden_ends(name))
 
 
+NUM_GROUPS = 3
+
+
+def wrong_between_groups(threads: int, blocks: int = 2) -> Callable[[Arena, str, str], int]:
+    def violations(gpu: Arena, text: str, entry: str) -> int:
+        gpu.clear()
+        gpu.run_ptx(text, entry, gpu[0], 40, blocks=blocks, threads=threads)
+        return int(gpu.words(gpu[0], group_kernels.WRONG + 1)[group_kernels.WRONG])
+
+    return violations
+
+
+def wrong_after_group_barrier(gpu: Arena, text: str, entry: str) -> int:
+    gpu.clear()
+    gpu.run_ptx(text, entry, gpu[0], gpu[1], 20, 0, NUM_GROUPS, blocks=NUM_GROUPS, threads=5)
+    return int(gpu.words(gpu[0], group_kernels.WRONG + 1)[group_kernels.WRONG])
+
+
 SUBJECTS = {
     "lock": Subject(gpu_kernels.LOCK.entry, 2, lost_under_lock),
     "MP": litmus("MP"),
@@ -109,6 +128,12 @@ SUBJECTS = {
     "devices": Subject(message_kernels.messages_of_role, 3, wrong_between_devices),
     "signals": Subject(signals_of_blocks, 3, wrong_signals),
     "barrier": Subject(barrier_of_blocks, 3, wrong_after_barrier),
+    "scope gpu": Subject(group_kernels.scope_of_a_gpu, 2, wrong_between_groups(1)),
+    "scope cta": Subject(group_kernels.scope_of_a_block, 2, wrong_between_groups(2, blocks=1)),
+    "put thread": Subject(group_kernels.puts_of_threads, 2, wrong_between_groups(1)),
+    "put warp": Subject(group_kernels.puts_of_warps, 2, wrong_between_groups(24)),
+    "put block": Subject(group_kernels.puts_of_blocks, 2, wrong_between_groups(40)),
+    "group barrier": Subject(group_kernels.groups_meet, 5, wrong_after_group_barrier),
 }
 
 

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.timeout(500)  # where nothing is cached, PTX and machin
 
 KERNELS = (
     "copy",
+    "copies of groups",
     "copy_2d",
     "gather_rows",
     "signals",

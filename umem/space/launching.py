@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import DeviceMissing
+from ..arguments import whole
+from ..errors import DeviceMissing, NotMappable
 from ..fabric.switch import Switch
 from ..kernels.build.kernel import kernel_of
+from ..kernels.data.group import FLAG_WORDS
 from ..memory.segment import Segments
+from ..world import World
+from ..world.agreement import agree
 from .array import Array
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ class Launches:
     """The part of a space that runs kernels."""
 
     rank: int
+    num_ranks: int
+    world: World
     timeout_s: float
     switch: Switch
     segments: Segments
@@ -31,6 +37,9 @@ class Launches:
 
         def view(self, address: int, num_bytes: int) -> np.ndarray:
             """The bytes at an address."""
+
+        def shared(self, name: str, shape: int, dtype: Any, home: int | str = 0) -> Array:
+            """One zeroed array for all ranks."""
 
         def before_close(self, check: Callable[[bool], None]) -> None:
             """Call `check` when the space is about to close."""
@@ -76,6 +85,30 @@ class Launches:
             chosen.on_cpu(*map(self._cpu_argument, arguments))
         else:
             self.gpu.launch(chosen, grid, block, arguments, stream, cooperative)
+
+    def barrier_flags(self, name: str, num_groups: int | None = None, home: int | str = 0) -> Array:
+        """Flags of `group_barrier` (kernels/data/group.py) for `num_groups` groups, by default one a rank; zeros.
+
+        Collective. They lie at `home`: in the HBM of that rank's GPU where it works on one, which is where GPUs of one
+        machine poll best; "host" is host memory of rank 0, for CPU ranks among them. Raises NotMappable at all ranks
+        where the device of one does not reach them.
+        """
+        num = self.num_ranks if num_groups is None else whole(num_groups, "num_groups", minimum=1)
+        flags = self.shared(name, num * FLAG_WORDS, "int64", home)
+        agree(self.world, f"barrier flags {name!r}", lambda: self._check_reach(flags))
+        return flags
+
+    def _check_reach(self, flags: Array) -> None:
+        rank, kind, _ = self.segments.map.place(flags.address)
+        reach = self.segments.reach
+        if self.segments.gpu is not None and reach.by_gpu(rank, kind):
+            return
+        if self.segments.gpu is None and reach.by_cpu(rank, kind):
+            return
+        raise NotMappable(
+            f"the memory of rank {rank} is out of reach of this rank's device;"
+            ' barrier_flags(..., home="host") lie where CPUs and GPUs of one host reach them'
+        )
 
     def synchronize(self, stream: Any = None, timeout_s: float | None = None) -> None:
         """Wait for what this rank's device was given on `stream`: nothing on the CPU, where it is done by then.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llvmlite import ir
+
 from .memory import FENCE, SCOPES
 from .parse import Instruction, Unsupported, operands
 from .types import I1, I32, I64
@@ -61,16 +63,30 @@ class Control(Values):
     def op_bar(self, one: Instruction) -> None:
         self.waits = True
         if one.has("warp"):
+            self.order_block()
             self.help("ptx_vote", I32(MEET), I32(0), self.bits(one.operands[0], 32))
+            self.order_block()
         elif one.has("sync") and len(one.operands) == 1 and not one.has("red"):
-            self.builder.fence("seq_cst")
-            if self.translator.weak:
-                self.help("ptx_weak_order", I32(FENCE), I32(SCOPES["cta"]), I64(0))
-            self.help("ptx_barrier")
+            self.meet_block(I32(0))
+        elif one.has("red") and one.has("or") and len(one.operands) == 3:
+            met = self.meet_block(self.builder.zext(self.bits(one.operands[2], 1), I32))
+            self.put(one.operands[0], self.builder.icmp_unsigned("!=", met, I32(0)), "pred")
         else:
             raise Unsupported(one.text)
 
     op_barrier = op_bar
+
+    def meet_block(self, flag: ir.Value) -> ir.Value:
+        """Whether a thread of the block came with a flag, as an i32."""
+        self.order_block()
+        met = self.help("ptx_barrier", flag)
+        self.order_block()  # what others of the block stored, and acquired, until now
+        return met
+
+    def order_block(self) -> None:
+        self.builder.fence("seq_cst")
+        if self.translator.weak:
+            self.help("ptx_weak_order", I32(FENCE), I32(SCOPES["cta"]), I64(0))
 
     def op_nanosleep(self, one: Instruction) -> None:
         self.waits = True

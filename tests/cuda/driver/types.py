@@ -26,7 +26,7 @@ CONSTANTS = {"WARP_SZ": 32}
 # Functions of the driver that translated code calls: their result, and operands behind the thread's state.
 HELPERS = {
     "ptx_yield": (VOID, []),
-    "ptx_barrier": (VOID, []),
+    "ptx_barrier": (I32, [I32]),
     "ptx_trap": (VOID, [I32]),
     "ptx_shuffle": (I64, [I32, I32, I32, I32, I32]),
     "ptx_vote": (I32, [I32, I32, I32]),

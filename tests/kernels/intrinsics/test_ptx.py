@@ -60,6 +60,11 @@ EXPECTED: dict[str, str] = {
     "fence_acquire": r"fence\.acq_rel\.sys;",
     "fence_release": r"fence\.acq_rel\.sys;",
     "fence_seq_cst": r"fence\.sc\.sys;",
+    **{
+        f"fence_{ordering}_{scope}": rf"fence\.{said}\.{scope};"
+        for scope in ("cta", "gpu")
+        for ordering, said in (("acquire", "acq_rel"), ("release", "acq_rel"), ("seq_cst", "sc"))
+    },
     "fence_after_atomic": r"fence\.sc\.sys;",
     "pause": r"nanosleep\.u32",
     "yield_cpu": r"nanosleep\.u32",
@@ -68,6 +73,10 @@ EXPECTED: dict[str, str] = {
     "is_gpu": r", 1;",
     "lane_index": r"%ctaid\.x;[^$]*%ntid\.x;[^$]*%tid\.x;",
     "thread_stripe": r"%ctaid\.x;[^$]*%ntid\.x;[^$]*%tid\.x;",
+    "block_lane": r"%tid\.x;",
+    "num_block_lanes": r"%ntid\.x;",
+    "block_meet": r"barrier\.cta\.red\.or\.pred \w+, 0, \w+;",
+    "warp_meet": r"vote\.sync\.any\.pred[^$]*bar\.warp\.sync",
     "num_lanes": r"%nctaid\.x;[^$]*%ntid\.x;",
     "prefetch": r"prefetch\.global\.L2 \[",
     "prefetch_for_store": r"prefetch\.global\.L2 \[",
@@ -117,6 +126,7 @@ def expected(row: Intrinsic) -> str:
         return EXPECTED[row.name]
     assert row.element is not None
     kind, bits = row.element.kind, 8 * row.element.num_bytes
+    scope = row.name.rpartition("_")[2] if row.name.endswith(("_cta", "_gpu")) else "sys"
     typed = f"{'s' if kind == 'i' else kind}{bits}"
     match row.operation:
         case "load" if row.ordering == "plain":
@@ -124,17 +134,17 @@ def expected(row: Intrinsic) -> str:
         case "store" if row.ordering == "plain":
             return rf"st\.global\.[bsuf]{bits}\b"
         case "load":
-            return rf"ld\.{row.ordering}\.sys\.global\.{typed} "
+            return rf"ld\.{row.ordering}\.{scope}\.global\.{typed} "
         case "store":
-            return rf"st\.{row.ordering}\.sys\.global\.{typed} "
+            return rf"st\.{row.ordering}\.{scope}\.global\.{typed} "
         case "fetch_add":
-            return rf"atom\.{row.ordering}\.sys\.global\.add\.{'f' if kind == 'f' else 'u'}{bits} "
+            return rf"atom\.{row.ordering}\.{scope}\.global\.add\.{'f' if kind == 'f' else 'u'}{bits} "
         case "fetch_or" | "fetch_and":
-            return rf"atom\.acq_rel\.sys\.global\.{row.operation.removeprefix('fetch_')}\.b{bits} "
+            return rf"atom\.acq_rel\.{scope}\.global\.{row.operation.removeprefix('fetch_')}\.b{bits} "
         case "exchange":
-            return rf"atom\.acq_rel\.sys\.global\.exch\.b{bits} "
+            return rf"atom\.acq_rel\.{scope}\.global\.exch\.b{bits} "
         case "compare_swap":
-            return rf"atom\.acq_rel\.sys\.global\.cas\.b{bits} "
+            return rf"atom\.acq_rel\.{scope}\.global\.cas\.b{bits} "
         case "vec_load":
             return f"ld{VECTOR}"
         case "vec_store" if row.ordering == "stream":
@@ -194,9 +204,9 @@ def test_every_intrinsic_becomes_its_instruction(row: Intrinsic, cc: tuple[int, 
     assert re.search(expected(row), body), body
     if row.ordering in ("relaxed", "acquire", "release", "acq_rel", "seq_cst"):
         num_lanes = 2 if row.name.startswith("vec_") else 1  # one access a lane
-        assert body.count(".sys") == num_lanes, body
+        assert len(re.findall(r"\.(?:cta|gpu|sys)\b", body)) == num_lanes, body
     else:
-        assert ".sys" not in body, body
+        assert not re.search(r"\.(?:gpu|sys)\b", body), body
 
 
 @pytest.mark.skipif(bool(NO_ASSEMBLER), reason=NO_ASSEMBLER or "nvJitLink")

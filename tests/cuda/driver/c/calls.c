@@ -23,22 +23,24 @@ static void warp_changed(warp *w) {
     w->arrived = 0;
     w->round++;
 }
+static void end_round(block *b) {
+    b->num_arrived = 0;
+    b->reduced = b->flags;
+    b->flags = 0;
+    b->round++;
+}
 void block_changed(block *b) { /* threads that have ended are waited for no more */
-    if (b->num_arrived && b->num_arrived >= b->num_alive) {
-        b->num_arrived = 0;
-        b->round++;
-    }
+    if (b->num_arrived && b->num_arrived >= b->num_alive) end_round(b);
     for (int n = 0; n < b->num_warps; n++) warp_changed(&b->warps[n]);
 }
-EXPORTED void ptx_barrier(thread *t) {
+EXPORTED uint32_t ptx_barrier(thread *t, uint32_t flag) { /* whether a thread of the block came with a flag */
     block *b = t->self->in;
     unsigned round = b->round;
     b->num_arrived++;
-    if (b->num_arrived >= b->num_alive) {
-        b->num_arrived = 0;
-        b->round++;
-    }
+    b->flags |= flag;
+    if (b->num_arrived >= b->num_alive) end_round(b);
     while (b->round == round) give_way(t->self);
+    return b->reduced; /* no round ends before this thread comes to it */
 }
 static warp *exchange(thread *t, uint32_t mask, uint32_t value) { /* back when all lanes of `mask` have come */
     warp *w = &t->self->in->warps[t->warp];

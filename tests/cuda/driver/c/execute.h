@@ -42,7 +42,7 @@ typedef struct {
 typedef struct {
     char *shared;
     int num_alive, num_arrived, num_warps;
-    unsigned round;
+    unsigned round, flags, reduced;
     warp *warps;
     weak_block weak;
 } block;
