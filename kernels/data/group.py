@@ -36,7 +36,7 @@ from .copy import copy_unit, copy_vectors, unit_bytes
 
 FLAG_WORDS = 16  # 128 bytes: a line of every processor, two of some
 WARP_LANES = 32
-POLLS_PER_CLOCK = 16
+POLLS_PER_LOOK = 16
 
 
 @device_function
@@ -138,7 +138,7 @@ def poll_signal(signal, value, start_ns, timeout_ns):
     polls = 0
     while load_relaxed_i64(signal, 0) < value:
         polls += 1
-        if polls % POLLS_PER_CLOCK == 0 and now_ns() - start_ns >= timeout_ns:
+        if polls % POLLS_PER_LOOK == 0 and now_ns() - start_ns >= timeout_ns:
             return WAIT_TIMEOUT
         pause()
     return OK
@@ -179,19 +179,27 @@ def group_barrier(flags, num_ranks, rank, epoch, timeout_ns):
     return WAIT_TIMEOUT if block_meet(code) else OK
 
 
-FORMS = (copy, put_signal, put_signal_add, wait_signal, group_barrier)
-THREAD = family(FORMS, "thread", block_lane=thread_lane, num_block_lanes=thread_lanes, block_meet=thread_meet)
-WARP = family(FORMS, "warp", block_lane=warp_lane, num_block_lanes=num_warp_lanes, block_meet=warp_meet)
-BLOCK = family(FORMS, "block")
-
-copy_thread, copy_warp, copy_block = THREAD.copy, WARP.copy, BLOCK.copy
-put_signal_thread, put_signal_warp, put_signal_block = THREAD.put_signal, WARP.put_signal, BLOCK.put_signal
-put_signal_add_thread, put_signal_add_warp = THREAD.put_signal_add, WARP.put_signal_add
-put_signal_add_block = BLOCK.put_signal_add
-wait_signal_thread, wait_signal_warp, wait_signal_block = (
-    THREAD.wait_signal,
-    WARP.wait_signal,
-    BLOCK.wait_signal,
+GROUP_FORMS = (copy, put_signal, put_signal_add, wait_signal, group_barrier)
+OF_THREAD = family(
+    GROUP_FORMS, "thread", block_lane=thread_lane, num_block_lanes=thread_lanes, block_meet=thread_meet
 )
-group_barrier_thread, group_barrier_warp = THREAD.group_barrier, WARP.group_barrier
-group_barrier_block = BLOCK.group_barrier
+OF_WARP = family(
+    GROUP_FORMS, "warp", block_lane=warp_lane, num_block_lanes=num_warp_lanes, block_meet=warp_meet
+)
+OF_BLOCK = family(GROUP_FORMS, "block")
+
+copy_thread, copy_warp, copy_block = OF_THREAD.copy, OF_WARP.copy, OF_BLOCK.copy
+put_signal_thread, put_signal_warp, put_signal_block = (
+    OF_THREAD.put_signal,
+    OF_WARP.put_signal,
+    OF_BLOCK.put_signal,
+)
+put_signal_add_thread, put_signal_add_warp = OF_THREAD.put_signal_add, OF_WARP.put_signal_add
+put_signal_add_block = OF_BLOCK.put_signal_add
+wait_signal_thread, wait_signal_warp, wait_signal_block = (
+    OF_THREAD.wait_signal,
+    OF_WARP.wait_signal,
+    OF_BLOCK.wait_signal,
+)
+group_barrier_thread, group_barrier_warp = OF_THREAD.group_barrier, OF_WARP.group_barrier
+group_barrier_block = OF_BLOCK.group_barrier
