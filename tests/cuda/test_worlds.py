@@ -7,14 +7,15 @@ waived by name, in the checks themselves.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import pytest
 from worlds import GpuWorlds
 
+import umem
 from tests.worlds import checks_heap, checks_space
+from tests.worlds.outcomes import run_checks
 
-SUITES = {"space": checks_space, "heap": checks_heap}
+CHECKS = {**checks_space.CHECKS, **checks_heap.CHECKS}
 DEVICES = ("cuda:0", "cuda:0,cuda:1", "cuda,cpu")
 SOAKS = [
     (4, "cuda:0", "strict"),
@@ -38,22 +39,22 @@ WORLDS = [
 ]
 
 
+def run_all(space: umem.Space) -> dict[str, str]:
+    """Outcome of each check in this rank."""
+    return run_checks(space, CHECKS)
+
+
 @functools.cache
-def outcomes(worlds: GpuWorlds, suite: str, ranks: int, device: str, mode: str) -> list[dict[str, str]]:
+def outcomes(worlds: GpuWorlds, ranks: int, device: str, mode: str) -> list[dict[str, str]]:
     """What every rank of one launch reports."""
-    return worlds.launch(SUITES[suite].run_all, ranks, device, mode, segment="128M")
-
-
-def cases() -> Iterator[tuple[str, str]]:
-    for suite, module in SUITES.items():
-        yield from ((suite, check) for check in module.CHECKS)
+    return worlds.launch(run_all, ranks, device, mode, segment="128M")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("suite", "check"), list(cases()))
+@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("ranks", "device", "mode"), WORLDS, ids=str)
-def test_gpu_ranks(gpu_worlds, ranks, device, mode, suite, check):
-    for rank, outcome in enumerate(outcomes(gpu_worlds, suite, ranks, device, mode)):
+def test_gpu_ranks(gpu_worlds, ranks, device, mode, check):
+    for rank, outcome in enumerate(outcomes(gpu_worlds, ranks, device, mode)):
         told = outcome.get(check, outcome.get("stopped"))
         if told.startswith("skipped"):
             pytest.skip(told)
