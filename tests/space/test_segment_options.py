@@ -78,3 +78,15 @@ def test_segments_larger_than_memory_are_refused_with_a_size_that_fits(run_scrip
     assert format_size(total) in str(refusal.value) and "use --segment" in str(refusal.value)
     done = run_script("import umem; umem.init()", "-n", 2, "--segment", f"{total >> 30}G", for_space=True)
     assert done.returncode == 1 and "use --segment" in done.stderr
+
+
+def add_in_striped_memory(space):
+    word = space.shared("a word", 1, "int64", home="striped")
+    space.fetch_add(word.address, 1)
+    space.barrier()
+    return space.load(word.address, "int64")
+
+
+def test_a_world_needs_no_host_memory_of_its_own(run_world, monkeypatch):
+    monkeypatch.setenv("UMEM_HOST_SEGMENT", "0")
+    assert run_world(add_in_striped_memory, segment="32M") == [2, 2]

@@ -211,7 +211,7 @@ class Segments:
     def _create(self) -> None:
         plan, rank = self.map, self.world.rank
         self._fds.append(host.create(plan.meta_bytes, f"umem-meta-{rank}"))
-        self._fds.append(host.create(plan.host_bytes, segment_name(rank, Kind.HOST)))
+        self._fds.append(host.create(max(plan.host_bytes, host.granularity), segment_name(rank, Kind.HOST)))
         name = segment_name(rank, Kind.DEVICE)
         if self.gpu is None:
             self._fds.append(host.create(plan.device_bytes, name))
