@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import runpy
+from pathlib import Path
 
 import gpu_work
 import pytest
@@ -53,3 +55,9 @@ def test_what_is_missing_is_named(gpu_worlds, monkeypatch):
         gpu_worlds.launch(gpu_work.run_all, 1, segment="512M", fake={"memory": 128})
     with pytest.raises(UnknownName, match="device"):
         gpu_worlds.launch(gpu_work.run_all, 1, "gpu")
+
+
+@pytest.mark.timeout(200)
+def test_the_example_of_any_device_runs_on_gpus(gpu_worlds):
+    example = Path(__file__).parents[2] / "examples" / "any_device.py"
+    assert gpu_worlds.launch(runpy.run_path(str(example))["work"], 2, "cuda,cpu") == [1000, 1000]

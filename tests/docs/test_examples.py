@@ -14,6 +14,7 @@ PRINTED = {
     "hello": "hello from 2 ranks: the sum is 3",
     "coherent_counter": "2 ranks counted to 2000 in cached memory",
     "own_kernel": "tickets [0, 1] were each given out once",
+    "any_device": "each of 2 ranks halved 1000 elements on its device",
     "near_operation": "rows 7, 0 and 99 begin with [28.0, 0.0, 396.0]",
     "torch_pool": "a product of tensors in the memory of rank 1: 64 everywhere",
     "own_protocol": "under the protocol 'mine' two ranks made 3",
