@@ -43,7 +43,7 @@ CONTROL_STOP = 16  # 1: the space is closing, compiled waits return INTERRUPTED
 CONTROL_EPOCH = 17  # bumped after CONTROL_PEER_STATE changes
 CONTROL_HEARTBEAT = 18  # the agent's turns; stands still when the agent hangs
 CONTROL_SERVED = (
-    32  # what the kernel found that serves words of this rank's GPU (umem/agent/serving/gpu_memory.py)
+    32  # what the kernel found that serves words of this rank's GPU (umem/agent/serving/gpu_handlers.py)
 )
 
 # --- tables

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import runpy
+import sys
 from pathlib import Path
 
 import gpu_work
 import pytest
 from worlds import GpuWorlds
 
+import umem
 from umem.errors import DeviceError, DeviceMissing, LaunchError, SegmentTooLarge, UnknownName, WaitTimeout
 
 HEARD_S = 20  # of a death, under any load; umem verify faults measures the time itself
@@ -55,6 +57,21 @@ def test_what_is_missing_is_named(gpu_worlds, monkeypatch):
         gpu_worlds.launch(gpu_work.run_all, 1, segment="512M", fake={"memory": 128})
     with pytest.raises(UnknownName, match="device"):
         gpu_worlds.launch(gpu_work.run_all, 1, "gpu")
+
+
+def modules_of_gpus(space):
+    return sorted(
+        name
+        for name in sys.modules
+        if name.split(".")[0] in ("cuda", "nvidia", "cupy")
+        or name.startswith(
+            ("numba.cuda", "numba_cuda.", "umem.memory.device.cuda", "umem.agent.serving.gpu_memory")
+        )
+    )
+
+
+def test_a_rank_of_the_cpu_loads_nothing_of_cuda():
+    assert umem.launch(modules_of_gpus, ranks=2, segment="32M", results="all") == [[], []]
 
 
 @pytest.mark.timeout(200)

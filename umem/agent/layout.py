@@ -179,7 +179,9 @@ WATCH_WORDS = 8
 
 # --- what a home calls its own: the context of the handlers that touch memory
 OWN_CONTROL = 0
-OWN_GPU = 1  # address of the words SERVED_* (serving/gpu_memory.py) where its device segment is a GPU's memory, else 0
+OWN_GPU = (
+    1  # address of the words SERVED_* (serving/gpu_handlers.py) where the device segment is of a GPU, else 0
+)
 OWN_NUM_REGIONS = 2
 OWN_REGIONS = 3  # {address, bytes} of each
 

@@ -7,7 +7,7 @@ from ...kernels import status
 from ...kernels.build.compile import device_function
 from ...kernels.intrinsics.scalar import load_i64, store_i64
 from .. import layout
-from .gpu_memory import (
+from .gpu_handlers import (
     CUDA_SUCCESS,
     KERNEL_GATHER,
     KERNEL_GATHER_SUM,

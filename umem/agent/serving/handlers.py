@@ -36,7 +36,7 @@ from ...kernels.page import operations
 from ...kernels.page.control import CONTROL_COMPILED_UNTIL, CONTROL_RANK, contiguous_bytes, home_rank
 from .. import layout
 from ..layout import Operation
-from .gpu_memory import is_on_gpu, read_gpu, update_gpu, write_gpu
+from .gpu_handlers import is_on_gpu, read_gpu, update_gpu, write_gpu
 
 HANDLER = "int64(int64, int64, int64)"
 

@@ -17,7 +17,7 @@ from ...kernels.data.reduce import REDUCE, TYPE_BYTES
 from ...kernels.intrinsics.scalar import load_i64, store_i64
 from .. import layout
 from ..layout import Operation
-from .gpu_memory import is_on_gpu
+from .gpu_handlers import is_on_gpu
 from .gpu_near import gather_gpu, gather_sum_gpu, reduce_gpu
 from .handlers import HANDLER, argument, check_range
 
