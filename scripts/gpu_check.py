@@ -289,7 +289,7 @@ def ends_of(outcomes: np.ndarray, met: np.ndarray, per_pair: int, test: Litmus) 
     run = met[1::MEETING_WORDS]
     assert (run == per_pair).all(), f"lanes met at {run.min()} to {run.max()} of {per_pair} instances"
     of_role_0, of_role_1 = outcomes[: len(outcomes) // 2], outcomes[len(outcomes) // 2 :]
-    return 2 * of_role_0 + of_role_1 if test is LITMUS["SB"] else of_role_1
+    return 2 * of_role_0 + of_role_1 if test.is_of_both else of_role_1
 
 
 def judge(name: str, test: Litmus, seen: np.ndarray) -> str:

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from umem.bench.parts import litmus_lanes
-from umem.bench.parts.litmus_lanes import MAX_DELAY, spin
+from umem.bench.parts.litmus_lanes import MAX_DELAY, STRIDE_WORDS, spin
 from umem.kernels import (
     compare_swap_i64,
     fetch_add_i64,
     lane_index,
     load_acquire_i64,
     load_i64,
+    load_relaxed_i64,
     num_lanes,
     pause,
     store_i64,
+    store_relaxed_i64,
     store_release_i64,
 )
 from umem.kernels.build.compile import device_function
@@ -106,9 +108,36 @@ def litmus(x, y, out, meetings, role, num_instances, lane, lanes):
     store_i64(here, 1, i if wasted >= 0 else 0)
 
 
+@device_function
+def lb(x, y, out, lane, first, last):
+    """Load buffering: each reads one word, then stores the other. `out` takes r of the lane that runs."""
+    i = first
+    while i < last:
+        if lane == 0:
+            r = load_acquire_i64(x, i * STRIDE_WORDS)
+            store_release_i64(y, i * STRIDE_WORDS, 1)
+        else:
+            r = load_acquire_i64(y, i * STRIDE_WORDS)
+            store_release_i64(x, i * STRIDE_WORDS, 1)
+        store_i64(out, i, r)
+        i += 1
+
+
+@device_function
+def no_fence():
+    """None: an ordering that a test leaves out to see that it shows."""
+
+
 litmus_corr = variant(litmus, "litmus_corr", one_instance=device_function(litmus_lanes.corr))
 litmus_mp = variant(litmus, "litmus_mp", one_instance=device_function(litmus_lanes.mp))
 litmus_sb = variant(litmus, "litmus_sb", one_instance=device_function(litmus_lanes.sb))
+litmus_lb = variant(litmus, "litmus_lb", one_instance=lb)
+mp_relaxed = variant(
+    litmus_lanes.mp, "mp_relaxed", store_release_i64=store_relaxed_i64, load_acquire_i64=load_relaxed_i64
+)
+sb_unfenced = variant(litmus_lanes.sb, "sb_unfenced", fence_seq_cst=no_fence)
+litmus_mp_relaxed = variant(litmus, "litmus_mp_relaxed", one_instance=mp_relaxed)
+litmus_sb_unfenced = variant(litmus, "litmus_sb_unfenced", one_instance=sb_unfenced)
 
 
 def add_many_entry(word, rounds):
@@ -131,17 +160,33 @@ def sb_entry(x, y, out, meetings, role, num_instances):
     litmus_sb(x, y, out, meetings, role, num_instances, lane_index(), num_lanes())
 
 
+def lb_entry(x, y, out, meetings, role, num_instances):
+    litmus_lb(x, y, out, meetings, role, num_instances, lane_index(), num_lanes())
+
+
+def mp_relaxed_entry(x, y, out, meetings, role, num_instances):
+    litmus_mp_relaxed(x, y, out, meetings, role, num_instances, lane_index(), num_lanes())
+
+
+def sb_unfenced_entry(x, y, out, meetings, role, num_instances):
+    litmus_sb_unfenced(x, y, out, meetings, role, num_instances, lane_index(), num_lanes())
+
+
 def copy_entry(dst, src, num_bytes, stream_bytes):
     copy_aligned(dst, src, num_bytes, stream_bytes, lane_index(), num_lanes())
 
 
 @dataclass(frozen=True)
 class Litmus:
-    """A litmus test: its kernel, the same lanes for the CPU, and the end that must not be, 2 * r0 + r1."""
+    """A litmus test: its kernel, the same lanes for the CPU, and the end that must not be, 2 * r0 + r1.
+
+    Where it `is_of_both`, role 0 reads r0 and role 1 r1; else role 1 reads both.
+    """
 
     kernel: Kernel
     lanes: Callable[..., None]
     forbidden: int
+    is_of_both: bool = False
 
 
 ADD = Kernel(add_many_entry, 2)
@@ -150,5 +195,11 @@ COPY = Kernel(copy_entry, 4)
 LITMUS = {
     "CoRR": Litmus(Kernel(corr_entry, 6), litmus_corr, forbidden=2),  # a word went back
     "MP": Litmus(Kernel(mp_entry, 6), litmus_mp, forbidden=2),  # the flag overtook the data
-    "SB": Litmus(Kernel(sb_entry, 6), litmus_sb, forbidden=0),  # both stores came late
+    "SB": Litmus(Kernel(sb_entry, 6), litmus_sb, forbidden=0, is_of_both=True),  # both stores came late
+    "LB": Litmus(Kernel(lb_entry, 6), litmus_lb, forbidden=3, is_of_both=True),  # each read what came later
+}
+# The same without what orders them: their forbidden ends are to be seen, or the others prove nothing.
+UNORDERED = {
+    "MP relaxed": Litmus(Kernel(mp_relaxed_entry, 6), litmus_mp_relaxed, forbidden=2),
+    "SB unfenced": Litmus(Kernel(sb_unfenced_entry, 6), litmus_sb_unfenced, forbidden=0, is_of_both=True),
 }

@@ -54,7 +54,7 @@ def forbidden_ends(name: str) -> Callable[[Arena, str, str], int]:
         meetings = out + MIB
         gpu.run_ptx(text, entry, x, y, out, meetings, -1, NUM_INSTANCES, blocks=2 * NUM_PAIRS, threads=1)
         r0, r1 = gpu.words(out, 2 * NUM_PAIRS * NUM_INSTANCES).reshape(2, -1)
-        return int(((2 * r0 + r1 if name == "SB" else r1) == test.forbidden).sum())
+        return int(((2 * r0 + r1 if test.is_of_both else r1) == test.forbidden).sum())
 
     return violations
 
