@@ -1,4 +1,4 @@
-"""Checks of the CUDA path that only a GPU can answer; started by scripts/gpu-check.
+"""Checks of scripts/gpu-check over bare devices: memory, kernels, atomics, litmus tests, and the same between GPUs.
 
 Each check is one function: it raises AssertionError with what it saw, or returns the evidence in a few
 words. Of each kernel's code object the driver takes what fits the GPU.
@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-from gpu_kernels import ADD, COPY, COUNT, LITMUS, LOCK, MEETING_WORDS, NOT_GOT, Kernel, Litmus
+from gpu_isolated import Case
+from gpu_kernels import ADD, COPY, COUNT, LITMUS, LOCK, MEETING_WORDS, NOT_GOT, Kernel, Litmus, add_many
+from gpu_page import Waived
 
 from umem.bench.parts.litmus_lanes import STRIDE_WORDS
-from umem.errors import DeviceMissing, UmemError
 from umem.kernels.build.code_object import code_object
 from umem.kernels.build.compile import CpuKernel, cpu_kernel
-from umem.memory.device.cuda import CudaDevice, num_devices
+from umem.memory.device.cuda import CudaDevice
 from umem.memory.device.cuda_run import Module, copy_in, copy_out, synchronize
 
 MIB = 1 << 20
@@ -80,7 +81,8 @@ def memory(users: list[Gpu], num_bytes: int, owner: Gpu | None = None) -> Iterat
     finally:
         os.close(fd)
     for user in users:
-        user.release_range(address, num_bytes)
+        if not user.driver.is_lost:
+            user.release_range(address, num_bytes)
 
 
 def check_copy(gpu: Gpu) -> str:
@@ -156,6 +158,18 @@ def check_host_litmus(gpu: Gpu) -> str:
             for name, test in LITMUS.items()
             for role in (0, 1)
         )
+
+
+def check_host_additions(gpu: Gpu) -> str:
+    """The GPU and a thread of the CPU add to one word of host memory that is registered."""
+    on_cpu: CpuKernel = cpu_kernel("void(int64, int64, int64, int64)")(add_many)
+    with mmap.mmap(-1, mmap.PAGESIZE) as room, registered(gpu, room) as word:
+        gpu.start(ADD, word, 100, blocks=64, threads=64)
+        on_cpu(word, 64 * 64 * 100, 0, 1)
+        synchronize(gpu)
+        total, expected = int.from_bytes(room[:8], "little"), 2 * 64 * 64 * 100
+    assert total == expected, f"{total:,} of {expected:,} additions"
+    return f"{total:,} additions by GPU and CPU on one word"
 
 
 @functools.cache
@@ -316,42 +330,30 @@ ON_ONE = (
 ON_TWO = (check_peer_copy, check_peer_atomics, check_peer_litmus)
 
 
-def attempt(where: str, check: Callable[..., str], *gpus: Gpu) -> bool:
-    """Run a check and print its line of the table; whether it passed."""
-    try:
-        evidence, verdict = check(*gpus), "pass"
-    except (AssertionError, UmemError) as error:
-        evidence, verdict = f"{type(error).__name__}: {error}", "FAIL"
-    name = check.__name__.removeprefix("check_").replace("_", " ")
-    print(f"{where:<12} {name:<14} {verdict:<5} {evidence}", flush=True)
-    return verdict == "pass"
+def cases(gpus: list[Gpu]) -> list[Case]:
+    """Every check on every GPU, and on every pair with the first."""
+    found = [
+        Case(name_of(check), gpu.NAME, functools.partial(check, gpu)) for gpu in gpus for check in ON_ONE
+    ]
+    for check in ON_TWO:
+        if len(gpus) == 1:
+            found.append(Case(name_of(check), gpus[0].NAME, functools.partial(no_peer, "there is one GPU")))
+        for peer in gpus[1:]:
+            where = f"{gpus[0].NAME}<->{peer.ordinal}"
+            run = functools.partial(check, gpus[0], peer)
+            if not gpus[0].peer(peer.ordinal).can_access:
+                run = functools.partial(no_peer, "the GPUs do not reach each other's memory")
+            found.append(Case(name_of(check), where, run))
+    return found
 
 
-def main() -> int:
-    """Run every check on every GPU and every pair with the first; 0 if all passed."""
-    try:
-        gpus = [Gpu(ordinal) for ordinal in range(num_devices())]
-    except DeviceMissing as error:
-        print(f"gpu-check: {error}", file=sys.stderr)
-        return 3
-    passed = []
-    for gpu in gpus:
-        print(f"# {gpu.NAME}: {gpu.properties}")
-        passed += [attempt(gpu.NAME, check, gpu) for check in ON_ONE]
-    for peer in gpus[1:]:
-        gpu = gpus[0]
-        where, reach = f"{gpu.NAME}<->{peer.ordinal}", gpu.peer(peer.ordinal)
-        print(f"# {gpu.NAME} to {peer.NAME}: {reach}")
-        if reach.can_access:
-            passed += [attempt(where, check, gpu, peer) for check in ON_TWO]
-    for gpu in gpus:
-        gpu.close()
-    print(f"# {sum(passed)} of {len(passed)} checks passed on {len(gpus)} GPUs")
-    return 0 if gpus and all(passed) else 1
+def no_peer(reason: str) -> str:
+    raise Waived(reason)
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        run_child(int(sys.argv[2]), int(sys.argv[3]))
-    else:
-        sys.exit(main())
+def name_of(check: Callable[..., str]) -> str:
+    return check.__name__.removeprefix("check_").replace("_", " ")
+
+
+if __name__ == "__main__" and sys.argv[1:2] == ["--child"]:
+    run_child(int(sys.argv[2]), int(sys.argv[3]))

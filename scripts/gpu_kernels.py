@@ -23,7 +23,7 @@ from umem.kernels import (
 from umem.kernels.build.compile import device_function
 from umem.kernels.build.variants import variant
 from umem.kernels.data.copy import copy_aligned
-from umem.kernels.intrinsics.system import yield_cpu
+from umem.kernels.intrinsics.system import prefetch, yield_cpu
 
 SPIN_ROUNDS = 1 << 24  # a broken lock ends the check, not the machine
 EAGER_POLLS = 256  # without a pause, which would blur when the lanes meet; then the other may need this core
@@ -176,6 +176,10 @@ def copy_entry(dst, src, num_bytes, stream_bytes):
     copy_aligned(dst, src, num_bytes, stream_bytes, lane_index(), num_lanes())
 
 
+def prefetch_entry(address):
+    prefetch(address)
+
+
 @dataclass(frozen=True)
 class Litmus:
     """A litmus test: its kernel, the same lanes for the CPU, and the end that must not be, 2 * r0 + r1.
@@ -192,6 +196,7 @@ class Litmus:
 ADD = Kernel(add_many_entry, 2)
 LOCK = Kernel(count_under_lock_entry, 2)
 COPY = Kernel(copy_entry, 4)
+PREFETCH = Kernel(prefetch_entry, 1)
 LITMUS = {
     "CoRR": Litmus(Kernel(corr_entry, 6), litmus_corr, forbidden=2),  # a word went back
     "MP": Litmus(Kernel(mp_entry, 6), litmus_mp, forbidden=2),  # the flag overtook the data

@@ -1,11 +1,15 @@
-"""Checks of umem.torch on a GPU, with a torch that has CUDA; started by scripts/gpu-check after gpu_check.py."""
+"""Checks of scripts/gpu-check with other libraries on memory of a GPU: umem.torch with a torch that has CUDA, CuPy."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import sys
+from collections.abc import Callable
 
-from gpu_check import attempt
+import numpy as np
+from gpu_check import Gpu, memory, name_of
+from gpu_isolated import Case
+from gpu_page import Waived
 
 import umem
 
@@ -84,22 +88,40 @@ def gpu_pool() -> umem.torch.cuda.GpuPool:
     return cuda._gpu_pool
 
 
-def main() -> int:
-    """Run every check; 0 if all passed, or where torch has no CUDA."""
+def check_cupy() -> str:
+    """CuPy's own kernels compute in umem's memory, by its address."""
+    if importlib.util.find_spec("cupy") is None:
+        raise Waived("CuPy is not installed")
+    import cupy
+
+    gpu = Gpu(0)
+    with memory([gpu], gpu.granularity) as (pointer,):
+        borrowed = cupy.cuda.UnownedMemory(pointer, gpu.granularity, None)
+        array = cupy.ndarray(1024, cupy.int64, cupy.cuda.MemoryPointer(borrowed, 0))
+        array[:] = cupy.arange(1024) * 3
+        cupy.cuda.runtime.deviceSynchronize()
+        found = gpu.words(pointer, 1024)
+    assert (found == 3 * np.arange(1024)).all(), "values differ"
+    return f"1,024 numbers by CuPy {cupy.__version__}"
+
+
+def in_pool(check: Callable[[], str]) -> str:
+    """Run a check of torch in a process whose torch may use memory of umem. Raises Waived without such a torch."""
     if importlib.util.find_spec("torch") is None:
-        print("# torch is not installed: umem.torch is not checked")
-        return 0
+        raise Waived("torch is not installed: umem.torch is not checked")
     import torch
 
     if not torch.cuda.is_available():
-        print(f"# torch {torch.__version__} sees no CUDA device: umem.torch is not checked")
-        return 0
+        raise Waived(f"torch {torch.__version__} sees no CUDA device: umem.torch is not checked")
     with umem.init() as space:
         umem.torch.install(space, gpu_bytes=GPU_BYTES)
-        passed = [attempt("torch", check) for check in (check_training, check_streams, check_full)]
-    print(f"# {sum(passed)} of {len(passed)} checks passed with torch {torch.__version__}")
-    return 0 if all(passed) else 1
+        return check()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def cases() -> list[Case]:
+    """Each in a process of its own: a process installs once."""
+    found = [
+        Case(f"torch {name_of(check)}", "cuda:0", functools.partial(in_pool, check), is_last=True)
+        for check in (check_training, check_streams, check_full)
+    ]
+    return [*found, Case("cupy", "cuda:0", check_cupy, is_last=True)]

@@ -44,11 +44,13 @@ def fake_driver(driver_cache: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gpu_worlds(fake_driver: Path, driver_cache: Path) -> Any:
-    """Launches of GPU ranks on the driver: worlds.GpuWorlds."""
-    from worlds import GpuWorlds
+def gpu_worlds(request: pytest.FixtureRequest) -> Any:
+    """Launches of GPU ranks: worlds.GpuWorlds, on the driver that executes or on the machine's own."""
+    from worlds import IS_REAL, GpuWorlds
 
-    return GpuWorlds(fake_driver, driver_cache)
+    if IS_REAL:
+        return GpuWorlds()
+    return GpuWorlds(request.getfixturevalue("fake_driver"), request.getfixturevalue("driver_cache"))
 
 
 @pytest.fixture(scope="session")

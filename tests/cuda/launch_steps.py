@@ -159,14 +159,15 @@ def machine_code_is_kept_by_the_hash_of_its_ptx():
 
 
 def the_gpu_check_passes():
-    """scripts/gpu-check from end to end, also its second process."""
+    """Every check of scripts/gpu_check.py, also its second process; nothing is left open."""
     import gpu_check
+    import gpu_isolated
 
-    gpu_check.CHILD = [
-        "-c",
-        "import sys, launch_steps; launch_steps.gpu_check_child(*map(int, sys.argv[1:]))",
-    ]
-    assert gpu_check.main() == 0
+    gpus = [gpu_check.Gpu(0), gpu_check.Gpu(1)]
+    for case in gpu_check.cases(gpus):
+        print(case.name, case.device, *gpu_isolated.judge(case), sep=" | ")
+    for gpu in gpus:
+        gpu.close()
     assert num_open() == dict.fromkeys(KINDS, 0)
 
 
@@ -187,12 +188,6 @@ def the_litmus_tests_show_several_ends_and_none_forbidden():
             gpu.close()
 
 
-def gpu_check_child(socket_fd: int, ordinal: int):
-    import gpu_check
-
-    gpu_check.run_child(socket_fd, ordinal)
-
-
 def the_gpu_check_sees_a_broken_kernel():
     """A check that cannot fail proves nothing: break the kernel that it runs."""
     import gpu_check
@@ -205,7 +200,8 @@ def the_gpu_check_sees_a_broken_kernel():
 
     gpu_check.code_object = wrong
     gpu = gpu_check.Gpu(0)
-    assert not gpu_check.attempt("cuda:0", gpu_check.check_atomics, gpu)
+    with pytest.raises(AssertionError, match="1 of"):
+        gpu_check.check_atomics(gpu)
     gpu.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gpu_work
 import pytest
-from worlds import GpuWorlds
+from worlds import GpuWorlds, places
 
 import umem
 from umem.errors import DeviceError, DeviceMissing, LaunchError, SegmentTooLarge, UnknownName, WaitTimeout
@@ -17,20 +17,23 @@ from umem.errors import DeviceError, DeviceMissing, LaunchError, SegmentTooLarge
 HEARD_S = 20  # of a death, under any load; umem verify faults measures the time itself
 
 
+WORLDS = [(2, "cuda", "plain"), (2, "cuda:0,cuda:1", "weak"), (2, "cuda,cpu", "strict")]
+
+
 @functools.cache
-def passed(worlds: GpuWorlds, device: str, mode: str) -> list[list[str]]:
-    return worlds.launch(gpu_work.run_all, 2, device, mode)
+def passed(worlds: GpuWorlds, ranks: int, device: str, mode: str) -> list[list[str]]:
+    return worlds.launch(gpu_work.run_all, ranks, device, mode)
 
 
+@pytest.mark.gpu
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("check", [check.__name__ for check in gpu_work.CHECKS])
-@pytest.mark.parametrize(
-    ("device", "mode"), [("cuda", "plain"), ("cuda:0,cuda:1", "weak"), ("cuda,cpu", "strict")]
-)
-def test_gpu(gpu_worlds, device, mode, check):
-    assert all(check in names for names in passed(gpu_worlds, device, mode))
+@pytest.mark.parametrize(("ranks", "device", "mode"), places(WORLDS))
+def test_gpu(gpu_worlds, ranks, device, mode, check):
+    assert all(check in names for names in passed(gpu_worlds, ranks, device, mode))
 
 
+@pytest.mark.gpu
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     ("work", "error"),

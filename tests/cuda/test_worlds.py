@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from worlds import GpuWorlds
+from worlds import GpuWorlds, places
 
 import umem
 from tests.worlds import checks_heap, checks_space
@@ -50,9 +50,10 @@ def outcomes(worlds: GpuWorlds, ranks: int, device: str, mode: str) -> list[dict
     return worlds.launch(run_all, ranks, device, mode, segment="128M")
 
 
+@pytest.mark.gpu
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize(("ranks", "device", "mode"), WORLDS, ids=str)
+@pytest.mark.parametrize(("ranks", "device", "mode"), places(WORLDS), ids=str)
 def test_gpu_ranks(gpu_worlds, ranks, device, mode, check):
     for rank, outcome in enumerate(outcomes(gpu_worlds, ranks, device, mode)):
         told = outcome.get(check, outcome.get("stopped"))

@@ -38,6 +38,7 @@ MODULE = re.compile(r"(?<![\w./-])umem(?:\.[A-Za-z_]\w*)+")
 
 ELSEWHERE = {
     *("script.py", "my.py", "mine.py", "stack.py", "my.litmus", "FILE.py", "file.py"),  # files of users
+    "gpu-check.md",  # what scripts/gpu-check writes
     *("mm_ep.c", "amo_sw.c"),  # of UCX
     "umem.kernels.ops",  # a name from before, in the changelog
 }
