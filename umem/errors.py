@@ -238,7 +238,11 @@ class UnsupportedPython(UmemError, ImportError):
 
 
 class TorchMissing(UmemError, ImportError):
-    """umem.torch was used where torch is not installed."""
+    """umem.torch, or torch's view of an array, was used where torch is not installed."""
+
+
+class CupyMissing(UmemError, ImportError):
+    """CuPy's view of an array was asked for where CuPy is not installed."""
 
 
 class AllocatorRefused(UmemError):

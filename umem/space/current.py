@@ -25,6 +25,12 @@ class Holder(Protocol):
     def view(self, address: int, num_bytes: int) -> np.ndarray:
         """The bytes at `address`, no copy."""
 
+    def gpu_pointer(self, address: int, num_bytes: int) -> tuple[int, int]:
+        """This rank's GPU, and its pointer of the bytes at `address`."""
+
+    def reaches_by_cpu(self, address: int, num_bytes: int) -> bool:
+        """Whether this rank's CPU loads and stores them."""
+
     def free(self, address: int) -> None:
         """Give memory back."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ from .array import Array
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..lines.cache import LineCache
     from ..memory.device.cuda import CudaDevice
     from .gpu import Gpu
 
@@ -32,8 +34,13 @@ class Launches:
     timeout_s: float
     switch: Switch
     segments: Segments
+    _has_cached: ctypes.c_int64
 
     if TYPE_CHECKING:
+
+        @property
+        def cache(self) -> LineCache:
+            """This rank's coherent copies of cached memory."""
 
         def view(self, address: int, num_bytes: int) -> np.ndarray:
             """The bytes at an address."""
@@ -60,6 +67,37 @@ class Launches:
         self.before_close(lambda is_forced: gpu.close(is_forced=is_forced))
         return gpu
 
+    def reaches_by_cpu(self, address: int, num_bytes: int) -> bool:
+        """Whether this rank's CPU loads and stores all of [address, address + num_bytes)."""
+        plan, reach = self.segments.map, self.segments.reach
+        places = (plan.place(start) for start, _ in plan.pieces(address, num_bytes))
+        return all(reach.by_cpu(place.rank, place.kind) for place in places)
+
+    def gpu_pointer(self, address: int, num_bytes: int) -> tuple[int, int]:
+        """(ordinal of this rank's GPU, the pointer by which it loads and stores [address, address + num_bytes)).
+
+        Raises DeviceMissing where this rank works on the CPU; NotMappable for memory that its GPU does not reach, does
+        not reach by one pointer, or that is cached.
+        """
+        device, plan, reach = self.gpu.device, self.segments.map, self.segments.reach
+        address, num_bytes = whole(address, "address"), whole(num_bytes, "num_bytes", 0)
+        pointer = self.segments.pointer(address)
+        for start, _ in plan.pieces(address, num_bytes):
+            home, kind, _ = plan.place(start)
+            if not reach.by_gpu(home, kind):
+                raise NotMappable(
+                    f"address {start:#x} lives at rank {home}, whose {kind.name.lower()} memory {device.NAME} of rank"
+                    f" {self.rank} does not reach; use read/write, get/put or the scalar accesses"
+                )
+            if self.segments.pointer(start) - start != pointer - address:
+                raise NotMappable(
+                    f"{num_bytes} bytes at {address:#x} lie on GPUs and on CPUs, which {device.NAME} does not reach by"
+                    " one pointer; allocate them at one home, or use read/write, get/put"
+                )
+        if self._has_cached.value:
+            self.cache.refuse_raw(address, num_bytes)
+        return device.ordinal, pointer
+
     def launch(
         self,
         kernel: Any,
@@ -84,6 +122,9 @@ class Launches:
         if self.segments.gpu is None:
             chosen.on_cpu(*map(self._cpu_argument, arguments))
         else:
+            for value in arguments:
+                if isinstance(value, Array):
+                    self.gpu_pointer(value.address, value.nbytes)  # raises where the GPU does not reach it
             self.gpu.launch(chosen, grid, block, arguments, stream, cooperative)
 
     def barrier_flags(self, name: str, num_groups: int | None = None, home: int | str = 0) -> Array:

@@ -205,9 +205,11 @@ class Space(Accesses, Named, Launches):
             if not self.segments.reach.by_cpu(home, kind):
                 is_gpu = self.segments.map.is_gpu(home, kind)
                 reason = "is a GPU's, and no CPU maps that" if is_gpu else "this rank cannot map"
+                has_gpu = is_gpu and self.segments.gpu is not None
+                on_gpu = " use Array.cupy() or Array.torch() on this rank's GPU, or" if has_gpu else " use"
                 raise NotMappable(
-                    f"address {start:#x} lives at rank {home}, whose memory {reason};"
-                    " use read/write, get/put or the scalar accesses"
+                    f"address {start:#x} lives at rank {home}, whose memory {reason};{on_gpu}"
+                    " read/write, get/put or the scalar accesses"
                 )
         if self._has_cached.value:
             self.cache.refuse_raw(address, num_bytes)
@@ -320,7 +322,7 @@ class Space(Accesses, Named, Launches):
         self._is_forked = True
         self.switch.make_refusal = make_error
         self._shut()
-        refuse(self, make_error, keep=("view", "pointer", "address", "close"))
+        refuse(self, make_error, keep=("view", "reaches_by_cpu", "pointer", "address", "close"))
 
     @property
     def is_open(self) -> bool:
