@@ -75,7 +75,7 @@ def capsule_of(capsule, name):
     """The struct of a capsule that nobody has consumed."""
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return dlpack.KINDS[name].from_address(get(capsule, name))
+    return dlpack.CAPSULES[name].from_address(get(capsule, name))
 
 
 def capsules_describe_memory_of_the_gpu(space):
@@ -114,7 +114,7 @@ def consumed(capsule, name, made):
     deleter(ctypes.addressof(made))
 
 
-USED = {name: b"used_" + name for name in dlpack.KINDS}
+USED = {name: b"used_" + name for name in dlpack.CAPSULES}
 
 
 def host_memory_is_a_tensor_of_the_cpu(space):

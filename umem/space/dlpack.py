@@ -59,7 +59,7 @@ class DLManagedTensorVersioned(ctypes.Structure):
 
 
 # name of a capsule that nobody has consumed -> what it holds
-KINDS: dict[bytes, type[ctypes.Structure]] = {
+CAPSULES: dict[bytes, type[ctypes.Structure]] = {
     b"dltensor": DLManagedTensor,
     b"dltensor_versioned": DLManagedTensorVersioned,
 }
@@ -80,7 +80,7 @@ _get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(("Py
 @ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 def _destroy(capsule: int) -> None:
     """A consumer renames the capsule and frees by the deleter; of one that nobody consumed, the memory is here."""
-    for name in KINDS:
+    for name in CAPSULES:
         if _is_valid(capsule, name):
             _libc.free(_get(capsule, name))
 
@@ -101,7 +101,7 @@ def capsule(
 ) -> Any:
     """A capsule over row-major memory at `pointer`. It frees itself, and keeps the memory alive in no way."""
     name = b"dltensor_versioned" if is_versioned else b"dltensor"
-    kind = KINDS[name]
+    kind = CAPSULES[name]
     code, bits = type_of(dtype)  # raises before there is anything to free
     size, num_dims = ctypes.sizeof(kind), len(shape)
     block = _libc.malloc(size + 2 * 8 * num_dims)
