@@ -28,6 +28,7 @@ WIDE = 20_000  # elements: more than one request carries
 CLASSES = (umem.Space, umem.Array, Near, LineCache, Heap, Agent)
 
 COVERED: dict[str, Callable[[Thread, int], None]] = {}
+ON_DEVICES = ("launch", "synchronize", "barrier_flags", "gpu_pointer", "reaches_by_cpu")
 # Calls that no thread makes here, and why.
 EXEMPT = {
     "Space.close": "ends the space: a_space_closes_under_its_threads",
@@ -40,9 +41,9 @@ EXEMPT = {
     "Agent.endpoint_to": "before the start",
     "Agent.serve_other_types": "once",
     "LineCache.reset": "of lines that a dead rank took along",
-    "Space.launch": "checks of test_gpu.py",
-    "Space.synchronize": "checks of test_gpu.py",
+    "Array.cupy": "needs CuPy and a GPU",
     "Array.torch": "needs torch, and is numpy()",
+    **dict.fromkeys(map("Space.{}".format, ON_DEVICES), "what tests/cuda does"),
     **{f"{kind.__name__}.disown": "in forked children" for kind in (umem.Space, LineCache, Heap, Agent)},
 }
 
