@@ -29,9 +29,10 @@ STACK = (
 )
 EXPLORE = ("model-checking.md", "from umem.verify import Result, explore, replay, walk")
 PROTOCOL = ("protocol.md", "from umem.coherence.protocol import *")
+DEVICE = ("gpu.md", "import umem")
 LITMUS = ("litmus.md", "test MP: message passing, data and then a flag")
 
-BY_THEMSELVES = {FIRST, KERNEL, TORCH, STACK, EXPLORE, PROTOCOL}  # each has a test below
+BY_THEMSELVES = {FIRST, KERNEL, TORCH, STACK, EXPLORE, PROTOCOL, DEVICE}  # each has a test below
 COMMANDS = {  # only their names and options are looked at
     ("README.md", "make bench"): "minutes",
     ("README.md", "umem info"): "a list of all commands, with SCRIPT and CASE to fill in",
@@ -96,6 +97,12 @@ def test_the_example_under_torch_runs_as_it_stands(tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 2
+
+
+def test_the_kernel_of_any_device_runs():
+    names = {}
+    PYTHON[DEVICE].run(names)
+    assert launch(names["work"], ranks=2, segment="32M", results="all") == [None, None]
 
 
 def test_fragments_run_in_ranks():
