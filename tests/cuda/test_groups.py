@@ -65,7 +65,8 @@ def test_litmus_has_several_ends_and_none_that_is_forbidden(gpu_worlds, ranks, d
 def test_litmus_without_its_orderings_shows(gpu_worlds, ranks, device):
     """A test that shows nothing forbidden proves nothing where it cannot show it."""
     found = counts(gpu_worlds, ranks, device, "weak", NUM_INSTANCES, UNORDERED)
-    for name in UNORDERED:
+    # The CPU's half of a pair is as strong as x86: there MP shows by luck alone.
+    for name in UNORDERED if "cpu" not in device else ["SB unfenced"]:
         assert sum(ends[FORBIDDEN[name]] for (of, _), ends in found.items() if of == name), found
 
 
