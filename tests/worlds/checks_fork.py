@@ -18,7 +18,7 @@ from umem.errors import ForkedRank, NotMappable, UmemError
 from umem.memory.address import Kind
 
 STAY = {  # in a child: what touches nothing of the rank's
-    *("Space.view", "Space.pointer", "Space.address", "Space.close"),
+    *("Space.view", "Space.pointer", "Space.address", "Space.reaches_by_cpu", "Space.close"),
     *("World.leave", "World.may_map", "World.shares_pids"),
     "Agent.close",
 }
