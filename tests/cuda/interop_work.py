@@ -151,7 +151,10 @@ def the_libraries_are_asked_by_protocol(space):
             array.cupy()
         cupy = SimpleNamespace(asarray=lambda given: taken.append(given.__cuda_array_interface__["data"][0]))
         patch.setitem(sys.modules, "cupy", cupy)
-        torch = SimpleNamespace(from_dlpack=lambda given: taken.append(given.__dlpack_device__()))
+        torch = SimpleNamespace(
+            from_numpy=lambda given: given,  # asked whether it has the dtype
+            from_dlpack=lambda given: taken.append(given.__dlpack_device__()),
+        )
         patch.setitem(sys.modules, "torch", torch)
         if not is_gpu_rank(space):
             with pytest.raises(DeviceMissing, match="--device cuda"):

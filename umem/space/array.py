@@ -65,16 +65,16 @@ class Array:
             raise TorchMissing(
                 "Array.torch() needs torch, which is not installed: scripts/setup torch"
             ) from None
-        if not self.space.reaches_by_cpu(self.address, self.nbytes) and self._is_for_gpu():
-            return torch.from_dlpack(self)
-        seen = self.numpy()
-        if self.dtype.name == "bfloat16":
-            return torch.from_numpy(seen.view(np.int16)).view(torch.bfloat16)
+        is_half = self.dtype.name == "bfloat16"
         try:
-            torch.from_numpy(np.empty(0, self.dtype))
+            torch.from_numpy(np.empty(0, np.int16 if is_half else self.dtype))
         except (TypeError, ValueError) as error:
             raise ArgumentTypeError(f"torch has no dtype {self.dtype}: {error}") from None
-        return torch.from_numpy(seen)
+        if not self.space.reaches_by_cpu(self.address, self.nbytes) and self._is_for_gpu():
+            return torch.from_dlpack(self)
+        if is_half:
+            return torch.from_numpy(self.numpy().view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(self.numpy())
 
     def cupy(self) -> Any:
         """A CuPy array over the same memory, no copy: of a GPU or a host, where this rank's GPU reaches it.
