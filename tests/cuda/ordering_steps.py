@@ -23,7 +23,7 @@ from ptx_text import ptx_of
 from umem.memory.device.cuda import CudaDevice
 from umem.memory.device.cuda_run import synchronize
 
-SEEDS = range(1, 9)
+SEEDS = range(1, 65)  # the first that shows it ends the search: the rarest shows with one seed in five
 CONTROL_SEEDS = range(1, 4)
 NUM_MESSAGES = 300
 NUM_INSTANCES = 400
@@ -113,7 +113,7 @@ def wrong_between_groups(threads: int, blocks: int = 2) -> Callable[[Arena, str,
 
 def wrong_after_group_barrier(gpu: Arena, text: str, entry: str) -> int:
     gpu.clear()
-    gpu.run_ptx(text, entry, gpu[0], gpu[1], 20, 0, NUM_GROUPS, blocks=NUM_GROUPS, threads=5)
+    gpu.run_ptx(text, entry, gpu[0], gpu[1], 300, 0, NUM_GROUPS, blocks=NUM_GROUPS, threads=5)
     return int(gpu.words(gpu[0], group_kernels.WRONG + 1)[group_kernels.WRONG])
 
 
