@@ -28,6 +28,7 @@ CACHED = -15  # memory of which ranks keep coherent copies: not for raw access
 NOT_CACHED = -16  # memory of which ranks keep none, or copies of another line size
 DEVICE_FAILED = -17  # a GPU's driver reported an error
 WAIT_TIMEOUT = -18  # a kernel's wait has passed its deadline
+MISMATCH = -19  # the members of a team called different things
 
 # --- of the heap
 NOT_ALLOCATED = -32  # no allocation covers the address

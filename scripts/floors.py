@@ -35,6 +35,7 @@ FLOORS = (
             "umem.kernels.data",
             "umem.kernels.heap",
             "umem.kernels.coherent",
+            "umem.kernels.collective",
             "umem.kernels.access",
             "umem.kernels",
             "umem.coherence",
@@ -51,6 +52,7 @@ FLOORS = (
         ("umem.fabric", "umem.agent", "umem.heap", "umem.lines"),
     ),
     Floor(4, "the space and its arrays, which a program holds", ("umem.space",)),
+    Floor(5, "workloads over the space", ("umem.collectives",)),
     Floor(7, "umem under torch: its allocator, sharing, offload", ("umem.torch",)),
     Floor(
         8,

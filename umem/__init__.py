@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Array": "umem.space.array",
     "Space": "umem.space.space",
+    "Team": "umem.collectives.team",
     "WorldSpec": "umem.world",
     "current_space": "umem.space.space",
     "init": "umem.space.space",
@@ -33,6 +34,7 @@ _PACKAGES = ("torch",)
 __all__ = [
     "Array",
     "Space",
+    "Team",
     "WorldSpec",
     "__version__",
     "current_space",
@@ -43,6 +45,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import torch as torch
+    from .collectives.team import Team as Team
     from .kernels.build.kernel import kernel as kernel
     from .space.array import Array as Array
     from .space.space import Space as Space

@@ -123,6 +123,17 @@ class RankLost(UmemError):
         super().__init__(text + (f": {detail}" if detail else ""))
 
 
+class CollectiveMismatch(UmemError):
+    """Two members of a team called different collectives, or one with other sizes, types, operations or roots."""
+
+    def __init__(self, rank: int, called: str, other: int, other_called: str):
+        self.rank, self.called, self.other, self.other_called = rank, called, other, other_called
+        super().__init__(
+            f"rank {rank} called {called}, rank {other} called {other_called}: all members of a team call the same,"
+            " in the same order"
+        )
+
+
 class WorldError(UmemError, RuntimeError):
     """A world could not be made, joined or left as asked."""
 

@@ -96,6 +96,13 @@ def f32_to_bf16(value: float) -> int:
     return int(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
 
+def divide(a: float, b: float) -> float:
+    """a / b as IEEE 754 has it, by zero too."""
+    if b != 0:
+        return a / b
+    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
+
+
 def fused_multiply_add(element: Element, a: float, b: float, c: float) -> float:
     """a * b + c rounded once to `element`."""
     if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):

@@ -27,7 +27,7 @@ from .table import Intrinsic
 
 NARROW_TYPES = {"f16": LLVM_I16, "bf16": LLVM_I16, "i8": LLVM_I8, "u8": LLVM_I8}
 LANE_BYTES = 8  # of those that relaxed accesses have
-_ELEMENT_BYTES = {"f32": 4, "i32": 4, "f64": 8, "i64": 8}
+_ELEMENT_BYTES = {"f32": 4, "i32": 4, "f64": 8, "i64": 8, "i8": 1, "u8": 1, "i16": 2}
 
 Args = list[ir.Value]
 
@@ -220,6 +220,7 @@ class VectorLowering:
             "vec_add": arithmetic("fadd", "add"),
             "vec_sub": arithmetic("fsub", "sub"),
             "vec_mul": arithmetic("fmul", "mul"),
+            "vec_div": arithmetic("fdiv", ""),
             "vec_min": extreme("<"),
             "vec_max": extreme(">"),
             "vec_and": arithmetic("", "and_"),
@@ -288,7 +289,8 @@ def extreme(comparison: str) -> Emitter:
     """Emitter of `a if a < b else b`, which is one min instruction on x86, NaN rule included."""
 
     def emit(builder: Builder, row: Intrinsic, args: Args) -> ir.Value:
-        compare = builder.fcmp_ordered if element_name(row)[0] == "f" else builder.icmp_signed
+        compares = {"f": builder.fcmp_ordered, "i": builder.icmp_signed, "u": builder.icmp_unsigned}
+        compare = compares[element_name(row)[0]]
         return builder.select(compare(comparison, *args), *args)
 
     return emit

@@ -7,6 +7,8 @@ from typing import Any
 
 from .table import Intrinsic
 
+VECTOR_ELEMENTS = ("f32", "f64", "i32", "i64", "i8", "u8", "i16")
+
 
 def accepts(wanted: Any, given: Any, numba_types: Any) -> bool:
     """True where `given` may be passed for `wanted`: integers convert among themselves and to floats,
@@ -46,5 +48,5 @@ def type_names(numba_types: Any, make_vector: Any) -> dict[str, Any]:
         "f64": numba_types.float64,
         **{f"i{bits}": getattr(numba_types, f"int{bits}") for bits in (8, 16, 32, 64)},
         **{f"u{bits}": getattr(numba_types, f"uint{bits}") for bits in (8, 16, 32, 64)},
-        **{f"vec_{name}": make_vector(name) for name in ("f32", "f64", "i32", "i64")},
+        **{f"vec_{name}": make_vector(name) for name in VECTOR_ELEMENTS},
     }

@@ -1,7 +1,9 @@
 """Vector intrinsics: as many lanes as the target's registers hold, the same source everywhere.
 
-T in f32, f64, i32, i64. vec_lanes_T() is the width: a CPU register (16 x f32 with AVX-512, 8 with AVX2,
-else 4), 16 bytes on CUDA, 1 in plain Python, where a vector is simply a number. A kernel steps by it and
+T in f32, f64, i32, i64; on the CPU i8, u8 and i16 have what a reduction takes: lanes, load, store, zero, add, mul,
+min, max.
+vec_lanes_T() is the width: a CPU register (16 x f32 with AVX-512, 8 with AVX2, else 4), 16 bytes on CUDA, 1 in plain
+Python, where a vector is simply a number. A kernel steps by it and
 finishes with scalars. Accesses are plain where not named otherwise; CUDA needs 16 B alignment, the CPU none
 (relaxed ones: that of a lane).
 
@@ -14,6 +16,7 @@ finishes with scalars. Accesses are plain where not named otherwise; CUDA needs 
 | vec_indices_i64() | 0, 1, 2, ... |
 | vec_add_T, vec_sub_T, vec_mul_T (a, b) | lane by lane |
 | vec_min_T, vec_max_T (a, b) | a if a < b else b; a if a > b else b |
+| vec_div_T(a, b) | floats |
 | vec_fma_T(a, b, c) | a * b + c rounded once; floats |
 | vec_and_T, vec_or_T, vec_xor_T (a, b) | integers |
 | vec_shift_left_T, vec_shift_right_T (a, count) | integers; zeros come in; 0 <= count < bits |
@@ -32,12 +35,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 from . import machine
 from .elements import (
     F32,
     F64,
     I8,
+    I16,
     I32,
     I64,
     U8,
@@ -45,12 +50,13 @@ from .elements import (
     Element,
     Number,
     bf16_to_f32,
+    divide,
     f16_to_f32,
     f32_to_bf16,
     f32_to_f16,
     fused_multiply_add,
 )
-from .table import Ordering, define, names
+from .table import CPU_AND_CUDA, CPU_ONLY, Ordering, define, names
 
 Vector = Number  # one lane in plain Python
 Load = Callable[[int, int], Vector]
@@ -61,12 +67,25 @@ Binary = Callable[[Vector, Vector], Vector]
 STORE_NAMES: dict[Ordering, str] = {"plain": "store", "relaxed": "store_relaxed", "stream": "stream"}
 
 
+def _targets(element: Element) -> tuple[str, ...]:
+    return CPU_ONLY if element.num_bytes < 4 else CPU_AND_CUDA
+
+
 def _lanes(element: Element) -> Callable[[], int]:
     def lanes() -> int:
         return 1
 
     doc = f"Number of {element.name} in a vector on this target."
-    return define(lanes, f"vec_lanes_{element.name}", "vec_lanes", "", "i64", element=element, doc=doc)
+    return define(
+        lanes,
+        f"vec_lanes_{element.name}",
+        "vec_lanes",
+        "",
+        "i64",
+        element=element,
+        doc=doc,
+        targets=_targets(element),
+    )
 
 
 def _load(element: Element, ordering: Ordering = "plain") -> Load:
@@ -76,7 +95,13 @@ def _load(element: Element, ordering: Ordering = "plain") -> Load:
     name = f"vec_load_{'' if ordering == 'plain' else ordering + '_'}{element.name}"
     doc = f"The {element.name} from element `index` on; ordering: {ordering}."
     result = f"vec_{element.name}"
-    return define(load, name, "vec_load", "i64 i64", result, element=element, ordering=ordering, doc=doc)
+    about: dict[str, Any] = {
+        "element": element,
+        "ordering": ordering,
+        "doc": doc,
+        "targets": _targets(element),
+    }
+    return define(load, name, "vec_load", "i64 i64", result, **about)
 
 
 def _store(element: Element, ordering: Ordering) -> Store:
@@ -86,7 +111,13 @@ def _store(element: Element, ordering: Ordering) -> Store:
     name = f"vec_{STORE_NAMES[ordering]}_{element.name}"
     doc = f"Write all lanes from element `index` on; ordering: {ordering}."
     operands = f"i64 i64 vec_{element.name}"
-    return define(store, name, "vec_store", operands, "void", element=element, ordering=ordering, doc=doc)
+    about: dict[str, Any] = {
+        "element": element,
+        "ordering": ordering,
+        "doc": doc,
+        "targets": _targets(element),
+    }
+    return define(store, name, "vec_store", operands, "void", **about)
 
 
 def _zero(element: Element) -> Callable[[], Vector]:
@@ -94,9 +125,8 @@ def _zero(element: Element) -> Callable[[], Vector]:
         return element.wrap(0)
 
     result = f"vec_{element.name}"
-    return define(
-        zero, f"vec_zero_{element.name}", "vec_zero", "", result, element=element, doc="All lanes 0."
-    )
+    about: dict[str, Any] = {"element": element, "doc": "All lanes 0.", "targets": _targets(element)}
+    return define(zero, f"vec_zero_{element.name}", "vec_zero", "", result, **about)
 
 
 def _splat(element: Element) -> Callable[[Number], Vector]:
@@ -144,8 +174,12 @@ def _binary(operation: str, compute: Callable[[Number, Number], Number], element
 
     name = f"vec_{operation}_{element.name}"
     vector = f"vec_{element.name}"
-    doc = f"{operation}, lane by lane."
-    return define(binary, name, f"vec_{operation}", f"{vector} {vector}", vector, element=element, doc=doc)
+    about: dict[str, Any] = {
+        "element": element,
+        "doc": f"{operation}, lane by lane.",
+        "targets": _targets(element),
+    }
+    return define(binary, name, f"vec_{operation}", f"{vector} {vector}", vector, **about)
 
 
 def _shift(operation: str, element: Element) -> Callable[[Vector, int], Vector]:
@@ -203,7 +237,7 @@ def _maximum(a: Number, b: Number) -> Number:
     return a if a > b else b
 
 
-_FLOATS, _INTEGERS = (F32, F64), (I32, I64)
+_FLOATS, _INTEGERS, _SHORT = (F32, F64), (I32, I64), (I8, U8, I16)
 _ALL = _FLOATS + _INTEGERS
 
 vec_lanes_f32, vec_lanes_f64, vec_lanes_i32, vec_lanes_i64 = map(_lanes, _ALL)
@@ -221,7 +255,17 @@ vec_sub_f32, vec_sub_f64, vec_sub_i32, vec_sub_i64 = _binaries("sub", operator.s
 vec_mul_f32, vec_mul_f64, vec_mul_i32, vec_mul_i64 = _binaries("mul", operator.mul, _ALL)
 vec_min_f32, vec_min_f64, vec_min_i32, vec_min_i64 = _binaries("min", _minimum, _ALL)
 vec_max_f32, vec_max_f64, vec_max_i32, vec_max_i64 = _binaries("max", _maximum, _ALL)
+vec_div_f32, vec_div_f64 = _binaries("div", divide, _FLOATS)
 vec_fma_f32, vec_fma_f64 = map(_fma, _FLOATS)
+
+vec_lanes_i8, vec_lanes_u8, vec_lanes_i16 = map(_lanes, _SHORT)
+vec_load_i8, vec_load_u8, vec_load_i16 = map(_load, _SHORT)
+vec_store_i8, vec_store_u8, vec_store_i16 = (_store(e, "plain") for e in _SHORT)
+vec_zero_i8, vec_zero_u8, vec_zero_i16 = map(_zero, _SHORT)
+vec_add_i8, vec_add_u8, vec_add_i16 = _binaries("add", operator.add, _SHORT)
+vec_mul_i8, vec_mul_u8, vec_mul_i16 = _binaries("mul", operator.mul, _SHORT)
+vec_min_i8, vec_min_u8, vec_min_i16 = _binaries("min", _minimum, _SHORT)
+vec_max_i8, vec_max_u8, vec_max_i16 = _binaries("max", _maximum, _SHORT)
 
 vec_and_i32, vec_and_i64 = _binaries("and", operator.and_, _INTEGERS)
 vec_or_i32, vec_or_i64 = _binaries("or", operator.or_, _INTEGERS)

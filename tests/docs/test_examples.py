@@ -17,9 +17,10 @@ PRINTED = {
     "any_device": "each of 2 ranks halved 1000 elements on its device",
     "near_operation": "rows 7, 0 and 99 begin with [28.0, 0.0, 396.0]",
     "torch_pool": "a product of tensors in the memory of rank 1: 64 everywhere",
+    "collectives": "the average of ranks [0, 1] is 0.5",
     "own_protocol": "under the protocol 'mine' two ranks made 3",
 }
-IN_A_RANK = {"hello", "torch_pool"}  # the others launch their ranks themselves
+IN_A_RANK = {"hello", "torch_pool", "collectives"}  # the others launch their ranks themselves
 
 
 def test_every_example_is_run():

@@ -30,9 +30,10 @@ STACK = (
 EXPLORE = ("model-checking.md", "from umem.verify import Result, explore, replay, walk")
 PROTOCOL = ("protocol.md", "from umem.coherence.protocol import *")
 DEVICE = ("gpu.md", "import umem")
+TEAM = ("collectives.md", "import numpy as np")
 LITMUS = ("litmus.md", "test MP: message passing, data and then a flag")
 
-BY_THEMSELVES = {FIRST, KERNEL, TORCH, STACK, EXPLORE, PROTOCOL, DEVICE}  # each has a test below
+BY_THEMSELVES = {FIRST, KERNEL, TORCH, STACK, EXPLORE, PROTOCOL, DEVICE, TEAM}  # each has a test below
 COMMANDS = {  # only their names and options are looked at
     ("README.md", "make bench"): "minutes",
     ("README.md", "umem info"): "a list of all commands, with SCRIPT and CASE to fill in",
@@ -103,6 +104,12 @@ def test_the_kernel_of_any_device_runs():
     names = {}
     PYTHON[DEVICE].run(names)
     assert launch(names["work"], ranks=2, segment="32M", results="all") == [None, None]
+
+
+def test_the_first_collectives_run():
+    names = {}
+    PYTHON[TEAM].run(names)
+    assert launch(names["work"], ranks=2, segment="32M").tolist() == [[3.0] * 5] * 2
 
 
 def test_fragments_run_in_ranks():

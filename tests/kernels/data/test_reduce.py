@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,16 @@ from tests.kernels.data.guarded import Guarded
 from umem.kernels import cpu_kernel
 from umem.kernels.build.cuda import cuda_cubin, cuda_ptx
 from umem.kernels.data import reference
-from umem.kernels.data.reduce import CPU_REDUCE, CUDA_REDUCE, REDUCE, reduce
+from umem.kernels.data.reduce import (
+    CPU_REDUCE,
+    CUDA_REDUCE,
+    OPERATION_NAMES,
+    REDUCE,
+    REDUCE_SIGNATURE,
+    TYPE_BYTES,
+    forms_of,
+    reduce,
+)
 
 STREAM_ALWAYS, STREAM_NEVER = 0, 1 << 60
 DTYPES = {"f32": np.float32, "f64": np.float64, "i32": np.int32, "i64": np.int64}
@@ -120,3 +130,33 @@ def test_reduce_assembles_for_cuda(name):
     cc = {"f32": (8, 0), "f64": (9, 0), "i32": (10, 0)}.get(name, (9, 0))
     ptx, _ = cuda_ptx(CUDA_REDUCE[name], "void(int64, int64, int64, int64, int64)", cc=cc)
     assert cuda_cubin(ptx, cc)
+
+
+COMBINED = [
+    (operation, name)
+    for operation in range(len(OPERATION_NAMES))
+    for name in ("f32", "f64", "f16", "bf16", "i8", "u8", "i16", "i32", "i64")
+]
+
+
+@pytest.mark.parametrize(("operation", "name"), COMBINED, ids=str)
+def test_every_operation_and_type_is_its_twin_with_and_without_vectors(operation, name):
+    """Long and short, on vectors and off them, two sources and three: one by one is how its definition reads."""
+    forms = forms_of(operation, name, unaligned_vectors=1)
+    run = cpu_kernel(REDUCE_SIGNATURE)(forms.one_lane)
+    rng = np.random.default_rng(operation)
+    for num_sources, num_elements in ((2, 300), (3, 700), (1, 70)):
+        bits = rng.integers(0, 256, (num_sources, num_elements * TYPE_BYTES[name]), np.uint8)
+        if name[0] in "fb":
+            values = rng.standard_normal((num_sources, num_elements)).astype(np.float32)
+            kinds = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+            bits = values.astype(kinds[name]).view(np.uint8)
+        table = np.array([row.ctypes.data for row in bits])
+        whole = np.zeros(bits.shape[1], np.uint8)
+        run(whole.ctypes.data, table.ctypes.data, num_sources, num_elements, STREAM_NEVER)
+        single = np.zeros_like(whole)
+        for index in range(num_elements):  # a single element is never in a vector
+            shifted = table + index * TYPE_BYTES[name]
+            place = single.ctypes.data + index * TYPE_BYTES[name]
+            run(place, shifted.ctypes.data, num_sources, 1, STREAM_NEVER)
+        assert np.array_equal(whole, single)

@@ -17,7 +17,8 @@ from umem.kernels.intrinsics.lower_vector import cpu_register_bytes
 from umem.kernels.intrinsics.scalar import load_i64, store_i64
 from umem.kernels.intrinsics.table import TABLE, Intrinsic
 
-NUMPY = {"f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64"}
+WHOLE = {"f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64"}  # have every operation
+NUMPY = {**WHOLE, "i8": "int8", "u8": "uint8", "i16": "int16"}
 NUM_ELEMENTS = 64
 BINARY = [
     row
@@ -51,9 +52,9 @@ def operands(element: str, seed: int) -> np.ndarray:
     """Values at the ends of the range first, then random ones."""
     random = np.random.default_rng(seed)
     kind = np.dtype(NUMPY[element])
-    if kind.kind == "i":
+    if kind.kind in "iu":
         low, high = np.iinfo(kind).min, np.iinfo(kind).max
-        ends = [0, 1, -1, low, high]
+        ends = [0, 1, high - 1, low, high]
         data = random.integers(low, high, NUM_ELEMENTS, dtype=kind, endpoint=True)
     else:
         ends = [0.0, -0.0, np.inf, -np.inf, np.nan, np.finfo(kind).max, np.finfo(kind).smallest_subnormal]
@@ -88,6 +89,7 @@ def test_lane_by_lane_operations(row: Intrinsic) -> None:
         "vec_add": np.add,
         "vec_sub": np.subtract,
         "vec_mul": np.multiply,
+        "vec_div": np.divide,
         "vec_min": lambda x, y: np.where(x < y, x, y),
         "vec_max": lambda x, y: np.where(x > y, x, y),
         "vec_and": np.bitwise_and,
@@ -169,7 +171,7 @@ def test_equal_lanes_are_bits() -> None:
             assert [bool(word >> i & 1) for i in range(NUM_ELEMENTS)] == bits.tolist()
 
 
-@pytest.mark.parametrize("element", list(NUMPY))
+@pytest.mark.parametrize("element", list(WHOLE))
 def test_splat_zero_and_sum(element: str) -> None:
     lanes, load, store = vector("lanes", element), vector("load", element), vector("store", element)
     splat, zero, add, total = (vector(name, element) for name in ("splat", "zero", "add", "sum"))
@@ -190,7 +192,7 @@ def test_splat_zero_and_sum(element: str) -> None:
     assert (got[1:] == 7).all()
 
 
-@pytest.mark.parametrize("element", list(NUMPY))
+@pytest.mark.parametrize("element", list(WHOLE))
 def test_a_vector_fills_a_register(element: str) -> None:
     lanes = vector("lanes", element)
 
@@ -202,7 +204,7 @@ def test_a_vector_fills_a_register(element: str) -> None:
     assert lanes() == 1  # plain Python
 
 
-@pytest.mark.parametrize("element", list(NUMPY))
+@pytest.mark.parametrize("element", list(WHOLE))
 def test_loads_and_stores_take_any_address(element: str) -> None:
     load, store, lanes = vector("load", element), vector("store", element), vector("lanes", element)
 
@@ -224,7 +226,7 @@ def test_loads_and_stores_take_any_address(element: str) -> None:
         assert not any(target.read()[:first]) and not any(target.read()[first + num_bytes :])
 
 
-@pytest.mark.parametrize("element", list(NUMPY))
+@pytest.mark.parametrize("element", list(WHOLE))
 def test_streamed_stores_arrive(element: str) -> None:
     load, stream, lanes = vector("load", element), vector("stream", element), vector("lanes", element)
     fence = TABLE["stream_fence"].function

@@ -108,6 +108,7 @@ VECTOR_ARITHMETIC = {
     "vec_add": {"f": r"add\.f", "i": r"add\.s"},
     "vec_sub": {"f": r"sub\.f", "i": r"sub\.s"},
     "vec_mul": {"f": r"mul\.f", "i": r"mul\.lo\.s"},
+    "vec_div": {"f": r"div\.rn\.f"},
     "vec_min": {"f": r"setp\.lt\.f", "i": r"min\.s"},
     "vec_max": {"f": r"setp\.gt\.f", "i": r"max\.s"},
     "vec_fma": {"f": r"fma\.rn\.f"},

@@ -1,0 +1,1 @@
+"""Collective operations of a team of ranks over memory that all of them map."""

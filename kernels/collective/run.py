@@ -1,0 +1,293 @@
+"""One collective operation from its begin to its end: which way it goes, and step after step until it is done."""
+
+from __future__ import annotations
+
+from ..build.compile import cpu_kernel, device_function, inlined_function
+from ..intrinsics.scalar import load_i64, store_i64
+from ..page.control import NO_HOME, home_rank
+from ..status import MISMATCH, OK
+from .direct import all_are_mapped, do_directly
+from .exchange import announce, await_all, check_calls
+from .layout import (
+    ASKING,
+    COLLECTS,
+    DIRECT,
+    IDLE,
+    PERSONAL,
+    REDUCES,
+    SLOT_DATA_BYTES,
+    SLOT_DST,
+    SLOT_LONGEST,
+    SLOT_SRC,
+    STAGED,
+    TABLE_PUT_AT,
+    TABLE_ROW_WORDS,
+    TABLE_SEND,
+    TABLE_SEND_AT,
+    TABLE_TAKE,
+    TEAM_CALL,
+    TEAM_CONTROL,
+    TEAM_DST,
+    TEAM_EAGER_BYTES,
+    TEAM_ELEMENT_BYTES,
+    TEAM_FLAGS,
+    TEAM_HALF_BYTES,
+    TEAM_IS_INLINE,
+    TEAM_IS_MAPPED,
+    TEAM_IS_TWO_SHOT,
+    TEAM_LENGTH,
+    TEAM_MODE,
+    TEAM_NUM_ROUNDS,
+    TEAM_NUM_TABLES,
+    TEAM_OTHER,
+    TEAM_POSITION,
+    TEAM_REDUCE,
+    TEAM_ROOT,
+    TEAM_ROUND,
+    TEAM_SEQUENCE,
+    TEAM_SIZE,
+    TEAM_SRC,
+    TEAM_STEP_BYTES,
+    TEAM_TWO_SHOT_BYTES,
+    VARIES,
+    slot_of,
+    table_of,
+)
+from .rounds import SLICE_UNIT_BYTES, reduce_round, reduce_slice, stage_round, take_blocks, take_slices
+
+NOWHERE = 1  # in place of the address of nothing
+
+
+@device_function
+def shared_address(team, pointer, num_bytes):
+    """`pointer`, where it is an address of memory that all members map, else 0. A buffer of no bytes is no obstacle."""
+    if num_bytes == 0:
+        return NOWHERE
+    control, last = load_i64(team, TEAM_CONTROL), pointer + num_bytes - 1
+    if load_i64(team, TEAM_IS_MAPPED) == 0:
+        return 0
+    return 0 if home_rank(control, pointer) == NO_HOME or home_rank(control, last) == NO_HOME else pointer
+
+
+@device_function
+def write_table(team, rows):
+    """Copy the table at `rows` to this member's page; most bytes that it sends to one member."""
+    store_i64(team, TEAM_NUM_TABLES, load_i64(team, TEAM_NUM_TABLES) + 1)
+    table = table_of(team, load_i64(team, TEAM_POSITION))
+    longest = 0
+    word = 0
+    while word < TABLE_ROW_WORDS * load_i64(team, TEAM_SIZE):
+        value = load_i64(rows, word)
+        store_i64(table, word, value)
+        if word % TABLE_ROW_WORDS == TABLE_SEND:
+            longest = max(longest, value)
+        word += 1
+    return longest
+
+
+@device_function
+def end_of_table(rows, num_members, at, length):
+    """Bytes of a buffer that a table's offsets and lengths reach to."""
+    end = 0
+    member = 0
+    while member < num_members:
+        row = TABLE_ROW_WORDS * member
+        end = max(end, load_i64(rows, row + at) + load_i64(rows, row + length))
+        member += 1
+    return end
+
+
+@device_function
+def ask(team, rows):
+    """Tell where the buffers lie; then the members know whether all reach all."""
+    num_members, position = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_POSITION)
+    flags, length = load_i64(team, TEAM_FLAGS), load_i64(team, TEAM_LENGTH)
+    src_bytes = length * num_members if flags & PERSONAL else length
+    dst_bytes = length * num_members if flags & COLLECTS else length
+    slot = slot_of(team, position, load_i64(team, TEAM_SEQUENCE) + 1)
+    if flags & VARIES:
+        store_i64(slot, SLOT_LONGEST, write_table(team, rows))
+        src_bytes = end_of_table(rows, num_members, TABLE_SEND_AT, TABLE_SEND)
+        dst_bytes = end_of_table(rows, num_members, TABLE_PUT_AT, TABLE_TAKE)
+    store_i64(slot, SLOT_SRC, shared_address(team, load_i64(team, TEAM_SRC), src_bytes))
+    store_i64(slot, SLOT_DST, shared_address(team, load_i64(team, TEAM_DST), dst_bytes))
+    store_i64(team, TEAM_MODE, ASKING)
+    announce(team)
+
+
+@device_function
+def go_by_rounds(team, longest):
+    """Set the operation up for staging memory, for blocks of `longest` bytes at most."""
+    num_members, flags = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_FLAGS)
+    store_i64(team, TEAM_IS_INLINE, 0)
+    step = load_i64(team, TEAM_HALF_BYTES)
+    if flags & PERSONAL:
+        step = step // num_members // SLICE_UNIT_BYTES * SLICE_UNIT_BYTES
+    is_two_shot = 0
+    if flags & REDUCES and flags & PERSONAL == 0 and num_members > 2:
+        is_two_shot = 1 if longest >= load_i64(team, TEAM_TWO_SHOT_BYTES) else 0
+    step = min(step, longest)
+    num_rounds = (longest + step - 1) // step if longest else 0
+    store_i64(team, TEAM_STEP_BYTES, step)
+    store_i64(team, TEAM_IS_TWO_SHOT, is_two_shot)
+    store_i64(team, TEAM_NUM_ROUNDS, num_rounds + (is_two_shot if longest else 0))
+    store_i64(team, TEAM_ROUND, 0)
+    store_i64(team, TEAM_MODE, STAGED)
+
+
+@device_function
+def go_at_once(team, length, is_inline):
+    """Set the operation up to have all its data staged, or in the slots, before the first exchange."""
+    store_i64(team, TEAM_IS_INLINE, is_inline)
+    store_i64(team, TEAM_IS_TWO_SHOT, 0)
+    store_i64(team, TEAM_STEP_BYTES, length)
+    store_i64(team, TEAM_NUM_ROUNDS, 1)
+    store_i64(team, TEAM_ROUND, 0)
+    store_i64(team, TEAM_MODE, STAGED)
+
+
+@inlined_function
+def begin(team, flags, call, src, dst, length, root, reduction, element_bytes, rows):
+    """Begin an operation: tell the others, and stage what they take if it is known that they will.
+
+    `length` is the bytes of a block; `reduction` the function that combines, 0 where nothing is; `rows` the table of
+    all_to_all_v. A member has one operation under way.
+    """
+    store_i64(team, TEAM_FLAGS, flags)
+    store_i64(team, TEAM_CALL, call)
+    store_i64(team, TEAM_SRC, src)
+    store_i64(team, TEAM_DST, dst)
+    store_i64(team, TEAM_LENGTH, length)
+    store_i64(team, TEAM_ROOT, root)
+    store_i64(team, TEAM_REDUCE, reduction)
+    store_i64(team, TEAM_ELEMENT_BYTES, element_bytes)
+    num_members = load_i64(team, TEAM_SIZE)
+    staged_bytes = length * num_members if flags & PERSONAL else length
+    if flags & VARIES:
+        ask(team, rows)
+    elif staged_bytes <= SLOT_DATA_BYTES or num_members == 1:
+        go_at_once(team, length, 1)
+        stage_round(team, 0)
+        announce(team)
+    elif staged_bytes <= load_i64(team, TEAM_EAGER_BYTES):
+        go_at_once(team, length, 0)
+        stage_round(team, 0)
+        announce(team)
+    else:
+        ask(team, rows)
+
+
+@device_function
+def check_tables(team):
+    """OK where every member takes what each other sends it, else MISMATCH, and TEAM_OTHER is a sender that it does not
+    hold for: the same for all members."""
+    num_members = load_i64(team, TEAM_SIZE)
+    sender = 0
+    while sender < num_members:
+        taker = 0
+        while taker < num_members:
+            sent = load_i64(table_of(team, sender), TABLE_ROW_WORDS * taker + TABLE_SEND)
+            if sent != load_i64(table_of(team, taker), TABLE_ROW_WORDS * sender + TABLE_TAKE):
+                store_i64(team, TEAM_OTHER, sender)
+                return MISMATCH
+            taker += 1
+        sender += 1
+    return OK
+
+
+@device_function
+def longest_of_all(team):
+    """Bytes of the longest block that a member sends to another."""
+    sequence, num_members = load_i64(team, TEAM_SEQUENCE), load_i64(team, TEAM_SIZE)
+    longest = 0
+    member = 0
+    while member < num_members:
+        longest = max(longest, load_i64(slot_of(team, member, sequence), SLOT_LONGEST))
+        member += 1
+    return longest
+
+
+@device_function
+def decide(team):
+    """After the exchange that asked: do it directly, or begin the rounds. OK or MISMATCH."""
+    flags, length = load_i64(team, TEAM_FLAGS), load_i64(team, TEAM_LENGTH)
+    if flags & VARIES:
+        code = check_tables(team)
+        if code != OK:
+            return code
+        length = longest_of_all(team)
+    if all_are_mapped(team):
+        do_directly(team, flags & REDUCES)
+        store_i64(team, TEAM_MODE, DIRECT)
+        announce(team)
+        return OK
+    go_by_rounds(team, length)
+    if length == 0:
+        store_i64(team, TEAM_MODE, IDLE)
+        return OK
+    stage_round(team, 0)
+    announce(team)
+    return OK
+
+
+@device_function
+def do_round(team):
+    """Take what was staged before the last exchange, and stage what goes with the next."""
+    flags, this_round = load_i64(team, TEAM_FLAGS), load_i64(team, TEAM_ROUND)
+    is_two_shot, num_rounds = load_i64(team, TEAM_IS_TWO_SHOT), load_i64(team, TEAM_NUM_ROUNDS)
+    num_steps = num_rounds - is_two_shot
+    if flags & REDUCES == 0:
+        take_blocks(team, this_round)
+    elif is_two_shot:
+        if this_round < num_steps:
+            reduce_slice(team, this_round)
+        if this_round > 0:
+            take_slices(team, this_round - 1)
+    else:
+        reduce_round(team, this_round)
+    this_round += 1
+    store_i64(team, TEAM_ROUND, this_round)
+    if this_round == num_rounds:
+        store_i64(team, TEAM_MODE, IDLE)
+        return
+    if this_round < num_steps:
+        stage_round(team, this_round)
+    announce(team)
+
+
+@device_function
+def advance(team, epoch, slice_ns):
+    """Go on with the operation under way until it has ended: OK.
+
+    Or AGAIN after about `slice_ns` (call again), INTERRUPTED, EPOCH_CHANGED; MISMATCH, and the operation has ended
+    without a result at all members.
+    """
+    while load_i64(team, TEAM_MODE) != IDLE:
+        code = await_all(team, epoch, slice_ns)
+        if code == OK:
+            code = check_calls(team)
+            mode = load_i64(team, TEAM_MODE)
+            if code == OK and mode == ASKING:
+                code = decide(team)
+            elif code == OK and mode == STAGED:
+                do_round(team)
+            elif code == OK:
+                store_i64(team, TEAM_MODE, IDLE)
+            if code == MISMATCH:
+                store_i64(team, TEAM_MODE, IDLE)
+        if code != OK:
+            return code
+    return OK
+
+
+@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def start(team, flags, call, src, dst, length, root, reduction, element_bytes, rows, epoch, slice_ns):
+    """`begin` an operation, and `advance`."""
+    begin(team, flags, call, src, dst, length, root, reduction, element_bytes, rows)
+    return advance(team, epoch, slice_ns)
+
+
+@cpu_kernel("int64(int64, int64, int64)")
+def go_on(team, epoch, slice_ns):
+    """`advance` the operation that `start` left with AGAIN."""
+    return advance(team, epoch, slice_ns)

@@ -1,0 +1,5 @@
+"""Collective operations of teams of ranks."""
+
+from .team import Team
+
+__all__ = ["Team"]
