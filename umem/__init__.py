@@ -23,6 +23,7 @@ _HOMES = {
     "Space": "umem.space.space",
     "Team": "umem.collectives.team",
     "WorldSpec": "umem.world",
+    "cupy_allocator": "umem.space.cupy_memory",
     "current_space": "umem.space.space",
     "init": "umem.space.space",
     "kernel": "umem.kernels.build.kernel",
@@ -37,6 +38,7 @@ __all__ = [
     "Team",
     "WorldSpec",
     "__version__",
+    "cupy_allocator",
     "current_space",
     "init",
     "kernel",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .collectives.team import Team as Team
     from .kernels.build.kernel import kernel as kernel
     from .space.array import Array as Array
+    from .space.cupy_memory import cupy_allocator as cupy_allocator
     from .space.space import Space as Space
     from .space.space import current_space as current_space
     from .space.space import init as init

@@ -87,6 +87,11 @@ class Gpu:
         pointers = self._segments.pointer(dst), self._segments.pointer(src)
         self._copy("cuMemcpyAsync", *pointers, num_bytes, stream)
 
+    def finish(self) -> None:
+        """Wait, without a deadline, until the GPU has done all that this process gave it. Raises DeviceError."""
+        self.device.make_current()
+        self.device.driver.call("cuCtxSynchronize")
+
     def close(self, *, is_forced: bool) -> None:
         """Wait for what runs, and unload the kernels. Raises DeviceError for one that failed unseen, WaitTimeout for
         one that does not end; nothing where the close `is_forced`: then the device is left as it is, to the end of the

@@ -8,7 +8,10 @@ stream: until the event has passed no stream gets the memory.
 
 from __future__ import annotations
 
-from ..kernels import c_callback, cpu_kernel, device_function, status
+from functools import cache
+
+from ..kernels import CCallback, c_callback, cpu_kernel, device_function, status
+from ..kernels.build.variants import ON_DEMAND
 from ..kernels.heap.alloc import alloc_slow, free_slow
 from ..kernels.heap.layout import MAGAZINE_LIVE
 from ..kernels.heap.record import owner_rank
@@ -17,6 +20,7 @@ from ..kernels.intrinsics.system import call_handler, now_ns, yield_cpu
 from .layout import PAGE_ADDRESS, PAGE_GPUS
 
 MAX_GPUS = 64
+MAX_HOMES = 64  # of a space, that this process has torch allocate from
 _ALIGNMENT = 512  # torch's own, on every GPU
 
 # --- words of a GPU's part
@@ -33,6 +37,8 @@ GPU_PUSH_STATUS = 14  # the driver's answer to the push of the context by the th
 GPU_NUM_LIVE = 16  # pieces that torch has
 GPU_NUM_WAITING = 17  # freed, and waiting for their events
 GPU_NUM_KEPT = 18  # freed, and never given out again: the driver gave no event
+GPU_OFFSET = 19  # what a pointer of the GPU is more than the address in the heap
+GPU_ORDINAL = 20
 GPU_WAITING = 24  # a row for each waiting piece
 WAITING_ADDRESS, WAITING_EVENT, WAITING_WORDS = 0, 1, 2
 MAX_WAITING = 1024
@@ -112,22 +118,19 @@ def settle(part):
 
 @device_function
 def give_back(part, address):
-    """Free an allocation of the heap, which only this process uses, under the part's lock."""
+    """Free an allocation of the heap, under the part's lock; others may hold the heap's."""
     magazine = load_i64(part, GPU_MAGAZINE)
     rank = owner_rank(load_i64(magazine, MAGAZINE_LIVE))
-    if free_slow(load_i64(part, GPU_CONTROL), magazine, rank, address) != status.OK:
+    code = free_slow(load_i64(part, GPU_CONTROL), magazine, rank, address)
+    while code == status.AGAIN:
+        code = free_slow(load_i64(part, GPU_CONTROL), magazine, rank, address)
+    if code != status.OK:
         add_to(part, GPU_NUM_KEPT, 1)
 
 
-@c_callback("int64(int64, int32, int64)")
-def take(num_bytes, device, stream):
-    """void *alloc(size_t, int, cudaStream_t): waits for events of freed pieces where there is no room; 0 if none comes.
-
-    The memory may be used on any stream at once.
-    """
-    part = gpu_part(device)
-    if part == 0:
-        return 0
+@device_function
+def take_from(part, num_bytes):
+    """Pointer to a new piece that may be used on any stream at once, or 0 where no room comes within the time-out."""
     deadline_ns = now_ns() + load_i64(part, GPU_TIMEOUT_NS)
     magazine = load_i64(part, GPU_MAGAZINE)
     while True:
@@ -139,22 +142,19 @@ def take(num_bytes, device, stream):
             add_to(part, GPU_NUM_LIVE, 1)
         release_gpu(part)
         if address > status.AGAIN:
-            return address
-        if num_waiting == 0 or now_ns() > deadline_ns:
+            return address + load_i64(part, GPU_OFFSET)
+        if (address != status.AGAIN and num_waiting == 0) or now_ns() > deadline_ns:
             return 0
         yield_cpu()
 
 
-@c_callback("void(int64, int64, int32, int64)")
-def give(address, num_bytes, device, stream):
-    """void free(void *, size_t, int, cudaStream_t): the memory waits until `stream` has done its work of now.
+@device_function
+def give_to(part, pointer, stream):
+    """Have a piece wait until `stream` has done its work of now; then it is free.
 
     Where the driver gives no event, or the table of waiting memory is full beyond the time-out, the memory is kept
     for good: it could still be written.
     """
-    part = gpu_part(device)
-    if part == 0 or address == 0:
-        return
     deadline_ns = now_ns() + load_i64(part, GPU_TIMEOUT_NS)
     acquire_gpu(part)
     num_waiting = settle(part)
@@ -166,13 +166,54 @@ def give(address, num_bytes, device, stream):
         event = record_event(part, stream)
     if event != 0:
         row = part + (GPU_WAITING + num_waiting * WAITING_WORDS) * 8
-        store_i64(row, WAITING_ADDRESS, address)
+        store_i64(row, WAITING_ADDRESS, pointer - load_i64(part, GPU_OFFSET))
         store_i64(row, WAITING_EVENT, event)
         store_i64(part, GPU_NUM_WAITING, num_waiting + 1)
     else:
         add_to(part, GPU_NUM_KEPT, 1)
     add_to(part, GPU_NUM_LIVE, -1)
     release_gpu(part)
+
+
+@c_callback("int64(int64, int32, int64)")
+def take(num_bytes, device, stream):
+    """void *alloc(size_t, int, cudaStream_t) of the memory that `gpu_bytes` set aside; 0 where there is none."""
+    part = gpu_part(device)
+    return 0 if part == 0 else take_from(part, num_bytes)
+
+
+@c_callback("void(int64, int64, int32, int64)")
+def give(pointer, num_bytes, device, stream):
+    """void free(void *, size_t, int, cudaStream_t) of the same."""
+    part = gpu_part(device)
+    if part != 0 and pointer != 0:
+        give_to(part, pointer, stream)
+
+
+@device_function
+def home_part(number, device):
+    """The part of a home of the space, by the number that its functions have, or 0 where another GPU asks."""
+    part = load_i64(load_i64(PAGE_ADDRESS, PAGE_GPUS), MAX_GPUS + number)
+    return part if part != 0 and load_i64(part, GPU_ORDINAL) == device else 0
+
+
+@cache
+def functions_of_home(number: int) -> tuple[CCallback, CCallback]:
+    """(alloc, free) of the memory of a home: torch tells its pools apart by their functions' addresses alone."""
+
+    def take_at_home(num_bytes, device, stream):
+        part = home_part(number, device)
+        return 0 if part == 0 else take_from(part, num_bytes)
+
+    def give_home(pointer, num_bytes, device, stream):
+        part = home_part(number, device)
+        if part != 0 and pointer != 0:
+            give_to(part, pointer, stream)
+
+    return (
+        c_callback("int64(int64, int32, int64)", group=ON_DEMAND)(take_at_home),
+        c_callback("void(int64, int64, int32, int64)", group=ON_DEMAND)(give_home),
+    )
 
 
 @cpu_kernel("int64(int64)")
