@@ -15,6 +15,7 @@ from typing import Any
 
 from umem.kernels import data, store_i64
 from umem.kernels.coherent import span, typed
+from umem.kernels.data.stream_words import await_word, set_word
 from umem.kernels.page.barrier import cuda_barrier
 from umem.kernels.page.signal import CUDA
 
@@ -80,6 +81,7 @@ def coherent_write(cache, address, src, num_bytes):
 
 
 CALLERS = (
+    *(set_word, await_word),
     *(post, post_add, wait_signal, barrier),
     *(coherent_load_i64, coherent_store_i64, coherent_fetch_add_i64, coherent_exchange_i64),
     *(coherent_compare_swap_i64, coherent_fetch_add_u8, coherent_read, coherent_write),

@@ -11,6 +11,8 @@ import pytest
 
 import umem
 from umem.errors import (
+    AlignmentError,
+    ArgumentRangeError,
     ArgumentTypeError,
     DeviceError,
     DeviceMissing,
@@ -123,6 +125,59 @@ def copies_go_in_the_order_of_a_stream(space):
     driver.call("cuStreamDestroy", stream)
 
 
+def streams_signal_and_wait(space):
+    """A word is set behind a kernel, and holds another stream until then; ranks take turns by words alone."""
+    if space.segments.gpu is None:
+        return
+    driver = space.gpu.device.driver
+    first, second = (driver.call("cuStreamCreate", 1) for _ in range(2))
+    for home in ("local", "host"):
+        data, word = space.empty(64, "float32", home=home), space.empty(2, "int64", home=home)
+        data.write(np.ones(64, np.float32))
+        word.write(np.zeros(2, np.int64))
+        space.gpu.wait(word.address, 1, second)
+        space.launch(scale, 1, 8, data, 64, np.float32(3), stream=second)
+        space.gpu.signal(word.address + 8, 5, second)
+        with pytest.raises(WaitTimeout):
+            space.synchronize(second, timeout_s=0.1)
+        assert (data.read() == 1).all()
+        space.launch(scale, 1, 8, data, 64, np.float32(2), stream=first)
+        space.gpu.signal(word.address, 1, first)
+        space.synchronize(second)
+        assert (data.read() == 6).all() and word.read().tolist() == [1, 5]
+        space.gpu.wait(word.address, -7, first)
+        space.synchronize(first)
+    for stream in (first, second):
+        driver.call("cuStreamDestroy", stream)
+    with pytest.raises(AlignmentError):
+        space.gpu.signal(word.address + 4, 1)
+    with pytest.raises(ArgumentRangeError):
+        space.gpu.wait(word.address, 1 << 63)
+    for rank in range(space.num_ranks):
+        if not space.segments.reach.by_gpu(rank, 0):
+            with pytest.raises(NotMappable):
+                space.gpu.signal(space.segments.map.slot_address(rank, 0), 1)
+
+
+def ranks_take_turns_by_words(space):
+    """The ranks' GPUs count a word up in turn, each behind a wait on its stream for the one before."""
+    if len(space.segments.map.gpu_ranks) < space.num_ranks:
+        return
+    turn = space.shared("turn", 16, "int64", home=0)
+    total = space.shared("total", 1, "float32", home=space.num_ranks - 1)
+    if space.rank == 0:
+        total.write(np.ones(1, np.float32))
+    space.barrier()
+    for number in range(8):
+        if number % space.num_ranks == space.rank:
+            space.gpu.wait(turn.address, number)
+            space.launch(scale, 1, 1, total, 1, np.float32(2))
+            space.gpu.signal(turn.address, number + 1)
+    space.synchronize()
+    space.barrier()
+    assert total.read()[0] == 256
+
+
 def bad_launches_are_named(space):
     array = space.empty(8, "float64")
     if space.segments.gpu is None:
@@ -152,9 +207,16 @@ CHECKS = (
     one_source_on_every_device,
     all_devices_count_in_one_word,
     copies_go_in_the_order_of_a_stream,
+    streams_signal_and_wait,
+    ranks_take_turns_by_words,
     bad_launches_are_named,
     no_copies_are_kept_of_memory_of_gpus,
 )
+
+
+def streams_of_words(space):
+    streams_signal_and_wait(space)
+    ranks_take_turns_by_words(space)
 
 
 def run_all(space):

@@ -51,6 +51,11 @@ def test_peers_hear_of_a_rank_whose_gpu_fails(gpu_worlds, work, error):
 
 
 @pytest.mark.timeout(200)
+def test_streams_without_words_of_their_own_use_a_kernel(gpu_worlds):
+    gpu_worlds.launch(gpu_work.streams_of_words, 2, "cuda:0,cuda:1", "weak", fake={"stream_words": 0})
+
+
+@pytest.mark.timeout(200)
 def test_what_is_missing_is_named(gpu_worlds, monkeypatch):
     with pytest.raises(DeviceMissing, match=r"no cuda:7; this machine has 2 CUDA devices"):
         gpu_worlds.launch(gpu_work.run_all, 1, "cuda:7")

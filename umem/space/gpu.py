@@ -8,12 +8,15 @@ cuda.core call one; None is CUDA's default stream.
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentTypeError, DeviceError
+from ..arguments import whole
+from ..errors import AlignmentError, ArgumentRangeError, ArgumentTypeError, DeviceError, NotMappable
 from ..kernels.build.kernel import Kernel
+from ..kernels.data import stream_words
 from ..memory.device.cuda import CudaDevice
 from ..memory.device.cuda_run import DEFAULT_STREAM, Extents, Module, synchronize
 from ..memory.segment import Segments
@@ -31,6 +34,9 @@ _TYPES: dict[str, tuple[str, Any]] = {
     "float32": ("float32", ctypes.c_float),
     "float64": ("float64", ctypes.c_double),
 }
+
+SET_WORD, AWAIT_WORD = Kernel(stream_words.set_word), Kernel(stream_words.await_word)
+WORD_BYTES = 8
 
 
 class Gpu:
@@ -86,6 +92,48 @@ class Gpu:
         """Copy `num_bytes` from address `src` to address `dst`, in the order of `stream`."""
         pointers = self._segments.pointer(dst), self._segments.pointer(src)
         self._copy("cuMemcpyAsync", *pointers, num_bytes, stream)
+
+    def signal(self, address: int, value: int, stream: Any = None) -> None:
+        """Set the int64 at `address` to `value` once all before it on `stream` is done, and seen by all processors.
+
+        It may lie in any memory that this GPU reaches. Kernels find it by `wait_signal` (kernels/data/group.py), a
+        stream by `wait`, a CPU by `space.load`. Raises AlignmentError, NotMappable, ArgumentRangeError.
+        """
+        self._on_word("cuStreamWriteValue64", SET_WORD, address, value, stream)
+
+    def wait(self, address: int, value: int, stream: Any = None) -> None:
+        """Hold `stream` until the int64 at `address` is at least `value`; what comes behind sees what was stored before
+        it was set, by `signal`, a kernel's `put_signal`, or a `space.store`.
+
+        It has no deadline of its own: where the value never comes, `synchronize` raises WaitTimeout, and the rank has
+        to end, as with a kernel without end. Raises AlignmentError, NotMappable, ArgumentRangeError.
+        """
+        self._on_word("cuStreamWaitValue64", AWAIT_WORD, address, value, stream)
+
+    def _on_word(self, call: str, kernel: Kernel, address: int, value: int, stream: Any) -> None:
+        address, value = whole(address, "address"), whole(value, "value")
+        if address % WORD_BYTES:
+            raise AlignmentError(address, WORD_BYTES)
+        if not -(1 << 63) <= value < 1 << 63:
+            raise ArgumentRangeError(f"value {value} does not fit an int64")
+        home, kind, _ = self._segments.map.place(address)
+        if not self._segments.reach.by_gpu(home, kind):
+            raise NotMappable(
+                f"address {address:#x} lives at rank {home}, whose {kind.name.lower()} memory {self.device.NAME} does"
+                ' not reach: take a word of home="host" or of a GPU that is a peer'
+            )
+        pointer = self._segments.pointer(address)
+        if self._has_stream_words:
+            self.device.make_current()
+            words = value % (1 << 64)
+            self.device.driver.call(call, handle_of(stream), pointer, words, 0, detail=f"of {address:#x}")
+        else:
+            self.launch(kernel, 1, 1, (pointer, value), stream)
+
+    @cached_property
+    def _has_stream_words(self) -> bool:
+        """Whether this GPU's streams set and wait for words by themselves, without a kernel."""
+        return self.device.has("CAN_USE_64_BIT_STREAM_MEM_OPS")
 
     def finish(self) -> None:
         """Wait, without a deadline, until the GPU has done all that this process gave it. Raises DeviceError."""

@@ -97,6 +97,11 @@ class CudaDevice:
         self._ranges: list[_Range] = []  # in the order of their addresses
         self._adopted: list[int] = []
 
+    def has(self, attribute: str) -> bool:
+        """Whether the device has what the driver calls CU_DEVICE_ATTRIBUTE_`attribute`."""
+        wanted = getattr(self.driver.constants.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{attribute}")
+        return bool(self.driver.call("cuDeviceGetAttribute", wanted, self._device))
+
     def reserve(self, address: int, num_bytes: int) -> int:
         """Set aside addresses, at `address` if the driver agrees, and return where they stand here.
 

@@ -9,6 +9,7 @@
  * FAKE_CUDA_SHARES=0          devices without virtual memory management
  * FAKE_CUDA_PEERS=0           devices do not reach each other's memory
  * FAKE_CUDA_NATIVE_ATOMICS=0  they do, but over a link without atomics
+ * FAKE_CUDA_STREAM_WORDS=0    devices whose streams set no words and wait for none
  * FAKE_CUDA_EVENTS=status     how events are made
  * FAKE_CUDA_CAPTURING=1       a stream is being captured: threads in the default mode may not ask for events
  * FAKE_CUDA_WEAK=1            weak memory (weak.c); chosen when a module is loaded

@@ -2,6 +2,7 @@
  * streams and they for it, as CUDA's legacy default stream does. Handles stay known, so that a stale one is refused.
  */
 #include "stream.h"
+#include <sched.h>
 #include "execute.h"
 
 enum { STREAMS = 256 };
@@ -198,6 +199,41 @@ static CUresult CALL(cuLaunchHostFunc(CUstream given, CUhostFn function, void *d
     return 0;
 }
 
+/* --- words that a stream sets and waits for; of system scope, as the default flags have it */
+typedef struct {
+    int device;
+    cuuint64_t *word, value;
+} word_call;
+static CUresult set_word(void *what) {
+    word_call *w = what;
+    __atomic_store_n(w->word, w->value, __ATOMIC_SEQ_CST);
+    return 0;
+}
+static CUresult await_word(void *what) {
+    word_call *w = what;
+    while ((int64_t)(__atomic_load_n(w->word, __ATOMIC_ACQUIRE) - w->value) < 0 && !devices[w->device].is_stopping)
+        sched_yield();
+    return 0;
+}
+static CUresult queue_word(CUstream given, CUdeviceptr word, cuuint64_t value, unsigned flags, unsigned allowed,
+                           CUresult (*run)(void *)) {
+    BEGIN;
+    NEEDS_CONTEXT;
+    NEEDS_STREAM(s, given);
+    if (!option("FAKE_CUDA_STREAM_WORDS", 1)) return CUDA_ERROR_NOT_SUPPORTED;
+    REFUSE_IF(word % 8 || (flags & ~allowed));
+    word_call *made = malloc(sizeof *made);
+    *made = (word_call){s->device, (cuuint64_t *)word, value};
+    enqueue(s, run, made);
+    return 0;
+}
+static CUresult CALL(cuStreamWriteValue64(CUstream given, CUdeviceptr word, cuuint64_t value, unsigned flags)) {
+    return queue_word(given, word, value, flags, 0, set_word);
+}
+static CUresult CALL(cuStreamWaitValue64(CUstream given, CUdeviceptr word, cuuint64_t value, unsigned flags)) {
+    return queue_word(given, word, value, flags, 0, await_word); /* at least: flag 0 */
+}
+
 /* --- for tests: streams that have work to do until they are let go */
 static int num_holds;
 static pthread_mutex_t holding = PTHREAD_MUTEX_INITIALIZER;
@@ -226,5 +262,6 @@ EXPORTED void fake_cuda_let_go(void) { /* and back when all streams have done th
 const call stream_calls[] = {
     ROW(cuStreamCreate),      ROW(cuStreamCreateWithPriority), ROW(cuStreamDestroy),
     ROW(cuStreamQuery),       ROW(cuStreamSynchronize),        ROW(cuStreamGetCtx),
-    ROW(cuStreamIsCapturing), ROW(cuLaunchHostFunc),           {NULL, NULL},
+    ROW(cuStreamIsCapturing), ROW(cuLaunchHostFunc),           ROW(cuStreamWriteValue64),
+    ROW(cuStreamWaitValue64), {NULL, NULL},
 };
