@@ -12,7 +12,7 @@ import pytest
 from umem.fabric.ucx.library import INSTALL_UCX
 
 PROMISED = {
-    "devices": {"processor", "cores", "memory", "gpus"},
+    "devices": {"processor", "cores", "memory"},
     "segments of 2 ranks by default": {"device segment", "host segment", "pages"},
     "fabrics": {"load/store", "ucx", "rdma ports", "network namespaces"},
     "limits": {"/dev/shm", "vm.max_map_count", "ulimit: open files", "userfaultfd", "huge pages of segments"},
@@ -54,6 +54,12 @@ def test_what_is_promised_is_told(tmp_path, world, why_no_hosts):
     for rank in range(2):
         ways = [f"{home}: {'load_store' if home == rank else WAYS[world]}" for home in range(2)]
         assert groups[title][f"rank {rank} reaches homes"][0] == ", ".join(ways)
+        by_cpu = groups["reach of device, host, meta memory"][f"rank {rank} by cpu"][0]
+        if world == "mapped":
+            assert by_cpu == "homes 0 1: load/store"
+        else:
+            assert f"home {rank}: load/store" in by_cpu and f"home {1 - rank}: agent" in by_cpu
+    assert groups["gpus"], "why there are none, at least"
 
 
 def test_without_ucx_the_line_that_installs_it_is_told_and_the_mapped_world_works(tmp_path):

@@ -56,11 +56,14 @@ def info(
     json_file: JsonFile = None,
     ranks: Ranks = 2,
     world: World = MAPPED,
+    device: Annotated[
+        str | None, typer.Option("--device", help="what the ranks work on: cpu, cuda, cuda:0,cpu, ...")
+    ] = None,
 ) -> None:
     """List this machine's devices, fabrics and limits, and for each that is missing the line that fixes it."""
     from . import info as report
 
-    report.show(_console(), ranks, world, json_file)
+    report.show(_console(), ranks, world, device, json_file)
 
 
 @app.command()

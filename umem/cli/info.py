@@ -12,7 +12,7 @@ import platform
 import resource
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,8 @@ from ..memory.segment import default_device_bytes
 from ..units import format_size
 from ..world import launchers
 from ..world.spec import KINDS, WorldSpec
+from . import gpus
+from .facts import Fact, Group
 
 SHARED_MEMORY = "/dev/shm"
 WANTED_MAPPINGS = 65_530  # the kernel's default; a world of many segments and blocks comes near it
@@ -49,28 +51,11 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A fact: its name, its value, and the line that fixes it where something is missing (else empty)."""
-
-    name: str
-    value: str
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Facts under one title."""
-
-    title: str
-    facts: tuple[Fact, ...]
-
-
-def show(console: Console, ranks: int, world: str, json_file: Path | None) -> None:
+def show(console: Console, ranks: int, world: str, device: str | None, json_file: Path | None) -> None:
     """Print every group, and write them where `json_file` names a file."""
-    spec = WorldSpec.of(ranks, world, segment=PROBE_SEGMENT)
+    spec = WorldSpec.of(ranks, world, segment=PROBE_SEGMENT, device=device)
     require_writable(json_file)
-    groups = [devices(), segments(ranks), fabrics(), bounds(), versions(), reach(spec)]
+    groups = [devices(), gpus.gpus(), segments(ranks), fabrics(), bounds(), versions(), *reach(spec)]
     for group in groups:
         console.print(f"# {group.title}", highlight=False, markup=False)
         console.print(table(group.facts))
@@ -96,14 +81,13 @@ def table(facts: Sequence[Fact]) -> Table:
 
 
 def devices() -> Group:
-    """Cores, memory, GPUs."""
+    """Cores and memory."""
     return Group(
         "devices",
         (
             Fact("processor", _processor()),
             Fact("cores", f"{len(limits.usable_cores())} usable of {os.cpu_count()}"),
             Fact("memory", f"{format_size(limits.total_memory_bytes())}, {_available()} available"),
-            _gpus(),
         ),
     )
 
@@ -168,20 +152,20 @@ def versions() -> Group:
     return Group("versions", tuple(facts))
 
 
-def reach(spec: WorldSpec) -> Group:
-    """The segment map of a small world of this kind, and how its ranks reach each other."""
+def reach(spec: WorldSpec) -> list[Group]:
+    """The segment map of a small world of this kind, how its ranks reach each other, and by which processor."""
     from ..world import launch
 
     title = f"world {spec.kind} of {spec.num_ranks} ranks ({KINDS[spec.kind]})"
     try:
         rows = launch(_look_around, spec=spec, results="all")
     except UmemError as error:
-        return Group(title, (Fact("not available", str(error), str(error)),))
+        return [Group(title, (Fact("not available", str(error), str(error)),))]
     facts = [Fact(name, value) for name, value in rows[0]["map"]]
     for rank, row in enumerate(rows):
         routes = ", ".join(f"{home}: {fabric}" for home, fabric in enumerate(row["routes"]))
         facts.append(Fact(f"rank {rank} reaches homes", routes))
-    return Group(title, tuple(facts))
+    return [Group(title, tuple(facts)), gpus.reach_table([row["reach"] for row in rows])]
 
 
 def _look_around(space: Any) -> dict[str, Any]:
@@ -201,7 +185,7 @@ def _look_around(space: Any) -> dict[str, Any]:
         ("host segment", f"{format_size(plan.host_bytes)} a rank"),
     ]
     routes = [space.switch.fabric_to(rank, Kind.DEVICE).name for rank in range(space.num_ranks)]
-    return {"map": windows, "routes": routes}
+    return {"map": windows, "routes": routes, "reach": gpus.look_around(space)}
 
 
 # --- facts
@@ -216,16 +200,6 @@ def _processor() -> str:
 
 def _available() -> str:
     return format_size(limits.available_memory_bytes())
-
-
-def _gpus() -> Fact:
-    from ..memory.device import cuda
-
-    try:
-        count = cuda.num_devices()
-    except (UmemError, ImportError, OSError) as error:
-        return Fact("gpus", f"none used: {error}")
-    return Fact("gpus", str(count))
 
 
 def _namespaces() -> Fact:
