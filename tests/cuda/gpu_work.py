@@ -214,6 +214,21 @@ CHECKS = (
 )
 
 
+def ranks_without_peers(space):
+    """GPUs that do not reach each other: no pointer, and the neighbour's agent for all the rest."""
+    arrays = [space.shared(f"far-{home}", 4, "int64", home=home) for home in range(space.num_ranks)]
+    far, near = arrays[1 - space.rank], arrays[space.rank]
+    with pytest.raises(NotMappable, match="does not reach"):
+        space.gpu_pointer(far.address, 8)
+    with pytest.raises(NotMappable):
+        space.launch(count, 1, 1, far, 1)
+    space.store(far.address, 10 + space.rank, "int64")
+    space.fetch_add(far.address_of(1), 5)
+    far.write(np.concatenate([far.read()[:2], [7, 8]]))
+    space.barrier()
+    assert near.read().tolist() == [11 - space.rank, 5, 7, 8]
+
+
 def streams_of_words(space):
     streams_signal_and_wait(space)
     ranks_take_turns_by_words(space)
