@@ -75,7 +75,7 @@ class Reduce(Case):
 
     key = "reduce"
     description = (
-        "all-reduce (sum of float32) of two ranks: by loads of both blocks, by messages, added at the home"
+        "all-reduce (sum of float32) of two ranks: over mapped memory, by messages, added at the home"
     )
     semantics = ("load_store", "message", "near")
     most_samples = 50

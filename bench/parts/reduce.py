@@ -1,9 +1,13 @@
-"""All-reduce of float32: by loads of every rank's block where it is, by messages and a sum, at the homes."""
+"""All-reduce of float32: by a team that maps every rank's block, by messages and a sum, at the homes."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from umem.collectives import Team
+from umem.kernels.collective.layout import ALL_REDUCE, call_word
+from umem.kernels.collective.reductions import reduction
+from umem.kernels.data.reduce import SUM
 from umem.kernels.status import OK
 from umem.space.space import Space
 
@@ -12,39 +16,40 @@ from . import workload_loops as loops
 from .base import SpacePart
 from .message import UcxPart
 
+CALL = call_word(ALL_REDUCE, SUM, 0, 0)  # the first element type is float32
 MAX_BATCH = 100
 BATCH_BYTES = 1 << 20
 
 
 class Mapped(SpacePart):
-    """Every rank sums all ranks' blocks; a sample is a batch's mean."""
+    """A team of all ranks reduces blocks that lie in the space; a sample is a batch's mean."""
 
     def __init__(self, space: Space, num_bytes: int):
         super().__init__(space)
         self.num_elements = max(num_bytes // 4, 1)
         self.batch = max(2, min(MAX_BATCH, BATCH_BYTES // num_bytes))
-        size = self.num_elements * 4
-        blocks = [[self.shared(size, home=rank) for rank in range(space.num_ranks)] for _ in range(2)]
-        for turn in blocks:
-            turn[self.rank].numpy().view(np.float32)[:] = self.rank + 1
-        self.sources = np.array([[block.address for block in turn] for turn in blocks])
-        self.out = np.zeros(self.num_elements, np.float32)
+        self.team = Team(space)
+        self.src, self.dst = (space.empty(self.num_elements, "float32") for _ in range(2))
+        self.src.numpy()[:] = self.rank + 1
+        self.reduction = reduction(SUM, "f32").address
 
     def load_store(self, num_samples: int) -> Samples | None:
         """Rounds in batches."""
         samples = self.timed(num_samples, self.batch, self._run)
         num_ranks = self.space.num_ranks
-        self.expect(bool((self.out == num_ranks * (num_ranks + 1) / 2).all()))
-        self.out[:] = 0
+        out = self.dst.numpy()
+        self.expect(bool((out == num_ranks * (num_ranks + 1) / 2).all()))
+        out[:] = 0
         return samples
 
     def _run(self) -> int:
-        code = loops.reduce_by_loads(
-            self.space.control,
-            self.out.ctypes.data,
-            self.sources.ctypes.data,
-            self.space.num_ranks,
-            self.num_elements,
+        code = loops.reduce_by_team(
+            self.team.address,
+            CALL,
+            self.dst.address,
+            self.src.address,
+            4 * self.num_elements,
+            self.reduction,
             self.batch,
             self.space.page.epoch,
             self.deadline_ns(),

@@ -8,13 +8,14 @@ from __future__ import annotations
 from umem.fabric.ucx.port import PORT_PLAIN, PORT_WORKER
 from umem.fabric.ucx.waiting import UCX_KERNELS
 from umem.kernels.build.compile import cpu_kernel
+from umem.kernels.collective.layout import ALL_REDUCE
+from umem.kernels.collective.run import advance, begin
 from umem.kernels.data.copy import copy
 from umem.kernels.data.gather import gather_rows
 from umem.kernels.data.gather_sum import GATHER_SUM
 from umem.kernels.data.reduce import REDUCE
 from umem.kernels.intrinsics.scalar import load_i64, store_i64
 from umem.kernels.intrinsics.system import cycles, now_ns
-from umem.kernels.page.barrier import world_barrier
 from umem.kernels.status import AGAIN, OK, SLICE_NS
 
 from .message_loops import EVERY_BIT, finish, receive, send, tag_recv
@@ -165,21 +166,17 @@ def serve_rows(
     return OK
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
-def reduce_by_loads(control, out, sources, num_sources, num_elements, num_rounds, epoch, end_ns):
-    """All-reduce of float32 by loads: meet, then every rank sums all sources where they are.
-
-    `sources` holds two tables of `num_sources` addresses, used in turn: a rank that is a round ahead reads
-    the other inputs, so one meeting a round is enough.
-    """
+@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def reduce_by_team(team, call, dst, src, num_bytes, reduction, num_rounds, epoch, end_ns):
+    """All-reduces of float32 by the team's own kernels, one after the other."""
     lap = 0
     while lap < num_rounds:
-        code = world_barrier(control, epoch, SLICE_NS)
+        begin(team, ALL_REDUCE, call, src, dst, num_bytes, 0, reduction, 4, 0)
+        code = advance(team, epoch, SLICE_NS)
         while code == AGAIN and now_ns() < end_ns:
-            code = world_barrier(control, epoch, SLICE_NS)
+            code = advance(team, epoch, SLICE_NS)
         if code != OK:
             return code
-        reduce_f32(out, sources + (lap & 1) * num_sources * 8, num_sources, num_elements, STREAM_BYTES, 0, 1)
         lap += 1
     return OK
 

@@ -48,7 +48,7 @@ class MappedTeam:
             layout.TEAM_SCRATCH_BYTES + 8 * layout.TEAM_WORDS + 24 * self.size + (4 << 10)
         )
         words = self._words = self._memory.words(layout.TEAM_WORDS)
-        self._team = words.address
+        self.address = words.address  # what kernels/collective takes as `team`
         words[layout.TEAM_CONTROL] = space.control
         words[layout.TEAM_SIZE], words[layout.TEAM_POSITION] = self.size, self.position
         words[layout.TEAM_PAGES] = self._memory.words_of(self._pages).address
@@ -79,7 +79,7 @@ class MappedTeam:
             self._refuse()
         try:
             code = self._start(
-                self._team,
+                self.address,
                 flags,
                 call,
                 src,
@@ -109,7 +109,7 @@ class MappedTeam:
         codes = [code]
 
         def step() -> int:
-            code = codes.pop() if codes else run.go_on(self._team, self.space.page.epoch, status.SLICE_NS)
+            code = codes.pop() if codes else run.go_on(self.address, self.space.page.epoch, status.SLICE_NS)
             if code == status.MISMATCH:
                 raise self._mismatch(call, length)
             return int(code)

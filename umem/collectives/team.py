@@ -62,6 +62,11 @@ class Team:
         self._part = MappedTeam(space, self.ranks, f"team/{label}/{made[label]}", self._timeout_s)
         self._lock = threading.Lock()
 
+    @property
+    def address(self) -> int:
+        """Address of this member's words, for compiled code that calls kernels/collective/run.py itself."""
+        return self._part.address
+
     # --- operations
 
     def barrier(self) -> None:

@@ -139,7 +139,12 @@ BLOCKS = {
     "copy": Block(bandwidth.Copy, (1 << 16, 1 << 17, 1), "load_store", speed_loops, ("copy_each",)),
     "copy by libc": Block(bandwidth.Copy, (1 << 16, 1 << 17, 1), "libc", speed_loops, ("copy_each_by",)),
     "reduce": Block(
-        reduce.Mapped, (SIZE,), "load_store", workload_loops, ("reduce_by_loads",), lambda part: part.out
+        reduce.Mapped,
+        (SIZE,),
+        "load_store",
+        workload_loops,
+        ("reduce_by_team",),
+        lambda part: part.dst.numpy(),
     ),
     "reduce by messages": Block(
         reduce.Message, (SIZE,), "message", workload_loops, ("reduce_by_messages",), lambda part: part.out
