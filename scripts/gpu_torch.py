@@ -105,6 +105,57 @@ def check_cupy() -> str:
     return f"1,024 numbers by CuPy {cupy.__version__}"
 
 
+def tensors_at_homes(space: umem.Space) -> int:
+    """In a rank with a GPU: torch's tensors in own, a neighbour's and host memory, at addresses of the space."""
+    import torch
+
+    umem.torch.install(space)
+    torch.cuda.set_device(space.gpu.device.ordinal)
+    homes = ["local", "host", (space.rank + 1) % space.num_ranks]
+    for home in homes:
+        with umem.torch.use_gpu_pool(home=home):
+            tensor = torch.arange(1 << 20, dtype=torch.float32, device="cuda")
+        torch.cuda.synchronize()
+        found = np.zeros(1 << 20, np.float32)
+        space.get(found, space.address(tensor.data_ptr()))
+        assert (found == np.arange(1 << 20)).all(), f"home {home}: values differ"
+        del tensor
+    space.barrier()
+    return len(homes)
+
+
+def arrays_at_homes(space: umem.Space) -> int:
+    """In a rank with a GPU: CuPy's arrays there."""
+    import cupy
+
+    cupy.cuda.Device(space.gpu.device.ordinal).use()
+    homes = ["local", "host", (space.rank + 1) % space.num_ranks]
+    for home in homes:
+        pool = cupy.cuda.MemoryPool(umem.cupy_allocator(space, home))
+        with cupy.cuda.using_allocator(pool.malloc):
+            array = cupy.arange(1 << 20, dtype=cupy.float32) * 2
+        cupy.cuda.runtime.deviceSynchronize()
+        found = np.zeros(1 << 20, np.float32)
+        space.get(found, space.address(array.data.ptr))
+        assert (found == 2 * np.arange(1 << 20)).all(), f"home {home}: values differ"
+        del array
+        pool.free_all_blocks()
+    space.barrier()
+    return len(homes)
+
+
+def at_homes(library: str, work: Callable[[umem.Space], int]) -> str:
+    """Run `work` in two ranks of the first GPU. Raises Waived without the library, or one that sees no GPU."""
+    if importlib.util.find_spec(library) is None:
+        raise Waived(f"{library} is not installed")
+    if library == "torch":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Waived(f"torch {torch.__version__} sees no CUDA device: umem.torch is not checked")
+    return f"{umem.launch(work, ranks=2, device='cuda:0', segment='256M')} homes"
+
+
 def in_pool(check: Callable[[], str]) -> str:
     """Run a check of torch in a process whose torch may use memory of umem. Raises Waived without such a torch."""
     if importlib.util.find_spec("torch") is None:
@@ -124,4 +175,9 @@ def cases() -> list[Case]:
         Case(f"torch {name_of(check)}", "cuda:0", functools.partial(in_pool, check), is_last=True)
         for check in (check_training, check_streams, check_full)
     ]
-    return [*found, Case("cupy", "cuda:0", check_cupy, is_last=True)]
+    return [
+        *found,
+        Case("torch homes", "cuda:0", functools.partial(at_homes, "torch", tensors_at_homes), is_last=True),
+        Case("cupy", "cuda:0", check_cupy, is_last=True),
+        Case("cupy homes", "cuda:0", functools.partial(at_homes, "cupy", arrays_at_homes), is_last=True),
+    ]
