@@ -30,7 +30,7 @@ _HOMES = {
     "launch": "umem.world",
 }
 # Packages that `import umem` is enough for: umem.torch.install(space). Not in __all__, where torch would hide torch.
-_PACKAGES = ("torch",)
+_PACKAGES = ("moe", "torch")
 
 __all__ = [
     "Array",
@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from . import moe as moe
     from . import torch as torch
     from .collectives.team import Team as Team
     from .kernels.build.kernel import kernel as kernel

@@ -106,6 +106,17 @@ class OutOfMemory(MemoryError, UmemError):  # in this order: unpickling makes it
     """A segment has no room for an allocation; the text lists the free memory of each home."""
 
 
+class CapacityExceeded(UmemError):
+    """A dispatch would bring a member of a team more rows than it was made to take."""
+
+    def __init__(self, rank: int, num_rows: int, max_rows: int):
+        self.rank, self.num_rows, self.max_rows = rank, num_rows, max_rows
+        super().__init__(
+            f"rank {rank} would get {num_rows} rows, and takes {max_rows}: make the exchange with a larger max_rows, or"
+            " dispatch fewer tokens at a time"
+        )
+
+
 class SegmentTooLarge(ConfigError):
     """A segment larger than the memory, the container's limit or /dev/shm can back."""
 

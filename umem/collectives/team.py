@@ -53,7 +53,7 @@ class Team:
             raise ConfigError(
                 f"ranks {list(members)} of a team: each once, and this rank, {space.rank}, among them"
             )
-        self.ranks, self.size = tuple(members), len(members)
+        self.space, self.ranks, self.size = space, tuple(members), len(members)
         self.position = self.ranks.index(space.rank)
         self._timeout_s = space.timeout_s if timeout_s is None else timeout_s
         made = _NUM_MADE.setdefault(space, Counter())

@@ -7,7 +7,7 @@
 
 layout and callbacks (the compiled code inside torch's allocator), c10 and shim (putting it in force), memory and
 threads (each thread's part), uses, pool (use_pool), closing, cuda_callbacks and cuda (the same for a GPU), attach
-(install), parts and placement, flight, borrow and sharing, offload, summary. Floor 7. Nothing here is loaded, and
+(install), parts and placement, flight, borrow and sharing, offload, moe, summary. Floor 7. Nothing here is loaded, and
 torch is not imported, before one of the names below is used.
 """
 
@@ -20,6 +20,7 @@ from ..errors import TorchMissing
 
 # public name -> module that defines it
 _HOMES = {
+    "MoeExchange": "moe",
     "adopt": "placement",
     "empty": "placement",
     "home": "placement",
@@ -39,6 +40,7 @@ __all__ = list(_HOMES)
 if TYPE_CHECKING:
     from .attach import install as install
     from .cuda import use_gpu_pool as use_gpu_pool
+    from .moe import MoeExchange as MoeExchange
     from .offload import offload_activations as offload_activations
     from .offload import offload_optimizer as offload_optimizer
     from .placement import adopt as adopt
