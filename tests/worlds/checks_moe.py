@@ -16,6 +16,7 @@ from umem.errors import (
     CollectiveMismatch,
     ConfigError,
     OutOfMemory,
+    RankLost,
     UnknownName,
 )
 from umem.moe import Exchange
@@ -250,7 +251,7 @@ def check_refusals(space):
     assert (rows.dtype, rows.shape) == (np.float32, (4, 8))
 
 
-def check_death(space):
+def check_death(space, seen):
     """A member's death in the middle of an exchange is RankLost at the others."""
     exchange = Exchange(Team(space))
     x, choices = np.ones((50, 64), np.float32), np.tile([0, 1], (50, 1))
@@ -261,7 +262,7 @@ def check_death(space):
             rows, _, _, _, handle = exchange.dispatch(x, choices, num_experts=2)
             exchange.combine(rows, handle)
         except RankLost as error:
-            assert error.rank == 1
+            seen.write_text(f"lost rank {error.rank}")
             return
     raise AssertionError("nobody was lost")
 

@@ -22,9 +22,10 @@ def test_what_is_refused():
     umem.launch(checks.check_refusals, 2, segment="8M", timeout_s=20)
 
 
-def test_a_member_that_dies():
+def test_a_member_that_dies(tmp_path):
     with pytest.raises(LaunchError, match="SIGKILL"):
-        umem.launch(checks.check_death, 2, segment="64M", timeout_s=20)
+        umem.launch(checks.check_death, 2, segment="64M", timeout_s=20, args=(tmp_path / "seen",))
+    assert (tmp_path / "seen").read_text() == "lost rank 1"
 
 
 def test_gradients():

@@ -29,9 +29,9 @@ from .routing import Handle, counts_of, route
 if TYPE_CHECKING:
     from ..space.space import Space
 
-SEMANTICS = ("load_store", "message")
+WAYS = ("load_store", "message")
 SECTION_BYTES = 64  # alignment of what stands behind another in a block
-SUMMED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+ELEMENTS_OF_SUMS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 # What members tell each other before rows move: a number for the call, then values that must be the same for all.
 PLAN, DISPATCH, COMBINE = 0, 1, 2
@@ -66,8 +66,8 @@ class Exchange:
     """
 
     def __init__(self, team: Team, max_rows: int | None = None, semantics: str = "load_store"):
-        if semantics not in SEMANTICS:
-            raise UnknownName("semantics", semantics, SEMANTICS)
+        if semantics not in WAYS:
+            raise UnknownName("semantics", semantics, WAYS)
         self.team, self.semantics = team, semantics
         self.max_rows = None if max_rows is None else whole(max_rows, "max_rows", 0)
         self._space: Space = team.space
@@ -156,14 +156,14 @@ class Exchange:
         """
         table = table_of(rows, "rows")
         num_rows = int(handle.num_rows[self.team.position])
-        if table.dtype.name not in SUMMED:
+        if table.dtype.name not in ELEMENTS_OF_SUMS:
             raise ArgumentTypeError(
-                f"rows are {table.dtype}; those that can be summed are {', '.join(SUMMED)}"
+                f"rows are {table.dtype}; those that can be summed are {', '.join(ELEMENTS_OF_SUMS)}"
             )
         if len(table) != num_rows:
             raise ConfigError(f"there are {len(table)} rows, and the handle is of {num_rows}")
         weights = None if topk_weights is None else weights_of(topk_weights, (num_rows,))
-        kind = list(SUMMED).index(table.dtype.name)
+        kind = list(ELEMENTS_OF_SUMS).index(table.dtype.name)
         told = [handle.serial, table.shape[1] * table.itemsize, kind, 0 if weights is None else 4]
         sources = [table] if weights is None else [table, weights.reshape(-1, 1)]
         with one_at_a_time(self._lock, self._space.timeout_s, "combine"):
@@ -322,7 +322,7 @@ def _sum(table: np.ndarray, handle: Handle, addresses: np.ndarray) -> np.ndarray
     """Each token's sum of the rows at its pairs' addresses."""
     total = np.empty((handle.num_tokens, table.shape[1]), np.float32)
     # Addresses are indices of rows of one byte in a table that begins at 0.
-    CPU_GATHER_SUM[SUMMED[table.dtype.name]](
+    CPU_GATHER_SUM[ELEMENTS_OF_SUMS[table.dtype.name]](
         total.ctypes.data,
         0,
         addresses.ctypes.data,
