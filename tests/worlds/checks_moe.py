@@ -37,6 +37,17 @@ CASES = (
 )
 
 
+def random_cases(num_cases):
+    """More of them, with whatever sizes come."""
+    rng = np.random.default_rng(17)
+    dtypes = ("float32", "float16", "bfloat16", "int8")
+    sizes = rng.integers((0, 1, 0, 1, 0, 1), (60, 5, 6, 200, len(dtypes), 9), (num_cases, 6)).tolist()
+    return [
+        (tokens, 4 * fours, choices, columns, dtypes[kind], alignment, "any")
+        for tokens, fours, choices, columns, kind, alignment in sizes
+    ]
+
+
 def tokens_of(case, number):
     """(x, scales, topk_idx, topk_weights) of all members' tokens."""
     num_tokens, num_experts, num_topk, columns, dtype, _, how = case
@@ -114,7 +125,7 @@ def check_cases(space):
     digest = hashlib.sha256()
     for semantics in ("load_store", "message"):
         exchange = Exchange(team, semantics=semantics)
-        for number, case in enumerate(CASES):
+        for number, case in enumerate((*CASES, *random_cases(20))):
             totals = check_case(space, exchange, number, case)
             if totals is not None and semantics == "load_store":
                 digest.update(totals.tobytes())
@@ -307,5 +318,14 @@ def check_gradients(space):
             torch.testing.assert_close(mine_part.grad, plain_part.grad[where])
         half, _, none, _, handle = exchange.dispatch(x[own].bfloat16(), choices[own], num_experts=num_experts)
         assert half.dtype == torch.bfloat16 and none is None
+        part = weights[own].clone().requires_grad_()
+        (whole, found), _, of_row, _, _ = exchange.dispatch(
+            (x[own].to(torch.int8), x[own]), choices[own], part, num_experts
+        )
+        assert (whole.dtype, found.dtype) == (torch.int8, torch.float32)
+        (of_row * found[:, 0]).sum().backward()
+        torch.testing.assert_close(part.grad, (choices[own] >= 0) * x[own][:, :1])
+        with pytest.raises(ArgumentTypeError, match="float64"):
+            exchange.dispatch(x[own].double().requires_grad_(), choices[own], None, num_experts)
         assert exchange.combine(half, handle)[0].dtype == torch.bfloat16
         exchange.close()

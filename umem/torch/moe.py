@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 
 from ..errors import ArgumentTypeError
 from ..moe import Exchange, Handle
@@ -14,12 +15,15 @@ from ..moe import Exchange, Handle
 if TYPE_CHECKING:
     from ..collectives.team import Team
 
+SUMMABLE = (torch.float32, torch.float16, torch.bfloat16)
+
 
 class MoeExchange:
     """`umem.moe.Exchange` for tensors of the CPU: the same arguments and results, as tensors, with gradients.
 
-    Gradients flow to x and topk_weights of `dispatch`, and to rows and topk_weights of `combine`; a backward pass is
-    collective too, so every member makes it, also one without tokens or rows. Scales have no gradient.
+    Gradients flow to x and topk_weights of `dispatch`, and to rows and topk_weights of `combine`. A backward pass is
+    collective too: every member makes it, also one without tokens or rows, and what needs a gradient at one member does
+    at all. Scales have no gradient.
     """
 
     def __init__(self, team: Team, max_rows: int | None = None, semantics: str = "load_store"):
@@ -59,6 +63,10 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any, weights: Any, exchange: Exchange, rest: list[Any]) -> Any:
         scales, topk_idx, num_experts, alignment, handle = rest
+        if ctx.needs_input_grad[0] and x.dtype not in SUMMABLE:
+            raise ArgumentTypeError(
+                f"x is {x.dtype} and needs a gradient, which is a sum: give one of {SUMMABLE}"
+            )
         given = (_array(x), *map(_array, scales)) if scales else _array(x)
         received, experts, recv_weights, num_rows, handle = exchange.dispatch(
             given, _array(topk_idx), _array(weights), num_experts, alignment, handle
@@ -70,10 +78,15 @@ class _Dispatch(torch.autograd.Function):
         return *made, num_rows, handle
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         of_rows, of_weights = gradients[:2]
+        if not ctx.needs_input_grad[0]:
+            of_rows = torch.zeros(
+                len(of_rows), 1
+            )  # of rows that have no gradient, and may be no numbers to sum
         x, weights = ctx.exchange.combine(_array(of_rows), ctx.handle, _array(of_weights))
-        return _tensor(x), _tensor(weights), None, None
+        return _tensor(x) if ctx.needs_input_grad[0] else None, _tensor(weights), None, None
 
 
 class _Combine(torch.autograd.Function):
@@ -84,6 +97,7 @@ class _Combine(torch.autograd.Function):
         return _tensor(total), _tensor(back)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         of_total, of_weights = map(_array, gradients)
         rows, _, weights, _, _ = ctx.exchange.dispatch(of_total, None, of_weights, handle=ctx.handle)
