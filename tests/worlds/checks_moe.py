@@ -203,9 +203,24 @@ def check_holding(space):
         addresses.add(rows.ctypes.data)
         del rows
     assert len(addresses) == 1 and held.ctypes.data - 16 not in addresses
+    again = send(50)
+    assert again.ctypes.data in addresses and (send(51) == 51).all() and (again == 50).all()
+    check_waiting(exchange)
     used = space.heap.usage()
     exchange.close()
-    assert (held == 1).all() and space.heap.usage() != used
+    assert (held == 1).all() and (again == 50).all() and space.heap.usage() != used
+
+
+def check_waiting(exchange):
+    """Rows may be changed after combine, also by a member that has no token to sum."""
+    num_tokens = 0 if exchange.team.position == 0 else 2000
+    x, choices = np.ones((num_tokens, 512), np.float32), np.zeros((num_tokens, 2), np.int64)
+    for _ in range(5):
+        rows, _, _, _, handle = exchange.dispatch(x, choices, num_experts=2)
+        assert (rows == 1).all()
+        total, _ = exchange.combine(rows, handle)
+        rows[:] = 7
+        assert (total == 2).all()
 
 
 def check_refusals(space):
@@ -297,7 +312,8 @@ def check_gradients(space):
     plain = [part.clone().requires_grad_() for part in (x, weights, gains)]
     chosen = torch.where((choices >= 0)[..., None], plain[2][choices.clamp(min=0)], torch.zeros(()))
     out = (torch.tanh(plain[0][:, None] * chosen) * plain[1][..., None]).sum(1)
-    (out * target).sum().backward()
+    kept = torch.where(choices >= 0, plain[1], torch.zeros(()))
+    ((out * target).sum() + (kept**3).sum()).backward()
 
     own = slice(team.position * num_each, (team.position + 1) * num_each)
     num_local = num_experts // team.size
@@ -313,7 +329,7 @@ def check_gradients(space):
         got, back = exchange.combine(work, handle, recv_weights)
         torch.testing.assert_close(got, out[own])
         assert torch.equal(back, torch.where(choices[own] >= 0, weights[own], torch.zeros(())))
-        ((got * target[own]).sum() + 0 * back.sum()).backward()
+        ((got * target[own]).sum() + (back**3).sum()).backward()
         for mine_part, plain_part, where in zip(mine, plain, (own, own, held), strict=True):
             torch.testing.assert_close(mine_part.grad, plain_part.grad[where])
         half, _, none, _, handle = exchange.dispatch(x[own].bfloat16(), choices[own], num_experts=num_experts)
