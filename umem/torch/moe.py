@@ -82,9 +82,8 @@ class _Dispatch(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         of_rows, of_weights = gradients[:2]
         if not ctx.needs_input_grad[0]:
-            of_rows = torch.zeros(
-                len(of_rows), 1
-            )  # of rows that have no gradient, and may be no numbers to sum
+            # Rows that need no gradient may be of a type that is not summed; the others wait for a sum all the same.
+            of_rows = torch.zeros(len(of_rows), 1)
         x, weights = ctx.exchange.combine(_array(of_rows), ctx.handle, _array(of_weights))
         return _tensor(x) if ctx.needs_input_grad[0] else None, _tensor(weights), None, None
 
