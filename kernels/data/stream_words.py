@@ -13,8 +13,11 @@ def set_word(word, value):
 
 
 def await_word(word, value):
-    """End once `word` is at least `value`; acquire ordering for what comes behind on the stream."""
+    """End once `word` is at least `value`; acquire ordering for what comes behind on the stream.
+
+    By their difference, as the driver compares: of numbers 2**63 apart or more neither is the greater.
+    """
     if lane_index() == 0:
-        while load_relaxed_i64(word, 0) < value:
+        while load_relaxed_i64(word, 0) - value < 0:
             pause()
         fence_acquire()

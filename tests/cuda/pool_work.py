@@ -15,6 +15,7 @@ from torch_steps import Allocator
 import umem
 from umem.errors import CupyMissing, DeviceMissing, NotMappable, WorldError
 from umem.torch import cuda_homes, install, use_gpu_pool
+from umem.world.waiting import Deadline, until
 
 MIB = 1 << 20
 
@@ -106,8 +107,7 @@ def a_piece_waits_for_its_stream_at_every_home(space):
         allocator.give(pointer, 2 * MIB, ordinal, stream)
         assert pieces.num_waiting() == 1 and space.heap.find(space.address(pointer))
         fake().fake_cuda_let_go()
-        while pieces.num_waiting():
-            pass
+        assert until(lambda held=pieces: None if held.num_waiting() else True, Deadline(20))
         with pytest.raises(umem.errors.NotAllocated):
             space.heap.find(space.address(pointer))
 
@@ -130,8 +130,9 @@ def cupy_takes_memory_of_homes(space):
     with pytest.raises(CupyMissing):
         umem.cupy_allocator(space)
     pointers = []
-    memory = SimpleNamespace(OutOfMemoryError=MemoryError)
-    cuda = SimpleNamespace(BaseMemory=object, MemoryPointer=lambda held, offset: held, memory=memory)
+    runtime = SimpleNamespace(CUDARuntimeError=MemoryError, errorMemoryAllocation=2)
+    base = type("BaseMemory", (), {"ptr": 0, "size": 0, "device_id": -1})  # as CuPy's, which has them always
+    cuda = SimpleNamespace(BaseMemory=base, MemoryPointer=lambda held, offset: held, runtime=runtime)
     sys.modules["cupy"] = SimpleNamespace(cuda=cuda)
     if not is_gpu_rank(space):
         with pytest.raises(DeviceMissing):

@@ -11,7 +11,7 @@ pytest.importorskip("cuda.bindings", reason="cuda.bindings is not installed: scr
 import pool_work
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(500)  # where nothing is cached, kernels are compiled first
 @pytest.mark.parametrize(("device", "mode"), [("cuda:0,cuda:1", "strict"), ("cuda,cpu", "plain")])
 def test_pools_of_homes(gpu_worlds, device, mode):
     names = [check.__name__ for check in pool_work.CHECKS]

@@ -26,7 +26,7 @@ def cupy_allocator(space: Space, home: int | str = "local") -> Callable[[int], A
     by cudaFree: put a MemoryPool before it where arrays come and go. Arrays must not outlive the space.
 
     Raises CupyMissing, DeviceMissing where this rank works on the CPU; the function raises NotMappable for a home that
-    the GPU does not reach, and CuPy's OutOfMemoryError.
+    the GPU does not reach, and CUDARuntimeError (errorMemoryAllocation) where no room is left.
     """
     try:
         import cupy
@@ -41,24 +41,27 @@ def cupy_allocator(space: Space, home: int | str = "local") -> Callable[[int], A
     class Memory(cupy.cuda.BaseMemory):
         """One allocation of the space, as CuPy holds memory."""
 
-        def __init__(self, num_bytes: int):
-            self.address = space.alloc(num_bytes, home, align=CUPY_ALIGNMENT)
-            try:
-                self.ptr = space.gpu_pointer(self.address, num_bytes)[1]
-            except NotMappable:
-                space.free(self.address)
-                raise
-            self.size, self.device_id = num_bytes, ordinal
+        def __init__(self, address: int, pointer: int, num_bytes: int):
+            self.address, self.ptr, self.size, self.device_id = address, pointer, num_bytes, ordinal
 
         def __del__(self) -> None:
-            if hasattr(self, "ptr") and space.is_open:
+            if space.is_open:
                 space.gpu.finish()
                 space.free(self.address)
 
     def allocate(num_bytes: int) -> Any:
+        num_bytes = max(num_bytes, 1)
         try:
-            return cupy.cuda.MemoryPointer(Memory(max(num_bytes, 1)), 0)
+            address = space.alloc(num_bytes, home, align=CUPY_ALIGNMENT)
         except OutOfMemory as error:
-            raise cupy.cuda.memory.OutOfMemoryError(num_bytes, 0) from error
+            # What CUDA itself would say: a MemoryPool then frees what it keeps, and asks again.
+            runtime = cupy.cuda.runtime
+            raise runtime.CUDARuntimeError(runtime.errorMemoryAllocation) from error
+        try:
+            pointer = space.gpu_pointer(address, num_bytes)[1]
+        except NotMappable:
+            space.free(address)
+            raise
+        return cupy.cuda.MemoryPointer(Memory(address, pointer, num_bytes), 0)
 
     return allocate

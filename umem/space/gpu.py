@@ -102,8 +102,10 @@ class Gpu:
         self._on_word("cuStreamWriteValue64", SET_WORD, address, value, stream)
 
     def wait(self, address: int, value: int, stream: Any = None) -> None:
-        """Hold `stream` until the int64 at `address` is at least `value`; what comes behind sees what was stored before
-        it was set, by `signal`, a kernel's `put_signal`, or a `space.store`.
+        """Hold `stream` until the int64 at `address` is at least `value` (and less than 2**63 beyond it).
+
+        What comes behind sees what was stored before the word was set, by `signal`, a kernel's `put_signal`, or a
+        `space.store`.
 
         It has no deadline of its own: where the value never comes, `synchronize` raises WaitTimeout, and the rank has
         to end, as with a kernel without end. Raises AlignmentError, NotMappable, ArgumentRangeError.

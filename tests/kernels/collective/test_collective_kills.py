@@ -25,9 +25,9 @@ def kill(distance: int, timeout_s: float) -> tuple[int, int]:
     return killed, accesses
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)  # where nothing is cached, kernels are compiled first
 def test_a_team_survives_kills():
-    killed, _ = kill(997, timeout_s=150)
+    killed, _ = kill(997, timeout_s=350)
     assert killed >= 5
 
 
