@@ -55,5 +55,7 @@ def test_a_member_that_does_not_come():
 
 @pytest.mark.parametrize("num_bytes", [8, 4096, 1 << 20])
 def test_a_member_that_dies(num_bytes):
-    with pytest.raises(LaunchError, match="SIGKILL"):
-        umem.launch(checks.check_death, 3, segment="64M", timeout_s=20, args=(num_bytes,))
+    options = {"segment": "64M", "timeout_s": 20, "results": "all", "on_failure": "continue"}
+    *survivors, died = umem.launch(checks.check_death, 3, args=(num_bytes,), **options)
+    assert isinstance(died, LaunchError) and "SIGKILL" in str(died)
+    assert survivors == [None, None]
