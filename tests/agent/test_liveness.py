@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,10 @@ def has_ended(pid: int) -> bool:
 
 def states_of_threads(pid: int) -> set[str]:
     """How the kernel calls the states of a process's threads: R, S, T (stopped), Z."""
-    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    stats = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended in between
+            stats.append(path.read_text())
     return {stat.rpartition(")")[2].split()[0] for stat in stats}
 
 

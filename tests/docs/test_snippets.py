@@ -31,9 +31,20 @@ EXPLORE = ("model-checking.md", "from umem.verify import Result, explore, replay
 PROTOCOL = ("protocol.md", "from umem.coherence.protocol import *")
 DEVICE = ("gpu.md", "import umem")
 TEAM = ("collectives.md", "import numpy as np")
+EXPERTS = ("moe.md", "import numpy as np")
 LITMUS = ("litmus.md", "test MP: message passing, data and then a flag")
 
-BY_THEMSELVES = {FIRST, KERNEL, TORCH, STACK, EXPLORE, PROTOCOL, DEVICE, TEAM}  # each has a test below
+BY_THEMSELVES = {
+    FIRST,
+    KERNEL,
+    TORCH,
+    STACK,
+    EXPLORE,
+    PROTOCOL,
+    DEVICE,
+    TEAM,
+    EXPERTS,
+}  # each has a test below
 COMMANDS = {  # only their names and options are looked at
     ("README.md", "make bench"): "minutes",
     ("README.md", "umem info"): "a list of all commands, with SCRIPT and CASE to fill in",
@@ -110,6 +121,12 @@ def test_the_first_collectives_run():
     names = {}
     PYTHON[TEAM].run(names)
     assert launch(names["work"], ranks=2, segment="32M").tolist() == [[3.0] * 5] * 2
+
+
+def test_the_experts_run():
+    names = {}
+    PYTHON[EXPERTS].run(names)
+    assert launch(names["work"], ranks=2, segment="32M").shape == (100, 64)
 
 
 def test_fragments_run_in_ranks():
