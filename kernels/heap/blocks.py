@@ -7,6 +7,8 @@ again. Invariants, between any two stores:
     free_is_clean          every record of a free block or span is SLOT_FREE, every span of a free block free
     large_is_committed     a large run belongs to someone only once its record is SLOT_LIVE
     slab_is_its_first      spans are a slab's only while its first span says so
+    generations_grow       an address is never allocated twice with one generation. Slots of another size have other
+                           records, so all begin behind the slabs that have gone; a block's start has always the same
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ from .layout import (
     BLOCK_FREE,
     BLOCK_LARGE,
     FREE_BLOCKS,
+    GENERATION_HALF,
+    GENERATION_LOW,
     GENERATION_MASK,
     GENERATION_ONE,
+    GENERATION_SHIFT,
     PLACE_SHIFT,
     POOL_ATTRIBUTE_MASK,
     POOL_ATTRIBUTE_SHIFT,
@@ -46,6 +51,19 @@ from .layout import (
 def record_address(arena, number):
     """Address of the record of slot `number`."""
     return load_i64(arena, ARENA_RECORDS) + number * RECORD_BYTES
+
+
+@device_function
+def generation_in(state):
+    """The generation in a record's state."""
+    return (state >> GENERATION_SHIFT) & GENERATION_LOW
+
+
+@device_function
+def later(generation, other):
+    """The later of two generations, which wrap around."""
+    ahead = (other - generation) & GENERATION_LOW
+    return other if ahead < GENERATION_HALF else generation
 
 
 @device_function

@@ -23,7 +23,7 @@ from ..intrinsics.scalar import (
     store_u32,
 )
 from ..intrinsics.system import count_trailing_zeros_u64
-from .blocks import record_address
+from .blocks import generation_in, record_address
 from .classes import RECIPROCAL_BITS, class_granules, class_slots
 from .layout import (
     ARENA_BASE,
@@ -40,7 +40,6 @@ from .layout import (
     CLASS_MASK,
     CLASS_SHIFT,
     GENERATION_MASK,
-    GENERATION_SHIFT,
     GRANULE_LOG2,
     KIND_MASK,
     PLACE_MASK,
@@ -131,8 +130,8 @@ def find_start(arena, address):
 
 @device_function
 def generation_of(arena, number):
-    """How often slot `number` has been allocated, modulo 2**32."""
-    return (load_acquire_i64(record_address(arena, number), RECORD_STATE) >> GENERATION_SHIFT) & 0xFFFF_FFFF
+    """The generation of slot `number`: 0 where nothing was ever allocated in its place."""
+    return generation_in(load_acquire_i64(record_address(arena, number), RECORD_STATE))
 
 
 @device_function
@@ -194,7 +193,7 @@ def add_holder(arena, number, rank, generation):
         state = load_acquire_i64(record, RECORD_STATE)
         if state & RECORD_STATE_MASK != SLOT_LIVE:
             return status.DOUBLE_FREE
-        if generation != ANY_GENERATION and (state >> GENERATION_SHIFT) & 0xFFFF_FFFF != generation:
+        if generation != ANY_GENERATION and generation_in(state) != generation:
             return status.STALE
         if owner_rank(state) == rank or owner_rank(state) == WORLD_RANK:
             return status.OK

@@ -64,7 +64,7 @@ from .layout import (
     SPANS_PER_BLOCK,
 )
 from .record import drop_holder, holds, owner_rank
-from .slab import fill_slot_bits, slab_address, slot_bits_address
+from .slab import fill_slot_bits, retire_slab, slab_address, slot_bits_address
 
 
 @device_function
@@ -129,6 +129,7 @@ def rebuild_spans(arena, block):
                     set_bit(arena, partial_blocks(attribute, size_class), block)
                 place += 1 << class_order(size_class)
                 continue
+            retire_slab(arena, first + place)
         store_release_i64(spans, first + place, SPAN_FREE)
         free |= 1 << place
         place += 1

@@ -12,9 +12,10 @@ from ..build.compile import device_function
 from ..intrinsics.scalar import load_i64, load_u32, store_i64, store_release_i64, store_u32
 from ..intrinsics.system import count_trailing_zeros_u64
 from .bitmap import ALL_BITS, NO_BIT, clear_bit, first_bit, partial_blocks, set_bit
-from .blocks import give_spans, record_address, take_spans
+from .blocks import generation_in, give_spans, later, record_address, take_spans
 from .classes import class_granules, class_order, class_slots, reciprocal
 from .layout import (
+    ARENA_GENERATION,
     ARENA_SLABS,
     ARENA_SLOT_BITS,
     ARENA_SPANS,
@@ -23,11 +24,13 @@ from .layout import (
     CLASS_SHIFT,
     ENTRY_NUMBER_SHIFT,
     GENERATION_MASK,
+    GENERATION_SHIFT,
     PLACE_MASK,
     PLACE_SHIFT,
     POOL_ATTRIBUTE_MASK,
     POOL_ATTRIBUTE_SHIFT,
     POOL_MASK,
+    RECORD_BYTES,
     RECORD_STATE,
     SLAB_HINT,
     SLAB_SLOTS,
@@ -147,7 +150,8 @@ def take_from_slab(arena, span, size_class, cached, dst, wanted):
         while bits != 0 and taken < wanted:
             slot = (word << 5) + count_trailing_zeros_u64(bits)
             bits &= bits - 1
-            set_state(record_address(arena, first + slot), cached)
+            record = record_address(arena, first + slot)
+            store_release_i64(record, RECORD_STATE, state_to_come(arena, record) | cached)
             store_i64(dst, taken, ((first + slot) << ENTRY_NUMBER_SHIFT) | (slot * granules))
             taken += 1
         store_u32(bits_of_slab, word, bits)
@@ -169,6 +173,26 @@ def free_record(arena, number):
 
 
 @device_function
+def state_to_come(arena, record):
+    """The generation bits of a record that is about to be used, behind all that stood at its address."""
+    generation = later(generation_in(load_i64(record, RECORD_STATE)), load_i64(arena, ARENA_GENERATION))
+    return generation << GENERATION_SHIFT
+
+
+@device_function
+def retire_slab(arena, span):
+    """Remember the latest generation of the slab's slots; before it goes."""
+    slab = slab_address(arena, span)
+    latest = load_i64(arena, ARENA_GENERATION)
+    record = record_address(arena, span << SLOT_LOG2)
+    end = record + RECORD_BYTES * min(load_i64(slab, SLAB_TOUCHED), load_i64(slab, SLAB_SLOTS))
+    while record < end:
+        latest = later(latest, generation_in(load_i64(record, RECORD_STATE)))
+        record += RECORD_BYTES
+    store_i64(arena, ARENA_GENERATION, latest)
+
+
+@device_function
 def give_slot(arena, number):
     """Return a slot whose record has just become SLOT_FREE; the spans of an empty slab go back."""
     span = number >> SLOT_LOG2
@@ -185,6 +209,7 @@ def give_slot(arena, number):
         span_word = load_i64(load_i64(arena, ARENA_SPANS), span)
         size_class = (span_word >> CLASS_SHIFT) & CLASS_MASK
         if used == 1:
+            retire_slab(arena, span)
             give_spans(arena, span, class_order(size_class))
         else:
             attribute = (span_word >> POOL_ATTRIBUTE_SHIFT) & POOL_ATTRIBUTE_MASK

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..build.compile import device_function
 from ..intrinsics.scalar import load_acquire_i64, load_i64, load_u32, store_i64
 from ..intrinsics.system import count_ones_u64
-from .blocks import record_address
+from .blocks import generation_in, record_address
 from .classes import class_granules, class_slots
 from .layout import (
     ARENA_BLOCKS,
@@ -22,7 +22,6 @@ from .layout import (
     BLOCK_LOG2,
     CLASS_MASK,
     CLASS_SHIFT,
-    GENERATION_SHIFT,
     GRANULE_LOG2,
     KIND_MASK,
     PLACE_MASK,
@@ -198,5 +197,5 @@ def write_row(arena, number, state, row):
     store_i64(row, LIST_ADDRESS, slot_address(arena, number))
     store_i64(row, LIST_BYTES, load_i64(record_address(arena, number), RECORD_SIZE))
     store_i64(row, LIST_OWNER, owner_rank(state))
-    store_i64(row, LIST_GENERATION, (state >> GENERATION_SHIFT) & 0xFFFF_FFFF)
+    store_i64(row, LIST_GENERATION, generation_in(state))
     store_i64(row, LIST_REFERENCES, num_references(arena, number) if state & RECORD_SHARED else 1)
