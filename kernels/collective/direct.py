@@ -26,6 +26,7 @@ from .layout import (
     TEAM_SOURCES,
     TEAM_SRC,
     TEAM_STREAM_BYTES,
+    member_after,
     slot_of,
 )
 from .rounds import NEVER, SLICE_UNIT_BYTES, combine, stream_from
@@ -66,9 +67,7 @@ def pull_blocks(team):
         return
     hop = 0
     while hop < num_members:
-        sender = position + hop
-        if sender >= num_members:
-            sender -= num_members
+        sender = member_after(team, hop)
         if sends(team, sender):
             table = sent_table(team, sender)
             num_bytes = block_bytes(team, table, position)

@@ -23,6 +23,7 @@ from .layout import (
     TEAM_POSITION,
     TEAM_SEQUENCE,
     TEAM_SIZE,
+    member_after,
     slot_of,
 )
 
@@ -45,15 +46,11 @@ def await_all(team, epoch, slice_ns):
     Returns OK, AGAIN after about `slice_ns` (call again), INTERRUPTED, EPOCH_CHANGED where a rank died since `epoch`.
     """
     control = load_i64(team, TEAM_CONTROL)
-    num_members, position = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_POSITION)
-    sequence = load_i64(team, TEAM_SEQUENCE)
+    num_members, sequence = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_SEQUENCE)
     deadline_ns = 0
     hop = 1
     while hop < num_members:
-        other = position + hop
-        if other >= num_members:
-            other -= num_members
-        signal = slot_of(team, other, sequence) + 8 * SLOT_SIGNAL
+        signal = slot_of(team, member_after(team, hop), sequence) + 8 * SLOT_SIGNAL
         if poll_eagerly(control, signal, sequence, 0) == 0:
             if deadline_ns == 0:
                 deadline_ns = now_ns() + slice_ns

@@ -2,8 +2,8 @@
 
 Every member has a page that all members map: four flag lines, by which it tells that it has come and what it was
 called with, tables of what it sends and takes where that differs by rank, and four halves of staging memory. Only its
-owner writes a page. `team` is always the address of the caller's own words, private memory, which say where the
-members' pages lie and how far the operation under way has come.
+owner writes a page, but for the marks of those who sleep on a line. `team` is always the address of the caller's own
+words, private memory, which say where the members' pages lie and how far the operation under way has come.
 
 All fields are int64 words; constants are word indices, those named *_BYTES and *_OFFSET bytes.
 """
@@ -38,12 +38,11 @@ TEAM_RANKS = 4  # address of TEAM_SIZE ranks of the world
 TEAM_HALF_BYTES = 5  # of a half of staging memory
 TEAM_EAGER_BYTES = 6  # up to here buffers that all could reach are staged: one exchange in place of two
 TEAM_STREAM_BYTES = 7  # from here on stores go around the caches
-TEAM_IS_MAPPED = 8  # 1 where every member loads and stores all memory of every member
+TEAM_TWO_SHOT_BYTES = 8  # from here on members of teams of more than two reduce a slice each
 TEAM_SEQUENCE = 9  # exchanges that this member has begun
 TEAM_SCRATCH = 10  # address of TEAM_SCRATCH_BYTES
 TEAM_SOURCES = 11  # address of TEAM_SIZE addresses, for a reduction
 TEAM_SHAPE = 12  # of a reduction: sources, elements, bytes from which it streams
-TEAM_TWO_SHOT_BYTES = 15  # from here on members of teams of more than two reduce a slice each
 # the operation under way
 TEAM_MODE = 16
 TEAM_ROUND = 17
@@ -59,7 +58,7 @@ TEAM_ELEMENT_BYTES = 27
 TEAM_IS_INLINE = 28  # 1 where the data lies in the slots
 TEAM_IS_TWO_SHOT = 29  # 1 where members reduce a slice each, and take the others' from them
 TEAM_OTHER = 30  # position of the member that called something else
-TEAM_NUM_TABLES = 31  # calls of all_to_all_v so far: the parity says which table
+TEAM_NUM_CALLS = 31  # so far, also those that were a mismatch: the parity says which table
 TEAM_WORDS = 32
 
 TEAM_SCRATCH_BYTES = 4096
@@ -96,6 +95,14 @@ def call_word(flags: int, reduction: int, element: int, root: int) -> int:
 
 
 @inlined_function
+def member_after(team, hop):
+    """The member `hop` places behind this one, so that not all begin with the same."""
+    member = load_i64(team, TEAM_POSITION) + hop
+    num_members = load_i64(team, TEAM_SIZE)
+    return member - num_members if member >= num_members else member
+
+
+@inlined_function
 def slot_of(team, member, sequence):
     """Address of a member's flag line of an exchange."""
     return load_i64(load_i64(team, TEAM_PAGES), member) + (sequence & (NUM_FLAG_LINES - 1)) * SLOT_BYTES
@@ -103,10 +110,10 @@ def slot_of(team, member, sequence):
 
 @device_function
 def table_of(team, member):
-    """Address of a member's table of the operation under way. Two in turn: a member writes the next one while others
-    still end the operation before, but not the one after."""
+    """Address of a member's table of the operation under way. Two in turn: a member writes its next one while others
+    end the operation before, and none of them is further back."""
     table_bytes = 8 * TABLE_ROW_WORDS * load_i64(team, TEAM_SIZE)
-    turn = load_i64(team, TEAM_NUM_TABLES) & 1
+    turn = load_i64(team, TEAM_NUM_CALLS) & 1
     return load_i64(load_i64(team, TEAM_PAGES), member) + TABLES_OFFSET + turn * table_bytes
 
 

@@ -39,6 +39,7 @@ from .layout import (
     TEAM_SRC,
     TEAM_STEP_BYTES,
     TEAM_STREAM_BYTES,
+    member_after,
     slot_of,
     stage_in,
     stage_out,
@@ -103,9 +104,7 @@ def take_blocks(team, round_index):
     offset = round_index * step
     hop = 0
     while hop < num_members:
-        sender = position + hop
-        if sender >= num_members:
-            sender -= num_members
+        sender = member_after(team, hop)
         if sends(team, sender):
             table = sent_table(team, sender)
             num_bytes = bytes_in_round(block_bytes(team, table, position), step, round_index)

@@ -33,12 +33,11 @@ from .layout import (
     TEAM_FLAGS,
     TEAM_HALF_BYTES,
     TEAM_IS_INLINE,
-    TEAM_IS_MAPPED,
     TEAM_IS_TWO_SHOT,
     TEAM_LENGTH,
     TEAM_MODE,
+    TEAM_NUM_CALLS,
     TEAM_NUM_ROUNDS,
-    TEAM_NUM_TABLES,
     TEAM_OTHER,
     TEAM_POSITION,
     TEAM_REDUCE,
@@ -64,15 +63,12 @@ def shared_address(team, pointer, num_bytes):
     if num_bytes == 0:
         return NOWHERE
     control, last = load_i64(team, TEAM_CONTROL), pointer + num_bytes - 1
-    if load_i64(team, TEAM_IS_MAPPED) == 0:
-        return 0
     return 0 if home_rank(control, pointer) == NO_HOME or home_rank(control, last) == NO_HOME else pointer
 
 
 @device_function
 def write_table(team, rows):
     """Copy the table at `rows` to this member's page; most bytes that it sends to one member."""
-    store_i64(team, TEAM_NUM_TABLES, load_i64(team, TEAM_NUM_TABLES) + 1)
     table = table_of(team, load_i64(team, TEAM_POSITION))
     longest = 0
     word = 0
@@ -116,34 +112,30 @@ def ask(team, rows):
 
 
 @device_function
-def go_by_rounds(team, longest):
-    """Set the operation up for staging memory, for blocks of `longest` bytes at most."""
-    num_members, flags = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_FLAGS)
-    store_i64(team, TEAM_IS_INLINE, 0)
-    step = load_i64(team, TEAM_HALF_BYTES)
-    if flags & PERSONAL:
-        step = step // num_members // SLICE_UNIT_BYTES * SLICE_UNIT_BYTES
-    is_two_shot = 0
-    if flags & REDUCES and flags & PERSONAL == 0 and num_members > 2:
-        is_two_shot = 1 if longest >= load_i64(team, TEAM_TWO_SHOT_BYTES) else 0
-    step = min(step, longest)
-    num_rounds = (longest + step - 1) // step if longest else 0
-    store_i64(team, TEAM_STEP_BYTES, step)
+def set_rounds(team, num_rounds, step_bytes, is_two_shot, is_inline):
+    """Have the operation go on in rounds, of `step_bytes` of every block each."""
+    store_i64(team, TEAM_STEP_BYTES, step_bytes)
     store_i64(team, TEAM_IS_TWO_SHOT, is_two_shot)
-    store_i64(team, TEAM_NUM_ROUNDS, num_rounds + (is_two_shot if longest else 0))
+    store_i64(team, TEAM_IS_INLINE, is_inline)
+    store_i64(team, TEAM_NUM_ROUNDS, num_rounds)
     store_i64(team, TEAM_ROUND, 0)
     store_i64(team, TEAM_MODE, STAGED)
+    stage_round(team, 0)
+    announce(team)
 
 
 @device_function
-def go_at_once(team, length, is_inline):
-    """Set the operation up to have all its data staged, or in the slots, before the first exchange."""
-    store_i64(team, TEAM_IS_INLINE, is_inline)
-    store_i64(team, TEAM_IS_TWO_SHOT, 0)
-    store_i64(team, TEAM_STEP_BYTES, length)
-    store_i64(team, TEAM_NUM_ROUNDS, 1)
-    store_i64(team, TEAM_ROUND, 0)
-    store_i64(team, TEAM_MODE, STAGED)
+def go_by_rounds(team, longest):
+    """Go by staging memory, for blocks of 1 to `longest` bytes."""
+    num_members, flags = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_FLAGS)
+    step = load_i64(team, TEAM_HALF_BYTES)
+    is_two_shot = 0
+    if flags & PERSONAL:
+        step = step // num_members // SLICE_UNIT_BYTES * SLICE_UNIT_BYTES
+    elif flags & REDUCES and num_members > 2 and longest >= load_i64(team, TEAM_TWO_SHOT_BYTES):
+        is_two_shot = 1
+    step = min(step, longest)
+    set_rounds(team, (longest + step - 1) // step + is_two_shot, step, is_two_shot, 0)
 
 
 @inlined_function
@@ -153,6 +145,7 @@ def begin(team, flags, call, src, dst, length, root, reduction, element_bytes, r
     `length` is the bytes of a block; `reduction` the function that combines, 0 where nothing is; `rows` the table of
     all_to_all_v. A member has one operation under way.
     """
+    store_i64(team, TEAM_NUM_CALLS, load_i64(team, TEAM_NUM_CALLS) + 1)
     store_i64(team, TEAM_FLAGS, flags)
     store_i64(team, TEAM_CALL, call)
     store_i64(team, TEAM_SRC, src)
@@ -166,13 +159,9 @@ def begin(team, flags, call, src, dst, length, root, reduction, element_bytes, r
     if flags & VARIES:
         ask(team, rows)
     elif staged_bytes <= SLOT_DATA_BYTES or num_members == 1:
-        go_at_once(team, length, 1)
-        stage_round(team, 0)
-        announce(team)
+        set_rounds(team, 1, length, 0, 1)
     elif staged_bytes <= load_i64(team, TEAM_EAGER_BYTES):
-        go_at_once(team, length, 0)
-        stage_round(team, 0)
-        announce(team)
+        set_rounds(team, 1, length, 0, 0)
     else:
         ask(team, rows)
 
@@ -220,13 +209,10 @@ def decide(team):
         do_directly(team, flags & REDUCES)
         store_i64(team, TEAM_MODE, DIRECT)
         announce(team)
-        return OK
-    go_by_rounds(team, length)
-    if length == 0:
+    elif length:
+        go_by_rounds(team, length)
+    else:
         store_i64(team, TEAM_MODE, IDLE)
-        return OK
-    stage_round(team, 0)
-    announce(team)
     return OK
 
 
@@ -274,7 +260,7 @@ def advance(team, epoch, slice_ns):
             elif code == OK:
                 store_i64(team, TEAM_MODE, IDLE)
             if code == MISMATCH:
-                store_i64(team, TEAM_MODE, IDLE)
+                store_i64(team, TEAM_MODE, IDLE)  # all members have found it
         if code != OK:
             return code
     return OK

@@ -158,6 +158,56 @@ def check_lengths(space):
     assert not wrong, (len(wrong), wrong[:5])
 
 
+def exchange_counts(team, turn):
+    """An all_to_all_v in which member i sends i + 1 + turn numbers to each."""
+    n, me = team.size, team.position
+    counts = [i + 1 + turn for i in range(n)]
+    got = np.zeros(sum(counts), np.int64)
+    team.all_to_all_v(got, np.full(counts[me] * n, me), counts, [counts[me]] * n)
+    assert got.tolist() == np.repeat(range(n), counts).tolist()
+
+
+def check_torch(space):
+    """Tensors of torch: strided, of every type that can be combined, in place and not."""
+    import torch
+
+    team = Team(space)
+    n, me = team.size, team.position
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.bool):
+        whole = (torch.arange(24).reshape(4, 6) % 2 + me).to(dtype)
+        wanted = sum((torch.arange(24).reshape(4, 6) % 2 + rank).to(torch.int64) for rank in range(n))
+        wanted = wanted > 0 if dtype == torch.bool else wanted
+        columns = whole.t()
+        team.all_reduce(columns)
+        assert torch.equal(whole.to(torch.int64), wanted.to(torch.int64)), dtype
+        gathered = torch.empty(n, 3, dtype=dtype)
+        team.all_gather(gathered, torch.full((6,), me, dtype=dtype)[::2])
+        assert torch.equal(gathered, torch.arange(n).to(dtype)[:, None].expand(n, 3)), dtype
+    parameter = torch.nn.Parameter(torch.ones(5))
+    team.all_reduce(parameter)
+    assert (parameter == n).all()
+    for refused in (
+        torch.ones(3).to_sparse(),
+        torch.ones(3, dtype=torch.complex64).conj(),
+        torch.ones(3, device="meta"),
+    ):
+        with pytest.raises(ArgumentTypeError):
+            team.all_reduce(refused)
+    team.close()
+
+
+def check_reopening(space):
+    """Teams that come and go: memory that a member gives back is no flag of another's any more."""
+    for turn in range(100):
+        team = Team(space)
+        team.all_reduce(one := np.array([turn]))
+        assert one[0] == turn * team.size
+        team.close()
+        page = space.alloc(1 << 20)
+        space.view(page, 1 << 20)[:] = 255
+        space.free(page)
+
+
 def check_mismatches(space):
     """What members call differently is an error at all, with both calls; the team goes on."""
     team = Team(space)
@@ -169,13 +219,16 @@ def check_mismatches(space):
         (lambda: team.all_reduce(floats), lambda: team.all_reduce(floats, op="max"), "sum", "max"),
         (team.barrier, lambda: team.all_reduce(np.zeros(100_000)), "barrier", "all_reduce"),
         (lambda: team.broadcast(floats, 0), lambda: team.broadcast(floats, 1), "root 0", "root 1"),
+        (lambda: exchange_counts(team, 9), team.barrier, "barrier", "all_to_all_v"),
     ]
-    for mine, others, *words in differ:
+    for turn, (mine, others, *words) in enumerate(differ):
         with pytest.raises(CollectiveMismatch) as caught:
             (mine if first else others)()
         assert all(word in str(caught.value) for word in words), caught.value
         team.all_reduce(one := np.ones(3))
         assert (one == team.size).all()
+        exchange_counts(team, turn)
+        exchange_counts(team, turn + 1)
     counts = [1] * team.size
     with pytest.raises(CollectiveMismatch, match="takes") as caught:
         team.all_to_all_v(longs, longs.copy(), [2 if first else 1, *counts[1:]], counts)

@@ -6,7 +6,8 @@ import pytest
 
 import umem
 from tests.worlds import checks_collectives as checks
-from umem.errors import LaunchError
+from umem.collectives import Team
+from umem.errors import LaunchError, NotMappable
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
 
@@ -39,6 +40,20 @@ def test_every_length_has_the_bits_of_the_whole(ranks):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_what_members_call_differently(ranks):
     umem.launch(checks.check_mismatches, ranks, segment="64M", timeout_s=20)
+
+
+def test_tensors():
+    pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
+    umem.launch(checks.check_torch, 2, segment="64M")
+
+
+def test_teams_come_and_go():
+    umem.launch(checks.check_reopening, 3, segment="64M")
+
+
+def test_teams_need_memory_that_all_map():
+    with pytest.raises(NotMappable, match="does not map the memory of ranks"):
+        umem.launch(Team, 2, world="no-peer-access", segment="64M")
 
 
 def test_arguments_are_refused():

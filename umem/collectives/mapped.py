@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..agent.private_memory import PrivateMemory
-from ..errors import CollectiveMismatch, NotMappable, RankLost, UmemError, WaitTimeout, WorldError
+from ..errors import (
+    CollectiveMismatch,
+    NotMappable,
+    OutOfMemory,
+    RankLost,
+    UmemError,
+    WaitTimeout,
+    WorldError,
+)
 from ..kernels import status
 from ..kernels.collective import layout, run
 from ..kernels.data.copy import default_stream_bytes
@@ -24,6 +32,9 @@ HALF_BYTES = 128 << 10  # of staging memory: two of them and a reader's part fit
 EAGER_BYTES = 32 << 10
 TWO_SHOT_BYTES = 16 << 10
 SLOT_LINE_WORDS = layout.SLOT_BYTES // 8
+OWN_BYTES = (
+    64 << 10
+)  # of a member's words, scratch and tables of the largest team; untouched pages cost nothing
 
 
 class MappedTeam:
@@ -38,15 +49,15 @@ class MappedTeam:
             raise NotMappable(
                 f"rank {space.rank} does not map the memory of ranks {away}: collectives by loads and stores need that"
             )
-        self._page = space.alloc(layout.page_bytes(self.size, HALF_BYTES), align=layout.STAGE_ALIGNMENT)
-        head_bytes = layout.stage_offset(self.size)
-        ctypes.memset(self._page, 0, head_bytes)
-        space.world.set(f"{key}/{space.rank}", str(self._page).encode())
-        found = [space.world.get(f"{key}/{rank}", timeout_s, rank) for rank in self.ranks]
-        self._pages = [int(blob) for blob in found]
-        self._memory = PrivateMemory(
-            layout.TEAM_SCRATCH_BYTES + 8 * layout.TEAM_WORDS + 24 * self.size + (4 << 10)
-        )
+        self._key = key
+        self._page = self._make_page()
+        self._pages = [int(blob) for blob in self._exchange("page", str(self._page))]
+        without = [rank for rank, page in zip(self.ranks, self._pages, strict=True) if not page]
+        if without:
+            raise OutOfMemory(
+                f"ranks {without} have no memory for their pages of a team: give them larger segments"
+            )
+        self._memory = PrivateMemory(OWN_BYTES)
         words = self._words = self._memory.words(layout.TEAM_WORDS)
         self.address = words.address  # what kernels/collective takes as `team`
         words[layout.TEAM_CONTROL] = space.control
@@ -55,10 +66,8 @@ class MappedTeam:
         words[layout.TEAM_HALF_BYTES], words[layout.TEAM_EAGER_BYTES] = HALF_BYTES, EAGER_BYTES
         words[layout.TEAM_TWO_SHOT_BYTES] = TWO_SHOT_BYTES
         words[layout.TEAM_STREAM_BYTES] = default_stream_bytes()
-        words[layout.TEAM_IS_MAPPED] = 1
         words[layout.TEAM_SCRATCH] = self._memory.take(layout.TEAM_SCRATCH_BYTES)
         words[layout.TEAM_SOURCES] = self._memory.words(self.size).address
-        self._epoch_words = space.page.words
         self._start = run.start.compiled
         self._broken: BaseException | None = None
 
@@ -101,9 +110,26 @@ class MappedTeam:
             raise
 
     def close(self) -> None:
-        """Give the page back. Every member has ended its last operation: a barrier before says so."""
+        """Give the page back, once every member has left the operations before. Collective."""
         self._broken = WorldError("the team is closed")
+        # By the store of the world: of a barrier over the pages nobody could tell that all have read its flags.
+        self._exchange("left", "")
         self.space.free(self._page)
+
+    def _make_page(self) -> int:
+        """Address of this member's page, its flags zero; 0 where there is no memory."""
+        try:
+            page = self.space.alloc(layout.page_bytes(self.size, HALF_BYTES), align=layout.STAGE_ALIGNMENT)
+        except OutOfMemory:
+            return 0
+        ctypes.memset(page, 0, layout.stage_offset(self.size))
+        return page
+
+    def _exchange(self, what: str, text: str) -> list[bytes]:
+        """Every member's text, by the store of the world."""
+        world = self.space.world
+        world.set(f"{self._key}/{what}/{self.space.rank}", text.encode())
+        return [world.get(f"{self._key}/{what}/{rank}", self.timeout_s, rank) for rank in self.ranks]
 
     def _see_through(self, code: int, call: int, length: int) -> None:
         codes = [code]
@@ -144,7 +170,7 @@ class MappedTeam:
         return CollectiveMismatch(self.space.rank, mine, self.ranks[other], others)
 
     def _counts(self, member: int) -> str:
-        turn = self._words[layout.TEAM_NUM_TABLES] & 1
+        turn = self._words[layout.TEAM_NUM_CALLS] & 1
         offset = layout.TABLES_OFFSET + turn * 8 * layout.TABLE_ROW_WORDS * self.size
         words = (ctypes.c_int64 * (layout.TABLE_ROW_WORDS * self.size)).from_address(
             self._pages[member] + offset

@@ -163,8 +163,8 @@ class Team:
 
     def close(self) -> None:
         """Give back the team's memory. Collective."""
-        self.barrier()
-        self._part.close()
+        with one_at_a_time(self._lock, self._timeout_s, "close"):
+            self._part.close()
 
     # --- checks
 
