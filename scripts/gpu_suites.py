@@ -17,7 +17,11 @@ from gpu_isolated import end_group
 from gpu_page import FAIL, PASS, WAIVED, Page, Row
 
 ROOT = Path(__file__).parents[1]
-FILES = {"tests/cuda/test_gpu.py": 150, "tests/cuda/test_worlds.py": 240}  # with their deadlines in seconds
+FILES = {  # with their deadlines in seconds
+    "tests/cuda/test_gpu.py": 150,
+    "tests/cuda/test_collectives.py": 150,
+    "tests/cuda/test_worlds.py": 240,
+}
 SANITIZER_S = 90
 SANITIZED = ("copy", "atomics")  # checks of a bare device: what runs under it takes tens of times as long
 OUTCOME = re.compile(r"^tests/cuda/(\w+)\.py::(\w+)(?:\[(.*)\])? (PASSED|FAILED|ERROR|SKIPPED)", re.MULTILINE)

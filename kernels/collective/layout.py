@@ -59,7 +59,20 @@ TEAM_IS_INLINE = 28  # 1 where the data lies in the slots
 TEAM_IS_TWO_SHOT = 29  # 1 where members reduce a slice each, and take the others' from them
 TEAM_OTHER = 30  # position of the member that called something else
 TEAM_NUM_CALLS = 31  # so far, also those that were a mismatch: the parity says which table
-TEAM_WORDS = 32
+# of members on GPUs, and on CPUs among them
+TEAM_REACH = (
+    32  # address of a word for each rank of the world: bit `kind` where all members reach that memory of it
+)
+TEAM_SHIFT = 33  # pointer less address of memory of GPUs, by this processor
+TEAM_IS_DUE = 34  # 1 where lanes have bytes to move
+TEAM_CODE = 35  # how the operation stands
+TEAM_MEETING, TEAM_ARRIVED = (
+    48,
+    49,
+)  # of the blocks of a launch: the meetings that were, the blocks that have come
+TEAM_WORDS = 64
+
+GPU_HOME = 1 << 8  # of a word of TEAM_REACH: the device memory of this rank is a GPU's
 
 TEAM_SCRATCH_BYTES = 4096
 

@@ -1,4 +1,8 @@
-"""One collective operation from its begin to its end: which way it goes, and step after step until it is done."""
+"""One collective operation from its begin to its end: which way it goes, and step after step until it is done.
+
+Between two exchanges there is control, a few words of the team that say what is due (`prepare`, `step`), then the bytes
+(`move`), then the next post (`conclude`). On a GPU one lane has the control, and all lanes move (lanes.py).
+"""
 
 from __future__ import annotations
 
@@ -54,6 +58,8 @@ from .layout import (
 )
 from .rounds import SLICE_UNIT_BYTES, reduce_round, reduce_slice, stage_round, take_blocks, take_slices
 
+START_SIGNATURE = f"int64({', '.join(['int64'] * 12)})"
+GO_ON_SIGNATURE = "int64(int64, int64, int64)"
 NOWHERE = 1  # in place of the address of nothing
 
 
@@ -108,7 +114,6 @@ def ask(team, rows):
     store_i64(slot, SLOT_SRC, shared_address(team, load_i64(team, TEAM_SRC), src_bytes))
     store_i64(slot, SLOT_DST, shared_address(team, load_i64(team, TEAM_DST), dst_bytes))
     store_i64(team, TEAM_MODE, ASKING)
-    announce(team)
 
 
 @device_function
@@ -120,8 +125,6 @@ def set_rounds(team, num_rounds, step_bytes, is_two_shot, is_inline):
     store_i64(team, TEAM_NUM_ROUNDS, num_rounds)
     store_i64(team, TEAM_ROUND, 0)
     store_i64(team, TEAM_MODE, STAGED)
-    stage_round(team, 0)
-    announce(team)
 
 
 @device_function
@@ -139,8 +142,8 @@ def go_by_rounds(team, longest):
 
 
 @inlined_function
-def begin(team, flags, call, src, dst, length, root, reduction, element_bytes, rows):
-    """Begin an operation: tell the others, and stage what they take if it is known that they will.
+def prepare(team, flags, call, src, dst, length, root, reduction, element_bytes, rows):
+    """Set an operation up: which way it goes, as far as that is known before the others have come.
 
     `length` is the bytes of a block; `reduction` the function that combines, 0 where nothing is; `rows` the table of
     all_to_all_v. A member has one operation under way.
@@ -198,7 +201,7 @@ def longest_of_all(team):
 
 @device_function
 def decide(team):
-    """After the exchange that asked: do it directly, or begin the rounds. OK or MISMATCH."""
+    """After the exchange that asked: directly, or by rounds. OK or MISMATCH."""
     flags, length = load_i64(team, TEAM_FLAGS), load_i64(team, TEAM_LENGTH)
     if flags & VARIES:
         code = check_tables(team)
@@ -206,9 +209,7 @@ def decide(team):
             return code
         length = longest_of_all(team)
     if all_are_mapped(team):
-        do_directly(team, flags & REDUCES)
         store_i64(team, TEAM_MODE, DIRECT)
-        announce(team)
     elif length:
         go_by_rounds(team, length)
     else:
@@ -217,63 +218,96 @@ def decide(team):
 
 
 @device_function
-def do_round(team):
-    """Take what was staged before the last exchange, and stage what goes with the next."""
-    flags, this_round = load_i64(team, TEAM_FLAGS), load_i64(team, TEAM_ROUND)
-    is_two_shot, num_rounds = load_i64(team, TEAM_IS_TWO_SHOT), load_i64(team, TEAM_NUM_ROUNDS)
-    num_steps = num_rounds - is_two_shot
-    if flags & REDUCES == 0:
-        take_blocks(team, this_round)
+def take_round(team, round_index):
+    """Take what was staged before the last exchange."""
+    is_two_shot = load_i64(team, TEAM_IS_TWO_SHOT)
+    if load_i64(team, TEAM_FLAGS) & REDUCES == 0:
+        take_blocks(team, round_index)
     elif is_two_shot:
-        if this_round < num_steps:
-            reduce_slice(team, this_round)
-        if this_round > 0:
-            take_slices(team, this_round - 1)
+        if round_index < load_i64(team, TEAM_NUM_ROUNDS) - is_two_shot:
+            reduce_slice(team, round_index)
+        if round_index > 0:
+            take_slices(team, round_index - 1)
     else:
-        reduce_round(team, this_round)
-    this_round += 1
-    store_i64(team, TEAM_ROUND, this_round)
-    if this_round == num_rounds:
-        store_i64(team, TEAM_MODE, IDLE)
-        return
-    if this_round < num_steps:
-        stage_round(team, this_round)
+        reduce_round(team, round_index)
+
+
+@device_function
+def move(team):
+    """Move the bytes that are due between two exchanges; writes no word that says what is."""
+    mode = load_i64(team, TEAM_MODE)
+    if mode == STAGED:
+        next_round = load_i64(team, TEAM_ROUND)
+        if next_round > 0:
+            take_round(team, next_round - 1)
+        if next_round < load_i64(team, TEAM_NUM_ROUNDS) - load_i64(team, TEAM_IS_TWO_SHOT):
+            stage_round(team, next_round)
+    elif mode == DIRECT:
+        do_directly(team, load_i64(team, TEAM_FLAGS) & REDUCES)
+
+
+@device_function
+def conclude(team):
+    """After `move`: tell the others, or end."""
+    if load_i64(team, TEAM_MODE) == STAGED:
+        this_round = load_i64(team, TEAM_ROUND)
+        store_i64(team, TEAM_ROUND, this_round + 1)
+        if this_round == load_i64(team, TEAM_NUM_ROUNDS):
+            store_i64(team, TEAM_MODE, IDLE)
+            return
     announce(team)
 
 
 @device_function
-def advance(team, epoch, slice_ns):
-    """Go on with the operation under way until it has ended: OK.
+def step(team, epoch, slice_ns):
+    """Wait for the others, and set up what is due then; IDLE in TEAM_MODE where nothing is.
 
-    Or AGAIN after about `slice_ns` (call again), INTERRUPTED, EPOCH_CHANGED; MISMATCH, and the operation has ended
-    without a result at all members.
+    Returns OK, or AGAIN after about `slice_ns` (call again), INTERRUPTED, EPOCH_CHANGED; MISMATCH, and the operation
+    has ended without a result at all members.
     """
+    code = await_all(team, epoch, slice_ns)
+    if code != OK:
+        return code
+    code = check_calls(team)
+    mode = load_i64(team, TEAM_MODE)
+    if code == OK and mode == ASKING:
+        code = decide(team)
+    elif code == OK and mode == DIRECT:
+        store_i64(team, TEAM_MODE, IDLE)
+    if code == MISMATCH:
+        store_i64(team, TEAM_MODE, IDLE)  # all members have found it
+    return code
+
+
+@inlined_function
+def begin(team, flags, call, src, dst, length, root, reduction, element_bytes, rows):
+    """Begin an operation: tell the others, and stage what they take if it is known that they will; see `prepare`."""
+    prepare(team, flags, call, src, dst, length, root, reduction, element_bytes, rows)
+    move(team)
+    conclude(team)
+
+
+@device_function
+def advance(team, epoch, slice_ns):
+    """Go on with the operation under way until it has ended: OK, or what `step` returns otherwise."""
     while load_i64(team, TEAM_MODE) != IDLE:
-        code = await_all(team, epoch, slice_ns)
-        if code == OK:
-            code = check_calls(team)
-            mode = load_i64(team, TEAM_MODE)
-            if code == OK and mode == ASKING:
-                code = decide(team)
-            elif code == OK and mode == STAGED:
-                do_round(team)
-            elif code == OK:
-                store_i64(team, TEAM_MODE, IDLE)
-            if code == MISMATCH:
-                store_i64(team, TEAM_MODE, IDLE)  # all members have found it
+        code = step(team, epoch, slice_ns)
         if code != OK:
             return code
+        if load_i64(team, TEAM_MODE) != IDLE:
+            move(team)
+            conclude(team)
     return OK
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@cpu_kernel(START_SIGNATURE)
 def start(team, flags, call, src, dst, length, root, reduction, element_bytes, rows, epoch, slice_ns):
     """`begin` an operation, and `advance`."""
     begin(team, flags, call, src, dst, length, root, reduction, element_bytes, rows)
     return advance(team, epoch, slice_ns)
 
 
-@cpu_kernel("int64(int64, int64, int64)")
+@cpu_kernel(GO_ON_SIGNATURE)
 def go_on(team, epoch, slice_ns):
     """`advance` the operation that `start` left with AGAIN."""
     return advance(team, epoch, slice_ns)

@@ -72,6 +72,7 @@ def test_the_whole_run_ends_in_time(gpu_check):
     for row in (
         "| host litmus | cuda:0 | pass",
         "| gpu ranks | cuda,cpu | pass",
+        "| collectives | cuda:0 | pass",
         "| gpu | cuda:0 | pass",
     ):
         assert row in page

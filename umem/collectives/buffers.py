@@ -59,7 +59,7 @@ class Buffer:
 _TYPES: dict[Any, tuple[int, int]] = {}
 
 
-def _type_of(dtype: Any) -> tuple[int, int]:
+def type_of(dtype: Any) -> tuple[int, int]:
     """(index in ELEMENT_NAMES, bytes) of a dtype of NumPy or torch."""
     kind = element_type(dtype)
     known = list(COMBINABLE).index(kind.name) if kind.name in COMBINABLE and kind.isnative else OPAQUE
@@ -78,7 +78,7 @@ def buffer_of(given: Any, what: str, *, is_written: bool = False) -> Buffer:
     if isinstance(given, Array):
         if not given.space.reaches_by_cpu(given.address, given.nbytes):
             return _of_numpy(given.numpy(), what, is_written)  # which says why it cannot be
-        return Buffer(given.address, *(_TYPES.get(given.dtype) or _type_of(given.dtype)), given.size, given)
+        return Buffer(given.address, *(_TYPES.get(given.dtype) or type_of(given.dtype)), given.size, given)
     if hasattr(given, "data_ptr") and hasattr(given, "is_contiguous"):
         return _of_torch(given, what)
     raise ArgumentTypeError(
@@ -89,7 +89,7 @@ def buffer_of(given: Any, what: str, *, is_written: bool = False) -> Buffer:
 def _of_numpy(array: np.ndarray, what: str, is_written: bool) -> Buffer:
     if is_written and not array.flags.writeable:
         raise ConfigError(f"{what} is read-only")
-    kind = _TYPES.get(array.dtype) or _type_of(array.dtype)
+    kind = _TYPES.get(array.dtype) or type_of(array.dtype)
     whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
     original = array if is_written and whole is not array else None
     return Buffer(whole.__array_interface__["data"][0], *kind, whole.size, whole, original)
@@ -102,7 +102,7 @@ def _of_torch(tensor: Any, what: str) -> Buffer:
         raise ArgumentTypeError(
             f"{what} has layout {tensor.layout}, or is a lazy view: pass .to_dense(), .resolve_conj()"
         )
-    kind = _TYPES.get(tensor.dtype) or _type_of(tensor.dtype)
+    kind = _TYPES.get(tensor.dtype) or type_of(tensor.dtype)
     tensor = tensor.detach()
     whole = tensor.contiguous()
     return Buffer(whole.data_ptr(), *kind, whole.numel(), whole, None if whole is tensor else tensor)

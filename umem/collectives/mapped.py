@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,16 +19,18 @@ from ..errors import (
     WorldError,
 )
 from ..kernels import status
-from ..kernels.collective import layout, run
+from ..kernels.collective import layout, polling, run
+from ..kernels.collective.reductions import reduction
+from ..kernels.collective.rounds import NEVER
 from ..kernels.data.copy import default_stream_bytes
 from ..kernels.page.control import KIND_DEVICE, KIND_HOST
 from ..memory.waiting import complete
 from .calls import in_words
+from .meeting import CPUS_ALONE, Meeting, meeting_of, side_of
 
 if TYPE_CHECKING:
     from ..space.space import Space
 
-HALF_BYTES = 128 << 10  # of staging memory: two of them and a reader's part fit a core's second-level cache
 EAGER_BYTES = 32 << 10
 TWO_SHOT_BYTES = 16 << 10
 SLOT_LINE_WORDS = layout.SLOT_BYTES // 8
@@ -43,13 +45,8 @@ class MappedTeam:
     def __init__(self, space: Space, ranks: Sequence[int], key: str, timeout_s: float):
         self.space, self.ranks, self.timeout_s = space, tuple(ranks), timeout_s
         self.size, self.position = len(self.ranks), self.ranks.index(space.rank)
-        reach = space.segments.reach
-        away = [r for r in self.ranks if not (reach.by_cpu(r, KIND_DEVICE) and reach.by_cpu(r, KIND_HOST))]
-        if away:
-            raise NotMappable(
-                f"rank {space.rank} does not map the memory of ranks {away}: collectives by loads and stores need that"
-            )
         self._key = key
+        self._meeting = self._find_meeting()
         self._page = self._make_page()
         self._pages = [int(blob) for blob in self._exchange("page", str(self._page))]
         without = [rank for rank, page in zip(self.ranks, self._pages, strict=True) if not page]
@@ -57,18 +54,7 @@ class MappedTeam:
             raise OutOfMemory(
                 f"ranks {without} have no memory for their pages of a team: give them larger segments"
             )
-        self._memory = PrivateMemory(OWN_BYTES)
-        words = self._words = self._memory.words(layout.TEAM_WORDS)
-        self.address = words.address  # what kernels/collective takes as `team`
-        words[layout.TEAM_CONTROL] = space.control
-        words[layout.TEAM_SIZE], words[layout.TEAM_POSITION] = self.size, self.position
-        words[layout.TEAM_PAGES] = self._memory.words_of(self._pages).address
-        words[layout.TEAM_HALF_BYTES], words[layout.TEAM_EAGER_BYTES] = HALF_BYTES, EAGER_BYTES
-        words[layout.TEAM_TWO_SHOT_BYTES] = TWO_SHOT_BYTES
-        words[layout.TEAM_STREAM_BYTES] = default_stream_bytes()
-        words[layout.TEAM_SCRATCH] = self._memory.take(layout.TEAM_SCRATCH_BYTES)
-        words[layout.TEAM_SOURCES] = self._memory.words(self.size).address
-        self._start = run.start.compiled
+        self._make_words()
         self._broken: BaseException | None = None
 
     def run(
@@ -79,7 +65,7 @@ class MappedTeam:
         dst: int,
         length: int,
         root: int = 0,
-        reduction: int = 0,
+        combining: Any = 0,
         element_bytes: int = 1,
         rows: int = 0,
     ) -> None:
@@ -95,7 +81,7 @@ class MappedTeam:
                 dst,
                 length,
                 root,
-                reduction,
+                combining,
                 element_bytes,
                 rows,
                 self.space.page.epoch,
@@ -115,15 +101,67 @@ class MappedTeam:
         # By the store of the world: of a barrier over the pages nobody could tell that all have read its flags.
         self._exchange("left", "")
         self.space.free(self._page)
+        self._free_words()
+
+    def combining(self, operation: int, element: str) -> Any:
+        """What `run` takes as `combining`."""
+        return reduction(operation, element).address
+
+    def _find_meeting(self) -> Meeting:
+        """Where the members meet, by what each reaches. Raises NotMappable."""
+        segments, rank = self.space.segments, self.space.rank
+        reach, gpu_ranks = segments.reach, frozenset(segments.map.gpu_ranks)
+        if gpu_ranks.isdisjoint(self.ranks):
+            away = [
+                r for r in self.ranks if not (reach.by_cpu(r, KIND_DEVICE) and reach.by_cpu(r, KIND_HOST))
+            ]
+            if away:
+                raise NotMappable(
+                    f"rank {rank} does not map the memory of ranks {away}: collectives by loads and stores need that"
+                )
+            return CPUS_ALONE
+        mine = side_of(reach.words, segments.gpu is not None)
+        texts = self._exchange("reach", " ".join(map(str, mine)))
+        told = {r: [int(word) for word in text.split()] for r, text in zip(self.ranks, texts, strict=True)}
+        return meeting_of(told, gpu_ranks)
+
+    def _make_words(self) -> None:
+        """This member's own words, at `address`, which kernels/collective takes as `team`; and what works on them."""
+        reach, is_among_gpus = self._meeting.reach, self._meeting is not CPUS_ALONE
+        self._memory = PrivateMemory(OWN_BYTES)
+        words = self._words = self._memory.words(layout.TEAM_WORDS)
+        self.address = words.address
+        words[layout.TEAM_CONTROL] = self.space.control
+        words[layout.TEAM_SIZE], words[layout.TEAM_POSITION] = self.size, self.position
+        words[layout.TEAM_PAGES] = self._memory.words_of(self._pages).address
+        words[layout.TEAM_HALF_BYTES], words[layout.TEAM_EAGER_BYTES] = self._meeting.half_bytes, EAGER_BYTES
+        words[layout.TEAM_TWO_SHOT_BYTES] = TWO_SHOT_BYTES
+        words[layout.TEAM_STREAM_BYTES] = NEVER if is_among_gpus else default_stream_bytes()
+        words[layout.TEAM_SCRATCH] = self._memory.take(layout.TEAM_SCRATCH_BYTES)
+        words[layout.TEAM_SOURCES] = self._memory.words(self.size).address
+        words[layout.TEAM_REACH] = self._memory.words_of(reach).address
+        self._start = (polling.start if is_among_gpus else run.start).compiled
+        self._go_on = (polling.go_on if is_among_gpus else run.go_on).compiled
+
+    def _free_words(self) -> None:
+        """Give the words back: private memory, which goes with this object."""
 
     def _make_page(self) -> int:
         """Address of this member's page, its flags zero; 0 where there is no memory."""
         try:
-            page = self.space.alloc(layout.page_bytes(self.size, HALF_BYTES), align=layout.STAGE_ALIGNMENT)
+            num_bytes = layout.page_bytes(self.size, self._meeting.half_bytes)
+            page = self.space.alloc(num_bytes, self._meeting.home, align=layout.STAGE_ALIGNMENT)
         except OutOfMemory:
             return 0
-        ctypes.memset(page, 0, layout.stage_offset(self.size))
+        self._zero(page, layout.stage_offset(self.size))
         return page
+
+    def _zero(self, address: int, num_bytes: int) -> None:
+        ctypes.memset(address, 0, num_bytes)
+
+    def _word(self, index: int) -> int:
+        """One of this member's own words."""
+        return self._words[index]
 
     def _exchange(self, what: str, text: str) -> list[bytes]:
         """Every member's text, by the store of the world."""
@@ -135,7 +173,7 @@ class MappedTeam:
         codes = [code]
 
         def step() -> int:
-            code = codes.pop() if codes else run.go_on(self.address, self.space.page.epoch, status.SLICE_NS)
+            code = codes.pop() if codes else self._go_on(self.address, self.space.page.epoch, status.SLICE_NS)
             if code == status.MISMATCH:
                 raise self._mismatch(call, length)
             return int(code)
@@ -158,10 +196,13 @@ class MappedTeam:
 
     def _slot(self, member: int, sequence: int) -> np.ndarray:
         address = self._pages[member] + sequence % layout.NUM_FLAG_LINES * layout.SLOT_BYTES
-        return np.ctypeslib.as_array((ctypes.c_int64 * SLOT_LINE_WORDS).from_address(address))
+        return self._read_words(address, SLOT_LINE_WORDS)
+
+    def _read_words(self, address: int, num_words: int) -> np.ndarray:
+        return words_at(address, num_words)
 
     def _mismatch(self, call: int, length: int) -> CollectiveMismatch:
-        sequence, other = self._words[layout.TEAM_SEQUENCE], self._words[layout.TEAM_OTHER]
+        sequence, other = self._word(layout.TEAM_SEQUENCE), self._word(layout.TEAM_OTHER)
         theirs = self._slot(other, sequence)
         their_call, their_length = int(theirs[layout.SLOT_CALL]), int(theirs[layout.SLOT_LENGTH])
         mine, others = in_words(call, length), in_words(their_call, their_length)
@@ -170,17 +211,15 @@ class MappedTeam:
         return CollectiveMismatch(self.space.rank, mine, self.ranks[other], others)
 
     def _counts(self, member: int) -> str:
-        turn = self._words[layout.TEAM_NUM_CALLS] & 1
-        offset = layout.TABLES_OFFSET + turn * 8 * layout.TABLE_ROW_WORDS * self.size
-        words = (ctypes.c_int64 * (layout.TABLE_ROW_WORDS * self.size)).from_address(
-            self._pages[member] + offset
-        )
-        rows = np.ctypeslib.as_array(words).reshape(self.size, -1)
+        num_words = layout.TABLE_ROW_WORDS * self.size
+        turn = self._word(layout.TEAM_NUM_CALLS) & 1
+        table = self._pages[member] + layout.TABLES_OFFSET + turn * 8 * num_words
+        rows = self._read_words(table, num_words).reshape(self.size, -1)
         sent, taken = rows[:, layout.TABLE_SEND].tolist(), rows[:, layout.TABLE_TAKE].tolist()
         return f"all_to_all_v(sends {sent} bytes, takes {taken})"
 
     def _who_is_missing(self) -> str:
-        sequence = self._words[layout.TEAM_SEQUENCE]
+        sequence = self._word(layout.TEAM_SEQUENCE)
         told = []
         for member, rank in enumerate(self.ranks):
             slots = [self._slot(member, turn) for turn in range(layout.NUM_FLAG_LINES)]
@@ -194,3 +233,8 @@ class MappedTeam:
                 )
                 told.append(f"rank {rank}, whose last call here was {its}")
         return f"no end after {self.timeout_s:g} s; not there: {'; '.join(told) or 'nobody any more'}"
+
+
+def words_at(address: int, num_words: int) -> np.ndarray:
+    """The int64 words at an address that this CPU maps."""
+    return np.ctypeslib.as_array((ctypes.c_int64 * num_words).from_address(address))

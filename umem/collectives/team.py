@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,6 @@ from ..arguments import rank_of, whole
 from ..errors import ArgumentTypeError, ConfigError
 from ..kernels.collective import layout
 from ..kernels.collective.layout import call_word
-from ..kernels.collective.reductions import reduction
 from ..memory.waiting import one_at_a_time
 from .buffers import ELEMENT_NAMES, Buffer, buffer_of, reduction_of
 from .mapped import MappedTeam
@@ -33,14 +32,15 @@ class Team:
     buffers are filled and its inputs may be changed. Threads of a rank take turns on a team; teams do not wait for each
     other. `root` is a position in the team.
 
-    Buffers are NumPy arrays, torch tensors on the CPU, and arrays of the space, which move without a staging copy
-    where all members' are. Inputs and outputs must not overlap, other than in place.
+    Buffers are NumPy arrays, torch tensors, and arrays of the space, which move without a staging copy where all
+    members' are. Inputs and outputs must not overlap, other than in place. On a rank with a GPU also what has
+    `__cuda_array_interface__`: an operation begins behind what its buffers' streams hold (docs/collectives.md).
 
     An element's result depends on the inputs in the members' order alone: not on the length, the alignment, the way
     that was taken, or the rank; kernels/data/reduce.py says how it is rounded.
 
     Raises CollectiveMismatch where members called different things (the team goes on), RankLost for a dead member,
-    WaitTimeout (both end the team), NotMappable where members do not map each other's memory.
+    WaitTimeout (both end the team), NotMappable where members do not reach each other's memory.
     """
 
     def __init__(
@@ -59,7 +59,13 @@ class Team:
         made = _NUM_MADE.setdefault(space, Counter())
         label = f"{name}/{','.join(map(str, self.ranks))}"
         made[label] += 1
-        self._part = MappedTeam(space, self.ranks, f"team/{label}/{made[label]}", self._timeout_s)
+        given = space, self.ranks, f"team/{label}/{made[label]}", self._timeout_s
+        self._part: MappedTeam
+        self._buffer: Callable[..., Buffer]
+        if space.segments.gpu is None:
+            self._part, self._buffer = MappedTeam(*given), buffer_of
+        else:
+            self._part, self._buffer = _on_gpu(*given)
         self._lock = threading.Lock()
 
     @property
@@ -78,8 +84,8 @@ class Team:
 
         `op` is sum, prod, min, max or avg.
         """
-        into = buffer_of(dst, "dst", is_written=True)
-        source = into if src is None else buffer_of(src, "src")
+        into = self._buffer(dst, "dst", is_written=True)
+        source = into if src is None else self._buffer(src, "src")
         _same_length("all_reduce", into, source)
         _check_apart("all_reduce", into, source, 0)
         self._reduce(layout.ALL_REDUCE, "all_reduce", into, source, op)
@@ -87,24 +93,24 @@ class Team:
     def reduce(self, dst: Any, src: Any, op: str = "sum", root: int = 0) -> None:
         """Combine all members' `src` into the root's `dst`, which the others may leave None."""
         root = self._position(root)
-        source = buffer_of(src, "src")
+        source = self._buffer(src, "src")
         into = source
         if self.position == root:
-            into = buffer_of(dst, "dst", is_written=True)
+            into = self._buffer(dst, "dst", is_written=True)
             _same_length("reduce", into, source)
             _check_apart("reduce", into, source, 0)
         self._reduce(layout.REDUCE_TO_ROOT, "reduce", into, source, op, root)
 
     def reduce_scatter(self, dst: Any, src: Any, op: str = "sum") -> None:
         """Combine block i of all members' `src` into the `dst` of member i; `src` has a block for each."""
-        into, source = buffer_of(dst, "dst", is_written=True), buffer_of(src, "src")
+        into, source = self._buffer(dst, "dst", is_written=True), self._buffer(src, "src")
         self._expect_blocks("reduce_scatter", "src", source, "dst", into)
         _check_apart("reduce_scatter", into, source, -self.position * into.num_bytes)
         self._reduce(layout.REDUCE_SCATTER, "reduce_scatter", into, source, op)
 
     def all_gather(self, dst: Any, src: Any) -> None:
         """Put every member's `src` into every `dst`, by position."""
-        into, source = buffer_of(dst, "dst", is_written=True), buffer_of(src, "src")
+        into, source = self._buffer(dst, "dst", is_written=True), self._buffer(src, "src")
         self._expect_blocks("all_gather", "dst", into, "src", source)
         _check_apart("all_gather", into, source, self.position * source.num_bytes)
         self._move(layout.ALL_GATHER, "all_gather", into, source, source.num_bytes)
@@ -112,10 +118,10 @@ class Team:
     def gather(self, dst: Any, src: Any, root: int = 0) -> None:
         """Put every member's `src` into the root's `dst`, by position; the others may leave it None."""
         root = self._position(root)
-        source = buffer_of(src, "src")
+        source = self._buffer(src, "src")
         into = source
         if self.position == root:
-            into = buffer_of(dst, "dst", is_written=True)
+            into = self._buffer(dst, "dst", is_written=True)
             self._expect_blocks("gather", "dst", into, "src", source)
             _check_apart("gather", into, source, self.position * source.num_bytes)
         self._move(layout.GATHER, "gather", into, source, source.num_bytes, root)
@@ -123,23 +129,23 @@ class Team:
     def broadcast(self, buffer: Any, root: int = 0) -> None:
         """Fill every member's `buffer` with the root's."""
         root = self._position(root)
-        held = buffer_of(buffer, "buffer", is_written=self.position != root)
+        held = self._buffer(buffer, "buffer", is_written=self.position != root)
         self._move(layout.BROADCAST, "broadcast", held, held, held.num_bytes, root)
 
     def scatter(self, dst: Any, src: Any, root: int = 0) -> None:
         """Put block i of the root's `src` into the `dst` of member i; the others may leave `src` None."""
         root = self._position(root)
-        into = buffer_of(dst, "dst", is_written=True)
+        into = self._buffer(dst, "dst", is_written=True)
         source = into
         if self.position == root:
-            source = buffer_of(src, "src")
+            source = self._buffer(src, "src")
             self._expect_blocks("scatter", "src", source, "dst", into)
             _check_apart("scatter", into, source, -self.position * into.num_bytes)
         self._move(layout.SCATTER, "scatter", into, source, into.num_bytes, root)
 
     def all_to_all(self, dst: Any, src: Any) -> None:
         """Put block i of this member's `src` into member i's `dst`, as its block of this member's position."""
-        into, source = buffer_of(dst, "dst", is_written=True), buffer_of(src, "src")
+        into, source = self._buffer(dst, "dst", is_written=True), self._buffer(src, "src")
         _same_length("all_to_all", into, source)
         if source.num_elements % self.size:
             raise ConfigError(
@@ -151,7 +157,7 @@ class Team:
     def all_to_all_v(self, dst: Any, src: Any, dst_counts: Sequence[int], src_counts: Sequence[int]) -> None:
         """`all_to_all` with blocks of any length: elements for, and from, each member. The blocks stand one after the
         other."""
-        into, source = buffer_of(dst, "dst", is_written=True), buffer_of(src, "src")
+        into, source = self._buffer(dst, "dst", is_written=True), self._buffer(src, "src")
         _same_type("all_to_all_v", into, source)
         _check_apart("all_to_all_v", into, source, None)
         sent = self._counts("src_counts", src_counts, source)
@@ -197,8 +203,8 @@ class Team:
     def _reduce(self, flags: int, call: str, dst: Buffer, src: Buffer, op: str, root: int = 0) -> None:
         operation, element = reduction_of(op, src.type_index)
         word = call_word(flags, operation, src.type_index, root)
-        function = reduction(operation, element).address
-        self._run(flags, call, word, src.pointer, dst.pointer, dst.num_bytes, root, function, src.item_bytes)
+        combining = self._part.combining(operation, element)
+        self._run(flags, call, word, src.pointer, dst.pointer, dst.num_bytes, root, combining, src.item_bytes)
         dst.settle()
 
     def _move(
@@ -216,7 +222,7 @@ class Team:
         self._run(flags, call, word, src.pointer, dst.pointer, length, root, 0, 1, table)
         dst.settle()
 
-    def _run(self, flags: int, call: str, word: int, *arguments: int) -> None:
+    def _run(self, flags: int, call: str, word: int, *arguments: Any) -> None:
         if not self._lock.acquire(blocking=False):
             with one_at_a_time(self._lock, self._timeout_s, call):
                 self._part.run(flags, word, *arguments)
@@ -225,6 +231,16 @@ class Team:
             self._part.run(flags, word, *arguments)
         finally:
             self._lock.release()
+
+
+def _on_gpu(
+    space: Space, ranks: tuple[int, ...], key: str, timeout_s: float
+) -> tuple[MappedTeam, Callable[..., Buffer]]:
+    from .gpu import GpuTeam  # these load what compiles for CUDA
+    from .gpu_buffers import GpuBuffers
+
+    part = GpuTeam(space, ranks, key, timeout_s)
+    return part, GpuBuffers(space, part.follow)
 
 
 def _same_type(call: str, dst: Buffer, src: Buffer) -> None:

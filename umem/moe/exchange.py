@@ -15,6 +15,7 @@ from ..errors import (
     CapacityExceeded,
     CollectiveMismatch,
     ConfigError,
+    NotMappable,
     OutOfMemory,
     UnknownName,
 )
@@ -68,6 +69,11 @@ class Exchange:
     def __init__(self, team: Team, max_rows: int | None = None, semantics: str = "load_store"):
         if semantics not in WAYS:
             raise UnknownName("semantics", semantics, WAYS)
+        on_gpus = sorted(set(team.ranks).intersection(team.space.segments.map.gpu_ranks))
+        if on_gpus and semantics == "load_store":
+            raise NotMappable(
+                f'ranks {on_gpus} work on GPUs, whose memory no CPU stores rows to: pass semantics="message"'
+            )
         self.team, self.semantics = team, semantics
         self.max_rows = None if max_rows is None else whole(max_rows, "max_rows", 0)
         self._space: Space = team.space

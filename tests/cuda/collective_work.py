@@ -1,0 +1,267 @@
+"""What ranks of test_collectives.py do: collectives against NumPy, over buffers of every kind that a rank has."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from tests.worlds.checks_collectives import combined, exchange_counts, same, values
+from umem.collectives import Team
+from umem.errors import ArgumentTypeError, CollectiveMismatch, RankLost, WaitTimeout, WorldError
+from umem.space.dtypes import element_type
+
+
+class Private:
+    """Elements in memory of this rank's GPU that is not the space's, as CuPy would have them."""
+
+    def __init__(self, space, num, dtype):
+        self.gpu, self.dtype, self.num = space.gpu, element_type(dtype), num
+        self.gpu.device.make_current()
+        self.driver = self.gpu.device.driver
+        self.pointer = int(self.driver.call("cuMemAlloc", max(num * self.dtype.itemsize, 16)))
+
+    @property
+    def __cuda_array_interface__(self):
+
+        return {"shape": (self.num,), "typestr": self.dtype.str, "data": (self.pointer, False), "version": 3}
+
+    def write(self, array):
+        array = np.ascontiguousarray(array)
+        if array.nbytes:
+            self.driver.call("cuMemcpyHtoD", self.pointer, array.ctypes.data, array.nbytes)
+
+    def read(self):
+        found = np.empty(self.num, self.dtype)
+        if found.nbytes:
+            self.driver.call("cuMemcpyDtoH", found.ctypes.data, self.pointer, found.nbytes)
+        return found
+
+    def free(self):
+        self.driver.call("cuMemFree", self.pointer)
+
+
+class Host:
+    """Elements of a NumPy array."""
+
+    def __init__(self, space, num, dtype):
+        self.array = np.empty(num, element_type(dtype))
+
+    def write(self, array):
+        self.array[:] = array
+
+    def read(self):
+        return self.array.copy()
+
+    def free(self):
+        pass
+
+
+class Shared:
+    """Elements of the space, at a home."""
+
+    def __init__(self, space, num, dtype, home="local"):
+        self.array = space.empty(num, dtype, home)
+        self.write, self.read, self.free = self.array.write, self.array.read, self.array.free
+
+
+def given(buffer):
+    return getattr(buffer, "array", buffer)
+
+
+def kinds(space):
+    """What makes buffers: of the space and not, on any rank."""
+    return (Shared, Private if space.segments.gpu is not None else Host)
+
+
+def reductions(space, dtype, op, lengths):
+    team = Team(space)
+    n, me = team.size, team.position
+    wrong = []
+    for num in lengths:
+        inputs = [values(rank, num, dtype) for rank in range(n)]
+        with np.errstate(all="ignore"):
+            wanted = combined(op, inputs)
+        for kind in kinds(space):
+            src, dst, part = kind(space, num, dtype), kind(space, num, dtype), kind(space, num // n, dtype)
+            src.write(inputs[me])
+            team.all_reduce(given(dst), given(src), op)
+            if not (same(dst.read(), wanted) and same(src.read(), inputs[me])):
+                wrong.append(("all_reduce", num, kind.__name__))
+            team.all_reduce(given(src), op=op)
+            if not same(src.read(), wanted):
+                wrong.append(("in place", num, kind.__name__))
+            src.write(inputs[me])
+            team.reduce(given(dst) if me == n - 1 else None, given(src), op, root=n - 1)
+            if me == n - 1 and not same(dst.read(), wanted):
+                wrong.append(("reduce", num, kind.__name__))
+            if num % n == 0:
+                team.reduce_scatter(given(part), given(src), op)
+                if not same(part.read(), wanted[num // n * me : num // n * (me + 1)]):
+                    wrong.append(("reduce_scatter", num, kind.__name__))
+            for buffer in (src, dst, part):
+                buffer.free()
+    team.close()
+    assert not wrong, (dtype, op, len(wrong), wrong[:5])
+
+
+def moves(space, dtype, lengths):
+    team = Team(space)
+    n, me = team.size, team.position
+    wrong = []
+    for num in lengths:
+        inputs = [values(rank, num * n, dtype, 1) for rank in range(n)]
+        counts = np.array([[(i * 7 + j * 3 + num) % (num + 1) for j in range(n)] for i in range(n)])
+        starts = np.cumsum(counts, axis=1) - counts
+        parts = [inputs[i][starts[i, me] : starts[i, me] + counts[i, me]] for i in range(n)]
+        for kind in kinds(space):
+            src, dst, one = kind(space, num * n, dtype), kind(space, num * n, dtype), kind(space, num, dtype)
+            into = kind(space, int(counts[:, me].sum()), dtype)
+            src.write(inputs[me])
+            one.write(inputs[me][:num])
+            team.all_gather(given(dst), given(one))
+            firsts = np.concatenate([array[:num] for array in inputs])
+            if not same(dst.read(), firsts):
+                wrong.append(("all_gather", num, kind.__name__))
+            dst.write(inputs[me])
+            team.gather(given(dst) if me == 0 else None, given(one))
+            if me == 0 and not same(dst.read(), firsts):
+                wrong.append(("gather", num, kind.__name__))
+            team.all_to_all(given(dst), given(src))
+            if not same(dst.read(), np.concatenate([a[me * num : (me + 1) * num] for a in inputs])):
+                wrong.append(("all_to_all", num, kind.__name__))
+            team.scatter(given(one), given(src) if me == n - 1 else None, root=n - 1)
+            if not same(one.read(), inputs[n - 1][me * num : (me + 1) * num]):
+                wrong.append(("scatter", num, kind.__name__))
+            dst.write(inputs[me])
+            team.broadcast(given(dst), root=n - 1)
+            if not same(dst.read(), inputs[n - 1]):
+                wrong.append(("broadcast", num, kind.__name__))
+            team.all_to_all_v(given(into), given(src), counts[:, me], counts[me])
+            if not same(into.read(), np.concatenate(parts)):
+                wrong.append(("all_to_all_v", num, kind.__name__))
+            for buffer in (src, dst, one, into):
+                buffer.free()
+    team.close()
+    assert not wrong, (dtype, len(wrong), wrong[:5])
+
+
+def floats_are_summed(space):
+    reductions(space, "float32", "sum", (0, 1, 6, 500, 12_000, 100_004))
+
+
+def halves_are_averaged(space):
+    reductions(space, "float16", "avg", (7, 5000, 60_000))
+
+
+def blocks_are_moved(space):
+    moves(space, "int32", (0, 1, 29, 1500, 20_001))
+
+
+def host_arrays_are_copied(space):
+    team = Team(space)
+    data = np.arange(1000.0, dtype=np.float32)[::2]
+    team.all_reduce(data)
+    assert (data == team.size * np.arange(1000.0, dtype=np.float32)[::2]).all()
+    gathered = np.zeros(team.size * 3, np.int64)
+    team.all_gather(gathered, np.full(3, team.position))
+    assert gathered.tolist() == np.repeat(range(team.size), 3).tolist()
+    with pytest.raises(ArgumentTypeError):
+        team.all_reduce([1, 2])
+    team.close()
+
+
+def mismatches_are_named(space):
+    team = Team(space)
+    first = space.rank == 0
+    floats, shorter = space.empty(10, "float32"), space.empty(9, "float32")
+    differ = [
+        (lambda: team.all_reduce(floats), lambda: team.all_reduce(shorter), "40 bytes", "36 bytes"),
+        (team.barrier, lambda: team.all_reduce(floats), "barrier", "all_reduce"),
+        (lambda: team.broadcast(floats, 0), lambda: team.broadcast(floats, 1), "root 0", "root 1"),
+    ]
+    for turn, (mine, others, *words) in enumerate(differ):
+        with pytest.raises(CollectiveMismatch) as caught:
+            (mine if first else others)()
+        assert all(word in str(caught.value) for word in words), caught.value
+        exchange_counts(team, turn)
+    counts = [1] * team.size
+    longs = np.zeros(10, np.int64)
+    with pytest.raises(CollectiveMismatch, match="takes"):
+        team.all_to_all_v(longs, longs.copy(), [2 if first else 1, *counts[1:]], counts)
+    team.barrier()
+    team.close()
+
+
+def an_absent_member_is_named(space):
+    team = Team(space, timeout_s=0.5)
+    team.broadcast(np.ones(3))
+    if space.rank == 0:
+        with pytest.raises(WaitTimeout, match=r"barrier: .*rank 1, whose last call here was broadcast\("):
+            team.barrier()
+        with pytest.raises(WorldError, match="make a new one"):
+            team.barrier()
+    space.barrier()
+
+
+def streams_are_followed(space):
+    """A buffer that is filled on a stream of its own is read behind that."""
+    if space.segments.gpu is None:
+        team = Team(space)
+        data = np.full(100, 2.0, np.float32)
+        team.all_reduce(data)
+        assert (data == 2 * team.size).all()
+        return
+    driver = space.gpu.device.driver
+    stream = int(driver.call("cuStreamCreate", 1))
+    word, source = space.empty(1, "int64"), space.empty(100, "float32")
+    word.write(0)
+    source.write(2.0)
+
+    class Filled(Private):
+        @property
+        def __cuda_array_interface__(self):
+            return {**super().__cuda_array_interface__, "stream": stream}
+
+    data = Filled(space, 100, "float32")
+    team = Team(space)
+    space.gpu.wait(word.address, 1, stream)
+    driver.call("cuMemcpyAsync", data.pointer, space.pointer(source.address), 400, stream)
+    space.store(word.address, 1, "int64")
+    team.all_reduce(data)
+    assert (data.read() == 2 * team.size).all()
+
+
+CHECKS = (
+    floats_are_summed,
+    halves_are_averaged,
+    blocks_are_moved,
+    host_arrays_are_copied,
+    mismatches_are_named,
+    an_absent_member_is_named,
+    streams_are_followed,
+)
+
+
+def a_member_dies(space, num):
+    """All others know of a death within the operation; the rest make a new team."""
+    team = Team(space)
+    last = space.num_ranks - 1
+    data = np.ones(num, np.float32)
+    for turn in range(10_000):
+        if space.rank == last and turn == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            team.broadcast(data)
+        except RankLost as error:
+            assert error.rank == last
+            break
+    else:
+        raise AssertionError("nobody was lost")
+    with pytest.raises(RankLost):
+        team.barrier()
+    rest = Team(space, range(last))
+    rest.all_reduce(one := np.ones(1, np.float32))
+    assert one[0] == last
