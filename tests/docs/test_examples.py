@@ -17,10 +17,22 @@ PRINTED = {
     "any_device": "each of 2 ranks halved 1000 elements on its device",
     "near_operation": "rows 7, 0 and 99 begin with [28.0, 0.0, 396.0]",
     "torch_pool": "a product of tensors in the memory of rank 1: 64 everywhere",
+    "torch_ddp": "2 ranks have learnt to add: the loss is below 0.001: True",
     "collectives": "the average of ranks [0, 1] is 0.5",
     "own_protocol": "under the protocol 'mine' two ranks made 3",
 }
-IN_A_RANK = {"hello", "torch_pool", "collectives"}  # the others launch their ranks themselves
+UMEM_RUN = ["-m", "umem", "run", "-n", "2"]
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--local-addr",
+    "127.0.0.1",
+    "--nproc-per-node",
+    "2",
+]
+# The others launch their ranks themselves.
+LAUNCHERS = {"hello": UMEM_RUN, "torch_pool": UMEM_RUN, "collectives": UMEM_RUN, "torch_ddp": TORCHRUN}
 
 
 def test_every_example_is_run():
@@ -31,7 +43,7 @@ def test_every_example_is_run():
 def test_an_example_prints_what_it_checked(name):
     if name.startswith("torch") and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed: scripts/setup torch")
-    launcher = ["-m", "umem", "run", "-n", "2"] if name in IN_A_RANK else []
+    launcher = LAUNCHERS.get(name, [])
     command = [sys.executable, *launcher, str(EXAMPLES / f"{name}.py")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
     assert (done.returncode, done.stdout.strip().removeprefix("[0] ")) == (0, PRINTED[name]), done.stderr

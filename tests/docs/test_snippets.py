@@ -32,6 +32,7 @@ PROTOCOL = ("protocol.md", "from umem.coherence.protocol import *")
 DEVICE = ("gpu.md", "import umem")
 TEAM = ("collectives.md", "import numpy as np")
 EXPERTS = ("moe.md", "import numpy as np")
+GROUP = ("distributed.md", "import torch")
 LITMUS = ("litmus.md", "test MP: message passing, data and then a flag")
 
 BY_THEMSELVES = {
@@ -44,6 +45,7 @@ BY_THEMSELVES = {
     DEVICE,
     TEAM,
     EXPERTS,
+    GROUP,
 }  # each has a test below
 COMMANDS = {  # only their names and options are looked at
     ("README.md", "make bench"): "minutes",
@@ -127,6 +129,17 @@ def test_the_experts_run():
     names = {}
     PYTHON[EXPERTS].run(names)
     assert launch(names["work"], ranks=2, segment="32M").shape == (100, 64)
+
+
+def test_the_first_group_runs(tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
+    script = tmp_path / "group.py"
+    script.write_text(
+        PYTHON[GROUP].text + "print(dist.get_backend(), model.module)\ndist.destroy_process_group()\n"
+    )
+    rank = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", str(script)]
+    done = subprocess.run([sys.executable, *rank], check=True, capture_output=True, text=True, timeout=110)
+    assert done.stdout.startswith("umem Linear(")
 
 
 def test_fragments_run_in_ranks():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -95,19 +96,28 @@ def _of_numpy(array: np.ndarray, what: str, is_written: bool) -> Buffer:
     return Buffer(whole.__array_interface__["data"][0], *kind, whole.size, whole, original)
 
 
+@cache
+def _is_strided(layout: Any) -> bool:
+    """Whether a torch.layout is that of plain tensors, for code that does not import torch."""
+    return str(layout) == "torch.strided"
+
+
 def _of_torch(tensor: Any, what: str) -> Buffer:
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise ArgumentTypeError(f"{what} is on {tensor.device}: collectives take tensors of the CPU")
-    if tensor.layout.__repr__() != "torch.strided" or tensor.is_conj() or tensor.is_neg():
+    if not _is_strided(tensor.layout) or tensor.is_conj() or tensor.is_neg():
         raise ArgumentTypeError(
             f"{what} has layout {tensor.layout}, or is a lazy view: pass .to_dense(), .resolve_conj()"
         )
     kind = _TYPES.get(tensor.dtype) or type_of(tensor.dtype)
+    if tensor.is_contiguous():
+        return Buffer(tensor.data_ptr(), *kind, tensor.numel(), tensor)
     tensor = tensor.detach()
     whole = tensor.contiguous()
-    return Buffer(whole.data_ptr(), *kind, whole.numel(), whole, None if whole is tensor else tensor)
+    return Buffer(whole.data_ptr(), *kind, whole.numel(), whole, tensor)
 
 
+@cache
 def reduction_of(op: Any, type_index: int) -> tuple[int, str]:
     """(operation, element) of the kernel that combines. Raises ConfigError, ArgumentTypeError."""
     if op not in OPERATION_NAMES:

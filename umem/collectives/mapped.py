@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ..kernels.collective import layout, polling, run
 from ..kernels.collective.reductions import reduction
 from ..kernels.collective.rounds import NEVER
 from ..kernels.data.copy import default_stream_bytes
-from ..kernels.page.control import KIND_DEVICE, KIND_HOST
+from ..kernels.page.control import CONTROL_EPOCH, KIND_DEVICE, KIND_HOST
 from ..memory.waiting import complete
 from .calls import in_words
 from .meeting import CPUS_ALONE, Meeting, meeting_of, side_of
@@ -39,6 +40,13 @@ OWN_BYTES = (
 )  # of a member's words, scratch and tables of the largest team; untouched pages cost nothing
 
 
+_LEFT: WeakKeyDictionary[Space, list[MappedTeam]] = WeakKeyDictionary()  # teams that wait for others to leave
+
+
+class _Closed(WorldError):
+    """The member has left its team."""
+
+
 class MappedTeam:
     """This rank's part of a team. Collective to make: every member, for teams of the same ranks in the same order."""
 
@@ -47,6 +55,8 @@ class MappedTeam:
         self.size, self.position = len(self.ranks), self.ranks.index(space.rank)
         self._key = key
         self._meeting = self._find_meeting()
+        left = _LEFT.get(space, [])
+        left[:] = [team for team in left if not team.free_if_all_left()]
         self._page = self._make_page()
         self._pages = [int(blob) for blob in self._exchange("page", str(self._page))]
         without = [rank for rank, page in zip(self.ranks, self._pages, strict=True) if not page]
@@ -55,6 +65,7 @@ class MappedTeam:
                 f"ranks {without} have no memory for their pages of a team: give them larger segments"
             )
         self._make_words()
+        self._epoch = ctypes.c_int64.from_address(space.control + 8 * CONTROL_EPOCH)
         self._broken: BaseException | None = None
 
     def run(
@@ -84,7 +95,7 @@ class MappedTeam:
                 combining,
                 element_bytes,
                 rows,
-                self.space.page.epoch,
+                self._epoch.value,
                 status.SLICE_NS,
             )
             if code != status.OK:
@@ -95,9 +106,31 @@ class MappedTeam:
             self._broken = error
             raise
 
+    def end(self) -> None:
+        """Have every call raise, an operation of another thread that waits too, within a slice."""
+        self._broken = _Closed("the team is closed")
+
+    def leave(self) -> None:
+        """Tell the others that this member's part is over; its page goes back with a later team, when all have left."""
+        self.space.world.set(f"{self._key}/left/{self.space.rank}", b"")
+        _LEFT.setdefault(self.space, []).append(self)
+
+    def free_if_all_left(self) -> bool:
+        """Give the page of a team that this rank has left back, unless a member may still use it; whether it has."""
+        for rank in self.ranks:
+            try:
+                self.space.world.get(f"{self._key}/left/{rank}", 0.0, rank)
+            except WaitTimeout:
+                return False
+            except RankLost:
+                continue
+        self.space.free(self._page)
+        self._free_words()
+        return True
+
     def close(self) -> None:
         """Give the page back, once every member has left the operations before. Collective."""
-        self._broken = WorldError("the team is closed")
+        self.end()
         # By the store of the world: of a barrier over the pages nobody could tell that all have read its flags.
         self._exchange("left", "")
         self.space.free(self._page)
@@ -173,6 +206,8 @@ class MappedTeam:
         codes = [code]
 
         def step() -> int:
+            if isinstance(self._broken, _Closed):
+                raise self._broken
             code = codes.pop() if codes else self._go_on(self.address, self.space.page.epoch, status.SLICE_NS)
             if code == status.MISMATCH:
                 raise self._mismatch(call, length)
@@ -185,6 +220,7 @@ class MappedTeam:
             raise WaitTimeout(f"{what}: {self._who_is_missing()}") from None
 
     def _refuse(self) -> None:
+        self.space.switch.check_open()
         error = self._broken
         if isinstance(error, RankLost):
             raise RankLost(

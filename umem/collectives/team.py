@@ -5,21 +5,28 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..arguments import rank_of, whole
-from ..errors import ArgumentTypeError, ConfigError
+from ..errors import ArgumentTypeError, ConfigError, WaitTimeout
 from ..kernels.collective import layout
 from ..kernels.collective.layout import call_word
 from ..memory.waiting import one_at_a_time
-from .buffers import ELEMENT_NAMES, Buffer, buffer_of, reduction_of
+from .buffers import ELEMENT_NAMES, Buffer, buffer_of, reduction_of, type_of
 from .mapped import MappedTeam
 
 if TYPE_CHECKING:
     from ..space.space import Space
+
+PreparedReduction = tuple[
+    int, int, int
+]  # call word, address of the function that combines, bytes of an element
+
+TEAM_LEAVE_S = 5.0  # for a call of another thread to see that the team has ended; it looks every 50 ms
 
 _NUM_MADE: WeakKeyDictionary[Space, Counter[str]] = WeakKeyDictionary()
 
@@ -67,6 +74,8 @@ class Team:
         else:
             self._part, self._buffer = _on_gpu(*given)
         self._lock = threading.Lock()
+        self._has_left = False
+        space.end_with(self)
 
     @property
     def address(self) -> int:
@@ -84,11 +93,25 @@ class Team:
 
         `op` is sum, prod, min, max or avg.
         """
-        into = self._buffer(dst, "dst", is_written=True)
-        source = into if src is None else self._buffer(src, "src")
-        _same_length("all_reduce", into, source)
-        _check_apart("all_reduce", into, source, 0)
+        source = into = self._buffer(dst, "dst", is_written=True)
+        if src is not None:
+            source = self._buffer(src, "src")
+            _same_length("all_reduce", into, source)
+            _check_apart("all_reduce", into, source, 0)
         self._reduce(layout.ALL_REDUCE, "all_reduce", into, source, op)
+
+    def prepare_all_reduce(self, op: str, dtype: Any) -> PreparedReduction:
+        """What `all_reduce_prepared` takes, for callers on CPUs that count tenths of microseconds."""
+        type_index, item_bytes = type_of(dtype)
+        operation, element = reduction_of(op, type_index)
+        word = call_word(layout.ALL_REDUCE, operation, type_index, 0)
+        return word, self._part.combining(operation, element), item_bytes
+
+    def all_reduce_prepared(self, prepared: PreparedReduction, pointer: int, num_elements: int) -> None:
+        """`all_reduce` in place, of elements in one piece at `pointer`, which are what was prepared for."""
+        word, function, item_bytes = prepared
+        num_bytes = num_elements * item_bytes
+        self._run(layout.ALL_REDUCE, "all_reduce", word, pointer, pointer, num_bytes, 0, function, item_bytes)
 
     def reduce(self, dst: Any, src: Any, op: str = "sum", root: int = 0) -> None:
         """Combine all members' `src` into the root's `dst`, which the others may leave None."""
@@ -171,6 +194,25 @@ class Team:
         """Give back the team's memory. Collective."""
         with one_at_a_time(self._lock, self._timeout_s, "close"):
             self._part.close()
+
+    def leave(self) -> None:
+        """End this member's part without waiting for the others, whose calls then find it missing.
+
+        For members that do not know whether all live. The memory goes back with a later team, or with the space.
+        """
+        self.end()
+        with suppress(WaitTimeout), one_at_a_time(self._lock, TEAM_LEAVE_S, "leave"):
+            if not self._has_left:
+                self._has_left = True
+                self._part.leave()
+
+    def end(self) -> None:
+        """Have every call of this member raise WorldError, one of another thread that waits too."""
+        self._part.end()
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """Bound every later wait."""
+        self._timeout_s = self._part.timeout_s = timeout_s
 
     # --- checks
 

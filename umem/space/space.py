@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from ..kernels.coherent.layout import CACHE_IN_USE
 from ..kernels.page import gate
 from ..kernels.page.control import CONTROL_BYTES
 from ..memory.waiting import leave_calls, one_at_a_time
-from ..world import World, WorldSpec, join
+from ..world import Meeting, World, WorldSpec, join
 from ..world.forks import MakeError, belongs_here, refuse
 from . import current, startup
 from .accesses import Accesses
@@ -36,17 +36,26 @@ from .named import DEFAULT_LINE_BYTES, Named
 if TYPE_CHECKING:
     from ..lines.cache import LineCache
 
+
+class Part(Protocol):
+    """Something that is used with the space's memory alone."""
+
+    def end(self) -> None:
+        """Have every later call raise."""
+
+
 # The control page after close: zeros, by which no address has a home.
 _CLOSED_PAGE = np.zeros(CONTROL_BYTES // 8, np.int64)
 
 
-def init(spec: WorldSpec | None = None) -> Space:
+def init(spec: WorldSpec | None = None, meeting: Meeting | None = None) -> Space:
     """Join the world that this process was started in (`umem run`, `umem.launch`, torchrun, else alone).
 
-    Collective: every rank of the world. Returns an open space; use it as a context manager.
+    Collective: every rank of the world. Returns an open space; use it as a context manager. `meeting` is for those
+    who bring a place where ranks meet: see `umem.world.join`.
     """
     current.check_free()  # before a peer waits for this rank
-    world = join(spec)
+    world = join(spec, meeting)
     try:
         return open_space(world)
     except BaseException:
@@ -114,6 +123,7 @@ class Space(Accesses, Named, Launches):
         self._collective = threading.RLock()
         self._views: set[int] = set()  # identities of the views that are alive; ctypes arrays have no hash
         self._close_checks: list[Callable[[bool], None]] = []
+        self._parts: weakref.WeakSet[Part] = weakref.WeakSet()
         self._is_forked = False
         belongs_here(self)
         self.barrier()
@@ -280,6 +290,10 @@ class Space(Accesses, Named, Launches):
         """
         self._close_checks.append(check)
 
+    def end_with(self, part: Part) -> None:
+        """Have `part`, whose compiled code uses this memory, end when the space closes, and in forked children."""
+        self._parts.add(part)
+
     def keep_mapped(self) -> None:
         """Let the memory stay mapped when the space closes, until the process ends; others may point into it."""
         self._views.add(id(self))
@@ -350,4 +364,6 @@ class Space(Accesses, Named, Launches):
     def _shut(self) -> None:
         """Refuse accesses from Python and from compiled code: no address has a home any more."""
         self.switch.close()
+        for part in list(self._parts):
+            part.end()
         self.control = self._gate[gate.GATE_CONTROL] = _CLOSED_PAGE.ctypes.data

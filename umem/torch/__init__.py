@@ -7,12 +7,15 @@
 
 layout and callbacks (the compiled code inside torch's allocator), c10 and shim (putting it in force), memory and
 threads (each thread's part), uses, pool (use_pool), closing, cuda_callbacks and cuda (the same for a GPU), attach
-(install), parts and placement, flight, borrow and sharing, offload, moe, summary. Floor 7. Nothing here is loaded, and
-torch is not imported, before one of the names below is used.
+(install), parts and placement, flight, borrow and sharing, offload, moe, summary. For torch.distributed: backend,
+process_group (what torch takes), group_calls (collectives), group_messages, works (what torch waits on, and the thread
+that works meanwhile), shrinking. Floor 7. Nothing here is loaded, and torch is not imported, before one of the names
+below is used. Where torch has been imported before, it then knows the backend "umem".
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ from ..errors import TorchMissing
 
 # public name -> module that defines it
 _HOMES = {
+    "GroupOptions": "process_group",
     "MoeExchange": "moe",
     "adopt": "placement",
     "empty": "placement",
@@ -30,6 +34,7 @@ _HOMES = {
     "offload_optimizer": "offload",
     "recv": "sharing",
     "send": "sharing",
+    "shrink": "shrinking",
     "to_home": "placement",
     "use_gpu_pool": "cuda",
     "use_pool": "pool",
@@ -48,9 +53,17 @@ if TYPE_CHECKING:
     from .placement import home as home
     from .placement import to_home as to_home
     from .pool import use_pool as use_pool
+    from .process_group import GroupOptions as GroupOptions
     from .sharing import recv as recv
     from .sharing import send as send
+    from .shrinking import shrink as shrink
     from .summary import memory_summary as memory_summary
+
+
+if "torch.distributed" in sys.modules:
+    from .backend import register
+
+    register()
 
 
 def __getattr__(name: str) -> Any:
@@ -64,6 +77,7 @@ def __getattr__(name: str) -> Any:
         raise TorchMissing(
             f"umem.torch.{name} needs torch, which is not installed: scripts/setup torch"
         ) from None
+    import_module(f"{__name__}.backend").register()
     value = globals()[name] = getattr(module, name)
     return value
 

@@ -31,16 +31,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .launcher import launch
-    from .membership import current, join
+    from .membership import Meeting, current, join
     from .spec import KINDS, WorldSpec
     from .world import World
 
-__all__ = ["KINDS", "World", "WorldSpec", "current", "join", "launch"]
+__all__ = ["KINDS", "Meeting", "World", "WorldSpec", "current", "join", "launch"]
 
 _HOMES = {
     "KINDS": ".spec",
     "WorldSpec": ".spec",
     "World": ".world",
+    "Meeting": ".membership",
     "current": ".membership",
     "join": ".membership",
     "launch": ".launcher",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import config, limits
 from ..errors import ForkedRank, WaitTimeout, WorldError
@@ -26,6 +26,16 @@ class Bootstrap:
     interface: str
     core: int | None
     usable_cores: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A store of torch.distributed in which ranks meet that are placed already."""
+
+    store: torchrun.Store
+    rank: int
+    num_ranks: int
+    timeout_s: float
 
 
 @dataclass
@@ -62,13 +72,13 @@ def current() -> World | None:
     return world if world is not None and not world.has_left and _process.pid == os.getpid() else None
 
 
-def join(spec: WorldSpec | None = None) -> World:
+def join(spec: WorldSpec | None = None, meeting: Meeting | None = None) -> World:
     """Join the world that this process was started for. Collective: every rank of it.
 
     A rank of `umem run` or `umem.launch` meets the others in its launcher; one of torchrun, or of any launcher that
     sets RANK, WORLD_SIZE and MASTER_ADDR, in torch's TCPStore; one of mpirun, mpiexec or srun in rank 0; any other
     process is a world of one. `spec` sets memory and waits; the launcher sets the number of ranks and the kind of
-    world.
+    world. A rank that umem has not started itself meets the others in `meeting`, where one is given.
 
     Raises WorldError where this process is in a world already, ForkedRank where it is a fork of a rank,
     RankLost where a rank died before it joined, WaitTimeout where one never comes.
@@ -80,6 +90,8 @@ def join(spec: WorldSpec | None = None) -> World:
     _process.pid = os.getpid()
     if _process.bootstrap is not None:
         world = _join_launched(_process.bootstrap, spec)
+    elif meeting is not None:
+        world = _join_store(WorldSpec.of() if spec is None else spec, meeting)
     elif torchrun.is_requested():
         world = _join_torchrun(spec, torchrun.request())
     elif (request := launchers.request()) is not None and request.num_ranks > 1:
@@ -125,8 +137,13 @@ def _join_torchrun(spec: WorldSpec | None, request: torchrun.Request) -> World:
     asked = WorldSpec.of() if spec is None else spec
     if _process.store is None:
         _process.store = torchrun.open_store(request, asked.timeout_s)
-    rendezvous = torchrun.StoreRendezvous(_process.store, request.rank, request.num_ranks)
-    world = _join_met(asked, rendezvous, request.rank, request.num_ranks)
+    return _join_store(asked, Meeting(_process.store, request.rank, request.num_ranks, asked.timeout_s))
+
+
+def _join_store(asked: WorldSpec, meeting: Meeting) -> World:
+    asked = replace(asked, timeout_s=meeting.timeout_s)
+    rendezvous = torchrun.StoreRendezvous(meeting.store, meeting.rank, meeting.num_ranks)
+    world = _join_met(asked, rendezvous, meeting.rank, meeting.num_ranks)
     neighbours = [rank for rank in range(world.num_ranks) if rank != world.rank and world.shares_pids(rank)]
     rendezvous.pidfds = {rank: world.pidfd(rank) for rank in neighbours}
     return world

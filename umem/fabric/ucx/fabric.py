@@ -253,6 +253,10 @@ class UcxFabric:
 
     # --- one operation
 
+    def is_lost(self, rank: int) -> bool:
+        """Whether `rank` is known to be dead, or to have left."""
+        return rank in self.page.lost_ranks()
+
     def complete(
         self,
         port: Port,

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ from .peer import Peer
 from .port import PORT_RECV_BYTES, PORT_RECV_TAG, PORT_SLICE, Port
 from .ports import Ports
 from .tags import PARCEL, sender, wire
+from .waiting import EVERY_BIT
 
 MAX_WAITING_BYTES = 256 << 20  # of messages that were taken in before they were asked for
 TAKE_IN_NS = 1_000_000  # how often a waiting send looks whether others wait for it
@@ -43,6 +45,9 @@ class Carrier(Protocol):
     main: Channels
     ports: Ports
     peers: list[Peer]
+
+    def is_lost(self, rank: int) -> bool:
+        """Whether `rank` is known to be dead, or to have left."""
 
     def complete(
         self,
@@ -140,6 +145,54 @@ class Parcels:
                 with self._order:
                     self._waiting.setdefault(tag, deque()).appendleft(parcel)
             raise
+
+    def recv_any(self, ranks: Sequence[int], tag: int, timeout_s: float) -> tuple[int, np.ndarray]:
+        """The first message with this tag of any of `ranks`, and whose it is. Raises RankLost where all are lost."""
+        turns = cycle(ranks)
+
+        def look() -> int | None:
+            for rank in ranks:
+                if self._has_come(rank, tag):
+                    return rank
+            # Each may have a channel of its own: wait on one after the other, a moment each.
+            rank = next(turns)
+            if not self._fabric.is_lost(rank):
+                self._await_one(rank, tag)
+            return None
+
+        def lost() -> RankLost | None:
+            gone = [rank for rank in ranks if self._fabric.is_lost(rank)]
+            return RankLost(gone[0], "recv from any rank") if len(gone) == len(ranks) else None
+
+        found = until(look, Deadline(timeout_s), lost)
+        if found is None:
+            raise WaitTimeout(f"recv: no message of ranks {list(ranks)} with this tag within {timeout_s:g} s")
+        return found, self.recv(found, tag, timeout_s)
+
+    def _has_come(self, rank: int, tag: int) -> bool:
+        tag, fabric = wire(rank, tag | PARCEL), self._fabric
+        with self._order:
+            if self._waiting.get(tag):
+                return True
+            port = fabric.ports.take(rank)
+            try:
+                return operations.peek(port.address, tag, EVERY_BIT) == status.OK
+            finally:
+                fabric.ports.put_back(rank, port)
+
+    def _await_one(self, rank: int, tag: int) -> None:
+        tag, fabric = wire(rank, tag | PARCEL), self._fabric
+        port = fabric.ports.take(rank)
+        port.words[PORT_SLICE] = TAKE_IN_NS
+        code = operations.claim(port.address, rank, tag)
+        port.words[PORT_SLICE] = status.SLICE_NS
+        if code == status.OK:
+            with self._order:
+                self._waiting.setdefault(tag, deque()).append(Parcel(port))
+            return
+        fabric.ports.put_back(rank, port)
+        if code == status.INTERRUPTED:
+            raise Interrupted("recv from any rank over ucx: the space is closing")
 
     def _claim(self, rank: int, tag: int, timeout_s: float) -> Parcel:
         fabric = self._fabric

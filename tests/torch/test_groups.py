@@ -1,0 +1,47 @@
+"""The backend "umem" of torch.distributed: a launch a number of ranks, a test a subject."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+
+import pytest
+
+import umem
+from umem.errors import LaunchError
+
+pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
+
+from . import checks_groups, checks_groups_training, steps
+
+
+@functools.cache
+def outcomes(ranks: int) -> list[dict[str, str]]:
+    with tempfile.TemporaryDirectory() as path:
+        checks = {
+            name: functools.partial(checks_groups.run, name=name, path=path) for name in checks_groups.CHECKS
+        }
+        return steps.launch(checks, ranks=ranks, world="mapped")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("check", checks_groups.CHECKS)
+def test_groups(ranks, check):
+    steps.judge(outcomes(ranks), check)
+
+
+@pytest.mark.timeout(120)
+def test_a_group_goes_on_without_a_rank_that_died(tmp_path):
+    results = umem.launch(
+        checks_groups_training.check_death,
+        3,
+        segment="64M",
+        timeout_s=20,
+        args=(str(tmp_path),),
+        results="all",
+        on_failure="continue",
+        preload=steps.PRELOAD,
+    )
+    assert isinstance(results.pop(1), LaunchError)
+    assert results == [None, None]
