@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from umem.errors import ConfigError, Waived
+from umem.errors import ConfigError, UnknownName, Waived
 from umem.files.users import require_writable
 
 from . import bars
@@ -21,7 +21,7 @@ from .harness.driver import Bench
 from .harness.rows import Results, Row, Status, read_json, write_csv, write_json
 from .harness.side import Options
 from .harness.stats import Outcome
-from .output import plot, table
+from .output import nccl, plot, table
 from .output.compare import compare, print_comparison
 from .prepare import prepare
 
@@ -45,12 +45,19 @@ class Outputs:
             raise ConfigError(f"{self.plot}: a picture ends in {', '.join(plot.PICTURE_SUFFIXES)}")
 
 
-def run_cases(console: Console, names: Sequence[str], options: Options, outputs: Outputs) -> int:
-    """Measure the cases of `names` and print their rows.
+def run_cases(
+    console: Console, names: Sequence[str], options: Options, outputs: Outputs, form: str = "table"
+) -> int:
+    """Measure the cases of `names` and print their rows, in one of nccl.FORMATS.
 
     Returns WRONG_CODE where a row has an error, INCOMPLETE_CODE where all were waived, else SUCCESS_CODE.
     """
     chosen = registry.select(names)
+    if form not in nccl.FORMATS:
+        raise UnknownName("format", form, nccl.FORMATS)
+    others = [case.key for case in chosen if not nccl.knows(case)]
+    if form == "nccl" and others:
+        raise ConfigError(f"{others[0]} has no columns of nccl-tests: umem bench collective --format nccl")
     rows: list[Row] = []
     notes: list[str] = []
     prepare(options.world)
@@ -59,7 +66,7 @@ def run_cases(console: Console, names: Sequence[str], options: Options, outputs:
         table.print_header(console, Results(bench.machine, ()), options.world, ping_pong_ns)
         for case in chosen:
             found = bench.run(case())
-            table.print_case(console, case, found)
+            (nccl if form == "nccl" else table).print_case(console, case, found)
             rows += found.rows
             notes += found.notes
         ping_pong_ns += core_ping_pong_ns()

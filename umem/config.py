@@ -14,6 +14,7 @@
 | UMEM_CACHE | folder of compiled kernels (default: XDG cache folder; where neither can be written, TMPDIR) |
 | UMEM_BUILD | normal, or faults: kernels that can be killed at the n-th shared access |
 | UMEM_FAULT_AT | with UMEM_BUILD=faults: the access at which the process is killed |
+| UMEM_MPICH, UMEM_IMPI | folders of MPICH and Intel MPI, which `umem bench collective` compares with |
 | RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT | as torchrun sets them |
 | OMPI_COMM_WORLD_*, MV2_COMM_WORLD_*, PMI_*, SLURM_* | as mpirun, mpiexec and srun set them (docs/worlds.md) |
 """

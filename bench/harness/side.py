@@ -6,16 +6,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from umem.errors import ConfigError, UnknownName
 from umem.units import parse_size
 from umem.world.spec import KINDS, TRANSPORTS
 
 from . import hardware
+from .collective import ITEM_BYTES, REDUCTIONS
 from .stats import Samples
 from .wire import Part
 
 SEMANTICS = ("load_store", "rma", "message", "staged", "near")
-PEERS = ("ucx_perftest", "gloo", "mpi", "ucxx")
+PEERS = ("ucx_perftest", "gloo", "mpi", "mpich", "impi", "ucxx")
 WORLDS = tuple(KINDS)
 NO_SEMANTICS = "none"  # of rows that move no bytes between ranks: limits, start-up
 HOME_NONE = "none"  # of rows that use no rank's memory
@@ -36,12 +39,17 @@ class Options:
     peers: tuple[str, ...] = ()
     world: str = "mapped"
     seed: int = 1
+    dtype: str = "float32"  # of collectives, as `op` and `in_place`: None is both
+    op: str = "sum"
+    in_place: bool | None = None
 
     def __post_init__(self) -> None:
         for kind, names, known in (
             ("semantics", self.semantics, SEMANTICS),
             ("peer", self.peers, PEERS),
             ("world", (self.world,), WORLDS),
+            ("dtype", (self.dtype,), tuple(ITEM_BYTES)),
+            ("op", (self.op,), REDUCTIONS),
         ):
             for name in names:
                 if name not in known:
@@ -168,14 +176,25 @@ class PartSide(Side):
         self._part.open()
 
     def block(self, num_samples: int) -> Samples:
-        answers = self._part.call(self._method, num_samples, *self._arguments)
-        return next(answer for answer in answers if answer is not None)
+        return next(answer for answer in self.call(num_samples) if answer is not None)
+
+    def call(self, num_samples: int) -> list[Samples | None]:
+        """Run one block: every worker's answer."""
+        return self._part.call(self._method, num_samples, *self._arguments)
 
     def num_errors(self) -> int:
         return sum(self._part.call("num_errors"))
 
     def close(self) -> None:
         self._part.close()
+
+
+class SlowestRankSide(PartSide):
+    """A side whose ranks all have a stop-watch: an operation has ended when the last of them has."""
+
+    def block(self, num_samples: int) -> Samples:
+        answers = [answer for answer in self.call(num_samples) if answer is not None]
+        return np.asarray(np.max(np.stack(answers), axis=0))
 
 
 @dataclass

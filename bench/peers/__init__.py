@@ -12,6 +12,8 @@
 | reduce | an all-reduce (sum of float32) over all ranks |
 | exchange | an all-to-all, point.num_bytes for each pair |
 
+Collective operations have a module of their own: collectives.py.
+
 Modules load when they are chosen, since their library may not be installed.
 """
 
@@ -33,7 +35,7 @@ _MODULES = {"ucx_perftest": "perftest", "gloo": "gloo", "mpi": "mpi", "ucxx": "u
 def sides(workers: Workers, operation: str, point: Point) -> list[Side]:
     """A side for every peer that the user chose and that knows `operation`."""
     found: list[Side] = []
-    for name in workers.options.peers:
+    for name in [peer for peer in workers.options.peers if peer in _MODULES]:
         module = import_module(f"{__name__}.{_MODULES[name]}")
         if operation in module.OPERATIONS:
             found.append(module.side(workers, operation, point))

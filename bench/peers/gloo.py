@@ -25,6 +25,7 @@ from . import check_world
 if TYPE_CHECKING:
     from ..harness.case import Point, Side
     from ..harness.stats import Samples
+    from ..harness.wire import Group
     from ..harness.workers import Workers
 
 OPERATIONS = ("message", "reduce", "exchange")
@@ -32,8 +33,8 @@ _FIX = "pip install 'umem[torch]'"
 TRIAL_ROUNDS = 20
 
 
-def side(workers: Workers, operation: str, point: Point) -> Side:
-    """gloo at `point`."""
+def group(workers: Workers) -> Group:
+    """The processes that gloo runs in."""
     num_ranks = workers.options.ranks
 
     def command(path: str) -> list[str]:
@@ -42,8 +43,12 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
             raise Waived(f"no torch here. Fix: {_FIX}")
         return [sys.executable, "-m", "umem.bench.peers.gloo", path, str(num_ranks)]
 
-    group = workers.group(("gloo", num_ranks), f"gloo group of {num_ranks} ranks", command, num_ranks)
-    part = Part(group, "umem.bench.peers.gloo:Gloo", operation=operation, num_bytes=point.num_bytes)
+    return workers.group(("gloo", num_ranks), f"gloo group of {num_ranks} ranks", command, num_ranks)
+
+
+def side(workers: Workers, operation: str, point: Point) -> Side:
+    """gloo at `point`."""
+    part = Part(group(workers), "umem.bench.peers.gloo:Gloo", operation=operation, num_bytes=point.num_bytes)
     return PartSide("gloo", "message", part, "block", peer="gloo", transport="tcp")
 
 
@@ -56,6 +61,7 @@ class Gloo:
         self.dist, self.operation = context, operation
         self.rank, self.num_ranks = context.get_rank(), context.get_world_size()
         self.errors = 0
+        self.trial_rounds = TRIAL_ROUNDS
         count = num_bytes * self.num_ranks if operation == "exchange" else num_bytes
         self.src = torch.full((count,), self.rank + 1, dtype=torch.uint8)
         self.dst = torch.zeros(count, dtype=torch.uint8)
@@ -119,7 +125,7 @@ class Gloo:
         set_cores(cores)
         self.block(2)
         begin = time.perf_counter()
-        self.block(TRIAL_ROUNDS)
+        self.block(self.trial_rounds)
         elapsed = torch.tensor([time.perf_counter() - begin], dtype=torch.float64)
         self.dist.broadcast(elapsed, 0)
         return float(elapsed[0])

@@ -1,6 +1,8 @@
-"""MPI as a peer: mpi4py and the Open MPI that is installed, driven from compiled loops.
+"""MPI as a peer: mpi4py and an MPI that is installed, driven from compiled loops.
 
-The job stays up and sleeps in read() between its blocks; MPI polls only inside one.
+Open MPI is looked for beside this Python and on the path; it is the one for all operations. MPICH and Intel MPI are
+where UMEM_MPICH and UMEM_IMPI say, and take part in collectives. A job stays up and sleeps in read() between its
+blocks; MPI polls only inside one.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from umem import config
 from umem.errors import FabricError, Waived
 from umem.units import MIB
 
@@ -24,10 +27,14 @@ from . import check_world
 if TYPE_CHECKING:
     from ..harness.case import Point, Side
     from ..harness.stats import Samples
+    from ..harness.wire import Group
     from ..harness.workers import Workers
 
 OPERATIONS = ("message", "get", "put", "fetch_add", "reduce", "exchange")
 _SEMANTICS = {"message": "message", "reduce": "message", "exchange": "message"}
+# Where each MPI is: the variable that names its folder, none for Open MPI.
+INSTALLATIONS = {"mpi": "", "mpich": "UMEM_MPICH", "impi": "UMEM_IMPI"}
+MPI_PACKAGES = {"mpich": "mpich", "impi": "impi-rt"}
 _FIX = "pip install 'umem[peers]'"
 BATCH_BYTES = MIB  # a sample of small operations is a batch of as many as this, at most _BATCH
 _BATCH = 1000
@@ -36,16 +43,22 @@ WORD_BYTES = 8
 MAX_BYTE = 255
 
 
-def side(workers: Workers, operation: str, point: Point) -> Side:
-    """The MPI job at `point`."""
+def group(workers: Workers, name: str = "mpi") -> Group:
+    """The job of an MPI of INSTALLATIONS."""
     num_ranks = workers.options.ranks
+    folder = config.text(INSTALLATIONS[name]) if INSTALLATIONS[name] else None
 
     def start(path: str) -> list[str]:
         check_world(workers, "MPI")
-        return command(path, num_ranks)
+        return command(path, num_ranks) if name == "mpi" else command_of(name, folder, path, num_ranks)
 
-    group = workers.group(("mpi", num_ranks), f"MPI job of {num_ranks} ranks", start, num_ranks)
-    part = Part(group, "umem.bench.peers.mpi:Mpi", operation=operation, num_bytes=point.num_bytes)
+    environment = {"LD_LIBRARY_PATH": f"{folder}/lib", "MPI4PY_MPIABI": "mpich"} if folder else None
+    return workers.group((name, num_ranks), f"{name} job of {num_ranks} ranks", start, num_ranks, environment)
+
+
+def side(workers: Workers, operation: str, point: Point) -> Side:
+    """The job of Open MPI at `point`."""
+    part = Part(group(workers), "umem.bench.peers.mpi:Mpi", operation=operation, num_bytes=point.num_bytes)
     semantics = _SEMANTICS.get(operation, "rma")
     return PartSide("mpi", semantics, part, "block", peer="mpi", transport="shared memory")
 
@@ -59,6 +72,16 @@ def command(path: str, num_ranks: int) -> list[str]:
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     many = ["--oversubscribe", "--bind-to", "none"]
     return [program, *root, *many, "-n", str(num_ranks), sys.executable, "-m", "umem.bench.peers.mpi", path]
+
+
+def command_of(name: str, folder: str | None, path: str, num_ranks: int) -> list[str]:
+    """`command` of an MPI in a folder of its own. Raises Waived where it is not there."""
+    launcher = Path(folder or "") / "bin" / "mpiexec.hydra"
+    if folder is None or not launcher.exists() or find_spec("mpi4py") is None:
+        package = MPI_PACKAGES[name]
+        where = f"pip install --prefix FOLDER {package}, and {INSTALLATIONS[name]}=FOLDER"
+        raise Waived(f"no {package} here. Fix: {where}; mpi4py by {_FIX}")
+    return [str(launcher), "-n", str(num_ranks), sys.executable, "-m", "umem.bench.peers.mpi", path]
 
 
 class Mpi:

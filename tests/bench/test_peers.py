@@ -9,27 +9,28 @@ import pytest
 
 from umem.bench import peers
 from umem.bench.cases import registry
+from umem.bench.cases.collective import arguments_of
 from umem.bench.harness.driver import Bench
 from umem.bench.harness.rows import Status
-from umem.bench.harness.side import PEERS, Options, Point
+from umem.bench.harness.side import Options, Point
 from umem.bench.harness.timing import Depth, open_sides
-from umem.bench.peers import mpi, ucxx
+from umem.bench.peers import collectives, mpi, ucxx
 from umem.errors import Waived
 
 TINY = Depth(num_rounds=2, samples_per_block=2, warmup_samples=1)
 SIZES = {"begin_bytes": 256, "end_bytes": 16384, "factor": 64}
-OWN_PROCESSES = [name for name in PEERS if name != "ucx_perftest"]
+OWN_PROCESSES = ["gloo", "mpi", "ucxx"]
 COMPARED = {
-    "mpi": ("latency.message", "latency.rma", "atomics.fetch_add", "reduce", "exchange"),
-    "gloo": ("latency.message", "reduce", "exchange"),
+    "mpi": ("latency.message", "latency.rma", "atomics.fetch_add", "reduce", "exchange", "collective"),
+    "gloo": ("latency.message", "reduce", "exchange", "collective"),
 }
 
 
 @pytest.mark.parametrize("peer", COMPARED)
 def test_a_peer_runs_and_its_data_is_right(peer):
     with Bench(Options(peers=(peer,), **SIZES)) as bench:
-        for key in COMPARED[peer]:
-            rows = [row for row in bench.run(registry.find(key)(), TINY, brief=True).rows if row.peer == peer]
+        for case in registry.select(COMPARED[peer]):
+            rows = [row for row in bench.run(case(), TINY, brief=True).rows if row.peer == peer]
             assert rows
             if rows[0].status == Status.WAIVED:
                 pytest.skip(f"needs {peer}")
@@ -43,6 +44,17 @@ def test_a_peer_that_runs_outside_the_namespaces_is_waived_there(peer):
     assert not opened
     assert isinstance(lack.error, Waived)
     assert "outside the network namespaces" in str(lack.error)
+
+
+@pytest.mark.parametrize(("peer", "variable"), [("mpich", "UMEM_MPICH"), ("impi", "UMEM_IMPI")])
+def test_an_mpi_that_is_not_there_is_waived_with_the_way_to_get_it(peer, variable, monkeypatch):
+    monkeypatch.delenv(variable, raising=False)
+    with Bench(Options(peers=(peer,))) as bench:
+        arguments = arguments_of("barrier", Point(0))
+        opened, (lack,) = open_sides(collectives.sides(bench, arguments))
+    assert not opened
+    assert isinstance(lack.error, Waived)
+    assert f"and {variable}=FOLDER" in str(lack.error)
 
 
 def test_ucxx_is_called_by_the_name_of_what_runs(monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,8 +103,18 @@ def bench(
     semantics: Annotated[
         str, typer.Option(help="comma-separated: load_store, rma, message, staged, near")
     ] = "",
-    peers: Annotated[str, typer.Option(help="comma-separated: ucx_perftest, gloo, mpi, ucxx")] = "",
+    peers: Annotated[
+        str, typer.Option(help="comma-separated: ucx_perftest, gloo, mpi, mpich, impi, ucxx")
+    ] = "",
     world: World = MAPPED,
+    dtype: Annotated[str, typer.Option("--dtype", help="of the elements of collectives")] = "float32",
+    op: Annotated[str, typer.Option("--op", help="of collectives: sum, prod, min, max, avg")] = "sum",
+    in_place: Annotated[
+        bool | None, typer.Option("--in-place/--out-of-place", help="of collectives (default: both)")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="table, or nccl: the columns of nccl-tests, of collectives")
+    ] = "table",
     json_file: JsonFile = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="write the rows here")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="draw the rows here (.png, .svg, .pdf)")] = None,
@@ -128,10 +139,11 @@ def bench(
         command.list_cases(_console())
         return
     options = _options(ranks, (begin, end), factor, warmup, iters, semantics, peers, world, seed)
+    options = replace(options, dtype=dtype, op=op, in_place=in_place)
     if bars is not None:
         raise typer.Exit(command.run_bars(bars, options, json_file))
     outputs = command.Outputs(json_file, csv_file, plot)
-    raise typer.Exit(command.run_cases(_console(), cases or [], options, outputs))
+    raise typer.Exit(command.run_cases(_console(), cases or [], options, outputs, form))
 
 
 verify_app = typer.Typer(
