@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from umem.units import format_size
 
 from ..harness.rows import Row
+from ..harness.stats import stretches
 from .table import access
 
 matplotlib.use("Agg")
@@ -83,12 +85,32 @@ def draw_case(axes: Axes, name: str, rows: Sequence[Row]) -> None:
             color=_colour(mine[0]) if mine[0].peer is None else None,
             label=_side_label(mine[0]),
         )
+    for size in crossovers(rows):
+        axes.axvline(size, color=OTHER, linewidth=0.8, linestyle=":")
+        axes.annotate(format_size(round(size)), (size, 0.02), xycoords=("data", "axes fraction"), fontsize=7)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sizes, [format_size(size) for size in sizes], fontsize=7)
     axes.set_ylabel("microseconds (p50)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
+
+
+def crossovers(rows: Sequence[Row]) -> list[float]:
+    """Sizes at which umem's loads and stores and its messages change places as the faster."""
+    memory, message = (
+        {
+            row.bytes: row.p50_us
+            for row in rows
+            if row.semantics == semantics and row.peer is None and row.p50_us
+        }
+        for semantics in ("load_store", "message")
+    )
+    sizes = sorted(memory.keys() & message.keys())
+    if not sizes:
+        return []
+    times = [np.array([found[size] for size in sizes]) for found in (memory, message)]
+    return [stretch.begin for stretch in stretches(np.array(sizes, float), *times)[1:]]
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:

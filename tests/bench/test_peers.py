@@ -22,7 +22,7 @@ SIZES = {"begin_bytes": 256, "end_bytes": 16384, "factor": 64}
 OWN_PROCESSES = ["gloo", "mpi", "ucxx"]
 COMPARED = {
     "mpi": ("latency.message", "latency.rma", "atomics.fetch_add", "reduce", "exchange", "collective"),
-    "gloo": ("latency.message", "reduce", "exchange", "collective"),
+    "gloo": ("latency.message", "reduce", "exchange", "collective", "moe"),
 }
 
 

@@ -94,6 +94,21 @@ def test_numbers_have_four_digits(value, text):
     assert table.number(value) == text
 
 
+def test_a_crossover_is_where_loads_and_messages_change_places():
+    times = {"load_store": (1.0, 4.0, 16.0), "message": (2.0, 2.0, 2.0), "near": (9.0, 9.0, 9.0)}
+    rows = [
+        row(semantics=name, bytes=size, p50_us=time_us)
+        for name, found in times.items()
+        for size, time_us in zip((64, 1024, 16384), found, strict=True)
+    ]
+    (size,) = plot.crossovers(rows)
+    assert size == pytest.approx(256)
+    assert plot.crossovers([one for one in rows if one.semantics != "message"]) == []
+    assert plot.crossovers([one for one in rows if one.semantics != "near"][:3]) == []
+    peers = [row(semantics="message", peer="mpi", bytes=size, p50_us=2.0) for size in (64, 1024)]
+    assert plot.crossovers([*rows[:3], *peers]) == []
+
+
 @pytest.mark.parametrize("suffix", plot.PICTURE_SUFFIXES)
 def test_rows_are_drawn(tmp_path, suffix):
     rows = [row(bytes=size, p50_us=size / 8) for size in (8, 64, 512)] + [row(case="other", peer="mpi")]
