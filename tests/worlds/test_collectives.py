@@ -1,4 +1,4 @@
-"""Collectives of teams that map each other's memory: every operation, type and length against NumPy."""
+"""Collectives, by loads and stores and by messages: every operation, type and length against NumPy."""
 
 from __future__ import annotations
 
@@ -6,40 +6,51 @@ import pytest
 
 import umem
 from tests.worlds import checks_collectives as checks
-from umem.collectives import Team
 from umem.errors import LaunchError, NotMappable
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
+# In the second world no member maps another's memory, and teams go by messages.
+WORLDS = pytest.mark.parametrize("world", ["mapped", "no-peer-access"])
+
+
+@WORLDS
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_reductions(ranks):
+def test_reductions(ranks, world):
     lengths = checks.LENGTHS if ranks == 2 else (5, 58, 5000, 100_001)
-    umem.launch(checks.check_reductions, ranks, segment="256M", args=(("float32",), ("sum", "avg"), lengths))
-
-
-def test_reductions_of_every_type():
-    umem.launch(checks.check_reductions, 3, segment="256M", args=(DTYPES, checks.OPERATIONS, (7, 5003)))
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_moves(ranks):
     umem.launch(
-        checks.check_moves,
+        checks.check_reductions,
         ranks,
+        world=world,
         segment="256M",
-        args=(("float32", "int8", "complex128"), (0, 1, 3, 29, 200, 5000, 70_001)),
+        args=(("float32",), ("sum", "avg"), lengths),
     )
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_every_length_has_the_bits_of_the_whole(ranks):
-    umem.launch(checks.check_lengths, ranks, segment="64M")
+@WORLDS
+def test_reductions_of_every_type(world):
+    args = DTYPES, checks.OPERATIONS, (7, 5003)
+    umem.launch(checks.check_reductions, 3, world=world, segment="256M", args=args)
 
 
+@WORLDS
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_moves(ranks, world):
+    args = ("float32", "int8", "complex128"), (0, 1, 3, 29, 200, 5000, 70_001)
+    umem.launch(checks.check_moves, ranks, world=world, segment="256M", args=args)
+
+
+@WORLDS
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_what_members_call_differently(ranks):
-    umem.launch(checks.check_mismatches, ranks, segment="64M", timeout_s=20)
+def test_every_length_has_the_bits_of_the_whole(ranks, world):
+    umem.launch(checks.check_lengths, ranks, world=world, segment="64M")
+
+
+@WORLDS
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_members_call_differently(ranks, world):
+    umem.launch(checks.check_mismatches, ranks, world=world, segment="64M", timeout_s=20)
 
 
 def test_tensors():
@@ -47,30 +58,44 @@ def test_tensors():
     umem.launch(checks.check_torch, 2, segment="64M")
 
 
-def test_teams_come_and_go():
-    umem.launch(checks.check_reopening, 3, segment="64M")
+@WORLDS
+def test_teams_come_and_go(world):
+    umem.launch(checks.check_reopening, 3, world=world, segment="64M")
 
 
-def test_teams_need_memory_that_all_map():
+def test_members_agree_on_the_semantics():
+    umem.launch(checks.check_semantics, 2, segment="64M")
+
+
+def test_loads_and_stores_need_memory_that_all_map():
     with pytest.raises(NotMappable, match="does not map the memory of ranks"):
-        umem.launch(Team, 2, world="no-peer-access", segment="64M")
+        umem.launch(checks.make_team, 2, world="no-peer-access", segment="64M", args=("load_store",))
 
 
-def test_arguments_are_refused():
-    umem.launch(checks.check_arguments, 2, segment="64M")
+@pytest.mark.parametrize("semantics", ["auto", "message"])
+def test_a_team_ends_with_its_space(semantics):
+    umem.launch(checks.check_end, 2, segment="64M", args=(semantics,))
 
 
-def test_teams_and_threads():
-    umem.launch(checks.check_teams, 3, segment="128M")
+@WORLDS
+def test_arguments_are_refused(world):
+    umem.launch(checks.check_arguments, 2, world=world, segment="64M")
 
 
-def test_a_member_that_does_not_come():
-    umem.launch(checks.check_absence, 2, segment="64M")
+@WORLDS
+def test_teams_and_threads(world):
+    umem.launch(checks.check_teams, 3, world=world, segment="128M")
 
 
+@WORLDS
+def test_a_member_that_does_not_come(world):
+    umem.launch(checks.check_absence, 2, world=world, segment="64M")
+
+
+@WORLDS
 @pytest.mark.parametrize("num_bytes", [8, 4096, 1 << 20])
-def test_a_member_that_dies(num_bytes):
+def test_a_member_that_dies(num_bytes, world):
     options = {"segment": "64M", "timeout_s": 20, "results": "all", "on_failure": "continue"}
-    *survivors, died = umem.launch(checks.check_death, 3, args=(num_bytes,), **options)
+    *survivors, died = umem.launch(checks.check_death, 3, world=world, args=(num_bytes,), **options)
     assert isinstance(died, LaunchError) and "SIGKILL" in str(died)
     assert survivors == [None, None]

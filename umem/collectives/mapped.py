@@ -10,24 +10,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..agent.private_memory import PrivateMemory
-from ..errors import (
-    CollectiveMismatch,
-    NotMappable,
-    OutOfMemory,
-    RankLost,
-    UmemError,
-    WaitTimeout,
-    WorldError,
-)
+from ..errors import CollectiveMismatch, NotMappable, OutOfMemory, RankLost, WaitTimeout
 from ..kernels import status
 from ..kernels.collective import layout, polling, run
 from ..kernels.collective.reductions import reduction
 from ..kernels.collective.rounds import NEVER
 from ..kernels.data.copy import default_stream_bytes
 from ..kernels.page.control import CONTROL_EPOCH, KIND_DEVICE, KIND_HOST
-from ..memory.waiting import complete
 from .calls import in_words
 from .meeting import CPUS_ALONE, Meeting, meeting_of, side_of
+from .member import Member, varying_in_words
 
 if TYPE_CHECKING:
     from ..space.space import Space
@@ -35,30 +27,25 @@ if TYPE_CHECKING:
 EAGER_BYTES = 32 << 10
 TWO_SHOT_BYTES = 16 << 10
 SLOT_LINE_WORDS = layout.SLOT_BYTES // 8
-OWN_BYTES = (
-    64 << 10
-)  # of a member's words, scratch and tables of the largest team; untouched pages cost nothing
+# Of a member's words, scratch and tables of the largest team; untouched pages cost nothing.
+OWN_BYTES = 64 << 10
 
 
 _LEFT: WeakKeyDictionary[Space, list[MappedTeam]] = WeakKeyDictionary()  # teams that wait for others to leave
 
 
-class _Closed(WorldError):
-    """The member has left its team."""
+class MappedTeam(Member):
+    """This rank's part of a team whose members load and store each other's memory."""
 
-
-class MappedTeam:
-    """This rank's part of a team. Collective to make: every member, for teams of the same ranks in the same order."""
+    semantics = "load_store"
 
     def __init__(self, space: Space, ranks: Sequence[int], key: str, timeout_s: float):
-        self.space, self.ranks, self.timeout_s = space, tuple(ranks), timeout_s
-        self.size, self.position = len(self.ranks), self.ranks.index(space.rank)
-        self._key = key
+        super().__init__(space, ranks, key, timeout_s)
         self._meeting = self._find_meeting()
         left = _LEFT.get(space, [])
         left[:] = [team for team in left if not team.free_if_all_left()]
         self._page = self._make_page()
-        self._pages = [int(blob) for blob in self._exchange("page", str(self._page))]
+        self._pages = [int(blob) for blob in self.tell("page", str(self._page))]
         without = [rank for rank, page in zip(self.ranks, self._pages, strict=True) if not page]
         if without:
             raise OutOfMemory(
@@ -66,7 +53,6 @@ class MappedTeam:
             )
         self._make_words()
         self._epoch = ctypes.c_int64.from_address(space.control + 8 * CONTROL_EPOCH)
-        self._broken: BaseException | None = None
 
     def run(
         self,
@@ -99,16 +85,12 @@ class MappedTeam:
                 status.SLICE_NS,
             )
             if code != status.OK:
-                self._see_through(code, call, length)
+                self._see_through(code, call, length, self._go_on_here)
         except CollectiveMismatch:
             raise
         except BaseException as error:
             self._broken = error
             raise
-
-    def end(self) -> None:
-        """Have every call raise, an operation of another thread that waits too, within a slice."""
-        self._broken = _Closed("the team is closed")
 
     def leave(self) -> None:
         """Tell the others that this member's part is over; its page goes back with a later team, when all have left."""
@@ -132,7 +114,7 @@ class MappedTeam:
         """Give the page back, once every member has left the operations before. Collective."""
         self.end()
         # By the store of the world: of a barrier over the pages nobody could tell that all have read its flags.
-        self._exchange("left", "")
+        self.tell("left", "")
         self.space.free(self._page)
         self._free_words()
 
@@ -154,7 +136,7 @@ class MappedTeam:
                 )
             return CPUS_ALONE
         mine = side_of(reach.words, segments.gpu is not None)
-        texts = self._exchange("reach", " ".join(map(str, mine)))
+        texts = self.tell("reach", " ".join(map(str, mine)))
         told = {r: [int(word) for word in text.split()] for r, text in zip(self.ranks, texts, strict=True)}
         return meeting_of(told, gpu_ranks)
 
@@ -196,39 +178,8 @@ class MappedTeam:
         """One of this member's own words."""
         return self._words[index]
 
-    def _exchange(self, what: str, text: str) -> list[bytes]:
-        """Every member's text, by the store of the world."""
-        world = self.space.world
-        world.set(f"{self._key}/{what}/{self.space.rank}", text.encode())
-        return [world.get(f"{self._key}/{what}/{rank}", self.timeout_s, rank) for rank in self.ranks]
-
-    def _see_through(self, code: int, call: int, length: int) -> None:
-        codes = [code]
-
-        def step() -> int:
-            if isinstance(self._broken, _Closed):
-                raise self._broken
-            code = codes.pop() if codes else self._go_on(self.address, self.space.page.epoch, status.SLICE_NS)
-            if code == status.MISMATCH:
-                raise self._mismatch(call, length)
-            return int(code)
-
-        what = in_words(call, length)
-        try:
-            complete(step, self.space.page, self.timeout_s, what, self.ranks)
-        except WaitTimeout:
-            raise WaitTimeout(f"{what}: {self._who_is_missing()}") from None
-
-    def _refuse(self) -> None:
-        self.space.switch.check_open()
-        error = self._broken
-        if isinstance(error, RankLost):
-            raise RankLost(
-                error.rank, "and this team with it: make one of the ranks that are left"
-            ) from error
-        raise WorldError(f"this team has ended: {error}; make a new one") from (
-            error if isinstance(error, UmemError) else None
-        )
+    def _go_on_here(self) -> int:
+        return int(self._go_on(self.address, self.space.page.epoch, status.SLICE_NS))
 
     def _slot(self, member: int, sequence: int) -> np.ndarray:
         address = self._pages[member] + sequence % layout.NUM_FLAG_LINES * layout.SLOT_BYTES
@@ -252,23 +203,20 @@ class MappedTeam:
         table = self._pages[member] + layout.TABLES_OFFSET + turn * 8 * num_words
         rows = self._read_words(table, num_words).reshape(self.size, -1)
         sent, taken = rows[:, layout.TABLE_SEND].tolist(), rows[:, layout.TABLE_TAKE].tolist()
-        return f"all_to_all_v(sends {sent} bytes, takes {taken})"
+        return varying_in_words(sent, taken)
 
-    def _who_is_missing(self) -> str:
+    def _missing(self) -> list[str]:
         sequence = self._word(layout.TEAM_SEQUENCE)
         told = []
         for member, rank in enumerate(self.ranks):
             slots = [self._slot(member, turn) for turn in range(layout.NUM_FLAG_LINES)]
             last = max(slots, key=lambda slot: int(slot[layout.SLOT_SIGNAL]) >> 1)
-            if int(last[layout.SLOT_SIGNAL]) >> 1 < sequence:
-                before = int(last[layout.SLOT_SIGNAL]) >> 1
-                its = (
-                    in_words(int(last[layout.SLOT_CALL]), int(last[layout.SLOT_LENGTH]))
-                    if before
-                    else "nothing"
-                )
+            before = int(last[layout.SLOT_SIGNAL]) >> 1
+            if before < sequence:
+                call, length = int(last[layout.SLOT_CALL]), int(last[layout.SLOT_LENGTH])
+                its = in_words(call, length) if before else "nothing"
                 told.append(f"rank {rank}, whose last call here was {its}")
-        return f"no end after {self.timeout_s:g} s; not there: {'; '.join(told) or 'nobody any more'}"
+        return told
 
 
 def words_at(address: int, num_words: int) -> np.ndarray:

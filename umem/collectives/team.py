@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -16,8 +16,8 @@ from ..errors import ArgumentTypeError, ConfigError, WaitTimeout
 from ..kernels.collective import layout
 from ..kernels.collective.layout import call_word
 from ..memory.waiting import one_at_a_time
-from .buffers import ELEMENT_NAMES, Buffer, buffer_of, reduction_of, type_of
-from .mapped import MappedTeam
+from .buffers import ELEMENT_NAMES, Buffer, reduction_of, type_of
+from .choice import make_member
 
 if TYPE_CHECKING:
     from ..space.space import Space
@@ -51,7 +51,12 @@ class Team:
     """
 
     def __init__(
-        self, space: Space, ranks: Sequence[int] | None = None, name: str = "", timeout_s: float | None = None
+        self,
+        space: Space,
+        ranks: Sequence[int] | None = None,
+        name: str = "",
+        timeout_s: float | None = None,
+        semantics: str = "auto",
     ):
         members = (
             range(space.num_ranks) if ranks is None else [rank_of(rank, space.num_ranks) for rank in ranks]
@@ -66,13 +71,9 @@ class Team:
         made = _NUM_MADE.setdefault(space, Counter())
         label = f"{name}/{','.join(map(str, self.ranks))}"
         made[label] += 1
-        given = space, self.ranks, f"team/{label}/{made[label]}", self._timeout_s
-        self._part: MappedTeam
-        self._buffer: Callable[..., Buffer]
-        if space.segments.gpu is None:
-            self._part, self._buffer = MappedTeam(*given), buffer_of
-        else:
-            self._part, self._buffer = _on_gpu(*given)
+        key, number = f"team/{label}/{made[label]}", sum(made.values())
+        self._part, self._buffer = make_member(space, self.ranks, key, self._timeout_s, semantics, number)
+        self.semantics = self._part.semantics
         self._lock = threading.Lock()
         self._has_left = False
         space.end_with(self)
@@ -246,6 +247,7 @@ class Team:
         operation, element = reduction_of(op, src.type_index)
         word = call_word(flags, operation, src.type_index, root)
         combining = self._part.combining(operation, element)
+        self._part.held = dst, src
         self._run(flags, call, word, src.pointer, dst.pointer, dst.num_bytes, root, combining, src.item_bytes)
         dst.settle()
 
@@ -261,6 +263,7 @@ class Team:
     ) -> None:
         word = call_word(flags, 0, src.type_index, root)
         table = 0 if rows is None else rows.ctypes.data
+        self._part.held = dst, src
         self._run(flags, call, word, src.pointer, dst.pointer, length, root, 0, 1, table)
         dst.settle()
 
@@ -273,16 +276,6 @@ class Team:
             self._part.run(flags, word, *arguments)
         finally:
             self._lock.release()
-
-
-def _on_gpu(
-    space: Space, ranks: tuple[int, ...], key: str, timeout_s: float
-) -> tuple[MappedTeam, Callable[..., Buffer]]:
-    from .gpu import GpuTeam  # these load what compiles for CUDA
-    from .gpu_buffers import GpuBuffers
-
-    part = GpuTeam(space, ranks, key, timeout_s)
-    return part, GpuBuffers(space, part.follow)
 
 
 def _same_type(call: str, dst: Buffer, src: Buffer) -> None:

@@ -44,7 +44,7 @@ class GroupCalls:
 
     def __init__(self, team: Team, engine: Engine):
         self.team, self.engine = team, engine
-        self._is_on_cpu = team.space.segments.gpu is None
+        self._is_direct = team.space.segments.gpu is None and team.semantics == "load_store"
         self._sums: dict[torch.dtype, PreparedReduction] = {}
 
     # --- reductions
@@ -60,7 +60,7 @@ class GroupCalls:
                 return _NOTHING
         kind = _reduction(opts)
         for tensor in tensors:
-            if tensor.dtype in _COMBINABLE and tensor.dtype not in self._sums and self._is_on_cpu:
+            if tensor.dtype in _COMBINABLE and tensor.dtype not in self._sums and self._is_direct:
                 self._sums[tensor.dtype] = self.team.prepare_all_reduce("sum", tensor.dtype)
 
         def step() -> None:

@@ -283,14 +283,14 @@ class UcxFabric:
         def look() -> int | None:
             code = next(codes)
             if code == status.AGAIN and self.peers[rank].failure:
-                raise self._broken(call, rank, self.peers[rank].failure, needs)
+                raise self.broken(call, rank, self.peers[rank].failure, needs)
             if code == status.RANK_LOST:
                 raise RankLost(rank, f"{call} over ucx", self.page.lost_ranks().get(rank, ""))
             if code == status.INTERRUPTED:
                 raise Interrupted(f"{call} with rank {rank} over ucx: the space is closing")
             if code not in (status.OK, status.AGAIN):
                 assert code == status.FABRIC_FAILED, status.name(code)
-                raise self._broken(call, rank, int(port.words[PORT_UCX_STATUS]), needs)
+                raise self.broken(call, rank, int(port.words[PORT_UCX_STATUS]), needs)
             return unless_again(code)
 
         # Over tcp what a rank did before it ended may still be on its way.
@@ -338,7 +338,7 @@ class UcxFabric:
     def _loss(self, call: str, needs: Iterable[int]) -> RankLost | None:
         return loss(self.page, needs, f"{call} over ucx")
 
-    def _broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError | RankLost:
+    def broken(self, call: str, rank: int, ucx_status: int, needs: Iterable[int]) -> FabricError | RankLost:
         """The error for a failed call: RankLost where a death explains it."""
         lost = self._confirmed(call, needs) if ucx_status in BROKEN else None
         text = self.context.library.status_text(ucx_status)

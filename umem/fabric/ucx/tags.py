@@ -10,6 +10,7 @@ from ...errors import ConfigError
 MAX_TAG = (1 << 40) - 1  # of a user
 BARRIER_TAG = 1 << 40  # plus the distance of the round
 PARCEL = 1 << 41  # plus a user's tag: a message that is received whole (parcels.py)
+COLLECTIVE = 1 << 42  # plus a team's number and its calls so far (umem/collectives/message.py)
 TENSOR = 1 << 43  # plus a group's number and tag: a parcel that torch.distributed sends
 SENDER_SHIFT = 48  # the upper 16 bits are the sender's rank
 

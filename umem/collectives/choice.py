@@ -1,0 +1,61 @@
+"""Which way the operations of a team go: agreed on by its members when they make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import CollectiveMismatch, NotMappable, UnknownName
+from ..kernels.page.control import KIND_DEVICE, KIND_HOST
+from .buffers import Buffer, buffer_of
+from .mapped import MappedTeam
+from .member import Member, told
+
+if TYPE_CHECKING:
+    from ..space.space import Space
+
+AUTO, LOAD_STORE, MESSAGE = "auto", "load_store", "message"
+SEMANTICS = (AUTO, LOAD_STORE, MESSAGE)
+
+
+def make_member(
+    space: Space, ranks: Sequence[int], key: str, timeout_s: float, semantics: str, number: int
+) -> tuple[Member, Callable[..., Buffer]]:
+    """This rank's part of the team of `ranks`, and what finds its buffers. Collective.
+
+    `number` tells the teams apart whose first member is the same; that member's counts. "auto" is load_store where all
+    members map each other's memory or one works on a GPU, else message. Raises UnknownName; CollectiveMismatch where
+    members ask for different semantics; NotMappable.
+    """
+    if semantics not in SEMANTICS:
+        raise UnknownName("semantics", semantics, SEMANTICS)
+    on_gpus = not set(space.segments.map.gpu_ranks).isdisjoint(ranks)
+    reach = space.segments.reach
+    away = [r for r in ranks if not (reach.by_cpu(r, KIND_DEVICE) and reach.by_cpu(r, KIND_HOST))]
+    texts = [text.decode().split() for text in told(
+        space, ranks, f"{key}/semantics", f"{semantics} {int(not away)} {number}", timeout_s
+    )]  # fmt: skip
+    for rank, (other, _, _) in zip(ranks, texts, strict=True):
+        if other != semantics:
+            mine, its = (f"Team(semantics={name!r})" for name in (semantics, other))
+            raise CollectiveMismatch(space.rank, mine, rank, its)
+    all_map = all(maps == "1" for _, maps, _ in texts)
+    if on_gpus and semantics == MESSAGE:
+        raise NotMappable("a team by messages has no ranks that work on GPUs; use semantics='load_store'")
+    if semantics == MESSAGE or (semantics == AUTO and not all_map and not on_gpus):
+        from .message import MessageTeam  # loads UCX
+
+        return MessageTeam(space, ranks, key, timeout_s, int(texts[0][2])), buffer_of
+    if not on_gpus and not all_map:
+        whose = f"ranks {away}" if away else "others"
+        raise NotMappable(
+            f"rank {space.rank} does not map the memory of {whose}, or another member does not map all:"
+            " collectives by loads and stores need that; use semantics='message'"
+        )
+    if space.segments.gpu is None:
+        return MappedTeam(space, ranks, key, timeout_s), buffer_of
+    from .gpu import GpuTeam  # these load what compiles for CUDA
+    from .gpu_buffers import GpuBuffers
+
+    part = GpuTeam(space, ranks, key, timeout_s)
+    return part, GpuBuffers(space, part.follow)
