@@ -14,8 +14,7 @@ from .member import Member, told
 if TYPE_CHECKING:
     from ..space.space import Space
 
-AUTO, LOAD_STORE, MESSAGE = "auto", "load_store", "message"
-SEMANTICS = (AUTO, LOAD_STORE, MESSAGE)
+TEAM_SEMANTICS = ("auto", "load_store", "message")
 
 
 def make_member(
@@ -27,8 +26,8 @@ def make_member(
     members map each other's memory or one works on a GPU, else message. Raises UnknownName; CollectiveMismatch where
     members ask for different semantics; NotMappable.
     """
-    if semantics not in SEMANTICS:
-        raise UnknownName("semantics", semantics, SEMANTICS)
+    if semantics not in TEAM_SEMANTICS:
+        raise UnknownName("semantics", semantics, TEAM_SEMANTICS)
     on_gpus = not set(space.segments.map.gpu_ranks).isdisjoint(ranks)
     reach = space.segments.reach
     away = [r for r in ranks if not (reach.by_cpu(r, KIND_DEVICE) and reach.by_cpu(r, KIND_HOST))]
@@ -40,9 +39,9 @@ def make_member(
             mine, its = (f"Team(semantics={name!r})" for name in (semantics, other))
             raise CollectiveMismatch(space.rank, mine, rank, its)
     all_map = all(maps == "1" for _, maps, _ in texts)
-    if on_gpus and semantics == MESSAGE:
+    if on_gpus and semantics == "message":
         raise NotMappable("a team by messages has no ranks that work on GPUs; use semantics='load_store'")
-    if semantics == MESSAGE or (semantics == AUTO and not all_map and not on_gpus):
+    if semantics == "message" or (semantics == "auto" and not all_map and not on_gpus):
         from .message import MessageTeam  # loads UCX
 
         return MessageTeam(space, ranks, key, timeout_s, int(texts[0][2])), buffer_of

@@ -10,13 +10,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..agent.private_memory import PrivateMemory
-from ..errors import CollectiveMismatch, NotMappable, OutOfMemory, RankLost, WaitTimeout
+from ..errors import CollectiveMismatch, OutOfMemory, RankLost, WaitTimeout
 from ..kernels import status
 from ..kernels.collective import layout, polling, run
 from ..kernels.collective.reductions import reduction
 from ..kernels.collective.rounds import NEVER
 from ..kernels.data.copy import default_stream_bytes
-from ..kernels.page.control import CONTROL_EPOCH, KIND_DEVICE, KIND_HOST
+from ..kernels.page.control import CONTROL_EPOCH
 from .calls import in_words
 from .meeting import CPUS_ALONE, Meeting, meeting_of, side_of
 from .member import Member, varying_in_words
@@ -123,17 +123,10 @@ class MappedTeam(Member):
         return reduction(operation, element).address
 
     def _find_meeting(self) -> Meeting:
-        """Where the members meet, by what each reaches. Raises NotMappable."""
-        segments, rank = self.space.segments, self.space.rank
+        """Where the members meet, by what each reaches. Raises NotMappable where GPUs do not meet."""
+        segments = self.space.segments
         reach, gpu_ranks = segments.reach, frozenset(segments.map.gpu_ranks)
         if gpu_ranks.isdisjoint(self.ranks):
-            away = [
-                r for r in self.ranks if not (reach.by_cpu(r, KIND_DEVICE) and reach.by_cpu(r, KIND_HOST))
-            ]
-            if away:
-                raise NotMappable(
-                    f"rank {rank} does not map the memory of ranks {away}: collectives by loads and stores need that"
-                )
             return CPUS_ALONE
         mine = side_of(reach.words, segments.gpu is not None)
         texts = self.tell("reach", " ".join(map(str, mine)))

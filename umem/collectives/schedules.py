@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..fabric.ucx.schedules import CHECK, COMBINE, COPY, RECV, ROW_WORDS, SEND, WAIT
+from ..fabric.ucx.schedules import DO_CHECK, DO_COMBINE, DO_COPY, DO_RECV, STEP_WORDS, DO_SEND, DO_WAIT
 from ..kernels.collective.layout import (
     COLLECTS,
     FROM_ROOT,
@@ -36,8 +36,8 @@ NUM_BUFFERS = 5
 
 HEADER_WORDS = 2  # what was called, and the length
 HEADER_BYTES = 8 * HEADER_WORDS
-SMALL_BYTES = 4096  # up to here the data travels with the header
-CHUNK_BYTES = 512 << 10  # of a large reduction, for each member
+HEADER_DATA_BYTES = 4096  # up to here the data travels with the header
+REDUCED_CHUNK_BYTES = 512 << 10  # of a large reduction, for each member
 TREE_CHUNK_BYTES = 256 << 10
 SLICE_UNIT = 64
 
@@ -77,11 +77,11 @@ class Schedule:
 
     def send(self, to: int, buffer: int, offset: int, num_bytes: int) -> None:
         """Send to a member."""
-        self._message(SEND, to, buffer, offset, num_bytes)
+        self._message(DO_SEND, to, buffer, offset, num_bytes)
 
     def recv(self, member: int, buffer: int, offset: int, num_bytes: int) -> None:
         """Receive from a member."""
-        self._message(RECV, member, buffer, offset, num_bytes)
+        self._message(DO_RECV, member, buffer, offset, num_bytes)
 
     def _message(self, kind: int, member: int, buffer: int, offset: int, num_bytes: int) -> None:
         self.rows.append((kind, member, buffer, offset, num_bytes))
@@ -89,26 +89,26 @@ class Schedule:
 
     def wait(self, begin: int, end: int | None = None) -> None:
         """Wait for the messages from number `begin` to before `end` (default: all so far)."""
-        self.rows.append((WAIT, 0, 0, 0, 0, begin, self.num_requests if end is None else end))
+        self.rows.append((DO_WAIT, 0, 0, 0, 0, begin, self.num_requests if end is None else end))
 
     def copy(self, buffer: int, offset: int, src: int, src_offset: int, num_bytes: int) -> None:
         """Copy from one buffer to another."""
         if num_bytes:
-            self.rows.append((COPY, 0, buffer, offset, num_bytes, src, src_offset))
+            self.rows.append((DO_COPY, 0, buffer, offset, num_bytes, src, src_offset))
 
     def combine(self, buffer: int, offset: int, num_bytes: int, sources: list[tuple[int, int]]) -> None:
         """Reduce a piece of every member's input."""
         if num_bytes:
-            self.rows.append((COMBINE, 0, buffer, offset, num_bytes, 0, len(self.sources)))
+            self.rows.append((DO_COMBINE, 0, buffer, offset, num_bytes, 0, len(self.sources)))
             self.sources += sources
 
     def check(self) -> None:
         """Compare the headers."""
-        self.rows.append((CHECK,))
+        self.rows.append((DO_CHECK,))
 
     def words(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and sources as compiled code takes them."""
-        rows = np.zeros((max(len(self.rows), 1), ROW_WORDS), np.int64)
+        rows = np.zeros((max(len(self.rows), 1), STEP_WORDS), np.int64)
         for index, row in enumerate(self.rows):
             rows[index, : len(row)] = row
         return rows, np.array(self.sources or [(0, 0)], np.int64)
@@ -116,12 +116,12 @@ class Schedule:
 
 def is_small(flags: int, length: int, size: int) -> bool:
     """Whether the data travels with the headers."""
-    return not flags & VARIES and length * (size if flags & PERSONAL else 1) <= SMALL_BYTES
+    return not flags & VARIES and length * (size if flags & PERSONAL else 1) <= HEADER_DATA_BYTES
 
 
 def header_stride(size: int) -> int:
     """Bytes between the headers of two members: room for the longest, with data or with tables."""
-    return align_up(HEADER_BYTES + max(SMALL_BYTES, 16 * size), SLICE_UNIT)
+    return align_up(HEADER_BYTES + max(HEADER_DATA_BYTES, 16 * size), SLICE_UNIT)
 
 
 def schedule(shape: Shape, rows: np.ndarray | None = None) -> Schedule:
@@ -253,7 +253,7 @@ def _reduction(made: Schedule, shape: Shape) -> None:
     chunk before is combined."""
     size, position, others = shape.size, shape.position, shape.others
     is_scattered = bool(shape.flags & PERSONAL)
-    piece = CHUNK_BYTES  # of a chunk, that one member combines
+    piece = REDUCED_CHUNK_BYTES  # of a chunk, that one member combines
     step = piece if is_scattered else piece * size
     chunks = [(begin, min(step, shape.length - begin)) for begin in range(0, shape.length, step)]
     made.scratch_bytes = 2 * size * piece + piece

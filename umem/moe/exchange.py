@@ -30,7 +30,7 @@ from .routing import Handle, counts_of, route
 if TYPE_CHECKING:
     from ..space.space import Space
 
-WAYS = ("load_store", "message")
+WAYS = ("auto", "load_store", "message")
 SECTION_BYTES = 64  # alignment of what stands behind another in a block
 ELEMENTS_OF_SUMS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
@@ -58,23 +58,24 @@ class Exchange:
     the members in equal, contiguous parts. A member takes at most `max_rows` rows in a `dispatch` (default: what its
     memory holds).
 
-    With "load_store" every member stores its rows where they belong at the expert's home, and loads the experts' rows
-    from there; with "message" the same rows go by `Team.all_to_all_v`. The results have the same bits, and do not
-    depend on how many members the tokens are spread over.
+    `semantics` "auto" is "load_store" where the team's is. With "load_store" every member stores its rows where they
+    belong at the expert's home, and loads the experts' rows from there; with "message" the same rows go by
+    `Team.all_to_all_v`. The results have the same bits, and do not depend on how many members the tokens are spread
+    over.
 
     Rows are NumPy arrays and arrays of the space; umem.torch.MoeExchange takes tensors. Arguments are checked before a
     member joins in. Raises what Team's operations raise.
     """
 
-    def __init__(self, team: Team, max_rows: int | None = None, semantics: str = "load_store"):
+    def __init__(self, team: Team, max_rows: int | None = None, semantics: str = "auto"):
         if semantics not in WAYS:
             raise UnknownName("semantics", semantics, WAYS)
         on_gpus = sorted(set(team.ranks).intersection(team.space.segments.map.gpu_ranks))
-        if on_gpus and semantics == "load_store":
-            raise NotMappable(
-                f'ranks {on_gpus} work on GPUs, whose memory no CPU stores rows to: pass semantics="message"'
-            )
-        self.team, self.semantics = team, semantics
+        maps = not on_gpus and team.semantics == "load_store"
+        if semantics == "load_store" and not maps:
+            why = f"ranks {on_gpus} work on GPUs, whose memory" if on_gpus else "members have memory that"
+            raise NotMappable(f'{why} no CPU of another stores rows to: pass semantics="message"')
+        self.team, self.semantics = team, "load_store" if maps and semantics != "message" else "message"
         self.max_rows = None if max_rows is None else whole(max_rows, "max_rows", 0)
         self._space: Space = team.space
         self._blocks = Blocks(team.space)

@@ -26,7 +26,7 @@ class MoeExchange:
     at all. Scales have no gradient.
     """
 
-    def __init__(self, team: Team, max_rows: int | None = None, semantics: str = "load_store"):
+    def __init__(self, team: Team, max_rows: int | None = None, semantics: str = "auto"):
         self.arrays = Exchange(team, max_rows, semantics)
 
     def dispatch(

@@ -19,15 +19,18 @@ from .turns import UCX_KERNELS, end_turn, take_turn
 from .waiting import EVERY_BIT, wait_request
 
 # --- a row: what it does, and its operands
-ROW_KIND = 0
-ROW_PEER = 1  # SEND, RECV: position of the other member
-ROW_BUFFER, ROW_OFFSET = 2, 3  # SEND, RECV, COPY, COMBINE: which buffer, and where in it
-ROW_BYTES = 4
-ROW_SRC_BUFFER, ROW_SRC_OFFSET = 5, 6  # COPY: from where; COMBINE: ROW_SRC_OFFSET is its first row of sources
-ROW_BEGIN, ROW_END = 5, 6  # WAIT: for these requests, which are numbered as their rows follow each other
-ROW_WORDS = 8
+STEP_KIND = 0
+STEP_PEER = 1  # DO_SEND, DO_RECV: position of the other member
+STEP_BUFFER, STEP_OFFSET = 2, 3  # DO_SEND, DO_RECV, DO_COPY, DO_COMBINE: which buffer, and where in it
+STEP_BYTES = 4
+STEP_SRC_BUFFER, STEP_SRC_OFFSET = (
+    5,
+    6,
+)  # DO_COPY: from where; DO_COMBINE: STEP_SRC_OFFSET is its first row of sources
+STEP_BEGIN, STEP_END = 5, 6  # DO_WAIT: for these requests, which are numbered as their rows follow each other
+STEP_WORDS = 8
 
-SEND, RECV, WAIT, COPY, COMBINE, CHECK = range(6)
+DO_SEND, DO_RECV, DO_WAIT, DO_COPY, DO_COMBINE, DO_CHECK = range(6)
 
 # --- the words of a run
 RUN_PORTS = 0  # address of a port for each member
@@ -45,7 +48,7 @@ RUN_NUM_REQUESTS = 11  # started so far
 RUN_COMBINE = 12  # address of the function that combines
 RUN_ELEMENT_BYTES = 13
 RUN_SOURCES = 14  # address of room for an address for each member
-RUN_SOURCE_ROWS = 15  # address of pairs of words: buffer and offset of each source of each COMBINE
+RUN_SOURCE_ROWS = 15  # address of pairs of words: buffer and offset of each source of each DO_COMBINE
 RUN_SIZE = 16
 RUN_POSITION = 17
 RUN_HEADERS = 18  # address of what the members have told, and this one's own at its position
@@ -57,7 +60,7 @@ RUN_FAILED = 23  # of a failure: the member
 RUN_SHAPE = 24  # of a reduction: sources, elements, bytes from which it streams
 RUN_WORDS = 32
 
-NEVER_STREAMS = 1 << 62
+NO_STREAM_BYTES = 1 << 62
 
 
 @device_function
@@ -69,11 +72,11 @@ def place(run, buffer, offset):
 @device_function
 def start_message(run, row):
     """Start a send or a receive."""
-    member = load_i64(row, ROW_PEER)
+    member = load_i64(row, STEP_PEER)
     port = load_i64(load_i64(run, RUN_PORTS), member)
-    pointer = place(run, load_i64(row, ROW_BUFFER), load_i64(row, ROW_OFFSET))
-    num_bytes, param = load_i64(row, ROW_BYTES), port + 8 * PORT_PLAIN
-    if load_i64(row, ROW_KIND) == SEND:
+    pointer = place(run, load_i64(row, STEP_BUFFER), load_i64(row, STEP_OFFSET))
+    num_bytes, param = load_i64(row, STEP_BYTES), port + 8 * PORT_PLAIN
+    if load_i64(row, STEP_KIND) == DO_SEND:
         endpoint = load_i64(load_i64(run, RUN_ENDPOINTS), member)
         request = calls.tag_send(endpoint, pointer, num_bytes, load_i64(run, RUN_TAG_OUT), param)
     else:
@@ -108,7 +111,7 @@ def wait_range(run, begin, end):
 def combine(run, row):
     """Reduce one piece of every member's input, in their order."""
     sources, num_sources = load_i64(run, RUN_SOURCES), load_i64(run, RUN_SIZE)
-    pairs = load_i64(run, RUN_SOURCE_ROWS) + 16 * load_i64(row, ROW_SRC_OFFSET)
+    pairs = load_i64(run, RUN_SOURCE_ROWS) + 16 * load_i64(row, STEP_SRC_OFFSET)
     member = 0
     while member < num_sources:
         pointer = place(run, load_i64(pairs, 2 * member), load_i64(pairs, 2 * member + 1))
@@ -116,9 +119,9 @@ def combine(run, row):
         member += 1
     shape = run + 8 * RUN_SHAPE
     store_i64(shape, 0, num_sources)
-    store_i64(shape, 1, load_i64(row, ROW_BYTES) // load_i64(run, RUN_ELEMENT_BYTES))
-    store_i64(shape, 2, NEVER_STREAMS)
-    dst = place(run, load_i64(row, ROW_BUFFER), load_i64(row, ROW_OFFSET))
+    store_i64(shape, 1, load_i64(row, STEP_BYTES) // load_i64(run, RUN_ELEMENT_BYTES))
+    store_i64(shape, 2, NO_STREAM_BYTES)
+    dst = place(run, load_i64(row, STEP_BUFFER), load_i64(row, STEP_OFFSET))
     call_handler(load_i64(run, RUN_COMBINE), dst, sources, shape)
 
 
@@ -164,21 +167,21 @@ def check_tables(run):
 @device_function
 def do_row(run, row):
     """One row; its status."""
-    kind = load_i64(row, ROW_KIND)
-    if kind in (SEND, RECV):
+    kind = load_i64(row, STEP_KIND)
+    if kind in (DO_SEND, DO_RECV):
         start_message(run, row)
         return OK
-    if kind == WAIT:
-        return wait_range(run, load_i64(row, ROW_BEGIN), load_i64(row, ROW_END))
-    if kind == CHECK:
+    if kind == DO_WAIT:
+        return wait_range(run, load_i64(row, STEP_BEGIN), load_i64(row, STEP_END))
+    if kind == DO_CHECK:
         return check_headers(run)
-    if kind == COMBINE:
+    if kind == DO_COMBINE:
         combine(run, row)
         return OK
-    dst = place(run, load_i64(row, ROW_BUFFER), load_i64(row, ROW_OFFSET))
-    src = place(run, load_i64(row, ROW_SRC_BUFFER), load_i64(row, ROW_SRC_OFFSET))
+    dst = place(run, load_i64(row, STEP_BUFFER), load_i64(row, STEP_OFFSET))
+    src = place(run, load_i64(row, STEP_SRC_BUFFER), load_i64(row, STEP_SRC_OFFSET))
     if dst != src:
-        copy(dst, src, load_i64(row, ROW_BYTES), NEVER_STREAMS, 0, 1)
+        copy(dst, src, load_i64(row, STEP_BYTES), NO_STREAM_BYTES, 0, 1)
     return OK
 
 
@@ -193,7 +196,7 @@ def advance(run):
     code = take_turn(channels)
     cursor = load_i64(run, RUN_CURSOR)
     while code == OK and cursor < load_i64(run, RUN_NUM_ROWS):
-        code = do_row(run, load_i64(run, RUN_ROWS) + 8 * ROW_WORDS * cursor)
+        code = do_row(run, load_i64(run, RUN_ROWS) + 8 * STEP_WORDS * cursor)
         if code == OK:
             cursor += 1
     store_i64(run, RUN_CURSOR, cursor)
