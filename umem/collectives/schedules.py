@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..fabric.ucx.schedules import DO_CHECK, DO_COMBINE, DO_COPY, DO_RECV, STEP_WORDS, DO_SEND, DO_WAIT
+from ..fabric.ucx.schedules import (
+    DO_CHECK,
+    DO_COMBINE,
+    DO_COPY,
+    DO_RECV,
+    DO_SEND,
+    DO_WAIT,
+    SCHEDULE_ROW_WORDS,
+)
 from ..kernels.collective.layout import (
     COLLECTS,
     FROM_ROOT,
@@ -108,7 +116,7 @@ class Schedule:
 
     def words(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and sources as compiled code takes them."""
-        rows = np.zeros((max(len(self.rows), 1), STEP_WORDS), np.int64)
+        rows = np.zeros((max(len(self.rows), 1), SCHEDULE_ROW_WORDS), np.int64)
         for index, row in enumerate(self.rows):
             rows[index, : len(row)] = row
         return rows, np.array(self.sources or [(0, 0)], np.int64)

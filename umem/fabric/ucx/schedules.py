@@ -28,7 +28,7 @@ STEP_SRC_BUFFER, STEP_SRC_OFFSET = (
     6,
 )  # DO_COPY: from where; DO_COMBINE: STEP_SRC_OFFSET is its first row of sources
 STEP_BEGIN, STEP_END = 5, 6  # DO_WAIT: for these requests, which are numbered as their rows follow each other
-STEP_WORDS = 8
+SCHEDULE_ROW_WORDS = 8
 
 DO_SEND, DO_RECV, DO_WAIT, DO_COPY, DO_COMBINE, DO_CHECK = range(6)
 
@@ -196,7 +196,7 @@ def advance(run):
     code = take_turn(channels)
     cursor = load_i64(run, RUN_CURSOR)
     while code == OK and cursor < load_i64(run, RUN_NUM_ROWS):
-        code = do_row(run, load_i64(run, RUN_ROWS) + 8 * STEP_WORDS * cursor)
+        code = do_row(run, load_i64(run, RUN_ROWS) + 8 * SCHEDULE_ROW_WORDS * cursor)
         if code == OK:
             cursor += 1
     store_i64(run, RUN_CURSOR, cursor)
