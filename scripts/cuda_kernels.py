@@ -3,7 +3,8 @@
 Entries of kernels/data launch as they are. Signals, the barrier and coherent access are device functions, which a
 user's kernel calls: here each has a kernel that calls it and keeps what it returns. Of the coherent operations,
 which come for every element type, those of i64 stand for all that are 4 or 8 bytes wide, and one of u8 for the
-narrow ones, whose atomic step is a compare_swap of the word around them.
+narrow ones, whose atomic step is a compare_swap of the word around them. Of the collectives' kernels, one for each
+operation and element type, there is the one that combines nothing, and float32's sum.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 from umem.kernels import data, store_i64
 from umem.kernels.coherent import span, typed
+from umem.kernels.collective.lanes import operation_kernel
+from umem.kernels.data.reduce import SUM
 from umem.kernels.data.stream_words import await_word, set_word
 from umem.kernels.page.barrier import cuda_barrier
 from umem.kernels.page.signal import CUDA
@@ -98,6 +101,7 @@ def cuda_kernels() -> dict[str, Callable[..., Any]]:
                 found |= {f"{name.removeprefix('CUDA_').lower()}[{key}]": body for key, body in value.items()}
             elif name.startswith("cuda_") and value.__module__ == module.__name__:
                 found[name.removeprefix("cuda_")] = value
+    found |= {"collective": operation_kernel().body, "collective[sum f32]": operation_kernel(SUM, "f32").body}
     return found | {body.__name__: body for body in CALLERS}
 
 

@@ -8,14 +8,23 @@ of all members reach what lies there.
 from __future__ import annotations
 
 from ..build.compile import cpu_kernel, device_function
-from ..build.variants import family
+from ..build.variants import ON_DEMAND, family
 from ..intrinsics.scalar import fence_acquire, load_i64, load_relaxed_i64, store_release_i64
 from ..intrinsics.system import is_gpu, now_ns, pause, yield_cpu
 from ..page.control import CONTROL_EPOCH, CONTROL_STOP, NO_HOME, contiguous_bytes, home_rank, place_of
-from ..page.signal import is_reached
 from ..status import AGAIN, EPOCH_CHANGED, INTERRUPTED, OK
 from . import exchange, run
-from .layout import GPU_HOME, TEAM_CONTROL, TEAM_REACH, TEAM_SHIFT
+from .layout import (
+    GPU_HOME,
+    SLOT_SIGNAL,
+    TEAM_CONTROL,
+    TEAM_REACH,
+    TEAM_SEQUENCE,
+    TEAM_SHIFT,
+    TEAM_SIZE,
+    member_after,
+    slot_of,
+)
 
 POLLS_PER_LOOK = 16
 
@@ -27,22 +36,13 @@ def post_unheard(signal, value):
 
 
 @device_function
-def look_once(control, signal, value, exactly):
-    """1 where the signal is reached now; acquire ordering."""
-    if is_reached(load_relaxed_i64(signal, 0), value, exactly) == 0:
-        return 0
-    fence_acquire()
-    return 1
+def poll(control, signal, sequence, epoch, deadline_ns):
+    """Poll until the signal stands at `sequence` or beyond; relaxed. What `await_all` returns.
 
-
-@device_function
-def wait_awake(control, signal, value, exactly, epoch, deadline_ns):
-    """Poll until the signal is reached: OK, or AGAIN after `deadline_ns` (of now_ns); acquire ordering.
-
-    On a CPU also INTERRUPTED, EPOCH_CHANGED: for a GPU the host looks at these, between two slices.
+    CPUs look at the space's end and at deaths too: for a GPU the host does, between two slices.
     """
     polls = 0
-    while is_reached(load_relaxed_i64(signal, 0), value, exactly) == 0:
+    while load_relaxed_i64(signal, 0) >> 1 < sequence:
         polls += 1
         if polls == POLLS_PER_LOOK:
             polls = 0
@@ -55,6 +55,21 @@ def wait_awake(control, signal, value, exactly, epoch, deadline_ns):
             if now_ns() >= deadline_ns:
                 return AGAIN
         pause()
+    return OK
+
+
+@device_function
+def await_all(team, epoch, slice_ns):
+    """exchange.await_all where nobody sleeps."""
+    control, deadline_ns = load_i64(team, TEAM_CONTROL), now_ns() + slice_ns
+    num_members, sequence = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_SEQUENCE)
+    hop = 1
+    while hop < num_members:
+        signal = slot_of(team, member_after(team, hop), sequence) + 8 * SLOT_SIGNAL
+        code = poll(control, signal, sequence, epoch, deadline_ns)
+        if code != OK:
+            return code
+        hop += 1
     fence_acquire()
     return OK
 
@@ -90,27 +105,23 @@ def pointer_to(team, address):
 
 
 POLLED = family(
-    (
-        *(exchange.announce, exchange.await_all),
-        *(run.ask, run.prepare, run.step, run.conclude, run.begin, run.advance),
-    ),
+    (exchange.announce, run.ask, run.prepare, run.step, run.conclude, run.begin, run.advance),
     "polled",
     post=post_unheard,
-    poll_eagerly=look_once,
-    wait_patiently=wait_awake,
+    await_all=await_all,
     shared_address=told_address,
 )
 begin, advance = POLLED.begin, POLLED.advance
 
 
-@cpu_kernel(run.START_SIGNATURE)
+@cpu_kernel(run.START_SIGNATURE, group=ON_DEMAND)
 def start(team, flags, call, src, dst, length, root, reduction, element_bytes, rows, epoch, slice_ns):
     """run.start on a CPU among GPUs."""
     begin(team, flags, call, src, dst, length, root, reduction, element_bytes, rows)
     return advance(team, epoch, slice_ns)
 
 
-@cpu_kernel(run.GO_ON_SIGNATURE)
+@cpu_kernel(run.GO_ON_SIGNATURE, group=ON_DEMAND)
 def go_on(team, epoch, slice_ns):
     """run.go_on on a CPU among GPUs."""
     return advance(team, epoch, slice_ns)

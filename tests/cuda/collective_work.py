@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.worlds.checks_collectives import combined, exchange_counts, same, values
 from umem.collectives import Team
-from umem.errors import ArgumentTypeError, CollectiveMismatch, RankLost, WaitTimeout, WorldError
+from umem.errors import ArgumentTypeError, CollectiveMismatch, ConfigError, RankLost, WaitTimeout, WorldError
 from umem.space.dtypes import element_type
 
 
@@ -204,15 +206,17 @@ def an_absent_member_is_named(space):
         with pytest.raises(WorldError, match="make a new one"):
             team.barrier()
     space.barrier()
+    team.close()
 
 
 def streams_are_followed(space):
     """A buffer that is filled on a stream of its own is read behind that."""
+    team = Team(space)
     if space.segments.gpu is None:
-        team = Team(space)
         data = np.full(100, 2.0, np.float32)
         team.all_reduce(data)
         assert (data == 2 * team.size).all()
+        team.close()
         return
     driver = space.gpu.device.driver
     stream = int(driver.call("cuStreamCreate", 1))
@@ -226,12 +230,69 @@ def streams_are_followed(space):
             return {**super().__cuda_array_interface__, "stream": stream}
 
     data = Filled(space, 100, "float32")
-    team = Team(space)
     space.gpu.wait(word.address, 1, stream)
     driver.call("cuMemcpyAsync", data.pointer, space.pointer(source.address), 400, stream)
     space.store(word.address, 1, "int64")
     team.all_reduce(data)
     assert (data.read() == 2 * team.size).all()
+    team.close()
+
+
+def some_of_the_ranks(space):
+    """Teams of one rank and of two, beside the team of all; threads with a team each."""
+    alone = Team(space, [space.rank])
+    data = space.empty(50_000, "float32")
+    data.write(3.0)
+    alone.all_reduce(data)
+    alone.barrier()
+    assert (data.read() == 3).all()
+    pairs = [[0, other] for other in range(1, space.num_ranks) if space.rank in (0, other)]
+    for pair in pairs:
+        team = Team(space, pair)
+        got = np.zeros(2, np.int64)
+        team.all_gather(got, np.array([space.rank]))
+        assert got.tolist() == pair
+        team.close()
+    teams = [Team(space, name=str(k)) for k in range(2)]
+    failed = []
+
+    def loop(k):
+        for turn in range(5):
+            got = np.full(1 + 977 * turn, 10 * k + space.rank, np.int64)
+            teams[k].broadcast(got, root=space.num_ranks - 1)
+            if (got != 10 * k + space.num_ranks - 1).any():
+                failed.append((k, turn))
+
+    threads = [threading.Thread(target=loop, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    for team in (alone, *teams):
+        team.close()
+
+
+def buffers_are_refused(space):
+    if space.segments.gpu is None:
+        return
+    team = Team(space, [space.rank])
+    strided, constant = Private(space, 10, "int32"), Private(space, 10, "int32")
+    found = {**strided.__cuda_array_interface__, "shape": (5,), "strides": (8,)}
+    with pytest.raises(ArgumentTypeError, match="not in one piece"):
+        team.all_reduce(SimpleNamespace(__cuda_array_interface__=found))
+    found = {**constant.__cuda_array_interface__, "data": (constant.pointer, True)}
+    with pytest.raises(ConfigError, match="read-only"):
+        team.all_reduce(SimpleNamespace(__cuda_array_interface__=found))
+    team.all_gather(strided, SimpleNamespace(__cuda_array_interface__=found))
+    read_only = np.zeros(3)
+    read_only.flags.writeable = False
+    with pytest.raises(ConfigError, match="read-only"):
+        team.broadcast(np.zeros(3)), team.all_reduce(read_only)
+    far = SimpleNamespace(data_ptr=None, is_contiguous=None, device=SimpleNamespace(type="cuda", index=7))
+    with pytest.raises(ArgumentTypeError, match="this rank works on cuda:"):
+        team.all_reduce(far)
+    team.close()
 
 
 CHECKS = (
@@ -242,7 +303,32 @@ CHECKS = (
     mismatches_are_named,
     an_absent_member_is_named,
     streams_are_followed,
+    some_of_the_ranks,
+    buffers_are_refused,
 )
+
+
+def ranks_without_peers(space):
+    """GPUs that do not reach each other's memory meet in host memory."""
+    team = Team(space)
+    assert team._part._meeting.home == "host"
+    team.close()
+    reductions(space, "float32", "sum", (6, 12_000, 100_004))
+    moves(space, "int32", (29, 20_001))
+
+
+def rounds(space):
+    """More than staging memory holds at a time."""
+    reductions(space, "float32", "sum", (600_000, 700_001))
+    moves(space, "int32", (300_001,))
+
+
+def every_type(space, types, operations):
+    """Every reduction of every type, over private memory and the space's."""
+    for dtype in types:
+        for op in operations:
+            if (dtype, op) != ("bool", "avg") and dtype != "bfloat16":
+                reductions(space, dtype, op, (7, 5003))
 
 
 def a_member_dies(space, num):

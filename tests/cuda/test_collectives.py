@@ -8,7 +8,9 @@ import collective_work
 import pytest
 from worlds import GpuWorlds, places
 
+from tests.worlds.checks_collectives import OPERATIONS
 from tests.worlds.outcomes import named, run_checks
+from tests.worlds.test_collectives import DTYPES
 from umem.errors import LaunchError
 
 CHECKS = named(*collective_work.CHECKS)
@@ -45,6 +47,29 @@ def test_collectives(gpu_worlds, ranks, device, mode, check):
     for rank, outcome in enumerate(outcomes(gpu_worlds, ranks, device, mode)):
         told = outcome.get(check, outcome.get("stopped"))
         assert told == "ok", f"rank {rank}: {told}"
+
+
+@pytest.mark.timeout(200)
+def test_gpus_that_are_no_peers_meet_in_host_memory(gpu_worlds):
+    gpu_worlds.launch(collective_work.ranks_without_peers, 2, "cuda:0,cuda:1", fake={"peers": 0})
+
+
+@pytest.mark.gpu
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("ranks", "device", "mode"), places([(4, "cuda:0,cuda:1", "plain"), (3, "cuda,cpu", "weak")])
+)
+def test_operations_of_several_rounds(gpu_worlds, ranks, device, mode):
+    gpu_worlds.launch(collective_work.rounds, ranks, device, mode, segment="128M")
+
+
+@pytest.mark.gpu
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reductions_of_every_type(gpu_worlds, dtype):
+    gpu_worlds.launch(collective_work.every_type, 3, "cuda", args=([dtype], OPERATIONS), timeout_s=300)
 
 
 @pytest.mark.gpu

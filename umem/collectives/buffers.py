@@ -42,6 +42,7 @@ class Buffer:
     num_elements: int
     owner: Any
     original: Any = None
+    stream: int = 0  # of a GPU: what fills or reads the elements; 0 is the default one
 
     @property
     def num_bytes(self) -> int:

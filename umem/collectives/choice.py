@@ -56,5 +56,4 @@ def make_member(
     from .gpu import GpuTeam  # these load what compiles for CUDA
     from .gpu_buffers import GpuBuffers
 
-    part = GpuTeam(space, ranks, key, timeout_s)
-    return part, GpuBuffers(space, part.follow)
+    return GpuTeam(space, ranks, key, timeout_s), GpuBuffers(space)

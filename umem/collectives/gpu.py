@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import OutOfMemory
 from ..kernels import status
 from ..kernels.collective import layout
 from ..kernels.collective.lanes import operation_kernel
@@ -39,41 +40,46 @@ class GpuTeam(MappedTeam):
         """The kernel of a reduction."""
         return operation_kernel(operation, element)
 
-    def follow(self, stream: int) -> None:
-        """Have the next operation begin behind what `stream` holds now."""
-        self._followed.streams = [*self._streams(), stream]
-
-    def _streams(self) -> list[int]:
-        """What this thread's next operation follows; each once."""
-        return list(dict.fromkeys(getattr(self._followed, "streams", ())))
+    def follow(self, *streams: int) -> None:
+        """Have this thread's next operation begin behind what the streams hold now."""
+        self._followed.streams = tuple(dict.fromkeys(streams))
 
     # --- what differs from a CPU
 
-    def _make_words(self) -> None:
-        """A member's own words, in the memory of its GPU: the tables behind them, a copy of the control page, which a
-        kernel reads for addresses alone."""
+    def _make_page(self) -> int:
+        """As of any member, and the memory for its own words on its GPU; 0 where there is none for one of them."""
+        table_bytes = 8 * layout.TABLE_ROW_WORDS * self.size
+        self._sources_at = TABLES_AT + 8 * self.size
+        self._reach_at = self._sources_at + 8 * self.size
+        self._rows_at = self._reach_at + 8 * len(self._meeting.reach)
+        self._control_at = self._rows_at + table_bytes
+        try:
+            self._own = self.space.alloc(self._control_at + CONTROL_BYTES)
+        except OutOfMemory:
+            return 0
+        page = super()._make_page()
+        if not page:
+            self._free_words()
+        return page
+
+    def _fill_words(self) -> None:
+        """A member's own words, in the memory of its GPU; behind them the tables, and a copy of the control page,
+        which a kernel reads for addresses alone."""
         segments, size = self.space.segments, self.size
-        reach = self._meeting.reach
-        table_bytes = 8 * layout.TABLE_ROW_WORDS * size
-        pages_at = TABLES_AT
-        sources_at = pages_at + 8 * size
-        reach_at = sources_at + 8 * size
-        self._rows_at = reach_at + 8 * len(reach)
-        control_at = self._rows_at + table_bytes
-        self._own = self.space.alloc(control_at + CONTROL_BYTES)
+        sources_at, reach_at, control_at = self._sources_at, self._reach_at, self._control_at
         base = self.address = segments.pointer(self._own)
         image = np.zeros((control_at + CONTROL_BYTES) // 8, np.int64)
         image[layout.TEAM_CONTROL] = base + control_at
         image[layout.TEAM_SIZE], image[layout.TEAM_POSITION] = size, self.position
-        image[layout.TEAM_PAGES] = base + pages_at
+        image[layout.TEAM_PAGES] = base + TABLES_AT
         image[layout.TEAM_SOURCES] = base + sources_at
         image[layout.TEAM_REACH] = base + reach_at
         image[layout.TEAM_HALF_BYTES] = self._meeting.half_bytes
         image[layout.TEAM_EAGER_BYTES], image[layout.TEAM_TWO_SHOT_BYTES] = EAGER_BYTES, TWO_SHOT_BYTES
         image[layout.TEAM_STREAM_BYTES] = NEVER
         image[layout.TEAM_SHIFT] = base - self._own
-        image[pages_at // 8 : sources_at // 8] = [segments.pointer(page) for page in self._pages]
-        image[reach_at // 8 : self._rows_at // 8] = reach
+        image[TABLES_AT // 8 : sources_at // 8] = [segments.pointer(page) for page in self._pages]
+        image[reach_at // 8 : self._rows_at // 8] = self._meeting.reach
         image[control_at // 8 :] = self.space.page.words[: CONTROL_BYTES // 8]
         self._gpu.put(self._own, image)
         self._gpu.synchronize()
@@ -97,11 +103,11 @@ class GpuTeam(MappedTeam):
         epoch: int,
         slice_ns: int,
     ) -> int:
-        streams = self._streams() or [DEFAULT_STREAM]
-        self._followed.streams = []
-        for other in streams[1:]:
+        self._stream: int
+        self._stream, *others = getattr(self._followed, "streams", (DEFAULT_STREAM,))
+        self._followed.streams = (DEFAULT_STREAM,)
+        for other in others:
             self._gpu.synchronize(other, self.timeout_s)
-        self._stream = streams[0]
         self._kernel = reduction or operation_kernel()
         num_bytes = length * (self.size if flags & (layout.PERSONAL | layout.COLLECTS) else 1)
         if rows:

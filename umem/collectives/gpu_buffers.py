@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +53,10 @@ def _give_back(space: Space, address: int) -> None:
 
 
 class GpuBuffers:
-    """`buffer_of` of a rank with a GPU; `follow` is told of each stream that a buffer is filled or read on."""
+    """`buffer_of` of a rank with a GPU."""
 
-    def __init__(self, space: Space, follow: Callable[[int], None]):
-        self._space, self._follow = space, follow
+    def __init__(self, space: Space):
+        self._space = space
 
     def __call__(self, given: Any, what: str, *, is_written: bool = False) -> Buffer:
         """The elements of an Array of the space, of what has `__cuda_array_interface__` (CuPy, Numba), of a torch
@@ -86,11 +85,11 @@ class GpuBuffers:
             raise ArgumentTypeError(
                 f"{what} has layout {tensor.layout}, or is a lazy view: pass .to_dense(), .resolve_conj()"
             )
-        self._follow(handle_of(torch.cuda.current_stream(tensor.device)))
+        stream = handle_of(torch.cuda.current_stream(tensor.device))
         tensor = tensor.detach()
         whole = tensor.contiguous()
         original = None if whole is tensor else tensor
-        return Buffer(whole.data_ptr(), *type_of(tensor.dtype), whole.numel(), whole, original)
+        return Buffer(whole.data_ptr(), *type_of(tensor.dtype), whole.numel(), whole, original, stream)
 
     def _of_interface(self, given: Any, what: str, is_written: bool) -> Buffer:
         interface = given.__cuda_array_interface__
@@ -101,9 +100,8 @@ class GpuBuffers:
             raise ArgumentTypeError(f"{what} is not in one piece, row by row: pass a contiguous copy of it")
         if is_written and interface["data"][1]:
             raise ConfigError(f"{what} is read-only")
-        if interface.get("stream") is not None:
-            self._follow(int(interface["stream"]))
-        return Buffer(interface["data"][0], *type_of(kind), num_elements, given)
+        stream = int(interface.get("stream") or 0)
+        return Buffer(interface["data"][0], *type_of(kind), num_elements, given, None, stream)
 
     def _of_host(self, host: Buffer, is_written: bool) -> Buffer:
         copied = Copy(self._space, host.pointer, host.num_bytes)

@@ -48,10 +48,12 @@ class MappedTeam(Member):
         self._pages = [int(blob) for blob in self.tell("page", str(self._page))]
         without = [rank for rank, page in zip(self.ranks, self._pages, strict=True) if not page]
         if without:
+            if self._page:
+                self.space.free(self._page)
             raise OutOfMemory(
                 f"ranks {without} have no memory for their pages of a team: give them larger segments"
             )
-        self._make_words()
+        self._fill_words()
         self._epoch = ctypes.c_int64.from_address(space.control + 8 * CONTROL_EPOCH)
 
     def run(
@@ -133,7 +135,7 @@ class MappedTeam(Member):
         told = {r: [int(word) for word in text.split()] for r, text in zip(self.ranks, texts, strict=True)}
         return meeting_of(told, gpu_ranks)
 
-    def _make_words(self) -> None:
+    def _fill_words(self) -> None:
         """This member's own words, at `address`, which kernels/collective takes as `team`; and what works on them."""
         reach, is_among_gpus = self._meeting.reach, self._meeting is not CPUS_ALONE
         self._memory = PrivateMemory(OWN_BYTES)

@@ -51,6 +51,9 @@ class Member(ABC):
     def combining(self, operation: int, element: str) -> Any:
         """What `run` takes as `combining`."""
 
+    def follow(self, *streams: int) -> None:
+        """Have this thread's next operation begin behind what the GPU's streams hold now; nothing on a CPU."""
+
     @abstractmethod
     def leave(self) -> None:
         """Tell the others that this member's part is over, without waiting for theirs."""

@@ -248,6 +248,8 @@ class Team:
         word = call_word(flags, operation, src.type_index, root)
         combining = self._part.combining(operation, element)
         self._part.held = dst, src
+        if dst.stream or src.stream:
+            self._part.follow(dst.stream, src.stream)
         self._run(flags, call, word, src.pointer, dst.pointer, dst.num_bytes, root, combining, src.item_bytes)
         dst.settle()
 
@@ -264,6 +266,8 @@ class Team:
         word = call_word(flags, 0, src.type_index, root)
         table = 0 if rows is None else rows.ctypes.data
         self._part.held = dst, src
+        if dst.stream or src.stream:
+            self._part.follow(dst.stream, src.stream)
         self._run(flags, call, word, src.pointer, dst.pointer, length, root, 0, 1, table)
         dst.settle()
 
