@@ -51,7 +51,7 @@ class GpuTeam(MappedTeam):
         table_bytes = 8 * layout.TABLE_ROW_WORDS * self.size
         self._sources_at = TABLES_AT + 8 * self.size
         self._reach_at = self._sources_at + 8 * self.size
-        self._rows_at = self._reach_at + 8 * len(self._meeting.reach)
+        self._rows_at = self._reach_at + 8 * len(self._common.reach)
         self._control_at = self._rows_at + table_bytes
         try:
             self._own = self.space.alloc(self._control_at + CONTROL_BYTES)
@@ -74,12 +74,12 @@ class GpuTeam(MappedTeam):
         image[layout.TEAM_PAGES] = base + TABLES_AT
         image[layout.TEAM_SOURCES] = base + sources_at
         image[layout.TEAM_REACH] = base + reach_at
-        image[layout.TEAM_HALF_BYTES] = self._meeting.half_bytes
+        image[layout.TEAM_HALF_BYTES] = self._common.half_bytes
         image[layout.TEAM_EAGER_BYTES], image[layout.TEAM_TWO_SHOT_BYTES] = EAGER_BYTES, TWO_SHOT_BYTES
         image[layout.TEAM_STREAM_BYTES] = NEVER
         image[layout.TEAM_SHIFT] = base - self._own
         image[TABLES_AT // 8 : sources_at // 8] = [segments.pointer(page) for page in self._pages]
-        image[reach_at // 8 : self._rows_at // 8] = self._meeting.reach
+        image[reach_at // 8 : self._rows_at // 8] = self._common.reach
         image[control_at // 8 :] = self.space.page.words[: CONTROL_BYTES // 8]
         self._gpu.put(self._own, image)
         self._gpu.synchronize()

@@ -18,7 +18,7 @@ from ..kernels.collective.rounds import NEVER
 from ..kernels.data.copy import default_stream_bytes
 from ..kernels.page.control import CONTROL_EPOCH
 from .calls import in_words
-from .meeting import CPUS_ALONE, Meeting, meeting_of, side_of
+from .common_memory import CPUS_ALONE, CommonMemory, common_memory_of, side_of
 from .member import Member, varying_in_words
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class MappedTeam(Member):
 
     def __init__(self, space: Space, ranks: Sequence[int], key: str, timeout_s: float):
         super().__init__(space, ranks, key, timeout_s)
-        self._meeting = self._find_meeting()
+        self._common = self._find_common_memory()
         left = _LEFT.get(space, [])
         left[:] = [team for team in left if not team.free_if_all_left()]
         self._page = self._make_page()
@@ -124,7 +124,7 @@ class MappedTeam(Member):
         """What `run` takes as `combining`."""
         return reduction(operation, element).address
 
-    def _find_meeting(self) -> Meeting:
+    def _find_common_memory(self) -> CommonMemory:
         """Where the members meet, by what each reaches. Raises NotMappable where GPUs do not meet."""
         segments = self.space.segments
         reach, gpu_ranks = segments.reach, frozenset(segments.map.gpu_ranks)
@@ -133,18 +133,18 @@ class MappedTeam(Member):
         mine = side_of(reach.words, segments.gpu is not None)
         texts = self.tell("reach", " ".join(map(str, mine)))
         told = {r: [int(word) for word in text.split()] for r, text in zip(self.ranks, texts, strict=True)}
-        return meeting_of(told, gpu_ranks)
+        return common_memory_of(told, gpu_ranks)
 
     def _fill_words(self) -> None:
         """This member's own words, at `address`, which kernels/collective takes as `team`; and what works on them."""
-        reach, is_among_gpus = self._meeting.reach, self._meeting is not CPUS_ALONE
+        reach, is_among_gpus = self._common.reach, self._common is not CPUS_ALONE
         self._memory = PrivateMemory(OWN_BYTES)
         words = self._words = self._memory.words(layout.TEAM_WORDS)
         self.address = words.address
         words[layout.TEAM_CONTROL] = self.space.control
         words[layout.TEAM_SIZE], words[layout.TEAM_POSITION] = self.size, self.position
         words[layout.TEAM_PAGES] = self._memory.words_of(self._pages).address
-        words[layout.TEAM_HALF_BYTES], words[layout.TEAM_EAGER_BYTES] = self._meeting.half_bytes, EAGER_BYTES
+        words[layout.TEAM_HALF_BYTES], words[layout.TEAM_EAGER_BYTES] = self._common.half_bytes, EAGER_BYTES
         words[layout.TEAM_TWO_SHOT_BYTES] = TWO_SHOT_BYTES
         words[layout.TEAM_STREAM_BYTES] = NEVER if is_among_gpus else default_stream_bytes()
         words[layout.TEAM_SCRATCH] = self._memory.take(layout.TEAM_SCRATCH_BYTES)
@@ -159,8 +159,8 @@ class MappedTeam(Member):
     def _make_page(self) -> int:
         """Address of this member's page, its flags zero; 0 where there is no memory."""
         try:
-            num_bytes = layout.page_bytes(self.size, self._meeting.half_bytes)
-            page = self.space.alloc(num_bytes, self._meeting.home, align=layout.STAGE_ALIGNMENT)
+            num_bytes = layout.page_bytes(self.size, self._common.half_bytes)
+            page = self.space.alloc(num_bytes, self._common.home, align=layout.STAGE_ALIGNMENT)
         except OutOfMemory:
             return 0
         self._zero(page, layout.stage_offset(self.size))

@@ -18,7 +18,7 @@ _KINDS_MASK = (1 << REACH_KINDS) - 1
 
 
 @dataclass(frozen=True)
-class Meeting:
+class CommonMemory:
     """`home` is where each member's page lies: "local", or "host". `reach` has a word for each rank of the world, as
     TEAM_REACH; it is empty where CPUs meet CPUs, which map all or nothing."""
 
@@ -27,7 +27,7 @@ class Meeting:
     reach: tuple[int, ...] = ()
 
 
-CPUS_ALONE = Meeting("local", HALF_BYTES)
+CPUS_ALONE = CommonMemory("local", HALF_BYTES)
 
 
 def side_of(words: Iterable[int], is_gpu: bool) -> list[int]:
@@ -35,8 +35,8 @@ def side_of(words: Iterable[int], is_gpu: bool) -> list[int]:
     return [word >> (REACH_KINDS * is_gpu) & _KINDS_MASK for word in words]
 
 
-def meeting_of(told: Mapping[int, list[int]], gpu_ranks: frozenset[int]) -> Meeting:
-    """The meeting of the members `told`, with what the processor of each reaches, some of which are `gpu_ranks`.
+def common_memory_of(told: Mapping[int, list[int]], gpu_ranks: frozenset[int]) -> CommonMemory:
+    """What the members `told` share, with what the processor of each reaches, some of which are `gpu_ranks`.
 
     In HBM where all are GPUs that reach each other's, else in host memory. Raises NotMappable, at all members, where
     there is no memory that all reach.
@@ -45,9 +45,9 @@ def meeting_of(told: Mapping[int, list[int]], gpu_ranks: frozenset[int]) -> Meet
     reach = [_in_common(told[member][rank] for member in members) for rank in range(len(told[members[0]]))]
     words = tuple(word | (GPU_HOME if rank in gpu_ranks else 0) for rank, word in enumerate(reach))
     if set(members) <= gpu_ranks and all(reach[rank] >> KIND_DEVICE & 1 for rank in members):
-        return Meeting("local", GPU_HALF_BYTES, words)
+        return CommonMemory("local", GPU_HALF_BYTES, words)
     if all(reach[rank] >> KIND_HOST & 1 for rank in members):
-        return Meeting("host", HALF_BYTES, words)
+        return CommonMemory("host", HALF_BYTES, words)
     far = [
         f"that of rank {rank} from rank {member}"
         for member in members

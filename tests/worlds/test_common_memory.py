@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from umem.collectives.meeting import Meeting, meeting_of, side_of
+from umem.collectives.common_memory import CommonMemory, common_memory_of, side_of
 from umem.errors import NotMappable
 from umem.kernels.collective.layout import GPU_HOME
 from umem.kernels.page.control import REACH_KINDS
@@ -20,24 +20,24 @@ def test_each_rank_tells_of_its_own_processor():
 
 
 def test_gpus_that_are_peers_meet_in_their_own_memory():
-    meeting = meeting_of({0: [ALL, ALL, HOST], 1: [ALL, ALL, ALL]}, frozenset({0, 1}))
-    assert meeting.home == "local"
-    assert meeting.reach == (ALL | GPU_HOME, ALL | GPU_HOME, HOST)
+    common = common_memory_of({0: [ALL, ALL, HOST], 1: [ALL, ALL, ALL]}, frozenset({0, 1}))
+    assert common.home == "local"
+    assert common.reach == (ALL | GPU_HOME, ALL | GPU_HOME, HOST)
 
 
 @pytest.mark.parametrize("gpus", [{0}, {0, 1}])
 def test_others_meet_in_host_memory(gpus):
     """A CPU that reaches no memory of a GPU; GPUs that are no peers."""
     told = {0: [ALL, HOST], 1: [HOST, ALL]}
-    meeting = meeting_of(told, frozenset(gpus))
-    assert isinstance(meeting, Meeting) and meeting.home == "host"
-    assert [word & ~GPU_HOME for word in meeting.reach] == [HOST, HOST]
+    common = common_memory_of(told, frozenset(gpus))
+    assert isinstance(common, CommonMemory) and common.home == "host"
+    assert [word & ~GPU_HOME for word in common.reach] == [HOST, HOST]
 
 
 def test_cpus_that_reach_all_meet_in_host_memory_where_a_gpu_is_among_them():
-    assert meeting_of({0: [ALL, ALL], 1: [ALL, ALL]}, frozenset({1})).home == "host"
+    assert common_memory_of({0: [ALL, ALL], 1: [ALL, ALL]}, frozenset({1})).home == "host"
 
 
 def test_where_there_is_no_such_memory_all_hear_of_it():
     with pytest.raises(NotMappable, match="that of rank 1 from rank 0"):
-        meeting_of({0: [ALL, META], 1: [ALL, ALL]}, frozenset({0, 1}))
+        common_memory_of({0: [ALL, META], 1: [ALL, ALL]}, frozenset({0, 1}))
