@@ -50,6 +50,7 @@ class MappedTeam(Member):
         if without:
             if self._page:
                 self.space.free(self._page)
+                self._free_words()
             raise OutOfMemory(
                 f"ranks {without} have no memory for their pages of a team: give them larger segments"
             )

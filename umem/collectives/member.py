@@ -52,7 +52,8 @@ class Member(ABC):
         """What `run` takes as `combining`."""
 
     def follow(self, *streams: int) -> None:
-        """Have this thread's next operation begin behind what the GPU's streams hold now; nothing on a CPU."""
+        """Have this thread's next operation begin behind what the streams of a GPU hold now."""
+        assert not any(streams), "a CPU has no streams"
 
     @abstractmethod
     def leave(self) -> None:
