@@ -379,3 +379,11 @@ def check_end(space, semantics):
     space.close()
     with pytest.raises(WorldError, match="closed"):
         team.barrier()
+
+
+def check_hosts(space):
+    """What goes over a network: operations of all sizes, mismatches, teams and threads."""
+    check_reductions(space, ("float32", "bfloat16", "int16"), ("sum", "avg"), (7, 5003, 300_001))
+    check_moves(space, ("int8", "float32"), (0, 29, 70_001))
+    check_mismatches(space)
+    check_teams(space)

@@ -99,3 +99,15 @@ def test_a_member_that_dies(num_bytes, world):
     *survivors, died = umem.launch(checks.check_death, 3, world=world, args=(num_bytes,), **options)
     assert isinstance(died, LaunchError) and "SIGKILL" in str(died)
     assert survivors == [None, None]
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_ranks_of_several_hosts(ranks):
+    umem.launch(checks.check_hosts, ranks, world="hosts", segment="128M", timeout_s=20)
+
+
+def test_a_member_that_dies_on_another_host():
+    options = {"segment": "64M", "timeout_s": 20, "results": "all", "on_failure": "continue"}
+    *survivors, died = umem.launch(checks.check_death, 3, world="hosts", args=(1 << 20,), **options)
+    assert isinstance(died, LaunchError) and "SIGKILL" in str(died)
+    assert survivors == [None, None]
