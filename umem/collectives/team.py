@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,13 +18,11 @@ from ..kernels.collective.layout import call_word
 from ..memory.waiting import one_at_a_time
 from .buffers import ELEMENT_NAMES, Buffer, reduction_of, type_of
 from .choice import make_member
+from .mapped import MappedTeam
 
 if TYPE_CHECKING:
     from ..space.space import Space
 
-PreparedReduction = tuple[
-    int, int, int
-]  # call word, address of the function that combines, bytes of an element
 
 TEAM_LEAVE_S = 5.0  # for a call of another thread to see that the team has ended; it looks every 50 ms
 
@@ -101,18 +99,30 @@ class Team:
             _check_apart("all_reduce", into, source, 0)
         self._reduce(layout.ALL_REDUCE, "all_reduce", into, source, op)
 
-    def prepare_all_reduce(self, op: str, dtype: Any) -> PreparedReduction:
-        """What `all_reduce_prepared` takes, for callers on CPUs that count tenths of microseconds."""
+    def prepare_all_reduce(self, op: str, dtype: Any) -> Callable[[int, int], None] | None:
+        """`all_reduce` in place for callers that count tenths of microseconds; None where there is no such way.
+
+        It takes the pointer to elements in one piece, and their number.
+        """
+        if type(self._part) is not MappedTeam:
+            return None
         type_index, item_bytes = type_of(dtype)
         operation, element = reduction_of(op, type_index)
         word = call_word(layout.ALL_REDUCE, operation, type_index, 0)
-        return word, self._part.combining(operation, element), item_bytes
+        combining = self._part.combining(operation, element)
+        run, lock = self._part.in_place(layout.ALL_REDUCE, word, combining, item_bytes), self._lock
 
-    def all_reduce_prepared(self, prepared: PreparedReduction, pointer: int, num_elements: int) -> None:
-        """`all_reduce` in place, of elements in one piece at `pointer`, which are what was prepared for."""
-        word, function, item_bytes = prepared
-        num_bytes = num_elements * item_bytes
-        self._run(layout.ALL_REDUCE, "all_reduce", word, pointer, pointer, num_bytes, 0, function, item_bytes)
+        def all_reduce(pointer: int, num_elements: int) -> None:
+            if not lock.acquire(False):
+                with one_at_a_time(lock, self._timeout_s, "all_reduce"):
+                    run(pointer, num_elements * item_bytes)
+                return
+            try:
+                run(pointer, num_elements * item_bytes)
+            finally:
+                lock.release()
+
+        return all_reduce
 
     def reduce(self, dst: Any, src: Any, op: str = "sum", root: int = 0) -> None:
         """Combine all members' `src` into the root's `dst`, which the others may leave None."""
