@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ..harness.side import NO_SEMANTICS, Options, PartSide, Point, Side
+from ..harness.side import HOME_NONE, NO_SEMANTICS, Options, PartSide, Point, Side
 from ..harness.wire import Part
 from ..harness.workers import Workers
 from .registry import register
@@ -18,7 +18,7 @@ WRAPPED_MODELS = ("small", "4M")
 class GroupCase(TorchCase):
     """A case whose ranks have groups of several backends."""
 
-    home = "peer"
+    home = HOME_NONE
     budget_s = 6.0
     rivals: ClassVar[dict[str, str]] = {"gloo": "gloo"}
 

@@ -60,6 +60,9 @@ COLLECTIVES = {f"{bar}_{mpi}" for bar in AGAINST_EACH_MPI.split() for mpi in MPI
 }
 
 
+DISTRIBUTED = "torch_all_reduce torch_ddp_small torch_ddp_4M torch_fsdp_small torch_fsdp_4M"
+
+
 @pytest.mark.parametrize(
     ("group", "promised"),
     [
@@ -67,6 +70,7 @@ COLLECTIVES = {f"{bar}_{mpi}" for bar in AGAINST_EACH_MPI.split() for mpi in MPI
         ("torch", set(TORCH.split())),
         ("coherence", set(COHERENCE.split())),
         ("collectives", COLLECTIVES),
+        ("distributed", set(DISTRIBUTED.split())),
     ],
 )
 def test_every_promise_of_a_group_has_a_bar(group, promised):
