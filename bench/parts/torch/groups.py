@@ -24,8 +24,8 @@ from umem.torch.backend import register
 from ...harness.stats import Samples
 from ..base import SpacePart
 
-BATCH = 32  # rows
-SHAPES = {"small": (64, 128, 10), "4M": (512, 1024, 512)}  # of a model with one hidden layer
+ROWS_OF_STEP = 32  # rows
+MODEL_SHAPES = {"small": (64, 128, 10), "4M": (512, 1024, 512)}  # of a model with one hidden layer
 CALLS_OF_SAMPLE = 100
 
 
@@ -109,7 +109,7 @@ class Training(SpacePart):
         self.made = groups(space)
         self.models: dict[str, Any] = {}
         for backend in ("umem", "gloo", "alone"):
-            plain = network(*SHAPES[model])
+            plain = network(*MODEL_SHAPES[model])
             wrapped: Any = plain
             if backend != "alone" and wrapper == "ddp":
                 wrapped = DistributedDataParallel(plain, process_group=self.made[backend])
@@ -120,7 +120,7 @@ class Training(SpacePart):
                 fully_shard(plain, mesh=mesh)
             self.models[backend] = wrapped, torch.optim.SGD(plain.parameters(), lr=0.01), plain
         made = torch.Generator().manual_seed(space.rank)
-        self.inputs = torch.randn(BATCH, SHAPES[model][0], generator=made)
+        self.inputs = torch.randn(ROWS_OF_STEP, MODEL_SHAPES[model][0], generator=made)
         self.steps = dict.fromkeys(self.models, 0)
         self.weights: dict[tuple[str, int], torch.Tensor] = {}
 
