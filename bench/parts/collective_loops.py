@@ -30,7 +30,7 @@ OF_TEAM_WORDS = 8
 # A row of what a floor moves: all of one table are as long, and are gone through together, piece by piece.
 MOVE_KIND, MOVE_DST, MOVE_SRC, MOVE_WORDS = 0, 1, 2, 3
 COPY, READ, UPDATE = 0, 1, 2
-PIECE_BYTES = 16 << 10  # what is read for several rows comes from the first-level cache
+PIECE_BYTES = 32 << 10  # what is read for several rows comes from the first-level cache
 
 
 @device_function

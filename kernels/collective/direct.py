@@ -32,6 +32,9 @@ from .layout import (
 from .rounds import NEVER, SLICE_UNIT_BYTES, combine, stream_from
 
 
+PUSHED_BYTES = 32 << 10  # of a source at a time: in the second-level cache for the second store
+
+
 @device_function
 def all_are_mapped(team):
     """1 where every buffer of the operation is memory that all members map, as their slots say."""
@@ -86,7 +89,7 @@ def push_to_all(team):
     src, length = load_i64(team, TEAM_SRC), load_i64(team, TEAM_LENGTH)
     offset = 0
     while offset < length:
-        piece = min(TEAM_SCRATCH_BYTES, length - offset)
+        piece = min(PUSHED_BYTES, length - offset)
         member = 0
         while member < num_members:
             dst = destination_of(team, member) + position * length
