@@ -31,7 +31,6 @@ from .layout import (
 )
 from .rounds import NEVER, SLICE_UNIT_BYTES, combine, stream_from
 
-
 PUSHED_BYTES = 32 << 10  # of a source at a time: in the second-level cache for the second store
 
 

