@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from umem.units import KIB, MIB
+from umem.world.spec import MAPPED
 
 from ..harness.case import Case
 from ..harness.collective import IN_BLOCKS, IN_PLACE, ITEM_BYTES, REDUCING, TOGETHER_BYTES
 from ..harness.side import Options, Point, Side, SlowestRankSide
-from ..harness.wire import Part
+from ..harness.wire import Group, Part
 from ..harness.workers import SEGMENT_BYTES, Workers
 from ..peers import collectives
 from .registry import register
@@ -26,8 +27,7 @@ class Collective(Case):
     """
 
     operation: ClassVar[str]
-    semantics = ("load_store",)
-    worlds = ("mapped",)
+    semantics = ("load_store", "message")
     limit_side = FLOOR
     most_samples = 50
     budget_s = 3.0
@@ -62,20 +62,23 @@ class Collective(Case):
 
     def sides(self, workers: Workers, point: Point) -> Sequence[Side]:
         arguments = arguments_of(self.operation, point)
-        segment_bytes = max(SEGMENT_BYTES, 3 * point.num_bytes)
-        ranks = workers.ranks(segment_bytes=segment_bytes)
-        part = Part(ranks, "umem.bench.parts.collective:Mapped", **arguments)
+        ranks = workers.ranks(segment_bytes=max(SEGMENT_BYTES, 3 * point.num_bytes))
+        part = Part(ranks, "umem.bench.parts.collective_messages:Message", **arguments)
+        return [
+            *(self._mapped_sides(ranks, point) if workers.options.world == MAPPED else ()),
+            SlowestRankSide("message", "message", part, transport=workers.options.transport),
+            *collectives.sides(workers, arguments),
+        ]
+
+    def _mapped_sides(self, ranks: Group, point: Point) -> list[Side]:
+        part = Part(ranks, "umem.bench.parts.collective:Mapped", **arguments_of(self.operation, point))
         method, name = ("stream", "streaming")
         if point.num_bytes <= TOGETHER_BYTES:
             method, name = ("line_there_and_back", "line there and back")
         floor = SlowestRankSide(FLOOR, "none", part, method, peer=name, transport="mapped")
         if method != "stream":
             floor.min_cores = 2  # it polls
-        return [
-            SlowestRankSide("load_store", "load_store", part, transport="mapped"),
-            floor,
-            *collectives.sides(workers, arguments),
-        ]
+        return [SlowestRankSide("load_store", "load_store", part, transport="mapped"), floor]
 
 
 def arguments_of(operation: str, point: Point) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from umem.units import KIB
+from umem.world.spec import MAPPED
 
 from ..harness.case import Case
 from ..harness.moe import NUM_EXPERTS, NUM_TOPK
@@ -27,8 +28,7 @@ class Moe(Case):
         f"every rank's tokens, rows of float32, to {NUM_TOPK} of {NUM_EXPERTS} experts, and the sums of what these made"
         " of them back; imbalance=1: expert e is chosen as often as 1 / (e + 1)"
     )
-    semantics = ("load_store",)
-    worlds = ("mapped",)
+    semantics = ("load_store", "message")
     most_samples = 5
     budget_s = 4.0
 
@@ -49,8 +49,13 @@ class Moe(Case):
             "num_columns": point.num_bytes // 4,
             "imbalance": float(point.setting("imbalance", 0)),
         }
-        part = Part(workers.ranks(), "umem.bench.parts.moe:Moe", **arguments)
-        sides: list[Side] = [SlowestRankSide("load_store", "load_store", part, transport="mapped")]
+        ways = {"load_store": "mapped"} if workers.options.world == MAPPED else {}
+        ways["message"] = workers.options.transport
+        sides: list[Side] = []
+        for semantics, transport in ways.items():
+            part = Part(workers.ranks(), "umem.bench.parts.moe:Moe", **arguments, semantics=semantics)
+            side = SlowestRankSide(semantics, semantics, part, "dispatch_and_combine", transport=transport)
+            sides.append(side)
         if "gloo" in workers.options.peers:
             part = Part(gloo.group(workers), "umem.bench.peers.gloo_moe:Moe", **arguments)
             sides.append(SlowestRankSide("gloo", "message", part, "block", peer="gloo", transport="tcp"))

@@ -49,7 +49,7 @@ class Mapped(SpacePart):
         self.plan = Plan(self.operation, src, dst)
         has_cores = space.num_ranks <= len(limits.usable_cores())
         self.batch = operations_in_sample(self.operation, has_cores)
-        self.call = np.array(call_words(self.operation, src, dst), np.int64)
+        self.call = np.array([self.team.address, *call_words(self.operation, src, dst)], np.int64)
         self.line = self.shared(128, home=min(1, space.num_ranks - 1)).address
         self.moves, self.move_bytes = self._moves()
         unstreamed = num_bytes < default_stream_bytes()
@@ -60,8 +60,8 @@ class Mapped(SpacePart):
         times = np.zeros(num_samples, np.int64)
         self.space.barrier()
         code = loops.by_team.compiled(
-            self.team.address,
             self.call.ctypes.data,
+            self.team.address,
             self.plan.address,
             num_samples,
             self.batch,
@@ -129,7 +129,7 @@ class Mapped(SpacePart):
 
 
 def call_words(operation: Operation, src: int, dst: int) -> list[int]:
-    """What kernels/collective/run.py takes, by the words OF_TEAM_*."""
+    """What kernels/collective/run.py takes, by the words OF_TEAM_* behind the team."""
     flags = FLAGS_OF[operation.name]
     root = ROOT
     if operation.name == "barrier":

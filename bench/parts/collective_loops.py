@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from umem.kernels.build.compile import cpu_kernel, device_function
+from umem.kernels.build.variants import variant
 from umem.kernels.collective.layout import BARRIER
 from umem.kernels.collective.run import advance, begin
 from umem.kernels.data.copy import copy
@@ -13,9 +14,10 @@ from umem.kernels.intrinsics.scalar import load_i64, store_i64
 from umem.kernels.intrinsics.system import now_ns
 from umem.kernels.status import AGAIN, OK, SLICE_NS
 
-from .touch import read_outputs, write_inputs
+from .touch import TOUCHED, read_outputs, touched_operations, write_inputs
 
 (
+    OF_TEAM_TEAM,
     OF_TEAM_FLAGS,
     OF_TEAM_WORD,
     OF_TEAM_SRC,
@@ -24,8 +26,7 @@ from .touch import read_outputs, write_inputs
     OF_TEAM_ROOT,
     OF_TEAM_REDUCTION,
     OF_TEAM_ELEMENT_BYTES,
-) = range(8)
-OF_TEAM_WORDS = 8
+) = range(9)
 
 # A row of what a floor moves: all of one table are as long, and are gone through together, piece by piece.
 MOVE_KIND, MOVE_DST, MOVE_SRC, MOVE_WORDS = 0, 1, 2, 3
@@ -43,8 +44,9 @@ def finish(team, epoch, end_ns):
 
 
 @device_function
-def do_operation(team, operation, epoch, end_ns):
+def do_operation(operation, epoch, end_ns):
     """One operation."""
+    team = load_i64(operation, OF_TEAM_TEAM)
     begin(
         team,
         load_i64(operation, OF_TEAM_FLAGS),
@@ -67,35 +69,7 @@ def meet(team, epoch, end_ns):
     return finish(team, epoch, end_ns)
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
-def by_team(team, operation, plan, num_samples, batch, times, epoch, end_ns):
-    """Operations, `batch` a sample; where that is 1, what touches the buffers is not timed."""
-    sample = 0
-    while sample < num_samples:
-        began = now_ns()
-        if batch == 1:
-            write_inputs(plan)
-            code = meet(team, epoch, end_ns)
-            if code != OK:
-                return code
-            began = now_ns()
-            code = do_operation(team, operation, epoch, end_ns)
-            store_i64(times, sample, now_ns() - began)
-            if code != OK:
-                return code
-            read_outputs(plan)
-        else:
-            done = 0
-            while done < batch:
-                write_inputs(plan)
-                code = do_operation(team, operation, epoch, end_ns)
-                if code != OK:
-                    return code
-                read_outputs(plan)
-                done += 1
-            store_i64(times, sample, (now_ns() - began) // batch)
-        sample += 1
-    return OK
+by_team = cpu_kernel(TOUCHED)(variant(touched_operations, "by_team", do_operation=do_operation, meet=meet))
 
 
 @device_function

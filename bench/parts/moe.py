@@ -18,15 +18,15 @@ from .base import SpacePart
 class Moe(SpacePart):
     """Dispatch and combine. Every rank gives its own times."""
 
-    def __init__(self, space: Space, num_tokens: int, num_columns: int, imbalance: float):
+    def __init__(self, space: Space, num_tokens: int, num_columns: int, imbalance: float, semantics: str):
         super().__init__(space)
         self.tokens = Tokens(space.rank, num_tokens, num_columns, imbalance)
-        self.team = Team(space)
-        self.exchange = moe.Exchange(self.team)
+        self.team = Team(space, semantics=semantics)
+        self.exchange = moe.Exchange(self.team, semantics=semantics)
         self.first_expert = space.rank * (NUM_EXPERTS // space.num_ranks)
         self.num_wrong = 0
 
-    def load_store(self, num_samples: int) -> Samples:
+    def dispatch_and_combine(self, num_samples: int) -> Samples:
         """Seconds of a dispatch and a combine, without what the experts do between them."""
         samples = np.empty(num_samples)
         tokens = self.tokens

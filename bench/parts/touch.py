@@ -12,7 +12,7 @@ import numpy as np
 
 from umem.kernels.build.compile import cpu_kernel, device_function
 from umem.kernels.intrinsics.scalar import load_i64, load_u8, store_i64
-from umem.kernels.intrinsics.system import copy_bytes
+from umem.kernels.intrinsics.system import copy_bytes, now_ns
 
 from ..harness.collective import NUM_FILLINGS, TILE_BYTES, TOGETHER_BYTES, Operation
 
@@ -81,6 +81,50 @@ def read_outputs(plan):
     store_i64(plan, PLAN_LAP, lap + 1)
 
 
+def do_operation(operation, epoch, end_ns):
+    """One operation; a status, 0 for OK. What a loop has in its place."""
+    return 0
+
+
+def meet(gate, epoch, end_ns):
+    """Wait for all ranks; a status. What a loop has in its place."""
+    return 0
+
+
+def touched_operations(operation, gate, plan, num_samples, batch, times, epoch, end_ns):
+    """Operations, `batch` a sample, in nanoseconds; where that is 1, what touches the buffers is not timed.
+
+    A template: every way to do an operation has one of its own.
+    """
+    sample = 0
+    while sample < num_samples:
+        began = now_ns()
+        if batch == 1:
+            write_inputs(plan)
+            code = meet(gate, epoch, end_ns)
+            if code != 0:
+                return code
+            began = now_ns()
+            code = do_operation(operation, epoch, end_ns)
+            store_i64(times, sample, now_ns() - began)
+            if code != 0:
+                return code
+            read_outputs(plan)
+        else:
+            done = 0
+            while done < batch:
+                write_inputs(plan)
+                code = do_operation(operation, epoch, end_ns)
+                if code != 0:
+                    return code
+                read_outputs(plan)
+                done += 1
+            store_i64(times, sample, (now_ns() - began) // batch)
+        sample += 1
+    return 0
+
+
+TOUCHED = "int64(int64, int64, int64, int64, int64, int64, int64, int64)"
 cpu_write_inputs = cpu_kernel("void(int64)")(write_inputs)
 cpu_read_outputs = cpu_kernel("void(int64)")(read_outputs)
 

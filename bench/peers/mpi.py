@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ OPERATIONS = ("message", "get", "put", "fetch_add", "reduce", "exchange")
 _SEMANTICS = {"message": "message", "reduce": "message", "exchange": "message"}
 # Where each MPI is: the variable that names its folder, none for Open MPI.
 INSTALLATIONS = {"mpi": "", "mpich": "UMEM_MPICH", "impi": "UMEM_IMPI"}
+PARAMETERS_OF_TCP = {"pml": "ob1", "btl": "tcp,self", "btl_tcp_if_include": "lo", "coll": "^sm,xhc"}
+OVER_TCP = [word for pair in PARAMETERS_OF_TCP.items() for word in ("--mca", *pair)]
 MPI_PACKAGES = {"mpich": "mpich", "impi": "impi-rt"}
 _FIX = "pip install 'umem[peers]'"
 BATCH_BYTES = MIB  # a sample of small operations is a batch of as many as this, at most _BATCH
@@ -43,17 +46,20 @@ WORD_BYTES = 8
 MAX_BYTE = 255
 
 
-def group(workers: Workers, name: str = "mpi") -> Group:
-    """The job of an MPI of INSTALLATIONS."""
+def group(workers: Workers, name: str = "mpi", over_tcp: bool = False) -> Group:
+    """The job of an MPI of INSTALLATIONS; Open MPI's may have its ranks talk by TCP over loopback."""
     num_ranks = workers.options.ranks
     folder = config.text(INSTALLATIONS[name]) if INSTALLATIONS[name] else None
 
     def start(path: str) -> list[str]:
+        if name == "mpi" and over_tcp:
+            return command(path, num_ranks, OVER_TCP)
         check_world(workers, "MPI")
         return command(path, num_ranks) if name == "mpi" else command_of(name, folder, path, num_ranks)
 
     environment = {"LD_LIBRARY_PATH": f"{folder}/lib", "MPI4PY_MPIABI": "mpich"} if folder else None
-    return workers.group((name, num_ranks), f"{name} job of {num_ranks} ranks", start, num_ranks, environment)
+    key = (name, num_ranks, over_tcp)
+    return workers.group(key, f"{name} job of {num_ranks} ranks", start, num_ranks, environment)
 
 
 def side(workers: Workers, operation: str, point: Point) -> Side:
@@ -63,15 +69,26 @@ def side(workers: Workers, operation: str, point: Point) -> Side:
     return PartSide("mpi", semantics, part, "block", peer="mpi", transport="shared memory")
 
 
-def command(path: str, num_ranks: int) -> list[str]:
-    """The command that starts the job. Raises Waived where there is no MPI."""
+def command(path: str, num_ranks: int, options: Sequence[str] = ()) -> list[str]:
+    """The command that starts the job, with `options` of mpirun. Raises Waived where there is no MPI."""
     mpirun = Path(sys.executable).with_name("mpirun")
     program = str(mpirun) if mpirun.exists() else shutil.which("mpirun")
     if program is None or find_spec("mpi4py") is None:
         raise Waived(f"no mpi4py and mpirun here. Fix: {_FIX}")
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     many = ["--oversubscribe", "--bind-to", "none"]
-    return [program, *root, *many, "-n", str(num_ranks), sys.executable, "-m", "umem.bench.peers.mpi", path]
+    return [
+        program,
+        *root,
+        *many,
+        *options,
+        "-n",
+        str(num_ranks),
+        sys.executable,
+        "-m",
+        "umem.bench.peers.mpi",
+        path,
+    ]
 
 
 def command_of(name: str, folder: str | None, path: str, num_ranks: int) -> list[str]:

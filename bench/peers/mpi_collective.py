@@ -32,7 +32,7 @@ class Collective:
         from . import mpi_collective_loops as loops
 
         self.loops = loops
-        world = context.COMM_WORLD
+        self.world = world = context.COMM_WORLD
         self.what = what = Operation(
             operation, num_bytes, world.Get_size(), world.Get_rank(), dtype, op, in_place
         )
@@ -55,8 +55,16 @@ class Collective:
     def block(self, num_samples: int) -> Samples:
         """Seconds per operation, at every rank."""
         times = np.zeros(num_samples, np.int64)
+        self.world.Barrier()
         code = self.loops.by_mpi.compiled(
-            self.call.ctypes.data, self.plan.address, num_samples, self.batch, times.ctypes.data
+            self.call.ctypes.data,
+            int(self.call[self.loops.OF_MPI_WORLD]),
+            self.plan.address,
+            num_samples,
+            self.batch,
+            times.ctypes.data,
+            0,
+            0,
         )
         if code:
             raise FabricError(f"MPI returned an error in {self.what.name}")

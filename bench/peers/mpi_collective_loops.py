@@ -5,10 +5,10 @@ Handles are passed as int64: pointers of Open MPI, and of MPICH and Intel MPI nu
 
 from __future__ import annotations
 
-from umem.bench.parts.touch import read_outputs, write_inputs
+from umem.bench.parts.touch import TOUCHED, touched_operations
 from umem.kernels.build.compile import cpu_kernel, device_function
-from umem.kernels.intrinsics.scalar import load_i64, store_i64
-from umem.kernels.intrinsics.system import now_ns
+from umem.kernels.build.variants import variant
+from umem.kernels.intrinsics.scalar import load_i64
 
 from .mpi_loops import _I32, _I64, _mpi, all_reduce, all_to_all, barrier
 
@@ -22,11 +22,10 @@ broadcast = _mpi("MPI_Bcast", _I64, _I32, _I64, _I32, _I64)
 OPERATIONS = ("barrier", "all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all")
 # Words of `operation`; the count is of a block.
 OF_MPI_KIND, OF_MPI_SRC, OF_MPI_DST, OF_MPI_COUNT, OF_MPI_DATATYPE, OF_MPI_OP, OF_MPI_WORLD = range(7)
-OF_MPI_WORDS = 7
 
 
 @device_function
-def do_operation(operation):
+def do_operation(operation, epoch, end_ns):
     """One operation; what MPI returns."""
     kind, world = load_i64(operation, OF_MPI_KIND), load_i64(operation, OF_MPI_WORLD)
     src, dst = load_i64(operation, OF_MPI_SRC), load_i64(operation, OF_MPI_DST)
@@ -45,28 +44,12 @@ def do_operation(operation):
     return all_to_all(src, count, datatype, dst, count, datatype, world)
 
 
-@cpu_kernel("int64(int64, int64, int64, int64, int64)", group="mpi")
-def by_mpi(operation, plan, num_samples, batch, times):
-    """Twin of collective_loops.by_team."""
-    world = load_i64(operation, OF_MPI_WORLD)
-    code = barrier(world)
-    sample = 0
-    while sample < num_samples:
-        began = now_ns()
-        if batch == 1:
-            write_inputs(plan)
-            code |= barrier(world)
-            began = now_ns()
-            code |= do_operation(operation)
-            store_i64(times, sample, now_ns() - began)
-            read_outputs(plan)
-        else:
-            done = 0
-            while done < batch:
-                write_inputs(plan)
-                code |= do_operation(operation)
-                read_outputs(plan)
-                done += 1
-            store_i64(times, sample, (now_ns() - began) // batch)
-        sample += 1
-    return code
+@device_function
+def meet(world, epoch, end_ns):
+    """A barrier."""
+    return barrier(world)
+
+
+by_mpi = cpu_kernel(TOUCHED, group="mpi")(
+    variant(touched_operations, "by_mpi", do_operation=do_operation, meet=meet)
+)

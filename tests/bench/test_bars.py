@@ -56,6 +56,7 @@ COLLECTIVES = {f"{bar}_{mpi}" for bar in AGAINST_EACH_MPI.split() for mpi in MPI
     "all_reduce_8_line",
     "all_reduce_64M_streaming_0",
     "all_reduce_64M_streaming_1",
+    *(f"all_reduce_{size}_message_{way}" for size in ("8", "256K", "16M") for way in ("posix", "tcp")),
     *(f"all_reduce_{size}_{ranks}_ranks" for size in ("8", "256K", "64M") for ranks in (4, 8)),
 }
 

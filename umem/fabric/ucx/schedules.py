@@ -185,8 +185,8 @@ def do_row(run, row):
     return OK
 
 
-@cpu_kernel("int64(int64)", group=UCX_KERNELS)
-def advance(run):
+@device_function
+def go_on_with(run):
     """Go on with a schedule until it has ended: OK.
 
     Or MISMATCH (nothing is under way any more), AGAIN after a slice (call again), RANK_LOST, INTERRUPTED, FABRIC_FAILED
@@ -202,6 +202,12 @@ def advance(run):
     store_i64(run, RUN_CURSOR, cursor)
     end_turn(channels)
     return code
+
+
+@cpu_kernel("int64(int64)", group=UCX_KERNELS)
+def advance(run):
+    """`go_on_with`."""
+    return go_on_with(run)
 
 
 @cpu_kernel("int64(int64, int64)", group=UCX_KERNELS)
