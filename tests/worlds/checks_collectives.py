@@ -14,9 +14,7 @@ from umem.errors import (
     ArgumentTypeError,
     CollectiveMismatch,
     ConfigError,
-    ForkedRank,
     RankLost,
-    UnknownName,
     WaitTimeout,
     WorldError,
 )
@@ -339,51 +337,3 @@ def check_death(space, num_bytes):
     rest = Team(space, range(last))
     rest.all_reduce(one := np.ones(1))
     assert one[0] == last
-
-
-def make_team(space, semantics):
-    Team(space, semantics=semantics)
-
-
-def check_semantics(space):
-    """Members ask for the same, or hear of it; both ways give the same bits."""
-    with pytest.raises(UnknownName):
-        Team(space, semantics="near")
-    with pytest.raises(CollectiveMismatch, match=r"Team\(semantics='(message|auto)'\)"):
-        Team(space, semantics="message" if space.rank else "auto")
-    teams = [Team(space, semantics=semantics) for semantics in ("auto", "load_store", "message")]
-    assert [team.semantics for team in teams] == ["load_store", "load_store", "message"]
-    for num in (3, 1000, 300_001):
-        results = []
-        for team in teams:
-            team.all_reduce(got := values(space.rank, num, "float16"))
-            results.append(got.tobytes())
-        assert len(set(results)) == 1, num
-
-
-def check_end(space, semantics):
-    """After its space a team is an error, and in a forked child."""
-    team = Team(space, semantics=semantics)
-    team.all_reduce(np.ones(3))
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            team.all_reduce(np.ones(3))
-        except ForkedRank:
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
-    space.barrier()
-    space.close()
-    with pytest.raises(WorldError, match="closed"):
-        team.barrier()
-
-
-def check_hosts(space):
-    """What goes over a network: operations of all sizes, mismatches, teams and threads."""
-    check_reductions(space, ("float32", "bfloat16", "int16"), ("sum", "avg"), (7, 5003, 300_001))
-    check_moves(space, ("int8", "float32"), (0, 29, 70_001))
-    check_mismatches(space)
-    check_teams(space)

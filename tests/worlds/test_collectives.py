@@ -6,6 +6,7 @@ import pytest
 
 import umem
 from tests.worlds import checks_collectives as checks
+from tests.worlds import checks_members
 from umem.errors import LaunchError, NotMappable
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
@@ -64,17 +65,17 @@ def test_teams_come_and_go(world):
 
 
 def test_members_agree_on_the_semantics():
-    umem.launch(checks.check_semantics, 2, segment="64M")
+    umem.launch(checks_members.check_semantics, 2, segment="64M")
 
 
 def test_loads_and_stores_need_memory_that_all_map():
     with pytest.raises(NotMappable, match="does not map the memory of ranks"):
-        umem.launch(checks.make_team, 2, world="no-peer-access", segment="64M", args=("load_store",))
+        umem.launch(checks_members.make_team, 2, world="no-peer-access", segment="64M", args=("load_store",))
 
 
 @pytest.mark.parametrize("semantics", ["auto", "message"])
 def test_a_team_ends_with_its_space(semantics):
-    umem.launch(checks.check_end, 2, segment="64M", args=(semantics,))
+    umem.launch(checks_members.check_end, 2, segment="64M", args=(semantics,))
 
 
 @WORLDS
@@ -111,3 +112,15 @@ def test_a_member_that_dies_on_another_host():
     *survivors, died = umem.launch(checks.check_death, 3, world="hosts", args=(1 << 20,), **options)
     assert isinstance(died, LaunchError) and "SIGKILL" in str(died)
     assert survivors == [None, None]
+
+
+def test_teams_that_members_call_in_different_order():
+    umem.launch(checks_members.check_order, 2, segment="64M")
+
+
+@pytest.mark.soak
+@WORLDS
+@pytest.mark.parametrize("ranks", [1, 3, 8])
+def test_reductions_of_every_type_and_more_ranks_than_cores(ranks, world):
+    args = DTYPES, checks.OPERATIONS, (1, 58, 1000, 40_001)
+    umem.launch(checks.check_reductions, ranks, world=world, segment="256M", args=args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
@@ -32,6 +32,7 @@ OWN_BYTES = 64 << 10
 
 
 _LEFT: WeakKeyDictionary[Space, list[MappedTeam]] = WeakKeyDictionary()  # teams that wait for others to leave
+_OPEN: WeakKeyDictionary[Space, WeakSet[MappedTeam]] = WeakKeyDictionary()  # whose pages can be read
 
 
 class MappedTeam(Member):
@@ -56,6 +57,7 @@ class MappedTeam(Member):
             )
         self._fill_words()
         self._epoch = ctypes.c_int64.from_address(space.control + 8 * CONTROL_EPOCH)
+        _OPEN.setdefault(space, WeakSet()).add(self)
 
     def run(
         self,
@@ -131,6 +133,7 @@ class MappedTeam(Member):
 
     def leave(self) -> None:
         """Tell the others that this member's part is over; its page goes back with a later team, when all have left."""
+        _OPEN[self.space].discard(self)
         self.space.world.set(f"{self._key}/left/{self.space.rank}", b"")
         _LEFT.setdefault(self.space, []).append(self)
 
@@ -149,6 +152,7 @@ class MappedTeam(Member):
 
     def close(self) -> None:
         """Give the page back, once every member has left the operations before. Collective."""
+        _OPEN[self.space].discard(self)
         self.end()
         # By the store of the world: of a barrier over the pages nobody could tell that all have read its flags.
         self.tell("left", "")
@@ -239,14 +243,32 @@ class MappedTeam(Member):
         sequence = self._word(layout.TEAM_SEQUENCE)
         told = []
         for member, rank in enumerate(self.ranks):
-            slots = [self._slot(member, turn) for turn in range(layout.NUM_FLAG_LINES)]
-            last = max(slots, key=lambda slot: int(slot[layout.SLOT_SIGNAL]) >> 1)
-            before = int(last[layout.SLOT_SIGNAL]) >> 1
+            before, call, length = self._last_of(member)
             if before < sequence:
-                call, length = int(last[layout.SLOT_CALL]), int(last[layout.SLOT_LENGTH])
                 its = in_words(call, length) if before else "nothing"
-                told.append(f"rank {rank}, whose last call here was {its}")
+                others = [team._waits_here(rank) for team in _OPEN.get(self.space, ()) if team is not self]
+                waits = "".join(f" and which waits in {where}" for where in others if where)
+                told.append(f"rank {rank}, whose last call here was {its}{waits}")
         return told
+
+    def _last_of(self, member: int) -> tuple[int, int, int]:
+        """The last exchange that a member has posted, with what it called."""
+        slots = [self._slot(member, turn) for turn in range(layout.NUM_FLAG_LINES)]
+        last = max(slots, key=lambda slot: int(slot[layout.SLOT_SIGNAL]) >> 1)
+        return (
+            int(last[layout.SLOT_SIGNAL]) >> 1,
+            int(last[layout.SLOT_CALL]),
+            int(last[layout.SLOT_LENGTH]),
+        )
+
+    def _waits_here(self, rank: int) -> str:
+        """The call in which `rank` waits for this rank here, if it does: teams called in another order."""
+        if rank not in self.ranks:
+            return ""
+        posted, call, length = self._last_of(self.ranks.index(rank))
+        ranks = ", ".join(map(str, self.ranks))
+        is_ahead = posted > self._word(layout.TEAM_SEQUENCE)
+        return f"{in_words(call, length)} of the team of ranks {ranks}" if is_ahead else ""
 
 
 def words_at(address: int, num_words: int) -> np.ndarray:
