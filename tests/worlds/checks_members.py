@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from tests.worlds import checks_collectives as checks
 from tests.worlds.checks_collectives import values
 from umem.collectives import Team
 from umem.errors import CollectiveMismatch, ForkedRank, UnknownName, WaitTimeout, WorldError
@@ -54,10 +55,10 @@ def check_end(space, semantics):
 
 def check_hosts(space):
     """What goes over a network: operations of all sizes, mismatches, teams and threads."""
-    check_reductions(space, ("float32", "bfloat16", "int16"), ("sum", "avg"), (7, 5003, 300_001))
-    check_moves(space, ("int8", "float32"), (0, 29, 70_001))
-    check_mismatches(space)
-    check_teams(space)
+    checks.check_reductions(space, ("float32", "bfloat16", "int16"), ("sum", "avg"), (7, 5003, 300_001))
+    checks.check_moves(space, ("int8", "float32"), (0, 29, 70_001))
+    checks.check_mismatches(space)
+    checks.check_teams(space)
 
 
 def check_order(space):

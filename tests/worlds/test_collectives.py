@@ -104,7 +104,7 @@ def test_a_member_that_dies(num_bytes, world):
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_ranks_of_several_hosts(ranks):
-    umem.launch(checks.check_hosts, ranks, world="hosts", segment="128M", timeout_s=20)
+    umem.launch(checks_members.check_hosts, ranks, world="hosts", segment="128M", timeout_s=20)
 
 
 def test_a_member_that_dies_on_another_host():
