@@ -57,7 +57,7 @@ def run_pytest(file: str, deadline_s: float) -> tuple[str, int | None]:
         "-o",
         "addopts=",
         "-m",
-        "gpu and not soak",
+        "gpu and not soak and not long",
         "-rfEs",
         file,
     ]

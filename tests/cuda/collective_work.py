@@ -12,7 +12,16 @@ import pytest
 
 from tests.worlds.checks_collectives import combined, exchange_counts, same, values
 from umem.collectives import Team
-from umem.errors import ArgumentTypeError, CollectiveMismatch, ConfigError, RankLost, WaitTimeout, WorldError
+from umem.errors import (
+    ArgumentTypeError,
+    CollectiveMismatch,
+    ConfigError,
+    NotMappable,
+    RankLost,
+    WaitTimeout,
+    WorldError,
+)
+from umem.moe import Exchange
 from umem.space.dtypes import element_type
 
 
@@ -234,9 +243,14 @@ def streams_are_followed(space):
     data = Filled(space, 100, "float32")
     space.gpu.wait(word.address, 1, stream)
     driver.call("cuMemcpyAsync", data.pointer, space.pointer(source.address), 400, stream)
+    operation = threading.Thread(target=team.all_reduce, args=(data,))
+    operation.start()
+    operation.join(0.3)
+    is_held = operation.is_alive()  # behind the word that nobody has set
     space.store(word.address, 1, "int64")
-    team.all_reduce(data)
-    assert (data.read() == 2 * team.size).all()
+    operation.join()
+    assert is_held and (data.read() == 2 * team.size).all()
+    data.free()
     team.close()
 
 
@@ -297,6 +311,22 @@ def buffers_are_refused(space):
     team.close()
 
 
+def rows_of_tokens_go_by_messages(space):
+    """umem.moe over a team with GPUs: its rows are the host's, which go by all_to_all_v."""
+    team = Team(space)
+    exchange = Exchange(team)
+    assert exchange.semantics == "message"
+    x = np.arange(12.0, dtype=np.float32).reshape(4, 3) + 100 * space.rank
+    choices = np.array([[0, 1], [1, 2], [3, 0], [2, -1]])
+    rows, _, _, _, handle = exchange.dispatch(x, choices, None, 4)
+    back, _ = exchange.combine(rows, handle)
+    assert (back == x * [[2], [2], [2], [1]]).all()
+    exchange.close()
+    with pytest.raises(NotMappable, match="work on GPUs"):
+        Exchange(team, semantics="load_store")
+    team.close()
+
+
 CHECKS = (
     floats_are_summed,
     halves_are_averaged,
@@ -307,6 +337,7 @@ CHECKS = (
     streams_are_followed,
     some_of_the_ranks,
     buffers_are_refused,
+    rows_of_tokens_go_by_messages,
 )
 
 
