@@ -147,7 +147,7 @@ def movement(suffix: str, combine: Any) -> Any:
         store_i64=store_once,
         source_of=pointer_to_source,
         destination_of=pointer_to_destination,
-        TEAM_SCRATCH_BYTES=rounds.NEVER,
+        PUSHED_BYTES=rounds.NEVER,
     ).move
 
 
