@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import CollectiveMismatch, NotMappable, UnknownName
 from ..kernels.page.control import KIND_DEVICE, KIND_HOST
 from .buffers import Buffer, buffer_of
+from .links import hosts_of
 from .mapped import MappedTeam
 from .member import Member, told
 
@@ -23,7 +24,8 @@ def make_member(
     """This rank's part of the team of `ranks`, and what finds its buffers. Collective.
 
     `number` tells the teams apart whose first member is the same; that member's counts. "auto" is load_store where all
-    members map each other's memory or one works on a GPU, else message. Raises UnknownName; CollectiveMismatch where
+    members map each other's memory or one works on a GPU; else levels, where members share hosts on which they do
+    (links.py: `hosts_of`); else message. Raises UnknownName; CollectiveMismatch where
     members ask for different semantics; NotMappable.
     """
     if semantics not in TEAM_SEMANTICS:
@@ -31,20 +33,26 @@ def make_member(
     on_gpus = not set(space.segments.map.gpu_ranks).isdisjoint(ranks)
     reach = space.segments.reach
     away = [r for r in ranks if not (reach.by_cpu(r, KIND_DEVICE) and reach.by_cpu(r, KIND_HOST))]
-    texts = [text.decode().split() for text in told(
-        space, ranks, f"{key}/semantics", f"{semantics} {int(not away)} {number}", timeout_s
-    )]  # fmt: skip
-    for rank, (other, _, _) in zip(ranks, texts, strict=True):
+    hosts = hosts_of([space.world.hosts[rank] for rank in ranks])
+    maps_mates = space.world.host not in {space.world.hosts[rank] for rank in away}
+    mine = f"{semantics} {int(not away)} {int(maps_mates)} {number}"
+    texts = [text.decode().split() for text in told(space, ranks, f"{key}/semantics", mine, timeout_s)]
+    for rank, (other, *_) in zip(ranks, texts, strict=True):
         if other != semantics:
-            mine, its = (f"Team(semantics={name!r})" for name in (semantics, other))
-            raise CollectiveMismatch(space.rank, mine, rank, its)
-    all_map = all(maps == "1" for _, maps, _ in texts)
+            asked, its = (f"Team(semantics={name!r})" for name in (semantics, other))
+            raise CollectiveMismatch(space.rank, asked, rank, its)
+    all_map, all_map_mates = (all(text[index] == "1" for text in texts) for index in (1, 2))
+    # Two: a team by levels has one of leaders too.
+    number = 2 * int(texts[0][3])
     if on_gpus and semantics == "message":
         raise NotMappable("a team by messages has no ranks that work on GPUs; use semantics='load_store'")
     if semantics == "message" or (semantics == "auto" and not all_map and not on_gpus):
-        from .message import MessageTeam  # loads UCX
+        from .levels import LevelTeam  # these load UCX
+        from .message import MessageTeam
 
-        return MessageTeam(space, ranks, key, timeout_s, int(texts[0][2])), buffer_of
+        if semantics == "auto" and hosts and all_map_mates:
+            return LevelTeam(space, ranks, key, timeout_s, number, hosts), buffer_of
+        return MessageTeam(space, ranks, key, timeout_s, number), buffer_of
     if not on_gpus and not all_map:
         whose = f"ranks {away}" if away else "others"
         raise NotMappable(

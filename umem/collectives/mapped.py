@@ -19,7 +19,7 @@ from ..kernels.data.copy import default_stream_bytes
 from ..kernels.page.control import CONTROL_EPOCH
 from .calls import in_words
 from .common_memory import CPUS_ALONE, CommonMemory, common_memory_of, side_of
-from .member import Member, varying_in_words
+from .member import WaitingMember, varying_in_words
 
 if TYPE_CHECKING:
     from ..space.space import Space
@@ -35,7 +35,7 @@ _LEFT: WeakKeyDictionary[Space, list[MappedTeam]] = WeakKeyDictionary()  # teams
 _OPEN: WeakKeyDictionary[Space, WeakSet[MappedTeam]] = WeakKeyDictionary()  # whose pages can be read
 
 
-class MappedTeam(Member):
+class MappedTeam(WaitingMember):
     """This rank's part of a team whose members load and store each other's memory."""
 
     semantics = "load_store"

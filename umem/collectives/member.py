@@ -29,6 +29,7 @@ class Member(ABC):
     def __init__(self, space: Space, ranks: Sequence[int], key: str, timeout_s: float):
         self.space, self.ranks, self.timeout_s = space, tuple(ranks), timeout_s
         self.size, self.position = len(self.ranks), self.ranks.index(space.rank)
+        self.needs: Sequence[int] = self.ranks  # without which its waits cannot end
         self._key = key
         self._broken: BaseException | None = None
 
@@ -71,7 +72,20 @@ class Member(ABC):
         """Every member's text. Collective."""
         return told(self.space, self.ranks, f"{self._key}/{what}", text, self.timeout_s)
 
-    # --- for those that run
+    def _refuse(self) -> NoReturn:
+        self.space.switch.check_open()
+        error = self._broken
+        if isinstance(error, RankLost):
+            raise RankLost(
+                error.rank, "and this team with it: make one of the ranks that are left"
+            ) from error
+        raise WorldError(f"this team has ended: {error}; make a new one") from (
+            error if isinstance(error, UmemError) else None
+        )
+
+
+class WaitingMember(Member):
+    """A part whose operations are compiled code that is called again until it has ended."""
 
     def _see_through(self, code: int, call: int, length: int, go_on: Callable[[], int]) -> None:
         """Call `go_on` after `code` until the operation has ended."""
@@ -87,7 +101,7 @@ class Member(ABC):
 
         what = in_words(call, length)
         try:
-            complete(step, self.space.page, self.timeout_s, what, self.ranks)
+            complete(step, self.space.page, self.timeout_s, what, self.needs)
         except WaitTimeout:
             missing = "; ".join(self._missing()) or "nobody any more"
             raise WaitTimeout(f"{what}: no end after {self.timeout_s:g} s; not there: {missing}") from None
@@ -99,17 +113,6 @@ class Member(ABC):
     @abstractmethod
     def _missing(self) -> list[str]:
         """Each member that has not come, with its last call."""
-
-    def _refuse(self) -> NoReturn:
-        self.space.switch.check_open()
-        error = self._broken
-        if isinstance(error, RankLost):
-            raise RankLost(
-                error.rank, "and this team with it: make one of the ranks that are left"
-            ) from error
-        raise WorldError(f"this team has ended: {error}; make a new one") from (
-            error if isinstance(error, UmemError) else None
-        )
 
 
 def told(space: Space, ranks: Sequence[int], key: str, text: str, timeout_s: float) -> list[bytes]:

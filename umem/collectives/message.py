@@ -43,11 +43,11 @@ from ..fabric.ucx.schedules import (
 )
 from ..fabric.ucx.tags import COLLECTIVE, wire
 from ..kernels import status
-from ..kernels.collective.layout import TABLE_ROW_WORDS, TABLE_SEND, TABLE_TAKE, VARIES
+from ..kernels.collective.layout import BARRIER, TABLE_ROW_WORDS, TABLE_SEND, TABLE_TAKE, VARIES
 from ..kernels.collective.reductions import reduction
 from ..world.waiting import Deadline, until
 from .calls import in_words
-from .member import Member, varying_in_words
+from .member import WaitingMember, varying_in_words
 from .schedules import (
     DST,
     HEADER_WORDS,
@@ -72,7 +72,7 @@ NUMBER_BITS, SEQUENCE_BITS = 16, 8  # of a tag
 _UNFINISHED: list[Any] = []
 
 
-class MessageTeam(Member):
+class MessageTeam(WaitingMember):
     """This rank's part of a team by messages. `number` is the team's own among those of its first member's."""
 
     semantics = "message"
@@ -134,6 +134,31 @@ class MessageTeam(Member):
         if self._broken is not None:
             self._refuse()
         self.prepare(flags, call, src, dst, length, root, combining, element_bytes, rows)
+        self._do(call, length)
+
+    def announce(self, call: int, length: int) -> None:
+        """Exchange the heads of an operation that goes on otherwise: all members have called it when this returns."""
+        if self._broken is not None:
+            self._refuse()
+        self._tell(call, length)
+        self._use(self._ready(Shape(BARRIER, 0, 0, self.size, self.position)))
+        self._number()
+        self._do(call, length)
+
+    def exchange(self, made: Schedule, base: int, call: int, length: int) -> None:
+        """Run a schedule without heads, with SRC and DST at `base`, as a part of the operation that is named.
+
+        All members do so as often, though not all must have something to send.
+        """
+        if self._broken is not None:
+            self._refuse()
+        self._use(_Ready(made))
+        self._buffers[SRC] = self._buffers[DST] = base
+        self._number()
+        self._do(call, length)
+
+    def _do(self, call: int, length: int) -> None:
+        """Run what has been prepared."""
         try:
             code = self._advance()
             if code == status.AGAIN:
@@ -161,9 +186,8 @@ class MessageTeam(Member):
         rows: int,
     ) -> None:
         """Make the words ready for a run of fabric/ucx/schedules.py's `advance`."""
+        self._tell(call, length)
         words, header = self._words, self._own_header
-        header[0], header[1] = call, length
-        words[RUN_NUM_TABLE_WORDS] = 0
         shape = Shape(flags, length, root, self.size, self.position)
         if flags & VARIES:
             image = (ctypes.c_int64 * (TABLE_ROW_WORDS * self.size)).from_address(rows)
@@ -177,9 +201,17 @@ class MessageTeam(Member):
         self._use(ready)
         self._buffers[SRC], self._buffers[DST] = src, dst
         words[RUN_COMBINE], words[RUN_ELEMENT_BYTES] = combining, element_bytes
+        self._number()
+
+    def _tell(self, call: int, length: int) -> None:
+        self._own_header[0], self._own_header[1] = call, length
+        self._words[RUN_NUM_TABLE_WORDS] = 0
+
+    def _number(self) -> None:
+        """Give the messages of this operation a tag of their own."""
         self._num_calls += 1
         tag = self._tag | self._num_calls & (1 << SEQUENCE_BITS) - 1
-        words[RUN_TAG_OUT] = int(self._senders[self.position]) | tag
+        self._words[RUN_TAG_OUT] = int(self._senders[self.position]) | tag
         np.bitwise_or(self._senders, tag, out=self._tags_in)
 
     def _ready(self, shape: Shape) -> _Ready:
@@ -228,12 +260,12 @@ class MessageTeam(Member):
         """`code`, unless it says that a member is gone or UCX has failed."""
         rank = self.ranks[int(self._words[RUN_FAILED])]
         if code == status.AGAIN and (failure := self._fabric.peers[rank].failure):
-            raise self._fabric.broken("a collective", rank, failure, self.ranks)
+            raise self._fabric.broken("a collective", rank, failure, self.needs)
         if code == status.RANK_LOST:
             raise RankLost(rank, "a collective over ucx", self.space.page.lost_ranks().get(rank, ""))
         if code == status.FABRIC_FAILED:
             port = self._ports[int(self._words[RUN_FAILED])]
-            raise self._fabric.broken("a collective", rank, int(port.words[PORT_UCX_STATUS]), self.ranks)
+            raise self._fabric.broken("a collective", rank, int(port.words[PORT_UCX_STATUS]), self.needs)
         return int(code)
 
     def _abandon(self) -> None:
@@ -267,9 +299,10 @@ class MessageTeam(Member):
     def _missing(self) -> list[str]:
         """Those of whom nothing has come: the receives of headers come first in every schedule."""
         its = in_words(*self._last) if self._last else "nothing"
-        waited_for = [
-            int(self._members[index]) for index in range(self.size - 1) if self._requests[index] != 0
-        ]
+        num_looked_at = min(self.size - 1, int(self._words[RUN_NUM_REQUESTS]))
+        waited_for = {
+            int(self._members[index]) for index in range(num_looked_at) if self._requests[index] != 0
+        }
         return [f"rank {self.ranks[member]}, whose last call here was {its}" for member in sorted(waited_for)]
 
 
