@@ -54,6 +54,13 @@ def test_gpus_that_are_no_peers_meet_in_host_memory(gpu_worlds):
     gpu_worlds.launch(collective_work.ranks_without_peers, 2, "cuda:0,cuda:1", fake={"peers": 0})
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(200)
+def test_tensors(gpu_worlds):
+    pytest.importorskip("torch", reason="torch is not installed: scripts/setup torch")
+    gpu_worlds.launch(collective_work.tensors, 2, "cuda")
+
+
 @pytest.mark.gpu
 @pytest.mark.soak
 @pytest.mark.timeout(300)
