@@ -23,7 +23,9 @@ from .partial import Partial
 if TYPE_CHECKING:
     from ..space.space import Space
 
-LEVELS_BYTES = 16 << 10  # shorter blocks go as messages between all members
+LEVELS_BYTES = (
+    256 << 10
+)  # shorter blocks go as messages between all members: a chain has more steps to wait for
 CHUNK_BYTES = 512 << 10
 OWN = NUM_ROOMS  # the room of this member's own input, where it is not the program's
 LEADER = 0  # position of a host's leader among its members
