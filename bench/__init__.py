@@ -8,6 +8,7 @@ peers/     what umem is measured against
 output/    tables, plots, comparisons of runs
 verdict/   one memory, or stacked servers
 bars       ratios that must hold, from bars.toml
+tune       thresholds of teams, measured and kept
 prepare    what is compiled before any clock starts
 command    `umem bench`
 """

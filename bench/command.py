@@ -107,6 +107,14 @@ def list_cases(console: Console) -> None:
         console.print(f"{case.key:<24} {case.description}", highlight=False, markup=False, soft_wrap=True)
 
 
+def tune_teams(console: Console, options: Options) -> int:
+    """Measure the thresholds of teams, and keep them."""
+    from . import tune  # loads a compiler
+
+    prepare(options.world)
+    return tune.run(console, options)
+
+
 def run_bars(group: str, options: Options, json_file: Path | None) -> int:
     """Measure the bars of `group`, and print a line for each and nothing else on stdout.
 

@@ -67,6 +67,7 @@ FLOORS = (
             "umem.bench.cases",
             "umem.bench.prepare",
             "umem.bench.bars",
+            "umem.bench.tune",
             "umem.bench.command",
             "umem.bench.verdict",
             "umem.bench",

@@ -11,7 +11,7 @@
 | UMEM_DEVICE | what ranks work on: cpu, cuda, cuda:0,cuda:1, ... |
 | UMEM_TIMEOUT_S | deadline of every wait |
 | UMEM_NETWORK | interface that traffic between hosts may use; loopback only when unset |
-| UMEM_CACHE | folder of compiled kernels (default: XDG cache folder; where neither can be written, TMPDIR) |
+| UMEM_CACHE | folder of compiled kernels and tuned sizes (default: XDG cache folder; where that is read-only, TMPDIR) |
 | UMEM_BUILD | normal, or faults: kernels that can be killed at the n-th shared access |
 | UMEM_FAULT_AT | with UMEM_BUILD=faults: the access at which the process is killed |
 | UMEM_MPICH, UMEM_IMPI | folders of MPICH and Intel MPI, which `umem bench collective` compares with |

@@ -8,6 +8,7 @@ a large file would seem full. Shared memory is not dropped and counts as used.
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def l2_cache_bytes() -> int:
         if (index / "level").read_text().strip() == "2":
             return parse_size((index / "size").read_text())
     return 1 << 20
+
+
+def cpu_model() -> str:
+    """Name of the processor, as the kernel gives it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.machine()
 
 
 def usable_cores() -> list[int]:

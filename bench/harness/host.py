@@ -17,7 +17,7 @@ def machine() -> dict[str, Any]:
     """This machine and this copy of umem, as written beside results."""
     return {
         "host": description(),
-        "cpu": cpu_model(),
+        "cpu": limits.cpu_model(),
         "cores": len(limits.usable_cores()),
         "memory": format_size(limits.total_memory_bytes()),
         "kernel": platform.release(),
@@ -30,16 +30,7 @@ def machine() -> dict[str, Any]:
 
 def description() -> str:
     """One short line: processor, cores, kernel."""
-    return f"{cpu_model()}, {len(limits.usable_cores())} cores, Linux {platform.release()}"
-
-
-def cpu_model() -> str:
-    """Name of the processor, as the kernel gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.machine()
+    return f"{limits.cpu_model()}, {len(limits.usable_cores())} cores, Linux {platform.release()}"
 
 
 def version() -> str:

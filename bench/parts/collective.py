@@ -44,7 +44,7 @@ class Mapped(SpacePart):
         super().__init__(space)
         self.operation = Operation(operation, num_bytes, space.num_ranks, space.rank, dtype, op, in_place)
         self.team = Team(space)
-        self.buffers = [space.alloc(max(num_bytes, 8), align=4096) for _ in range(self.operation.num_buffers)]
+        self.buffers = [self.allocate(max(num_bytes, 8)) for _ in range(self.operation.num_buffers)]
         src, dst = self.operation.places(self.buffers)
         self.plan = Plan(self.operation, src, dst)
         has_cores = space.num_ranks <= len(limits.usable_cores())
@@ -54,6 +54,14 @@ class Mapped(SpacePart):
         self.moves, self.move_bytes = self._moves()
         unstreamed = num_bytes < default_stream_bytes()
         self.stream_bytes = NEVER if unstreamed else 0
+
+    def allocate(self, num_bytes: int) -> int:
+        """Address of memory for a buffer."""
+        return self.space.alloc(num_bytes, align=4096)
+
+    def give_back(self, buffer: int) -> None:
+        """Free what `allocate` gave."""
+        self.space.free(buffer)
 
     def load_store(self, num_samples: int) -> Samples:
         """Operations of the team's own kernels."""
@@ -105,7 +113,7 @@ class Mapped(SpacePart):
         """Free the part's memory. Collective."""
         self.team.close()
         for buffer in self.buffers:
-            self.space.free(buffer)
+            self.give_back(buffer)
         super().close()
 
     def _ping_pong(self) -> int:

@@ -124,6 +124,9 @@ def bench(
     bars: Annotated[
         str | None, typer.Option("--bars", help="measure the bars of a group, one by its id, or all")
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="measure from which sizes teams go another way here, and keep it")
+    ] = False,
     seed: Seed = 1,
 ) -> None:
     """Measure: rows of cases, a comparison of two results, or bars.
@@ -140,6 +143,8 @@ def bench(
         return
     options = _options(ranks, (begin, end), factor, warmup, iters, semantics, peers, world, seed)
     options = replace(options, dtype=dtype, op=op, in_place=in_place)
+    if tune:
+        raise typer.Exit(command.tune_teams(_console(), options))
     if bars is not None:
         raise typer.Exit(command.run_bars(bars, options, json_file))
     outputs = command.Outputs(json_file, csv_file, plot)

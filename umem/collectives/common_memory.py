@@ -27,9 +27,6 @@ class CommonMemory:
     reach: tuple[int, ...] = ()
 
 
-CPUS_ALONE = CommonMemory("local", HALF_BYTES)
-
-
 def side_of(words: Iterable[int], is_gpu: bool) -> list[int]:
     """Of a rank's reach table (memory/reach.py): what its processor reaches, a bit for each kind of memory."""
     return [word >> (REACH_KINDS * is_gpu) & _KINDS_MASK for word in words]

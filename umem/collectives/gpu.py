@@ -15,7 +15,8 @@ from ..kernels.collective.lanes import operation_kernel
 from ..kernels.collective.rounds import NEVER
 from ..kernels.page.control import CONTROL_BYTES, CONTROL_STOP
 from ..memory.device.cuda_run import DEFAULT_STREAM
-from .mapped import EAGER_BYTES, TWO_SHOT_BYTES, MappedTeam, words_at
+from .mapped import MappedTeam, words_at
+from .thresholds import EAGER_BYTES, TWO_SHOT_BYTES
 
 if TYPE_CHECKING:
     from ..space.space import Space

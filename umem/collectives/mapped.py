@@ -15,17 +15,15 @@ from ..kernels import status
 from ..kernels.collective import layout, polling, run
 from ..kernels.collective.reductions import reduction
 from ..kernels.collective.rounds import NEVER
-from ..kernels.data.copy import default_stream_bytes
 from ..kernels.page.control import CONTROL_EPOCH
 from .calls import in_words
-from .common_memory import CPUS_ALONE, CommonMemory, common_memory_of, side_of
+from .common_memory import CommonMemory, common_memory_of, side_of
 from .member import WaitingMember, varying_in_words
+from .thresholds import Thresholds, defaults, of_this_machine
 
 if TYPE_CHECKING:
     from ..space.space import Space
 
-EAGER_BYTES = 32 << 10
-TWO_SHOT_BYTES = 16 << 10
 SLOT_LINE_WORDS = layout.SLOT_BYTES // 8
 # Of a member's words, scratch and tables of the largest team; untouched pages cost nothing.
 OWN_BYTES = 64 << 10
@@ -42,6 +40,7 @@ class MappedTeam(WaitingMember):
 
     def __init__(self, space: Space, ranks: Sequence[int], key: str, timeout_s: float):
         super().__init__(space, ranks, key, timeout_s)
+        self._thresholds = defaults()
         self._common = self._find_common_memory()
         left = _LEFT.get(space, [])
         left[:] = [team for team in left if not team.free_if_all_left()]
@@ -168,7 +167,8 @@ class MappedTeam(WaitingMember):
         segments = self.space.segments
         reach, gpu_ranks = segments.reach, frozenset(segments.map.gpu_ranks)
         if gpu_ranks.isdisjoint(self.ranks):
-            return CPUS_ALONE
+            self._thresholds = Thresholds.parse(self.tell("thresholds", of_this_machine().text())[0].decode())
+            return CommonMemory("local", self._thresholds.half)
         mine = side_of(reach.words, segments.gpu is not None)
         texts = self.tell("reach", " ".join(map(str, mine)))
         told = {r: [int(word) for word in text.split()] for r, text in zip(self.ranks, texts, strict=True)}
@@ -176,16 +176,17 @@ class MappedTeam(WaitingMember):
 
     def _fill_words(self) -> None:
         """This member's own words, at `address`, which kernels/collective takes as `team`; and what works on them."""
-        reach, is_among_gpus = self._common.reach, self._common is not CPUS_ALONE
+        reach, chosen = self._common.reach, self._thresholds
+        is_among_gpus = len(reach) > 0
         self._memory = PrivateMemory(OWN_BYTES)
         words = self._words = self._memory.words(layout.TEAM_WORDS)
         self.address = words.address
         words[layout.TEAM_CONTROL] = self.space.control
         words[layout.TEAM_SIZE], words[layout.TEAM_POSITION] = self.size, self.position
         words[layout.TEAM_PAGES] = self._memory.words_of(self._pages).address
-        words[layout.TEAM_HALF_BYTES], words[layout.TEAM_EAGER_BYTES] = self._common.half_bytes, EAGER_BYTES
-        words[layout.TEAM_TWO_SHOT_BYTES] = TWO_SHOT_BYTES
-        words[layout.TEAM_STREAM_BYTES] = NEVER if is_among_gpus else default_stream_bytes()
+        words[layout.TEAM_HALF_BYTES], words[layout.TEAM_EAGER_BYTES] = self._common.half_bytes, chosen.eager
+        words[layout.TEAM_TWO_SHOT_BYTES] = chosen.two_shot
+        words[layout.TEAM_STREAM_BYTES] = NEVER if is_among_gpus else chosen.stream
         words[layout.TEAM_SCRATCH] = self._memory.take(layout.TEAM_SCRATCH_BYTES)
         words[layout.TEAM_SOURCES] = self._memory.words(self.size).address
         words[layout.TEAM_REACH] = self._memory.words_of(reach).address
