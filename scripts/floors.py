@@ -53,7 +53,7 @@ FLOORS = (
     ),
     Floor(4, "the space and its arrays, which a program holds", ("umem.space",)),
     Floor(5, "workloads over the space", ("umem.collectives",)),
-    Floor(6, "workloads over teams", ("umem.moe",)),
+    Floor(6, "workloads over teams", ("umem.moe", "umem.embedding")),
     Floor(7, "umem under torch: its allocator, sharing, offload", ("umem.torch",)),
     Floor(
         8,

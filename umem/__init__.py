@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 # public name -> module that defines it
 _HOMES = {
     "Array": "umem.space.array",
+    "EmbeddingTable": "umem.embedding.table",
     "Space": "umem.space.space",
     "Team": "umem.collectives.team",
     "WorldSpec": "umem.world",
@@ -34,6 +35,7 @@ _PACKAGES = ("moe", "torch")
 
 __all__ = [
     "Array",
+    "EmbeddingTable",
     "Space",
     "Team",
     "WorldSpec",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from . import moe as moe
     from . import torch as torch
     from .collectives.team import Team as Team
+    from .embedding.table import EmbeddingTable as EmbeddingTable
     from .kernels.build.kernel import kernel as kernel
     from .space.array import Array as Array
     from .space.cupy_memory import cupy_allocator as cupy_allocator
