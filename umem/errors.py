@@ -134,6 +134,10 @@ class RankLost(UmemError):
         super().__init__(text + (f": {detail}" if detail else ""))
 
 
+class CheckpointError(UmemError, ValueError):
+    """A checkpoint is not whole, or is that of another table."""
+
+
 class CollectiveMismatch(UmemError):
     """Two members of a team called different collectives, or one with other sizes, types, operations or roots."""
 

@@ -32,6 +32,7 @@ PROTOCOL = ("protocol.md", "from umem.coherence.protocol import *")
 DEVICE = ("gpu.md", "import umem")
 TEAM = ("collectives.md", "import numpy as np")
 EXPERTS = ("moe.md", "import numpy as np")
+TABLE = ("embedding.md", "import numpy as np")
 GROUP = ("distributed.md", "import torch")
 LITMUS = ("litmus.md", "test MP: message passing, data and then a flag")
 
@@ -46,6 +47,7 @@ BY_THEMSELVES = {
     TEAM,
     EXPERTS,
     GROUP,
+    TABLE,
 }  # each has a test below
 COMMANDS = {  # only their names and options are looked at
     ("README.md", "make bench"): "minutes",
@@ -129,6 +131,12 @@ def test_the_experts_run():
     names = {}
     PYTHON[EXPERTS].run(names)
     assert launch(names["work"], ranks=2, segment="32M").shape == (100, 64)
+
+
+def test_the_first_table_runs():
+    names = {}
+    PYTHON[TABLE].run(names)
+    assert launch(names["work"], ranks=2, segment="32M").tolist() == [[1.0] * 64] * 2
 
 
 def test_the_first_group_runs(tmp_path):

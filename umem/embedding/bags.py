@@ -50,7 +50,9 @@ def ids_of(ids: Any, what: str = "ids") -> np.ndarray:
         array = array.astype(np.int64)
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise ArgumentTypeError(f"{what} reach {array.max()}: they are int64")
-    return np.ascontiguousarray(array, np.int64)
+    return np.asarray(
+        array, np.int64, order="C"
+    )  # which, other than ascontiguousarray, leaves a single id one
 
 
 def bags_of(

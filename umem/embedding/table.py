@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,6 +163,18 @@ class EmbeddingTable:
             else:
                 for place, row in zip(places.tolist(), columns, strict=True):
                     self._space.put(place, row)
+
+    def save(self, folder: str | Path) -> None:
+        """Write rows and states to a folder that all members reach: see checkpoint.save. Collective."""
+        from . import checkpoint
+
+        checkpoint.save(self, folder)
+
+    def load(self, folder: str | Path) -> None:
+        """Fill the table from such a folder: see checkpoint.load. Collective."""
+        from . import checkpoint
+
+        checkpoint.load(self, folder)
 
     def close(self) -> None:
         """Give the memory back. Collective."""

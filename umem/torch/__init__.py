@@ -7,10 +7,10 @@
 
 layout and callbacks (the compiled code inside torch's allocator), c10 and shim (putting it in force), memory and
 threads (each thread's part), uses, pool (use_pool), closing, cuda_callbacks and cuda (the same for a GPU), attach
-(install), parts and placement, flight, borrow and sharing, offload, moe, summary. For torch.distributed: backend,
-process_group (what torch takes), group_calls (collectives), group_messages, works (what torch waits on, and the thread
-that works meanwhile), shrinking. Floor 7. Nothing here is loaded, and torch is not imported, before one of the names
-below is used. Where torch has been imported before, it then knows the backend "umem".
+(install), parts and placement, flight, borrow and sharing, offload, moe, embedding, summary. For torch.distributed:
+backend, process_group (what torch takes), group_calls (collectives), group_messages, works (what torch waits on, and
+the thread that works meanwhile), shrinking. Floor 7. Nothing here is loaded, and torch is not imported, before one of
+the names below is used. Where torch has been imported before, it then knows the backend "umem".
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from ..errors import TorchMissing
 
 # public name -> module that defines it
 _HOMES = {
+    "Embedding": "embedding",
+    "EmbeddingBag": "embedding",
     "GroupOptions": "process_group",
     "MoeExchange": "moe",
+    "SparseOptimizer": "embedding",
     "adopt": "placement",
     "empty": "placement",
     "home": "placement",
@@ -45,6 +48,9 @@ __all__ = list(_HOMES)
 if TYPE_CHECKING:
     from .attach import install as install
     from .cuda import use_gpu_pool as use_gpu_pool
+    from .embedding import Embedding as Embedding
+    from .embedding import EmbeddingBag as EmbeddingBag
+    from .embedding import SparseOptimizer as SparseOptimizer
     from .moe import MoeExchange as MoeExchange
     from .offload import offload_activations as offload_activations
     from .offload import offload_optimizer as offload_optimizer
