@@ -53,6 +53,7 @@ COMMANDS = {  # only their names and options are looked at
     ("README.md", "make bench"): "minutes",
     ("README.md", "umem info"): "a list of all commands, with SCRIPT and CASE to fill in",
     ("coherence.md", "umem bench coherence"): "minutes",
+    ("collectives.md", "umem bench collective --peers mpi,gloo"): "minutes; tests/bench runs the cases",
     ("litmus.md", "umem verify litmus"): "a minute; the test of one's own is played below",
     ("protocol.md", "umem verify model"): "a minute; tests/verify searches the same",
     ("worlds.md", "umem run -n 4 script.py"): "tests/worlds starts worlds in each of these ways",
