@@ -36,6 +36,7 @@ FLOORS = (
             "umem.kernels.heap",
             "umem.kernels.coherent",
             "umem.kernels.collective",
+            "umem.kernels.embedding",
             "umem.kernels.access",
             "umem.kernels",
             "umem.coherence",

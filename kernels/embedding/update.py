@@ -91,7 +91,7 @@ def update(rows, row_bytes, states, state_bytes, slots, num_slots, gradients, nu
         i += 1
 
 
-STEPS = {"sgd": sgd, "adagrad": adagrad, "adam": adam}
+OPTIMIZER_STEPS = {"sgd": sgd, "adagrad": adagrad, "adam": adam}
 UPDATE_SIGNATURE = "void(int64, int64, int64, int64, int64, int64, int64, int64, int64)"
 
 
@@ -107,12 +107,12 @@ def _update_of(optimizer: str, row_type: str) -> Any:
             "load_row": getattr(vector, f"load_{row_type}_f32"),
             "store_row": getattr(vector, f"store_f32_{row_type}"),
         }
-    chosen = variant(STEPS[optimizer], f"{optimizer}_{row_type}", **names)
+    chosen = variant(OPTIMIZER_STEPS[optimizer], f"{optimizer}_{row_type}", **names)
     return variant(update, f"update_{optimizer}_{row_type}", step=chosen)
 
 
 CPU_UPDATE = {
     (optimizer, row_type): cpu_kernel(UPDATE_SIGNATURE, group=ON_DEMAND)(_update_of(optimizer, row_type))
-    for optimizer in STEPS
+    for optimizer in OPTIMIZER_STEPS
     for row_type in ("f32", "f16", "bf16")
 }

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import umem
+from umem import embedding
 from umem.errors import CheckpointError, ConfigError
 
 NUM_ROWS, NUM_COLUMNS = 61, 10
@@ -101,10 +102,10 @@ def check_saving(space, path):
         states = part.own_states(team.position)
         states[:, 0] = np.arange(len(states)) * team.size + team.position
     table.num_steps = 7
-    table.save(f"{path}/table")
+    embedding.save(table, f"{path}/table")
     for placement, optimizer in (("rows", "adagrad"), (0, "adagrad"), ("columns", None)):
         other = umem.EmbeddingTable(team, 1001, 6, "float16", placement, optimizer)
-        other.load(f"{path}/table")
+        embedding.load(other, f"{path}/table")
         assert np.array_equal(other.lookup(ids), table.lookup(ids))
         assert other.num_steps == (7 if optimizer else 0)
         for part in other.own_parts() if optimizer else ():
@@ -114,19 +115,19 @@ def check_saving(space, path):
                 assert np.array_equal(part.own_states(team.position)[:, 0], wanted)
         other.close()
     with pytest.raises(CheckpointError, match="num_columns is 6 there and 5"):
-        umem.EmbeddingTable(team, 1001, 5, "float16").load(f"{path}/table")
+        embedding.load(umem.EmbeddingTable(team, 1001, 5, "float16"), f"{path}/table")
     space.barrier()
     half = umem.EmbeddingTable(team, 1001, 6, "float16")
-    half.save(f"{path}/half")
+    embedding.save(half, f"{path}/half")
     space.barrier()
     if space.rank == 0:
         file = next(iter(sorted((Path(path) / "half").glob("rows-*.npy"))))
         file.write_bytes(file.read_bytes()[:-100])
     space.barrier()
     with pytest.raises(CheckpointError, match="cut short"):
-        half.load(f"{path}/half")
+        embedding.load(half, f"{path}/half")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        half.load(f"{path}/nothing")
+        embedding.load(half, f"{path}/nothing")
 
 
 CHECKS = {

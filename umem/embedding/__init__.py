@@ -5,6 +5,8 @@ with them in each semantics), training (gradients to their homes, optimizer step
 umem.torch.Embedding, umem.torch.EmbeddingBag. Floor 6.
 """
 
+from .checkpoint import load, save
 from .table import EmbeddingTable
+from .training import step
 
-__all__ = ["EmbeddingTable"]
+__all__ = ["EmbeddingTable", "load", "save", "step"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..collectives.team import Team
 from ..errors import AddressError, ConfigError, OutOfMemory, UnknownName
 from ..kernels.embedding.bags import CPU_POOL
 from ..kernels.embedding.places import NOTHING_BAD, cpu_copy_rows, cpu_place_rows, cpu_store_rows
-from ..kernels.embedding.update import STEPS, state_bytes_of
+from ..kernels.embedding.update import OPTIMIZER_STEPS, state_bytes_of
 from .bags import Bags, bags_of, ids_of
 from .layout import BY_ROWS, Shard, plan_layout
 
@@ -47,8 +46,8 @@ class EmbeddingTable:
         optimizer: str | None = None,
         semantics: str = "auto",
     ):
-        if optimizer is not None and optimizer not in STEPS:
-            raise UnknownName("optimizer", optimizer, tuple(STEPS))
+        if optimizer is not None and optimizer not in OPTIMIZER_STEPS:
+            raise UnknownName("optimizer", optimizer, tuple(OPTIMIZER_STEPS))
         if semantics not in WAYS_OF_LOOKUP:
             raise UnknownName("semantics", semantics, WAYS_OF_LOOKUP)
         self.team, self.optimizer = team, optimizer
@@ -163,18 +162,6 @@ class EmbeddingTable:
             else:
                 for place, row in zip(places.tolist(), columns, strict=True):
                     self._space.put(place, row)
-
-    def save(self, folder: str | Path) -> None:
-        """Write rows and states to a folder that all members reach: see checkpoint.save. Collective."""
-        from . import checkpoint
-
-        checkpoint.save(self, folder)
-
-    def load(self, folder: str | Path) -> None:
-        """Fill the table from such a folder: see checkpoint.load. Collective."""
-        from . import checkpoint
-
-        checkpoint.load(self, folder)
 
     def close(self) -> None:
         """Give the memory back. Collective."""
