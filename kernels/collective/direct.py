@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..build.compile import device_function
 from ..data.copy import copy
 from ..intrinsics.scalar import load_i64, store_i64
+from ..intrinsics.system import stream_fence
 from .blocks import begin_of_slice, block_at, block_bytes, place_from, sends, sent_table, takes
 from .layout import (
     ALL_GATHER,
@@ -29,6 +30,7 @@ from .layout import (
     member_after,
     slot_of,
 )
+from .listed import stream_row
 from .rounds import NEVER, SLICE_UNIT_BYTES, combine, stream_from
 
 PUSHED_BYTES = 32 << 10  # of a source at a time: in the second-level cache for the second store
@@ -114,7 +116,8 @@ def reduce_block(team):
 def reduce_to_all(team):
     """all_reduce and reduce: combine a slice of all sources, piece by piece, and store it to all that take.
 
-    In place the lines are in the cache, for they have been read; elsewhere large results go around it.
+    In place the lines are in the cache, for they have been read; elsewhere large results go around it, with one fence
+    at the end: after every piece it would have the next one's loads wait for the stores.
     """
     num_members, position = load_i64(team, TEAM_SIZE), load_i64(team, TEAM_POSITION)
     length, sources = load_i64(team, TEAM_LENGTH), load_i64(team, TEAM_SOURCES)
@@ -132,10 +135,14 @@ def reduce_to_all(team):
         while member < num_members:
             if takes(team, member):
                 dst = destination_of(team, member)
-                stream_bytes = NEVER if dst == source_of(team, member) else streamed
-                copy(dst + begin, scratch, piece, stream_bytes, 0, 1)
+                if streamed == 0 and dst != source_of(team, member):
+                    stream_row(dst + begin, scratch, piece)
+                else:
+                    copy(dst + begin, scratch, piece, NEVER, 0, 1)
             member += 1
         begin += piece
+    if streamed == 0:
+        stream_fence()
 
 
 @device_function

@@ -74,11 +74,18 @@ def check_members(space):
     part = np.full(100_000, space.rank + 1.0)
     team.all_reduce(part)
     assert (part == 3).all()
+    src, dst = (
+        space.empty(300_003, "float64").numpy()[skipped:] for skipped in (1, 3)
+    )  # aligned differently
+    src[:], dst[:] = np.arange(len(src)) + space.rank, 0
+    team.all_reduce(dst, src[: len(dst)])  # around the caches
+    assert (dst == 2 * np.arange(len(dst)) + 1).all()
+    team.barrier()
     team.close()
 
 
 def test_all_members_take_those_of_the_first():
-    umem.launch(check_members, 2, segment="16M")
+    umem.launch(check_members, 2, segment="64M")
 
 
 def test_tuning_measures_prints_and_keeps(monkeypatch, capsys):
