@@ -169,7 +169,7 @@ def pool(dst, dst_stride, addresses, weights, offsets, num_bags, num_columns):
     """Row b of `dst` (float32, `dst_stride` bytes apart) = the rows of addresses[offsets[b] : offsets[b + 1]], combined
     in order, each times its weight (float32; 0: none).
 
-    `offsets` are num_bags + 1 ascending int64. Zeros for an empty bag. Twin: NumPy, in tests/kernels/embedding.
+    `offsets` are num_bags + 1 ascending int64. Zeros for an empty bag. Twin: tests/worlds/checks_embedding.py.
     """
     lanes = vec_lanes_f32()
     last = load_i64(offsets, num_bags)
