@@ -41,7 +41,6 @@ HEADER_DATA_BYTES = 128
 def small_sizes():
     """Sizes at which an operation goes another way, small enough for many chunks in a moment."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedules, "HEADER_DATA_BYTES", HEADER_DATA_BYTES)
         patch.setattr(schedules, "REDUCED_CHUNK_BYTES", 192)
         patch.setattr(schedules, "TREE_CHUNK_BYTES", 192)
         yield
@@ -66,7 +65,7 @@ def wanted(shape, inputs, at):
 
 def rank_of(made, size, source, result):
     """A member with its memory."""
-    header_bytes = size * header_stride(size)
+    header_bytes = size * header_stride(size, HEADER_DATA_BYTES)
     memory = {
         SRC: source,
         DST: result,
@@ -103,7 +102,7 @@ def test_results_are_those_of_numpy_in_any_order(data):
     length = data.draw(st.one_of(st.integers(0, HEADER_DATA_BYTES), st.integers(HEADER_DATA_BYTES, 3000)))
     is_in_place = data.draw(st.booleans())
     rng = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
-    shapes = [Shape(flags, length, root, size, at) for at in range(size)]
+    shapes = [Shape(flags, length, root, size, at, HEADER_DATA_BYTES) for at in range(size)]
     num_bytes = length * size if flags & layout.PERSONAL else length
     inputs = [rng.integers(0, 256, num_bytes, np.uint8) for _ in range(size)]
     ranks = [
@@ -133,7 +132,7 @@ def test_blocks_of_any_length(size, seed):
         rows, taken = np.zeros((size, layout.TABLE_ROW_WORDS), np.int64), counts[:, at]
         rows[:, layout.TABLE_SEND], rows[:, layout.TABLE_SEND_AT] = counts[at], starts[at]
         rows[:, layout.TABLE_TAKE], rows[:, layout.TABLE_PUT_AT] = taken, np.cumsum(taken) - taken
-        made = schedule(Shape(layout.ALL_TO_ALL_V, 0, 0, size, at), rows)
+        made = schedule(Shape(layout.ALL_TO_ALL_V, 0, 0, size, at, HEADER_DATA_BYTES), rows)
         ranks.append(rank_of(made, size, inputs[at], np.zeros(int(taken.sum()), np.uint8)))
     Ranks(ranks, fold).run(lambda n: int(rng.integers(n)))
     for at, rank in enumerate(ranks):
@@ -150,7 +149,7 @@ def test_up_to_the_check_all_schedules_fit_each_other(flags, other):
         ranks = []
         for at in range(3):
             called = (flags, length) if at else (other, its_length)
-            whole = schedule(Shape(*called, 0, 3, at), rows)
+            whole = schedule(Shape(*called, 0, 3, at, HEADER_DATA_BYTES), rows)
             kinds = [row[0] for row in whole.rows]
             heads = Schedule(whole.rows[: kinds.index(DO_CHECK) + 1], num_requests=4)
             ranks.append(rank_of(heads, 3, np.zeros(20_000, np.uint8), np.zeros(20_000, np.uint8)))

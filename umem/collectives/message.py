@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import CollectiveMismatch, FabricMissing, RankLost
 from ..fabric.ucx import schedules as compiled
+from ..fabric.ucx.channels import has_shared_memory
 from ..fabric.ucx.library import INSTALL_UCX
 from ..fabric.ucx.port import PORT_UCX_STATUS
 from ..fabric.ucx.schedules import (
@@ -58,6 +59,7 @@ from .schedules import (
     SRC,
     Schedule,
     Shape,
+    data_bytes_of,
     header_stride,
     schedule,
 )
@@ -89,7 +91,10 @@ class MessageTeam(WaitingMember):
         self._num_calls = 0
         self._last: tuple[int, int] | None = None
         self._schedules: OrderedDict[Shape, _Ready] = OrderedDict()
-        stride = header_stride(self.size)
+        is_one_host = len({space.world.hosts[rank] for rank in self.ranks}) == 1
+        is_network = not (is_one_host and has_shared_memory(space.world.ucx_environment))
+        self._data_bytes = data_bytes_of(self.size, is_network)
+        stride = header_stride(self.size, self._data_bytes)
         self._headers = np.zeros(self.size * stride // 8, np.int64)
         self._own_header = self._headers[self.position * stride // 8 :]
         self._out = np.zeros(self.size * stride // 8, np.int64)
@@ -141,7 +146,7 @@ class MessageTeam(WaitingMember):
         if self._broken is not None:
             self._refuse()
         self._tell(call, length)
-        self._use(self._ready(Shape(BARRIER, 0, 0, self.size, self.position)))
+        self._use(self._ready(self._shape(BARRIER, 0, 0)))
         self._number()
         self._do(call, length)
 
@@ -188,7 +193,7 @@ class MessageTeam(WaitingMember):
         """Make the words ready for a run of fabric/ucx/schedules.py's `advance`."""
         self._tell(call, length)
         words, header = self._words, self._own_header
-        shape = Shape(flags, length, root, self.size, self.position)
+        shape = self._shape(flags, length, root)
         if flags & VARIES:
             image = (ctypes.c_int64 * (TABLE_ROW_WORDS * self.size)).from_address(rows)
             table = np.ctypeslib.as_array(image).reshape(self.size, -1)
@@ -202,6 +207,9 @@ class MessageTeam(WaitingMember):
         self._buffers[SRC], self._buffers[DST] = src, dst
         words[RUN_COMBINE], words[RUN_ELEMENT_BYTES] = combining, element_bytes
         self._number()
+
+    def _shape(self, flags: int, length: int, root: int) -> Shape:
+        return Shape(flags, length, root, self.size, self.position, self._data_bytes)
 
     def _tell(self, call: int, length: int) -> None:
         self._own_header[0], self._own_header[1] = call, length

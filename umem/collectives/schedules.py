@@ -45,6 +45,8 @@ NUM_BUFFERS = 5
 HEADER_WORDS = 2  # what was called, and the length
 HEADER_BYTES = 8 * HEADER_WORDS
 HEADER_DATA_BYTES = 4096  # up to here the data travels with the header
+# Over a network, where a second round trip costs as much as so many bytes: of all blocks that a member sends.
+NETWORK_DATA_BYTES = 32 << 10
 REDUCED_CHUNK_BYTES = 512 << 10  # of a large reduction, for each member
 TREE_CHUNK_BYTES = 256 << 10
 SLICE_UNIT = 64
@@ -59,6 +61,9 @@ class Shape:
     root: int
     size: int
     position: int
+    data_bytes: int = (
+        HEADER_DATA_BYTES  # up to here the data travels with the header; all members have the same
+    )
 
     def sends(self, member: int) -> bool:
         """Whether `member` has something to send."""
@@ -122,20 +127,26 @@ class Schedule:
         return rows, np.array(self.sources or [(0, 0)], np.int64)
 
 
-def is_small(flags: int, length: int, size: int) -> bool:
+def is_small(shape: Shape) -> bool:
     """Whether the data travels with the headers."""
-    return not flags & VARIES and length * (size if flags & PERSONAL else 1) <= HEADER_DATA_BYTES
+    num_blocks = shape.size if shape.flags & PERSONAL else 1
+    return not shape.flags & VARIES and shape.length * num_blocks <= shape.data_bytes
 
 
-def header_stride(size: int) -> int:
+def data_bytes_of(size: int, is_network: bool) -> int:
+    """`Shape.data_bytes` of a team whose members talk over a network, or by shared memory."""
+    return max(NETWORK_DATA_BYTES // max(size - 1, 1), HEADER_DATA_BYTES) if is_network else HEADER_DATA_BYTES
+
+
+def header_stride(size: int, data_bytes: int) -> int:
     """Bytes between the headers of two members: room for the longest, with data or with tables."""
-    return align_up(HEADER_BYTES + max(HEADER_DATA_BYTES, 16 * size), SLICE_UNIT)
+    return align_up(HEADER_BYTES + max(data_bytes, 16 * size), SLICE_UNIT)
 
 
 def schedule(shape: Shape, rows: np.ndarray | None = None) -> Schedule:
     """The schedule of an operation at one member. `rows` is the table of all_to_all_v."""
     made = Schedule()
-    if is_small(shape.flags, shape.length, shape.size):
+    if is_small(shape):
         _small(made, shape)
     else:
         _announce(made, shape, HEADER_BYTES + (16 * shape.size if shape.flags & VARIES else 0))
@@ -154,7 +165,7 @@ def schedule(shape: Shape, rows: np.ndarray | None = None) -> Schedule:
 
 def _announce(made: Schedule, shape: Shape, num_bytes: int) -> None:
     """Exchange headers, all alike, and compare them."""
-    stride = header_stride(shape.size)
+    stride = header_stride(shape.size, shape.data_bytes)
     for member in shape.others:
         made.recv(member, HEADERS, member * stride, stride)
     for member in shape.others:
@@ -165,7 +176,11 @@ def _announce(made: Schedule, shape: Shape, num_bytes: int) -> None:
 
 def _small(made: Schedule, shape: Shape) -> None:
     """Data and headers in one exchange. A header in OUT is followed by the block of the member that it goes to."""
-    stride, length, is_personal = header_stride(shape.size), shape.length, shape.flags & PERSONAL
+    stride, length, is_personal = (
+        header_stride(shape.size, shape.data_bytes),
+        shape.length,
+        shape.flags & PERSONAL,
+    )
     for member in shape.others:
         made.recv(member, HEADERS, member * stride, stride)
     if shape.sends(shape.position) and not is_personal:
