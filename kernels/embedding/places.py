@@ -32,6 +32,17 @@ def place_rows(addresses, ids, num_ids, num_rows, bases, num_homes, row_bytes):
             store_i64(addresses, i, base + row * row_bytes)
             i += 1
         return NOTHING_BAD
+    if num_homes & (num_homes - 1) == 0:  # a division takes five times as long
+        shift = 0
+        while 1 << shift < num_homes:
+            shift += 1
+        while i < num_ids:
+            row = load_i64(ids, i)
+            if row < 0 or row >= num_rows:
+                return i
+            store_i64(addresses, i, load_i64(bases, row & (num_homes - 1)) + (row >> shift) * row_bytes)
+            i += 1
+        return NOTHING_BAD
     while i < num_ids:
         row = load_i64(ids, i)
         if row < 0 or row >= num_rows:

@@ -72,6 +72,7 @@ DISTRIBUTED = "torch_all_reduce torch_ddp_small torch_ddp_4M torch_fsdp_small to
         ("coherence", set(COHERENCE.split())),
         ("collectives", COLLECTIVES),
         ("distributed", set(DISTRIBUTED.split())),
+        ("embedding", {"embedding_bag_c", "embedding_bag_torch"}),
     ],
 )
 def test_every_promise_of_a_group_has_a_bar(group, promised):
