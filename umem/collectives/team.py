@@ -257,10 +257,20 @@ class Team:
         operation, element = reduction_of(op, src.type_index)
         word = call_word(flags, operation, src.type_index, root)
         combining = self._part.combining(operation, element)
-        self._part.held = dst, src
         if dst.stream or src.stream:
             self._part.follow(dst.stream, src.stream)
-        self._run(flags, call, word, src.pointer, dst.pointer, dst.num_bytes, root, combining, src.item_bytes)
+        self._run(
+            flags,
+            call,
+            word,
+            src.pointer,
+            dst.pointer,
+            dst.num_bytes,
+            root,
+            combining,
+            src.item_bytes,
+            held=(dst, src),
+        )
         dst.settle()
 
     def _move(
@@ -275,18 +285,19 @@ class Team:
     ) -> None:
         word = call_word(flags, 0, src.type_index, root)
         table = 0 if rows is None else rows.ctypes.data
-        self._part.held = dst, src
         if dst.stream or src.stream:
             self._part.follow(dst.stream, src.stream)
-        self._run(flags, call, word, src.pointer, dst.pointer, length, root, 0, 1, table)
+        self._run(flags, call, word, src.pointer, dst.pointer, length, root, 0, 1, table, held=(dst, src))
         dst.settle()
 
-    def _run(self, flags: int, call: str, word: int, *arguments: Any) -> None:
+    def _run(self, flags: int, call: str, word: int, *arguments: Any, held: Any = None) -> None:
         if not self._lock.acquire(blocking=False):
             with one_at_a_time(self._lock, self._timeout_s, call):
+                self._part.held = held
                 self._part.run(flags, word, *arguments)
             return
         try:
+            self._part.held = held
             self._part.run(flags, word, *arguments)
         finally:
             self._lock.release()

@@ -18,9 +18,9 @@ from ...harness import hardware
 from ...harness.stats import Samples
 from ..base import SpacePart
 
-NUM_TABLE_ROWS, BAGS_OF_BATCH, POOLING, NUM_BATCHES = 1_000_000, 4096, 20, 4
+NUM_TABLE_ROWS, BAGS_OF_BATCH, POOLING, NUM_ID_BATCHES = 1_000_000, 4096, 20, 4
 C_PREFETCH_ROWS = 64
-FILL_ROWS = 100_000
+ROWS_OF_UPDATE = 100_000
 
 
 class Bags(SpacePart):
@@ -36,13 +36,13 @@ class Bags(SpacePart):
         values = np.arange(NUM_TABLE_ROWS, dtype=np.float32) % 1000
         self.local = np.repeat(values[:, None], num_columns, axis=1)
         if self.rank == 0:
-            for first in range(0, NUM_TABLE_ROWS, FILL_ROWS):
-                rows = self.local[first : first + FILL_ROWS]
+            for first in range(0, NUM_TABLE_ROWS, ROWS_OF_UPDATE):
+                rows = self.local[first : first + ROWS_OF_UPDATE]
                 self.table.update_rows(np.arange(first, first + len(rows)), rows)
         made = np.random.default_rng([seed, self.rank])
-        self.ids = made.integers(0, NUM_TABLE_ROWS, (NUM_BATCHES, BAGS_OF_BATCH * POOLING))
+        self.ids = made.integers(0, NUM_TABLE_ROWS, (NUM_ID_BATCHES, BAGS_OF_BATCH * POOLING))
         self.offsets = np.arange(BAGS_OF_BATCH) * POOLING
-        self.wanted = values[self.ids].reshape(NUM_BATCHES, BAGS_OF_BATCH, POOLING).sum(2)
+        self.wanted = values[self.ids].reshape(NUM_ID_BATCHES, BAGS_OF_BATCH, POOLING).sum(2)
         self.out = np.empty((BAGS_OF_BATCH, num_columns), np.float32)
         self.torch_arguments = [torch.from_numpy(ids) for ids in self.ids]
         self.torch_table, self.torch_offsets = torch.from_numpy(self.local), torch.from_numpy(self.offsets)
@@ -73,7 +73,7 @@ class Bags(SpacePart):
         def run(batch: int) -> np.ndarray | None:
             result = None
             for turn in range(num_ranks):
-                ids = self.torch_arguments[(batch - turn) % NUM_BATCHES]
+                ids = self.torch_arguments[(batch - turn) % NUM_ID_BATCHES]
                 result = F.embedding_bag(ids, self.torch_table, self.torch_offsets, mode="sum")
             return None if result is None else result.numpy()
 
@@ -85,13 +85,13 @@ class Bags(SpacePart):
     def _run(self, num_samples: int, run: Callable[[int], np.ndarray | None], last: int = 0) -> Samples:
         samples = np.empty(num_samples)
         for sample in range(num_samples):
-            batch = sample % NUM_BATCHES
+            batch = sample % NUM_ID_BATCHES
             self.team.barrier()
             begin = time.perf_counter_ns()
             out = run(batch)
             samples[sample] = (time.perf_counter_ns() - begin) * 1e-9
             if out is not None:
-                wanted = self.wanted[(batch - last) % NUM_BATCHES]
+                wanted = self.wanted[(batch - last) % NUM_ID_BATCHES]
                 self.expect(bool((out == wanted[:, None]).all()))
         self.team.barrier()
         return samples
