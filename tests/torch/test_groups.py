@@ -16,19 +16,21 @@ from . import checks_groups, checks_groups_training, steps
 
 
 @functools.cache
-def outcomes(ranks: int) -> list[dict[str, str]]:
+def outcomes(ranks: int, world: str) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as path:
         checks = {
             name: functools.partial(checks_groups.run, name=name, path=path) for name in checks_groups.CHECKS
         }
-        return steps.launch(checks, ranks=ranks, world="mapped")
+        return steps.launch(checks, ranks=ranks, world=world)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("ranks", "world"), [(1, "mapped"), (2, "mapped"), (4, "mapped"), (2, "no-peer-access")]
+)
 @pytest.mark.parametrize("check", checks_groups.CHECKS)
-def test_groups(ranks, check):
-    steps.judge(outcomes(ranks), check)
+def test_groups(ranks, world, check):
+    steps.judge(outcomes(ranks, world), check)
 
 
 @pytest.mark.timeout(120)
