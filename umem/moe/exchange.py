@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -79,6 +80,7 @@ class Exchange:
         self.max_rows = None if max_rows is None else whole(max_rows, "max_rows", 0)
         self._space: Space = team.space
         self._blocks = Blocks(team.space)
+        self._rooms: dict[str, np.ndarray] = defaultdict(lambda: np.empty(0, np.uint8))
         self._num_plans = 0
         self._stream_bytes = default_stream_bytes()
         self._lock = threading.Lock()
@@ -185,6 +187,7 @@ class Exchange:
     def close(self) -> None:
         """Give back the memory of rows that nobody holds. What is held stays valid until the space closes."""
         with one_at_a_time(self._lock, self._space.timeout_s, "close"):
+            self._rooms.clear()
             self._blocks.free_idle()
 
     # --- before rows move
@@ -275,12 +278,29 @@ class Exchange:
         self._agree(DISPATCH, told, [])
         received = []
         for field in fields:
-            rows = field.rows[field.row_of_pair[handle.by_home]]
-            came = np.empty((len(handle.arrivals), rows.shape[1]), rows.dtype)
+            rows = self._room("out", len(handle.by_home), field.rows)
+            np.take(field.rows, field.row_of_pair[handle.by_home], axis=0, out=rows, mode="clip")
+            came = self._room("in", len(handle.arrivals), field.rows)
             self._all_to_all(came, rows, handle.num_taken, handle.num_sent)
-            received.append(np.zeros((len(handle.expert_of_row), rows.shape[1]), rows.dtype))
+            received.append(self._rows_to_keep(len(handle.expert_of_row), field.rows))
             received[-1][handle.arrivals] = came
+            received[-1][handle.expert_of_row < 0] = 0
         return received
+
+    def _room(self, use: str, num_rows: int, like: np.ndarray) -> np.ndarray:
+        """Rows of this call alone, in memory that is kept: pages of fresh memory take longer than the messages."""
+        num_bytes = num_rows * _row_bytes(like)
+        if len(self._rooms[use]) < num_bytes:
+            self._rooms[use] = np.empty(num_bytes + num_bytes // 4, np.uint8)
+        return self._rooms[use][:num_bytes].view(like.dtype).reshape(num_rows, like.shape[1])
+
+    def _rows_to_keep(self, num_rows: int, like: np.ndarray) -> np.ndarray:
+        """Rows for the caller, in the space's memory where there is room, which is used again once dropped."""
+        num_bytes = num_rows * _row_bytes(like)
+        _, block, error = self._take(num_bytes)
+        if error is not None or not num_bytes:
+            return np.empty((num_rows, like.shape[1]), like.dtype)
+        return block[:num_bytes].view(like.dtype).reshape(num_rows, like.shape[1])
 
     def _lend(
         self, handle: Handle, told: list[int], sources: list[np.ndarray]
@@ -299,10 +319,11 @@ class Exchange:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """`_lend` by messages: the rows are sent back to their tokens' members."""
         self._agree(COMBINE, told, [])
-        found = []
+        found: list[tuple[np.ndarray, np.ndarray]] = []
         for source in sources:
-            rows = source[handle.arrivals]
-            came = np.empty((len(handle.pairs), rows.shape[1]), rows.dtype)
+            rows = self._room("out", len(handle.arrivals), source)
+            np.take(source, handle.arrivals, axis=0, out=rows, mode="clip")
+            came = self._room(f"back {len(found)}", len(handle.pairs), source)
             self._all_to_all(came, rows, handle.num_sent, handle.num_taken)
             addresses = np.empty(len(handle.pairs), np.int64)
             addresses[handle.by_home] = came.ctypes.data + np.arange(len(came)) * _row_bytes(came)
