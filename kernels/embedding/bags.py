@@ -1,8 +1,9 @@
 """Pooled look-ups of rows at any addresses: weighted sums, or maxima, of each bag.
 
 As data/gather_sum.py: a bag stays in registers, a block of columns at a time, by one source for blocks of 1 to 16
-vectors; each block asks for its columns of rows ahead. Rows are float32, float16 or bfloat16; they are combined as
-float32, in the order given. A weight of 1 gives the bits of a plain sum. Accesses are plain; nothing may overlap.
+vectors; each block asks for its columns of rows ahead. Rows are float32, float16, bfloat16, or
+bytes behind a scale and an offset; they are combined as float32, in the order given. A weight of 1 gives the bits of
+a plain sum. Accesses are plain; nothing may overlap.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from ..build.compile import cpu_kernel, device_function
 from ..build.variants import group_of, variant
 from ..data.copy import CORE_LINE_BYTES
 from ..intrinsics import vector
+from ..intrinsics.scalar import load_f32, load_i64, store_f32
 from ..intrinsics.scalar import load_f32 as load
-from ..intrinsics.scalar import load_i64, store_f32
 from ..intrinsics.system import prefetch
 from ..intrinsics.vector import (
+    load_u8_f32,
+    vec_add_f32,
     vec_fma_f32,
     vec_lanes_f32,
+    vec_load_u8_f32,
     vec_max_f32,
     vec_splat_f32,
     vec_store_f32,
@@ -31,6 +35,7 @@ from ..intrinsics.vector import vec_load_f32 as vec_load
 # Rows ahead, by vectors in a block: those of gather_sum, which were measured.
 ROWS_AHEAD_OF = {1: 64, 2: 64, 4: 48, 8: 20, 16: 10}
 LOWEST = np.float32(-np.inf)
+QUANTISED_HEADER_BYTES = 8  # of a quantised row: its scale and its offset
 
 # What follows is written for float32 rows and a block of one vector; `_blocks` makes the others of it.
 ELEMENT_BYTES = 4
@@ -53,6 +58,29 @@ def lowest():
 def add(total, row, column, weight):
     """`total` plus `weight` times the columns from `column` on of the row at `row`."""
     return vec_fma_f32(vec_load(row, column), vec_splat_f32(weight), total)
+
+
+def add_quantised(total, row, column, weight):
+    """`add` for rows of bytes behind a scale and an offset (float32): an element is offset + scale * byte."""
+    scale, offset = load_f32(row, 0) * weight, load_f32(row, 1) * weight
+    return vec_fma_f32(
+        vec_load_u8_f32(row + QUANTISED_HEADER_BYTES, column),
+        vec_splat_f32(scale),
+        vec_add_f32(total, vec_splat_f32(offset)),
+    )
+
+
+def rise_quantised(total, row, column, weight):
+    """`rise` for such rows."""
+    byte = vec_load_u8_f32(row + QUANTISED_HEADER_BYTES, column)
+    value = vec_fma_f32(byte, vec_splat_f32(load_f32(row, 0)), vec_splat_f32(load_f32(row, 1)))
+    return vec_max_f32(value, total)
+
+
+@device_function
+def load_quantised(row, column):
+    """One element of such a row."""
+    return load_f32(row, 1) + load_f32(row, 0) * load_u8_f32(row + QUANTISED_HEADER_BYTES, column)
 
 
 def rise(total, row, column, weight):
@@ -130,8 +158,10 @@ def max_bag_column(dst, addresses, weights, begin, end, column):
 
 
 def _blocks(name: str, begin: Any, take: Any, vector_load: Any, element_bytes: int) -> dict[str, Any]:
+    """Blocks of all widths; `vector_load` is None where `take` knows its own."""
     blocks = {}
-    begins, takes, puts = begin, variant(take, f"{take.__name__}_1_{name}", vec_load=vector_load), put
+    loads = {} if vector_load is None else {"vec_load": vector_load}
+    begins, takes, puts = begin, variant(take, f"{take.__name__}_1_{name}", **loads), put
     for width, distance in ROWS_AHEAD_OF.items():
         if width > 1:
             half = width // 2
@@ -206,7 +236,8 @@ def pool(dst, dst_stride, addresses, weights, offsets, num_bags, num_columns):
         bag += 1
 
 
-ROW_FORMS = {"f32": ("f32", 4), "f16": ("f16_f32", 2), "bf16": ("bf16_f32", 2)}
+QUANTISED = "q8"
+ROW_FORMS = {"f32": ("f32", 4), "f16": ("f16_f32", 2), "bf16": ("bf16_f32", 2), QUANTISED: ("", 1)}
 POOL_SIGNATURE = "void(int64, int64, int64, int64, int64, int64, int64)"
 
 
@@ -214,8 +245,12 @@ def _pool_of(mode: str, row_type: str) -> Any:
     form, element_bytes = ROW_FORMS[row_type]
     begin, take, column = (nothing, add, sum_bag_column) if mode == "sum" else (lowest, rise, max_bag_column)
     name = f"{mode}_{row_type}"
-    scalar = load if row_type == "f32" else getattr(vector, f"load_{form}")
-    blocks = _blocks(name, begin, take, getattr(vector, f"vec_load_{form}"), element_bytes)
+    if row_type == QUANTISED:
+        take, vector_load, scalar = add_quantised if mode == "sum" else rise_quantised, None, load_quantised
+    else:
+        vector_load = getattr(vector, f"vec_load_{form}")
+        scalar = load if row_type == "f32" else getattr(vector, f"load_{form}")
+    blocks = _blocks(name, begin, take, vector_load, element_bytes)
     # The weights are float32 whatever the rows are, so only the rows' load differs.
     columns = variant(
         column, f"{column.__name__}_{row_type}", **({"load": scalar} if row_type != "f32" else {})

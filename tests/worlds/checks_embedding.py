@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from umem.collectives import Team
-from umem.embedding import EmbeddingTable, training
+from umem.embedding import EmbeddingTable, load, save, training
 from umem.embedding.bags import bags_of
 from umem.errors import AddressError, ArgumentTypeError, ConfigError, OutOfMemory, UnknownName
 
@@ -184,3 +184,25 @@ def check_refusals(space):
     for table in tables:
         with pytest.raises(AddressError, match="id 8"):
             table.lookup([8])
+
+
+def check_quantised(space, folder):
+    """Rows of int8: looked up and pooled as what they stand for, saved and loaded."""
+    team = Team(space)
+    given = np.random.default_rng(8).standard_normal((NUM_ROWS, 40)).astype(np.float32)
+    for placement in ("rows", "columns"):
+        table = EmbeddingTable(team, NUM_ROWS, 40, "int8", placement)
+        if space.rank == 0:
+            table.update_rows(np.arange(NUM_ROWS), given)
+        team.barrier()
+        rows = table.lookup(np.arange(NUM_ROWS))
+        assert rows.dtype == np.float32 and np.abs(rows - given).max() < (given.max() - given.min()) / 255
+        ids, offsets, counts = ragged(space.rank)
+        for mode in ("sum", "mean", "max"):
+            assert np.allclose(table.pool(ids, offsets, mode), pooled(rows, ids, counts, mode), atol=1e-3)
+        save(table, f"{folder}/{placement}")
+        other = EmbeddingTable(team, NUM_ROWS, 40, "int8", placement)
+        load(other, f"{folder}/{placement}")
+        assert np.array_equal(other.lookup(np.arange(NUM_ROWS)), rows)
+    with pytest.raises(ConfigError, match="not trained"):
+        EmbeddingTable(team, NUM_ROWS, 40, "int8", optimizer="sgd")

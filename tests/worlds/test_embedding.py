@@ -33,3 +33,8 @@ def test_training_has_the_bits_of_any_number_of_ranks(optimizer):
 
 def test_what_is_refused():
     umem.launch(checks.check_refusals, 2, segment="16M")
+
+
+@WORLDS
+def test_quantised_rows(world, tmp_path):
+    umem.launch(checks.check_quantised, 2, world=world, segment="16M", args=(str(tmp_path),))

@@ -43,7 +43,7 @@ def save(table: EmbeddingTable, folder: str | Path) -> None:
             "format": FORMAT,
             "num_rows": table.num_rows,
             "num_columns": table.num_columns,
-            "dtype": table.dtype.name,
+            "dtype": table.layout.kind.name,
             "optimizer": table.optimizer,
             "num_steps": table.num_steps,
             "shards": [[s.begin, s.end, len(s.homes)] for s in table.layout.shards],
@@ -61,7 +61,7 @@ def load(table: EmbeddingTable, folder: str | Path) -> None:
     """
     team, place = table.team, Path(folder)
     told = _description(place)
-    wanted = {"num_rows": table.num_rows, "num_columns": table.num_columns, "dtype": table.dtype.name}
+    wanted = {"num_rows": table.num_rows, "num_columns": table.num_columns, "dtype": table.layout.kind.name}
     for name, value in wanted.items():
         if told[name] != value:
             raise CheckpointError(f"{place}: {name} is {told[name]} there and {value} in the table")
@@ -101,8 +101,17 @@ def _take(
     num_homes = len(shard.homes)
     mine = np.flatnonzero(ids % num_homes == shard.homes.index(position))
     slots = ids[mine] // num_homes
-    own = part.own_rows(position, table.dtype)
-    own[slots, begin - shard.begin : end - shard.begin] = rows[mine, begin - saved.begin : end - saved.begin]
+    if table.layout.is_quantised:  # with the scales of the columns that they were saved with
+        if (saved.begin, saved.end) != (shard.begin, shard.end):
+            raise CheckpointError(
+                f"rows of int8 are cut as columns {saved.begin} to {saved.end}: load into such a table"
+            )
+        part.own_rows(position, np.uint8)[slots] = rows[mine]
+    else:
+        own = part.own_rows(position, table.dtype)
+        own[slots, begin - shard.begin : end - shard.begin] = rows[
+            mine, begin - saved.begin : end - saved.begin
+        ]
     if states is not None and part.state_bytes:
         part.own_states(position)[slots] = states[mine]
 
@@ -130,7 +139,7 @@ def _read(place: Path, kind: str, number: int, index: int, shard: Shard, table: 
         raise CheckpointError(f"{path} is missing or cut short: {error}") from None
     if len(found) != num_rows:
         raise CheckpointError(f"{path} has {len(found)} rows in place of {num_rows}")
-    if kind == "rows" and num_rows:
+    if kind == "rows" and num_rows and not table.layout.is_quantised:
         return found.view(table.dtype)
     return found
 

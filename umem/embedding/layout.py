@@ -10,9 +10,10 @@ import numpy as np
 
 from ..arguments import whole
 from ..errors import ArgumentTypeError, ConfigError
+from ..kernels.embedding.bags import QUANTISED, QUANTISED_HEADER_BYTES
 from ..space.dtypes import element_type
 
-ROW_TYPES_OF = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+ROW_TYPES_OF = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": QUANTISED}
 BY_ROWS, BY_COLUMNS = "rows", "columns"
 
 
@@ -48,13 +49,19 @@ class Layout:
     shards: tuple[Shard, ...]
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether elements are bytes, by which a row's scale and offset stand for float32."""
+        return self.row_type == QUANTISED
+
+    @property
     def row_type(self) -> str:
         """What kernels call the elements."""
         return ROW_TYPES_OF[self.kind.name]
 
     def row_bytes(self, shard: Shard) -> int:
         """Bytes of a shard's row."""
-        return shard.num_columns * self.kind.itemsize
+        header_bytes = QUANTISED_HEADER_BYTES if self.is_quantised else 0
+        return header_bytes + shard.num_columns * self.kind.itemsize
 
 
 def plan_layout(num_rows: Any, num_columns: Any, dtype: Any, placement: Any, size: int) -> Layout:

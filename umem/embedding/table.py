@@ -14,6 +14,7 @@ from ..kernels.embedding.places import NOTHING_BAD, cpu_copy_rows, cpu_place_row
 from ..kernels.embedding.update import OPTIMIZER_STEPS, state_bytes_of
 from .bags import Bags, bags_of, ids_of
 from .layout import BY_ROWS, Shard, plan_layout
+from .quantised import quantise, restored
 
 if TYPE_CHECKING:
     from ..space.space import Space
@@ -23,11 +24,12 @@ WAYS_OF_LOOKUP = ("auto", "load_store", "near")
 
 
 class EmbeddingTable:
-    """`num_rows` rows of `num_columns` elements, float32, float16 or bfloat16, in the memory of a team's members.
+    """`num_rows` rows of `num_columns` elements, float32, float16, bfloat16 or int8, in the memory of a team's members.
 
     Collective to make, and to `close`. `placement` "rows" deals the rows out to the members in turn, "columns" gives
     each a part of every row, a number is the position of the one that has all. With an `optimizer` ("sgd", "adagrad":
     one float32 a row, or a part of one; "adam") the state of a row lies at its home. Rows and states begin as zeros.
+    Rows of int8 are float32 by 256 levels from a row's least element to its greatest; they are not trained.
 
     Any member looks rows up and writes them, alone and at any time: by loads and stores where all members map each
     other's memory, else by requests to their homes (`semantics`: "auto", "load_store", "near"). What one member writes
@@ -53,13 +55,18 @@ class EmbeddingTable:
         self.team, self.optimizer = team, optimizer
         self._space: Space = team.space
         self.layout = plan_layout(num_rows, num_columns, dtype, placement, team.size)
-        self.num_rows, self.num_columns, self.dtype = num_rows, num_columns, self.layout.kind
+        self.num_rows, self.num_columns = num_rows, num_columns
+        self.dtype = (
+            np.dtype(np.float32) if self.layout.is_quantised else self.layout.kind
+        )  # of rows that are looked up
+        if self.layout.is_quantised and optimizer is not None:
+            raise ConfigError("rows of int8 are looked up and not trained: optimizer=None")
         maps = team.semantics == "load_store"
         if semantics == "load_store" and not maps:
             raise ConfigError("members do not map each other's memory: use semantics='auto' or 'near'")
         self.semantics = "load_store" if maps and semantics != "near" else "near"
         self.num_steps = 0
-        if self.semantics == "near" and self.layout.row_type != "f32":
+        if self.semantics == "near" and self.layout.row_type in ("f16", "bf16"):
             self._space.agent.serve_other_types()  # before any member can ask
         self._parts = [self._make_part(shard) for shard in self.layout.shards]
 
@@ -130,7 +137,7 @@ class EmbeddingTable:
         if self.semantics == "load_store":
             for part in self._parts:
                 self._pool_addresses(out, part, self._places(part, bags.ids), bags, mode)
-        elif mode == "sum" and bags.weights is None:
+        elif mode == "sum" and bags.weights is None and not self.layout.is_quantised:
             self.check_ids(bags.ids)
             for part in self._parts:
                 self._pool_near(out, part, bags)
@@ -140,7 +147,7 @@ class EmbeddingTable:
             addresses = fetched.ctypes.data + np.arange(len(bags.ids)) * fetched.strides[0]
             for part in self._parts:
                 at = part.shard.begin * self.dtype.itemsize
-                self._pool_addresses(out, part, addresses + at, bags, mode)
+                self._pool_addresses(out, part, addresses + at, bags, mode, are_fetched=True)
         return out
 
     def update_rows(self, ids: Any, rows: Any) -> None:
@@ -154,6 +161,8 @@ class EmbeddingTable:
         self.check_ids(wanted)
         for part in self._parts:
             columns = np.ascontiguousarray(given[:, part.shard.begin : part.shard.end])
+            if self.layout.is_quantised:
+                columns = quantise(columns)
             places = self._places(part, wanted)
             if self.semantics == "load_store":
                 cpu_store_rows.compiled(
@@ -205,10 +214,17 @@ class EmbeddingTable:
         return places
 
     def _pool_addresses(
-        self, out: np.ndarray, part: _Part, addresses: np.ndarray, bags: Bags, mode: str
+        self,
+        out: np.ndarray,
+        part: _Part,
+        addresses: np.ndarray,
+        bags: Bags,
+        mode: str,
+        are_fetched: bool = False,
     ) -> None:
         weights = 0 if bags.weights is None else bags.weights.ctypes.data
-        CPU_POOL[mode, self.layout.row_type].compiled(
+        row_type = "f32" if are_fetched and self.layout.is_quantised else self.layout.row_type
+        CPU_POOL[mode, row_type].compiled(
             out.ctypes.data + 4 * part.shard.begin,
             out.strides[0],
             addresses.ctypes.data,
@@ -241,24 +257,34 @@ class EmbeddingTable:
             columns += sums
 
     def _fetch(self, out: np.ndarray, ids: np.ndarray) -> None:
-        """Copy rows to `out`, two-dimensional."""
-        if self.semantics == "load_store":
-            for part in self._parts:
-                places = self._places(part, ids)
-                at = out.ctypes.data + part.shard.begin * self.dtype.itemsize
-                cpu_copy_rows.compiled(at, out.strides[0], places.ctypes.data, len(ids), part.row_bytes)
-            return
-        self.check_ids(ids)
+        """Copy rows to `out`, two-dimensional, as what they stand for."""
+        if self.semantics != "load_store":
+            self.check_ids(ids)
         for part in self._parts:
-            num_homes = len(part.bases)
-            for index in range(num_homes):
-                mine = np.flatnonzero(ids % num_homes == index)
-                if len(mine):
-                    rows = np.empty((len(mine), part.row_bytes), np.uint8)
-                    num_rows = part.shard.rows_at(part.shard.homes[index], self.num_rows)
-                    base = int(part.bases[index])
-                    self._space.near.gather(rows, base, num_rows, ids[mine] // num_homes)
-                    out[mine, part.shard.begin : part.shard.end] = rows.view(self.dtype)
+            columns = out[:, part.shard.begin : part.shard.end]
+            if self.semantics == "load_store" and not self.layout.is_quantised:
+                self._copy_rows(columns, part, ids)
+                continue
+            rows = np.empty((len(ids), part.row_bytes), np.uint8)
+            if self.semantics == "load_store":
+                self._copy_rows(rows, part, ids)
+            else:
+                self._ask_for_rows(rows, part, ids)
+            columns[:] = restored(rows) if self.layout.is_quantised else rows.view(self.dtype)
+
+    def _copy_rows(self, out: np.ndarray, part: _Part, ids: np.ndarray) -> None:
+        places = self._places(part, ids)
+        cpu_copy_rows.compiled(out.ctypes.data, out.strides[0], places.ctypes.data, len(ids), part.row_bytes)
+
+    def _ask_for_rows(self, out: np.ndarray, part: _Part, ids: np.ndarray) -> None:
+        num_homes = len(part.bases)
+        for index in range(num_homes):
+            mine = np.flatnonzero(ids % num_homes == index)
+            if len(mine):
+                rows = np.empty((len(mine), part.row_bytes), np.uint8)
+                num_rows = part.shard.rows_at(part.shard.homes[index], self.num_rows)
+                self._space.near.gather(rows, int(part.bases[index]), num_rows, ids[mine] // num_homes)
+                out[mine] = rows
 
 
 class _Part:

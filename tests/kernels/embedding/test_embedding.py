@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from umem.embedding.quantised import quantise, restored
 from umem.kernels.embedding.bags import CPU_POOL
 from umem.kernels.embedding.places import NOTHING_BAD, cpu_copy_rows, cpu_place_rows, cpu_store_rows
 from umem.kernels.embedding.update import CPU_UPDATE, NUM_SETTINGS, RATE, state_bytes_of
@@ -114,3 +117,38 @@ def test_only_named_rows_are_stepped(optimizer, row_type):
         assert np.array_equal(rows[slots], wanted.astype(DTYPES[row_type]))
     else:
         assert states[slots].any(1).all() and not states[untouched].any()
+
+
+@pytest.mark.parametrize("num_columns", [1, 15, 16, 64, 300])
+def test_bags_of_quantised_rows(num_columns):
+    made = np.random.default_rng(num_columns)
+    rows = quantise(made.standard_normal((40, num_columns)).astype(np.float32))
+    ids, offsets = made.integers(0, 40, 50), np.array([0, 0, 3, 50])
+    places, weights = rows.ctypes.data + ids * rows.strides[0], made.random(50).astype(np.float32)
+    values = restored(rows)[ids]
+    for mode, given_weights in (("sum", None), ("sum", weights), ("max", None)):
+        out = np.full((3, num_columns), -1, np.float32)
+        CPU_POOL[mode, "q8"](
+            out.ctypes.data,
+            out.strides[0],
+            places.ctypes.data,
+            0 if given_weights is None else given_weights.ctypes.data,
+            offsets.ctypes.data,
+            3,
+            num_columns,
+        )
+        weighted = values if given_weights is None else values * given_weights[:, None]
+        for bag, (begin, end) in enumerate(pairwise(offsets)):
+            chosen = weighted[begin:end].astype(np.float64)
+            wanted = (chosen.sum(0) if mode == "sum" else chosen.max(0)) if end > begin else 0
+            assert np.allclose(out[bag], wanted, atol=1e-4), (mode, bag)
+
+
+def test_quantised_rows_are_within_half_a_level():
+    made = np.random.default_rng(3)
+    rows = np.vstack(
+        [made.standard_normal((20, 33)), np.full((1, 33), 2.5), made.random((1, 33)) * 1e30]
+    ).astype(np.float32)
+    levels = (rows.max(1) - rows.min(1))[:, None] / 255
+    assert (np.abs(restored(quantise(rows)) - rows) <= 0.51 * levels + 1e-6 * np.abs(rows)).all()
+    assert quantise(np.empty((0, 5), np.float32)).shape == (0, 13)
