@@ -26,7 +26,7 @@ test: ## all tests but the soaks (under 6 minutes; judges no speed)
 verify: ## correctness: bounded soaks and kills (under 20 minutes)
 	@scripts/setup dev
 	@$(PREPARE)
-	$(PYTEST) -m soak --timeout 900
+	$(PYTEST) -m soak --timeout 900 $(TWO_AT_A_TIME)
 
 check-long: ## the soaks again, longer, and what takes hours
 	@scripts/setup dev
