@@ -1,4 +1,4 @@
-"""`umem info`, `umem verdict`, `umem bench`, `umem verify`: options in, exit codes out; the work is elsewhere.
+"""`umem info`, `plan`, `verdict`, `bench`, `verify`: options in, exit codes out; the work is elsewhere.
 
 Exit codes: 0, 1 for a failed bar or a failed run, 2 for an option that cannot be used, 3 for an incomplete result of
 `verdict`, `bench` or `verify`. `umem run` does not pass through here (umem/__main__.py): its start-up time is
@@ -65,6 +65,22 @@ def info(
     from . import info as report
 
     report.show(_console(), ranks, world, device, json_file)
+
+
+@app.command()
+def plan(
+    tables: Annotated[Path, typer.Argument(help="a list of embedding tables: docs/embedding.md")],
+    ranks: Ranks = 2,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", help="of each rank for tables (default: what a segment has here)"),
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Say where embedding tables should lie: bytes and expected look-ups a rank, and why."""
+    from . import plan as planner
+
+    planner.show(_console(), tables, ranks, memory, json_file)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """Embedding tables on the global space: rows spread over the members of a team, looked up where they lie.
 
-layout (which row lies where), table (EmbeddingTable: memory, look-ups, rows written), pooling (bags and what is done
-with them in each semantics), training (gradients to their homes, optimizer steps), checkpoint. torch's modules:
-umem.torch.Embedding, umem.torch.EmbeddingBag. Floor 6.
+layout (which row lies where), bags (ids as programs give them, checked), table (EmbeddingTable: memory, look-ups, rows
+written), quantised (rows of bytes), training (gradients to their homes, optimizer steps), checkpoint, planning. torch's
+modules: umem.torch.Embedding, umem.torch.EmbeddingBag. Floor 6.
 """
 
 from .checkpoint import load, save
