@@ -34,6 +34,7 @@ EXEMPT = {
     "Space.close": "ends the space: a_space_closes_under_its_threads",
     "Space.keep_mapped": "for good",
     "Space.before_close": "for good",
+    "Space.end_with": "for good",
     "Heap.close": "the space's",
     "LineCache.close": "the space's",
     "Agent.close": "the space's",

@@ -76,11 +76,11 @@ class GpuBuffers:
         return self._of_host(buffer_of(given, what, is_written=is_written), is_written)
 
     def _of_tensor(self, tensor: Any, what: str) -> Buffer:
-        import torch
-
         ordinal = self._space.gpu.device.ordinal
         if tensor.device.index != ordinal:
             raise ArgumentTypeError(f"{what} is on {tensor.device}: this rank works on cuda:{ordinal}")
+        import torch
+
         if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
             raise ArgumentTypeError(
                 f"{what} has layout {tensor.layout}, or is a lazy view: pass .to_dense(), .resolve_conj()"
