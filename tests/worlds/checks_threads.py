@@ -32,9 +32,7 @@ ON_DEVICES = ("launch", "synchronize", "barrier_flags", "gpu_pointer", "reaches_
 # Calls that no thread makes here, and why.
 EXEMPT = {
     "Space.close": "ends the space: a_space_closes_under_its_threads",
-    "Space.keep_mapped": "for good",
-    "Space.before_close": "for good",
-    "Space.end_with": "for good",
+    **dict.fromkeys(("Space.keep_mapped", "Space.before_close", "Space.end_with"), "for good"),
     "Heap.close": "the space's",
     "LineCache.close": "the space's",
     "Agent.close": "the space's",

@@ -297,8 +297,9 @@ class Exchange:
     def _rows_to_keep(self, num_rows: int, like: np.ndarray) -> np.ndarray:
         """Rows for the caller, in the space's memory where there is room, which is used again once dropped."""
         num_bytes = num_rows * _row_bytes(like)
-        _, block, error = self._take(num_bytes)
-        if error is not None or not num_bytes:
+        is_mapped = num_bytes > 0 and self._space.segments.gpu is None
+        _, block, error = self._take(num_bytes) if is_mapped else (0, np.empty(0, np.uint8), None)
+        if error is not None or not is_mapped:
             return np.empty((num_rows, like.shape[1]), like.dtype)
         return block[:num_bytes].view(like.dtype).reshape(num_rows, like.shape[1])
 
