@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..build.compile import cpu_kernel, device_function
-from ..build.variants import group_of, variant
+from ..build.variants import ON_DEMAND, variant
 from ..data.copy import CORE_LINE_BYTES
 from ..intrinsics import vector
 from ..intrinsics.scalar import load_f32, load_i64, store_f32
@@ -259,7 +259,7 @@ def _pool_of(mode: str, row_type: str) -> Any:
 
 
 CPU_POOL = {
-    (mode, row_type): cpu_kernel(POOL_SIGNATURE, group=group_of("none"))(_pool_of(mode, row_type))
+    (mode, row_type): cpu_kernel(POOL_SIGNATURE, group=ON_DEMAND)(_pool_of(mode, row_type))
     for mode in ("sum", "max")
     for row_type in ROW_FORMS
 }

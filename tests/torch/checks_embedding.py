@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import umem
@@ -130,9 +131,30 @@ def check_saving(space, path):
         embedding.load(half, f"{path}/nothing")
 
 
+def check_models(space, path):
+    """Inside of DistributedDataParallel, whose dense part alone is its; rows of int8, which are looked up alone."""
+    team = umem.Team(space)
+    bags = umem.torch.EmbeddingBag(team, NUM_ROWS, NUM_COLUMNS, "sum", optimizer="sgd")
+    assert not list(bags.parameters())
+    model = nn.Sequential(bags, nn.Linear(NUM_COLUMNS, 1))
+    store = dist.FileStore(f"{path}/models", space.num_ranks)
+    dist.init_process_group("umem", store=store, rank=space.rank, world_size=space.num_ranks)
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    for _ in range(3):
+        wrapped(torch.tensor([[1, 2], [3, 3]])).sum().backward()
+        umem.torch.SparseOptimizer([model], lr=0.1).step()
+    dist.destroy_process_group()
+    floats = umem.torch.Embedding(team, NUM_ROWS, NUM_COLUMNS, padding_idx=4, optimizer=None, seed=1).weight
+    ours = umem.torch.Embedding(
+        team, NUM_ROWS, NUM_COLUMNS, padding_idx=4, dtype=torch.int8, optimizer=None, seed=1
+    )
+    assert ours.weight.dtype == torch.float32 and not ours.weight[4].any()
+    assert torch.allclose(ours.weight, floats, atol=0.02) and not torch.equal(ours.weight, floats)
+
+
 CHECKS = {
     check.__name__.removeprefix("check_"): check
-    for check in (check_bags, check_rows, check_accumulation, check_saving)
+    for check in (check_bags, check_rows, check_accumulation, check_saving, check_models)
 }
 
 

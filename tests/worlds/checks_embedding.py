@@ -176,6 +176,14 @@ def check_refusals(space):
     for kind, text, call in refused:
         with pytest.raises(kind, match=text):
             call()
+    # What a table that does not fit had taken is free again, also where its states alone have no room.
+    team.barrier()
+    before = len(space.heap.snapshot())
+    team.barrier()
+    with pytest.raises(OutOfMemory):
+        EmbeddingTable(team, 15_000, 128, optimizer="adam")
+    team.barrier()
+    assert len(space.heap.snapshot()) == before
     assert table.pool([], []).shape == (0, 4)
     assert not table.pool([], [0, 0]).any()
     table.close()

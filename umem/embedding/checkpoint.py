@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from .layout import Shard
-from .table import EmbeddingTable
+from .table import EmbeddingTable, TablePart
 
 DESCRIPTION = "table.json"
 FORMAT = 1
@@ -87,7 +87,7 @@ def load(table: EmbeddingTable, folder: str | Path) -> None:
 
 def _take(
     table: EmbeddingTable,
-    part: Any,
+    part: TablePart,
     saved: Shard,
     ids: np.ndarray,
     rows: np.ndarray,
@@ -98,9 +98,9 @@ def _take(
     begin, end = max(saved.begin, shard.begin), min(saved.end, shard.end)
     if not part.num_rows or begin >= end:
         return
-    num_homes = len(shard.homes)
-    mine = np.flatnonzero(ids % num_homes == shard.homes.index(position))
-    slots = ids[mine] // num_homes
+    homes, slots = shard.whereabouts(ids)
+    mine = np.flatnonzero(homes == shard.homes.index(position))
+    slots = slots[mine]
     if table.layout.is_quantised:  # with the scales of the columns that they were saved with
         if (saved.begin, saved.end) != (shard.begin, shard.end):
             raise CheckpointError(

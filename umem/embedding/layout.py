@@ -31,6 +31,10 @@ class Shard:
         """Columns of it."""
         return self.end - self.begin
 
+    def whereabouts(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each row: which of `homes` it is at, and which row there. As kernels/embedding/places.py."""
+        return ids % len(self.homes), ids // len(self.homes)
+
     def rows_at(self, position: int, num_rows: int) -> int:
         """How many of a table's rows lie at a member."""
         if position not in self.homes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..collectives.team import Team
-from ..errors import AddressError, ConfigError, OutOfMemory, UnknownName
+from ..errors import AddressError, ConfigError, NotMappable, OutOfMemory, UnknownName
 from ..kernels.embedding.bags import CPU_POOL
 from ..kernels.embedding.places import NOTHING_BAD, cpu_copy_rows, cpu_place_rows, cpu_store_rows
 from ..kernels.embedding.update import OPTIMIZER_STEPS, state_bytes_of
@@ -35,7 +35,7 @@ class EmbeddingTable:
     other's memory, else by requests to their homes (`semantics`: "auto", "load_store", "near"). What one member writes
     another sees after a barrier or a message; a row that is written meanwhile may be read half old, half new.
 
-    Raises OutOfMemory, which says what is free where.
+    Raises OutOfMemory at all members, which says what is free where; NotMappable for members that work on GPUs.
     """
 
     def __init__(
@@ -56,46 +56,55 @@ class EmbeddingTable:
         self._space: Space = team.space
         self.layout = plan_layout(num_rows, num_columns, dtype, placement, team.size)
         self.num_rows, self.num_columns = num_rows, num_columns
-        self.dtype = (
-            np.dtype(np.float32) if self.layout.is_quantised else self.layout.kind
-        )  # of rows that are looked up
+        # Of rows that are looked up.
+        self.dtype = np.dtype(np.float32) if self.layout.is_quantised else self.layout.kind
         if self.layout.is_quantised and optimizer is not None:
             raise ConfigError("rows of int8 are looked up and not trained: optimizer=None")
+        on_gpus = sorted(set(team.ranks).intersection(self._space.segments.map.gpu_ranks))
+        if on_gpus:
+            raise NotMappable(
+                f"ranks {on_gpus} work on GPUs, and tables lie in memory of CPUs: make a team of the others"
+            )
         maps = team.semantics == "load_store"
         if semantics == "load_store" and not maps:
-            raise ConfigError("members do not map each other's memory: use semantics='auto' or 'near'")
+            raise NotMappable("members do not map each other's memory: use semantics='auto' or 'near'")
         self.semantics = "load_store" if maps and semantics != "near" else "near"
         self.num_steps = 0
         if self.semantics == "near" and self.layout.row_type in ("f16", "bf16"):
             self._space.agent.serve_other_types()  # before any member can ask
-        self._parts = [self._make_part(shard) for shard in self.layout.shards]
+        self._parts: list[TablePart] = []
+        for shard in self.layout.shards:
+            self._parts.append(self._make_part(shard))
 
-    def _make_part(self, shard: Shard) -> _Part:
+    def _make_part(self, shard: Shard) -> TablePart:
         row_bytes = self.layout.row_bytes(shard)
         state_bytes = 0 if self.optimizer is None else state_bytes_of(self.optimizer, shard.num_columns)
         num_rows = shard.rows_at(self.team.position, self.num_rows)
-        rows = states = 0
+        taken: list[int] = []
+        why = ""
         try:
-            if num_rows:
-                rows = self._space.alloc(num_rows * row_bytes, align=ALIGNMENT)
-                states = self._space.alloc(max(num_rows * state_bytes, 1), align=ALIGNMENT)
+            for each in (row_bytes, state_bytes) if num_rows else ():
+                address = self._space.alloc(max(num_rows * each, 1), align=ALIGNMENT)
+                taken.append(address)
         except OutOfMemory as error:
-            failed: str = str(error)
-            rows = -1
-        told = np.zeros((self.team.size, 2), np.int64)
-        self.team.all_gather(told, np.array([rows, states], np.int64))
-        if (told[:, 0] < 0).any():
-            if rows > 0:
-                self._space.free(rows)
-            why = f": {failed}" if rows < 0 else ""
-            short = [self.team.ranks[position] for position in np.flatnonzero(told[:, 0] < 0)]
+            why = f": {error}"
+        told = np.zeros(
+            (self.team.size, 3), np.int64
+        )  # addresses of rows and of states, and whether there is no room
+        mine = np.zeros(3, np.int64)
+        mine[: len(taken)], mine[2] = taken, bool(why)
+        self.team.all_gather(told, mine)
+        if told[:, 2].any():
+            for address in taken:
+                self._space.free(address)
+            self._free_parts()
+            short = [self.team.ranks[position] for position in np.flatnonzero(told[:, 2])]
             raise OutOfMemory(
                 f"ranks {short} have no memory for their part of {self.num_rows} rows of {row_bytes} bytes{why}"
             )
-        part = _Part(shard, row_bytes, state_bytes, num_rows, told[list(shard.homes)])
-        if num_rows:
-            ctypes.memset(rows, 0, num_rows * row_bytes)
-            ctypes.memset(states, 0, num_rows * state_bytes)
+        part = TablePart(shard, row_bytes, state_bytes, num_rows, told[list(shard.homes)])
+        for address, each in zip(taken, (row_bytes, state_bytes), strict=False):
+            ctypes.memset(address, 0, num_rows * each)
         self.team.barrier()
         return part
 
@@ -160,9 +169,7 @@ class EmbeddingTable:
             raise ConfigError("an id is named twice: which of its rows is meant?")
         self.check_ids(wanted)
         for part in self._parts:
-            columns = np.ascontiguousarray(given[:, part.shard.begin : part.shard.end])
-            if self.layout.is_quantised:
-                columns = quantise(columns)
+            columns = self.stored(part, given)
             places = self._places(part, wanted)
             if self.semantics == "load_store":
                 cpu_store_rows.compiled(
@@ -175,18 +182,24 @@ class EmbeddingTable:
     def close(self) -> None:
         """Give the memory back. Collective."""
         self.team.barrier()
+        self._free_parts()
+
+    def _free_parts(self) -> None:
         for part in self._parts:
-            if part.num_rows:
-                rows, states = part.own(self.team.position)
-                self._space.free(rows)
-                self._space.free(states)
+            for address in part.own(self.team.position) if part.num_rows else ():
+                self._space.free(address)
         self._parts = []
 
     # --- how
 
-    def own_parts(self) -> list[_Part]:
+    def own_parts(self) -> list[TablePart]:
         """The shards, for training and checkpoints."""
         return self._parts
+
+    def stored(self, part: TablePart, rows: np.ndarray) -> np.ndarray:
+        """A shard's columns of whole `rows`, as the table holds them."""
+        columns = np.ascontiguousarray(rows[:, part.shard.begin : part.shard.end], self.dtype)
+        return quantise(columns) if self.layout.is_quantised else columns
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise AddressError for the first id that names no row."""
@@ -197,7 +210,7 @@ class EmbeddingTable:
     def _refuse(self, ids: np.ndarray, at: int) -> None:
         raise AddressError(f"id {ids[at]} at position {at} names no row of a table of {self.num_rows}")
 
-    def _places(self, part: _Part, ids: np.ndarray) -> np.ndarray:
+    def _places(self, part: TablePart, ids: np.ndarray) -> np.ndarray:
         """The address of each row. Raises AddressError."""
         places = np.empty(len(ids), np.int64)
         bad = cpu_place_rows.compiled(
@@ -216,7 +229,7 @@ class EmbeddingTable:
     def _pool_addresses(
         self,
         out: np.ndarray,
-        part: _Part,
+        part: TablePart,
         addresses: np.ndarray,
         bags: Bags,
         mode: str,
@@ -234,13 +247,14 @@ class EmbeddingTable:
             part.shard.num_columns,
         )
 
-    def _pool_near(self, out: np.ndarray, part: _Part, bags: Bags) -> None:
+    def _pool_near(self, out: np.ndarray, part: TablePart, bags: Bags) -> None:
         """Each home sums what it has of every bag; the sums are added in the order of the homes."""
         columns = out[:, part.shard.begin : part.shard.end]
         columns[:] = 0
-        num_homes, bag_of = len(part.bases), bags.bag_of
-        for index in range(num_homes):
-            mine = np.flatnonzero(bags.ids % num_homes == index)
+        homes, rows = part.shard.whereabouts(bags.ids)
+        bag_of = bags.bag_of
+        for index in range(len(part.bases)):
+            mine = np.flatnonzero(homes == index)
             if not len(mine):
                 continue
             counts = np.bincount(bag_of[mine], minlength=bags.num_bags)
@@ -251,7 +265,7 @@ class EmbeddingTable:
                 part.shard.rows_at(part.shard.homes[index], self.num_rows),
                 part.row_bytes,
                 np.concatenate([[0], np.cumsum(counts)]),
-                bags.ids[mine] // num_homes,
+                rows[mine],
                 self.layout.row_type,
             )
             columns += sums
@@ -272,22 +286,22 @@ class EmbeddingTable:
                 self._ask_for_rows(rows, part, ids)
             columns[:] = restored(rows) if self.layout.is_quantised else rows.view(self.dtype)
 
-    def _copy_rows(self, out: np.ndarray, part: _Part, ids: np.ndarray) -> None:
+    def _copy_rows(self, out: np.ndarray, part: TablePart, ids: np.ndarray) -> None:
         places = self._places(part, ids)
         cpu_copy_rows.compiled(out.ctypes.data, out.strides[0], places.ctypes.data, len(ids), part.row_bytes)
 
-    def _ask_for_rows(self, out: np.ndarray, part: _Part, ids: np.ndarray) -> None:
-        num_homes = len(part.bases)
-        for index in range(num_homes):
-            mine = np.flatnonzero(ids % num_homes == index)
+    def _ask_for_rows(self, out: np.ndarray, part: TablePart, ids: np.ndarray) -> None:
+        homes, rows = part.shard.whereabouts(ids)
+        for index in range(len(part.bases)):
+            mine = np.flatnonzero(homes == index)
             if len(mine):
-                rows = np.empty((len(mine), part.row_bytes), np.uint8)
+                came = np.empty((len(mine), part.row_bytes), np.uint8)
                 num_rows = part.shard.rows_at(part.shard.homes[index], self.num_rows)
-                self._space.near.gather(rows, int(part.bases[index]), num_rows, ids[mine] // num_homes)
-                out[mine] = rows
+                self._space.near.gather(came, int(part.bases[index]), num_rows, rows[mine])
+                out[mine] = came
 
 
-class _Part:
+class TablePart:
     """A shard with its addresses: of the rows at each of its homes, and of their states."""
 
     def __init__(self, shard: Shard, row_bytes: int, state_bytes: int, num_rows: int, told: np.ndarray):

@@ -24,7 +24,7 @@ from ..kernels.embedding.update import (
     RATE,
 )
 from .bags import Bags
-from .table import EmbeddingTable
+from .table import EmbeddingTable, TablePart
 
 RECORD_WORDS = 3  # of an id that goes to its home: its row there, its bag, the bits of its weight
 
@@ -68,14 +68,13 @@ def step(
     team.barrier()  # others may read the rows from here on
 
 
-def _to_homes(table: EmbeddingTable, part: Any, bags: Bags) -> np.ndarray:
+def _to_homes(table: EmbeddingTable, part: TablePart, bags: Bags) -> np.ndarray:
     """What names this member's rows, of all members' bags: RECORD_WORDS each, by member and place in its batch."""
     team, homes = table.team, part.shard.homes
-    index = bags.ids % len(homes)
+    index, rows = part.shard.whereabouts(bags.ids)
     order = np.argsort(index, kind="stable")
     records = np.empty((len(bags.ids), RECORD_WORDS), np.int64)
-    records[:, 0] = bags.ids // len(homes)
-    records[:, 1] = bags.bag_of
+    records[:, 0], records[:, 1] = rows, bags.bag_of
     weights = np.ones(len(bags.ids), np.float32) if bags.weights is None else bags.weights
     records[:, 2] = weights.view(np.int32)
     sent = np.zeros(team.size, np.int64)
@@ -92,7 +91,7 @@ def _to_homes(table: EmbeddingTable, part: Any, bags: Bags) -> np.ndarray:
 def _step_own(
     table: EmbeddingTable,
     optimizer: str,
-    part: Any,
+    part: TablePart,
     records: np.ndarray,
     everyones: np.ndarray,
     settings: np.ndarray,

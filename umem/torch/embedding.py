@@ -46,10 +46,11 @@ class _Spread(nn.Module):
             team, num_embeddings, embedding_dim, dtype, placement, optimizer, semantics
         )
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
-        self.dtype = dtype
+        self.dtype = torch.float32 if self.table.layout.is_quantised else dtype  # of what is looked up
         self.waiting: list[tuple[Bags, np.ndarray]] = []
-        # Makes autograd call the backward pass: the rows are no parameter of this process.
-        self._anchor = nn.Parameter(torch.empty(0))
+        # Makes autograd call the backward pass. No parameter: the rows are none of this process's, and
+        # DistributedDataParallel would wait for its gradient.
+        self._anchor = torch.empty(0, requires_grad=True)
         self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int = 0) -> None:
@@ -58,18 +59,18 @@ class _Spread(nn.Module):
         for part in table.own_parts():
             if not part.num_rows:
                 continue
-            num_homes, index = len(part.shard.homes), part.shard.homes.index(table.team.position)
-            own = part.own_rows(table.team.position, table.dtype)
+            index = part.shard.homes.index(table.team.position)
+            own = part.own_rows(table.team.position, np.uint8)
             for first in range(0, table.num_rows, ROWS_OF_DRAW):
-                last = min(first + ROWS_OF_DRAW, table.num_rows)
+                ids = np.arange(first, min(first + ROWS_OF_DRAW, table.num_rows))
                 drawn = np.random.default_rng([seed, first]).standard_normal(
-                    (last - first, table.num_columns), np.float32
+                    (len(ids), table.num_columns), np.float32
                 )
-                ids = np.arange(first, last)
-                mine = ids % num_homes == index
-                own[ids[mine] // num_homes] = drawn[mine, part.shard.begin : part.shard.end]
-            if self.padding_idx is not None and self.padding_idx % num_homes == index:
-                own[self.padding_idx // num_homes] = 0
+                if self.padding_idx is not None:
+                    drawn[ids == self.padding_idx] = 0
+                homes, rows = part.shard.whereabouts(ids)
+                mine = homes == index
+                own[rows[mine]] = table.stored(part, drawn[mine]).view(np.uint8)
         table.team.barrier()
 
     @property
