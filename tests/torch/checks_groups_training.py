@@ -140,3 +140,12 @@ def check_death(space, path):
     dist.destroy_process_group()
     with pytest.raises((WorldError, ValueError)):
         dist.all_reduce(one)
+
+
+def check_refused(space, path):
+    """What torch asks of another rank is refused, and a space that was opened for it is closed again."""
+    store = dist.FileStore(f"{path}/refused", space.num_ranks)
+    turned = (space.rank + 1) % space.num_ranks
+    with pytest.raises(WorldError, match="start both with the same launcher"):
+        dist.init_process_group("umem", store=store, rank=turned, world_size=space.num_ranks)
+    assert space.is_open and not dist.is_initialized()

@@ -47,3 +47,22 @@ def test_a_group_goes_on_without_a_rank_that_died(tmp_path):
     )
     assert isinstance(results.pop(1), LaunchError)
     assert results == [None, None]
+
+
+def test_a_rank_that_is_none_of_the_space_is_refused(tmp_path):
+    umem.launch(
+        checks_groups_training.check_refused, 2, segment="64M", args=(str(tmp_path),), preload=steps.PRELOAD
+    )
+
+
+def test_a_group_that_fails_leaves_no_space_open():
+    import torch.distributed as dist
+
+    from umem.space import current
+    from umem.torch.process_group import GroupOptions
+
+    with pytest.raises(umem.errors.WorldError, match="rank 0 of 1"):
+        dist.init_process_group(
+            "umem", store=dist.HashStore(), rank=0, world_size=1, pg_options=GroupOptions(ranks=(0, 1))
+        )
+    assert not current.is_open()

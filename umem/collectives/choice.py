@@ -25,8 +25,8 @@ def make_member(
 
     `number` tells the teams apart whose first member is the same; that member's counts. "auto" is load_store where all
     members map each other's memory or one works on a GPU; else levels, where members share hosts on which they do
-    (links.py: `hosts_of`); else message. Raises UnknownName; CollectiveMismatch where
-    members ask for different semantics; NotMappable.
+    (links.py: `hosts_of`); else message. Raises UnknownName; CollectiveMismatch where members ask for different
+    semantics; NotMappable.
     """
     if semantics not in TEAM_SEMANTICS:
         raise UnknownName("semantics", semantics, TEAM_SEMANTICS)

@@ -23,9 +23,8 @@ from .partial import Partial
 if TYPE_CHECKING:
     from ..space.space import Space
 
-LEVELS_BYTES = (
-    256 << 10
-)  # shorter blocks go as messages between all members: a chain has more steps to wait for
+# Shorter blocks go as messages between all members: a chain has more steps to wait for.
+LEVELS_BYTES = 256 << 10
 CHUNK_BYTES = 512 << 10
 OWN = NUM_ROOMS  # the room of this member's own input, where it is not the program's
 LEADER = 0  # position of a host's leader among its members

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -95,40 +95,6 @@ class MappedTeam(WaitingMember):
         except BaseException as error:
             self._broken = error
             raise
-
-    def in_place(
-        self, flags: int, call: int, combining: Any, element_bytes: int
-    ) -> Callable[[int, int], None]:
-        """`run` of a reduction in place, made ready: it takes the pointer and the length."""
-        start, address, epoch, slice_ns = self._start, self.address, self._epoch, status.SLICE_NS
-
-        def run(pointer: int, length: int) -> None:
-            if self._broken is not None:
-                self._refuse()
-            try:
-                code = start(
-                    address,
-                    flags,
-                    call,
-                    pointer,
-                    pointer,
-                    length,
-                    0,
-                    combining,
-                    element_bytes,
-                    0,
-                    epoch.value,
-                    slice_ns,
-                )
-                if code != status.OK:
-                    self._see_through(code, call, length, self._go_on_here)
-            except CollectiveMismatch:
-                raise
-            except BaseException as error:
-                self._broken = error
-                raise
-
-        return run
 
     def leave(self) -> None:
         """Tell the others that this member's part is over; its page goes back with a later team, when all have left."""

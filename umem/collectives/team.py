@@ -110,15 +110,25 @@ class Team:
         operation, element = reduction_of(op, type_index)
         word = call_word(layout.ALL_REDUCE, operation, type_index, 0)
         combining = self._part.combining(operation, element)
-        run, lock = self._part.in_place(layout.ALL_REDUCE, word, combining, item_bytes), self._lock
+        run, lock = self._part.run, self._lock
 
         def all_reduce(pointer: int, num_elements: int) -> None:
+            given = (
+                layout.ALL_REDUCE,
+                word,
+                pointer,
+                pointer,
+                num_elements * item_bytes,
+                0,
+                combining,
+                item_bytes,
+            )
             if not lock.acquire(False):
                 with one_at_a_time(lock, self._timeout_s, "all_reduce"):
-                    run(pointer, num_elements * item_bytes)
+                    run(*given)
                 return
             try:
-                run(pointer, num_elements * item_bytes)
+                run(*given)
             finally:
                 lock.release()
 

@@ -25,6 +25,8 @@ from .group_calls import GroupCalls
 from .group_messages import GroupMessages
 from .works import Engine
 
+COUNT_BITS = 7  # of a group's number: how many its first member has made; above them that member's rank
+
 
 @dataclass(frozen=True)
 class GroupOptions:
@@ -55,7 +57,7 @@ class UmemProcessGroup(GroupCalls, dist.ProcessGroup):
     def _agreed_number(self) -> int:
         number = np.array([_next_number()], np.int64)
         self.team.broadcast(number)
-        return self.ranks[0] << 7 | int(number[0]) & 127
+        return self.ranks[0] << COUNT_BITS | int(number[0]) & (1 << COUNT_BITS) - 1
 
     # --- messages
 
@@ -191,10 +193,15 @@ def create(opts: Any, options: Any = None) -> UmemProcessGroup:
         else:
             space = current_space()
         ranks = _world_ranks = asked or tuple(range(space.num_ranks))
-    if len(ranks) != opts.group_size or ranks[opts.group_rank] != space.rank:
-        raise WorldError(
-            f"torch asks for rank {opts.group_rank} of {opts.group_size}, and this process is rank {space.rank} of"
-            f" {space.num_ranks} in its space: start both with the same launcher, or pass"
-            " pg_options=umem.torch.GroupOptions(ranks)"
-        )
-    return UmemProcessGroup(space, ranks, opts.group_id, timeout_s, owns_space)
+    try:
+        if len(ranks) != opts.group_size or ranks[opts.group_rank] != space.rank:
+            raise WorldError(
+                f"torch asks for rank {opts.group_rank} of {opts.group_size}, and this process is rank {space.rank} of"
+                f" {space.num_ranks} in its space: start both with the same launcher, or pass"
+                " pg_options=umem.torch.GroupOptions(ranks)"
+            )
+        return UmemProcessGroup(space, ranks, opts.group_id, timeout_s, owns_space)
+    except BaseException:
+        if owns_space:  # nobody else would close it, and this process could open no other
+            space.close(is_forced=True)
+        raise
