@@ -110,25 +110,15 @@ class Team:
         operation, element = reduction_of(op, type_index)
         word = call_word(layout.ALL_REDUCE, operation, type_index, 0)
         combining = self._part.combining(operation, element)
-        run, lock = self._part.run, self._lock
+        run, lock, flags = self._part.run, self._lock, layout.ALL_REDUCE
 
         def all_reduce(pointer: int, num_elements: int) -> None:
-            given = (
-                layout.ALL_REDUCE,
-                word,
-                pointer,
-                pointer,
-                num_elements * item_bytes,
-                0,
-                combining,
-                item_bytes,
-            )
+            num_bytes = num_elements * item_bytes
             if not lock.acquire(False):
-                with one_at_a_time(lock, self._timeout_s, "all_reduce"):
-                    run(*given)
+                self._run(flags, "all_reduce", word, pointer, pointer, num_bytes, 0, combining, item_bytes)
                 return
             try:
-                run(*given)
+                run(flags, word, pointer, pointer, num_bytes, 0, combining, item_bytes)
             finally:
                 lock.release()
 

@@ -25,7 +25,7 @@ from .group_calls import GroupCalls
 from .group_messages import GroupMessages
 from .works import Engine
 
-COUNT_BITS = 7  # of a group's number: how many its first member has made; above them that member's rank
+GROUP_COUNT_BITS = 7  # of a group's number: how many its first member has made; above them that member's rank
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class UmemProcessGroup(GroupCalls, dist.ProcessGroup):
     def _agreed_number(self) -> int:
         number = np.array([_next_number()], np.int64)
         self.team.broadcast(number)
-        return self.ranks[0] << COUNT_BITS | int(number[0]) & (1 << COUNT_BITS) - 1
+        return self.ranks[0] << GROUP_COUNT_BITS | int(number[0]) & (1 << GROUP_COUNT_BITS) - 1
 
     # --- messages
 
