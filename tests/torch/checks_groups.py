@@ -160,6 +160,7 @@ def check_messages(rank, size):
     if rank == 0:
         for tag in (2, 1):
             dist.send(torch.full((2000,), float(tag)), 1, tag=tag)
+        dist.barrier()
         works = [dist.isend(torch.full((1 + 3000 * (i % 2),), float(i)), 1) for i in range(10)]
         for work in works:
             work.wait()
@@ -169,11 +170,15 @@ def check_messages(rank, size):
             dist.recv(got, 0, tag=tag)
             assert got[0] == tag
         boxes = [torch.empty(1 + 3000 * (i % 2)) for i in range(10)]
-        for work in [dist.irecv(box, 0) for box in boxes]:
+        works = [dist.irecv(box, 0) for box in boxes]
+        dist.barrier()  # all of them wait before the first is sent
+        for work in works:
             work.wait()
         assert [box[0].item() for box in boxes] == list(range(10))
         with pytest.raises(ConfigError, match="tag"):
             dist.isend(torch.ones(1), 0, tag=1 << 30)
+    else:
+        dist.barrier()
     dist.barrier()
     if rank == 0:
         sources = set()

@@ -7,7 +7,7 @@ from itertools import pairwise
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from umem.embedding.quantised import quantise, restored
@@ -19,6 +19,9 @@ DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 @settings(max_examples=60, deadline=None)
+@example(list(range(28)), 28, 1, 64)
+@example(list(range(28)), 28, 3, 64)  # which divides
+@example(list(range(28)), 28, 4, 64)  # which shifts
 @given(
     ids=st.lists(st.integers(-2, 30), max_size=40),
     num_rows=st.integers(0, 28),
